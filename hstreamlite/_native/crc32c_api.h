@@ -1,0 +1,1 @@
+/* Declared by crc32c.c. */

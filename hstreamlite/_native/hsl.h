@@ -1,0 +1,16 @@
+/* Common header of the native core; includes every declaration file. */
+#ifndef HSL_H
+#define HSL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "io_api.h"
+#include "crc32c_api.h"
+#include "codec_api.h"
+#include "ackmap_api.h"
+#include "log_api.h"
+#include "module_api.h"
+#include "simfs_api.h"
+
+#endif
