@@ -1,1 +1,219 @@
-/* Declared by log.c. */
+/* The shared log: staging, group commit, segments, index, recovery and cursors.
+ *
+ * One struct hsl_log owns one store directory. Appenders encode blocks into staged frames under
+ * one mutex; whoever finds no write in flight writes and syncs the staged frames itself, and a
+ * writer thread takes over under load. With threaded = 0 no thread is started: waiting calls do
+ * the writing on the caller's thread and hsl_log_step() does what the thread would do.
+ * Every function may be called from any thread unless its comment says otherwise.
+ */
+enum hsl_status {
+    HSL_OK = 0,
+    HSL_AGAIN = -1,
+    HSL_FULL = -2,
+    HSL_FAILED = -3,
+    HSL_CLOSED = -4,
+    HSL_FORKED = -5,
+    HSL_TIMEOUT = -6,
+    HSL_TOO_LARGE = -7,
+    HSL_NO_MEMORY = -8,
+    HSL_NOT_FOUND = -9,
+    HSL_DAMAGED = -10,
+    HSL_IO = -11,
+    HSL_VERSION = -12,
+    HSL_TRIMMED = -13,
+    HSL_MALFORMED = -14
+};
+
+struct hsl_log_config {
+    uint64_t segment_bytes_min;
+    uint64_t segment_bytes_max;
+    uint64_t stage_bytes;       /* memory for staged and recently written frames */
+    uint64_t chunk_bytes;       /* one piece of that memory */
+    uint64_t frame_bytes;       /* an open frame is closed at this size */
+    uint64_t eager_bytes;       /* staged bytes that are written without anybody waiting */
+    uint64_t linger_ns;         /* staged records are written after this time anyway */
+    uint64_t idle_mark_ns;      /* idle time after which a marker frame proves the last one */
+    uint64_t prewrite_bytes;    /* zeros written ahead of small frames */
+    uint64_t checkpoint_bytes;  /* distance of index checkpoints in a segment */
+    uint64_t os_stage_bytes;    /* size of the mapped stage file */
+    uint64_t salt;              /* random seed of segment uids */
+    uint8_t uuid[16];           /* identity of a store created by this open */
+    int32_t threaded;
+    int32_t direct;             /* try O_DIRECT */
+    int32_t notify_fd;          /* eventfd written when durability advances, or -1 */
+};
+
+struct hsl_super {
+    uint64_t sequence;
+    uint8_t uuid[16];
+    uint64_t epoch;
+    uint64_t first_segment;
+    uint64_t last_segment;      /* highest segment number ever given to a file; 0 = none */
+    uint64_t durable;           /* segment << 32 | offset that was durable when written */
+    uint64_t checkpoint;        /* segment << 32 | offset of the newest index checkpoint; 0 = none */
+    uint64_t snapshot[3];       /* first LSN of the newest snapshot in each system log; 0 = none */
+    uint64_t flags;             /* 1 = closed cleanly */
+};
+
+/* What hsl_log_load_segment found. */
+struct hsl_segment_report {
+    uint64_t number;
+    uint64_t uid;
+    uint64_t epoch;
+    uint64_t pred_uid;
+    uint64_t pred_end;
+    uint32_t pred_crc;
+    uint32_t last_crc;          /* CRC of the last accepted frame header, or of the segment header */
+    uint64_t file_bytes;
+    uint64_t end;               /* offset behind the last accepted frame */
+    uint64_t frames;
+    uint64_t blocks;
+    uint64_t scanned;           /* offset the frame walk started from; 0 = footer was trusted */
+    uint64_t durable_claim;     /* highest durable-up-to that any valid frame of this uid states */
+    uint64_t next_valid;        /* offset of the first valid frame behind end; 0 = none */
+    int32_t sealed;             /* a valid footer was found */
+    int32_t damage;             /* enum hsl_damage */
+    uint8_t uuid[16];
+    uint32_t version;           /* major version found */
+    uint32_t required;          /* unknown required-feature flags found */
+};
+
+enum hsl_damage {
+    HSL_DAMAGE_NONE = 0,
+    HSL_DAMAGE_SHORT = 1,       /* file shorter than a segment header */
+    HSL_DAMAGE_HEADER = 2,      /* segment header does not verify */
+    HSL_DAMAGE_FRAME = 3,       /* no valid frame header at end */
+    HSL_DAMAGE_BLOCK = 4,       /* frame header valid, a block in it is not */
+    HSL_DAMAGE_SEQUENCE = 5,    /* blocks valid but do not continue their logs */
+    HSL_DAMAGE_FOOTER = 6,      /* footer present but does not verify */
+    HSL_DAMAGE_VERSION = 7      /* written by a newer format */
+};
+
+/* Records [first, end) of a log. */
+struct hsl_range {
+    uint64_t shard;
+    uint64_t first;
+    uint64_t end;
+};
+
+struct hsl_shard_info {
+    uint64_t id;
+    uint64_t first;             /* first LSN kept (readable, if below durable_next) */
+    uint64_t durable_next;      /* one past the last durable LSN */
+    uint64_t next;              /* next LSN to be given */
+    uint64_t last_time;         /* ms of the newest block */
+    uint64_t last_ticket;       /* ticket of the newest staged block */
+    uint64_t first_time;        /* ms of the oldest block kept; 0 = none */
+    uint64_t bytes;             /* bytes of kept blocks */
+    uint64_t gap_end;           /* highest first LSN behind a hole in the log; 0 = no hole */
+    uint64_t blocks;
+};
+
+struct hsl_log_stats {
+    uint64_t frames;
+    uint64_t syncs;
+    uint64_t blocks;
+    uint64_t records;
+    uint64_t bytes_staged;
+    uint64_t bytes_written;
+    uint64_t bytes_prewritten;
+    uint64_t segments;
+    uint64_t segments_rolled;
+    uint64_t segments_dropped;
+    uint64_t disk_bytes;
+    uint64_t staged_now;
+    uint64_t durable_ticket;
+    uint64_t open_ticket;
+    uint64_t index_blocks;
+    uint64_t shards;
+    uint64_t reads;
+    uint64_t bytes_read;
+    uint64_t cache_hits;
+    uint64_t full;              /* appends refused for want of disk space */
+    int32_t direct;
+    int32_t failed;             /* errno that poisoned the log; 0 = healthy */
+    int32_t os_stage;
+};
+
+struct hsl_log;
+struct hsl_cursor;
+
+/* path is the store directory; io must outlive the log. NULL when out of memory. */
+struct hsl_log *hsl_log_new(const struct hsl_io *io, const struct hsl_log_config *config,
+                            const char *path);
+void hsl_log_free(struct hsl_log *log);
+
+/* Recovery, in this order, by one thread, before any append. */
+int hsl_log_super_load(struct hsl_log *log, struct hsl_super *out);
+int hsl_log_super_store(struct hsl_log *log, const struct hsl_super *super);
+int hsl_log_load_segment(struct hsl_log *log, uint64_t number, uint64_t checkpoint,
+                         struct hsl_segment_report *report);
+/* Ids that valid frames behind the damage of the last loaded segment show to be missing. */
+int64_t hsl_log_lost(struct hsl_log *log, struct hsl_range *out, size_t cap);
+/* Seals the last loaded segment behind its last accepted frame; rewrite = 1 copies it first. */
+int hsl_log_seal_loaded(struct hsl_log *log, int32_t rewrite);
+int hsl_log_set_next(struct hsl_log *log, uint64_t segment, uint64_t epoch, uint64_t order,
+                     uint64_t pred_uid, uint64_t pred_end, uint32_t pred_crc);
+int hsl_log_os_stage_open(struct hsl_log *log, int32_t create);
+/* Stages the entries of the mapped stage that are not in the log; their number in *replayed. */
+int hsl_log_os_stage_replay(struct hsl_log *log, uint64_t *replayed);
+int hsl_log_os_stage_reset(struct hsl_log *log);
+int hsl_log_start(struct hsl_log *log);
+
+/* Shards. */
+int hsl_log_shard_restore(struct hsl_log *log, uint64_t shard, uint64_t next, uint64_t last_time,
+                          uint64_t first);
+int hsl_log_shard_close(struct hsl_log *log, uint64_t shard);
+int hsl_log_shard_info(struct hsl_log *log, uint64_t shard, struct hsl_shard_info *out);
+int64_t hsl_log_shards(struct hsl_log *log, uint64_t *ids, size_t cap);
+int hsl_log_trim(struct hsl_log *log, uint64_t shard, uint64_t first);
+/* First LSN whose block was appended at or after time_ms; the next LSN if there is none. */
+int hsl_log_seek_time(struct hsl_log *log, uint64_t shard, uint64_t time_ms, uint64_t *lsn);
+/* First LSN such that the kept blocks from it on have at most max_bytes. */
+int hsl_log_seek_bytes(struct hsl_log *log, uint64_t shard, uint64_t max_bytes, uint64_t *lsn);
+/* First LSN of the block that holds lsn, and its order number; NOT_FOUND if not kept. */
+int hsl_log_block_of(struct hsl_log *log, uint64_t shard, uint64_t lsn, uint64_t *first,
+                     uint64_t *order);
+
+/* Durability. Tickets grow; a ticket is durable when durable_ticket >= ticket. */
+int hsl_log_wait(struct hsl_log *log, uint64_t ticket, int64_t timeout_ns);
+int hsl_log_kick(struct hsl_log *log, uint64_t ticket);
+uint64_t hsl_log_durable(struct hsl_log *log);
+uint64_t hsl_log_staged(struct hsl_log *log);
+/* Waits until the durable ticket is above `seen`; the caller counts as a waiter for the sync. */
+int hsl_log_wait_tail(struct hsl_log *log, uint64_t seen, int64_t timeout_ns);
+/* Wakes every hsl_log_wait_tail and keeps later calls from sleeping through it: they compare the
+ * pokes they have seen. */
+uint64_t hsl_log_pokes(struct hsl_log *log);
+void hsl_log_poke(struct hsl_log *log);
+int hsl_log_wait_change(struct hsl_log *log, uint64_t seen, uint64_t pokes, int64_t timeout_ns);
+int hsl_log_step(struct hsl_log *log);
+uint64_t hsl_log_next_deadline(struct hsl_log *log);
+
+/* Segments. */
+int64_t hsl_log_dead_segments(struct hsl_log *log, uint64_t *numbers, size_t cap);
+int hsl_log_drop_segments(struct hsl_log *log, const uint64_t *numbers, size_t count);
+int64_t hsl_log_segments(struct hsl_log *log, uint64_t *numbers, size_t cap);
+
+/* Stops the writer thread, writes what is staged and, if clean, seals. Later calls get CLOSED. */
+int hsl_log_close(struct hsl_log *log, int32_t clean);
+/* Tells waiters to give up: every blocked call returns CLOSED. */
+void hsl_log_interrupt(struct hsl_log *log);
+void hsl_log_stats(struct hsl_log *log, struct hsl_log_stats *out);
+/* errno and text of the call that failed or poisoned the log. */
+int hsl_log_error(struct hsl_log *log, char *text, size_t cap);
+int hsl_log_check(struct hsl_log *log);
+
+/* A cursor reads one shard forward; it must be used by one thread at a time. */
+struct hsl_cursor *hsl_cursor_new(struct hsl_log *log, uint64_t shard, uint64_t lsn);
+void hsl_cursor_free(struct hsl_cursor *cursor);
+void hsl_cursor_seek(struct hsl_cursor *cursor, uint64_t lsn);
+uint64_t hsl_cursor_lsn(struct hsl_cursor *cursor);
+/* Order number and time of the next durable block; NOT_FOUND at the tail. */
+int hsl_cursor_peek(struct hsl_cursor *cursor, uint64_t *order, uint64_t *time_ms);
+/* After TRIMMED: records [*from, *to) were skipped. */
+void hsl_cursor_gap(struct hsl_cursor *cursor, uint64_t *from, uint64_t *to);
+/* After DAMAGED: where. */
+int hsl_cursor_damage(struct hsl_cursor *cursor, uint64_t *segment, uint64_t *offset,
+                      uint64_t *length, uint64_t *first, uint64_t *end, uint32_t *expected,
+                      uint32_t *found);

@@ -1,0 +1,347 @@
+/* Shards, and where their durable blocks are.
+ *
+ * A shard's entries are an array in LSN order; trimming moves its head. Lookups are binary
+ * searches by LSN or by time, both of which never decrease along a shard.
+ */
+#include "log.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static size_t slot_of(const struct hsl_log *log, uint64_t id)
+{
+    uint64_t h = id * 0x9e3779b97f4a7c15u;
+    size_t at = (size_t)(h >> 32) & (log->shards_cap - 1);
+    while (log->shards[at] && log->shards[at]->id != id)
+        at = (at + 1) & (log->shards_cap - 1);
+    return at;
+}
+
+/* Caller holds stage_mu or index_mu. */
+struct hsl_shard *hsl_shard_get(struct hsl_log *log, uint64_t id)
+{
+    return log->shards_cap ? log->shards[slot_of(log, id)] : NULL;
+}
+
+/* Caller holds both mutexes or is alone. */
+struct hsl_shard *hsl_shard_add(struct hsl_log *log, uint64_t id)
+{
+    struct hsl_shard *shard = hsl_shard_get(log, id);
+    if (shard)
+        return shard;
+    if (log->shards_len * 2 >= log->shards_cap) {
+        size_t cap = log->shards_cap ? log->shards_cap * 2 : 64;
+        struct hsl_shard **old = log->shards;
+        size_t old_cap = log->shards_cap;
+        struct hsl_shard **grown = calloc(cap, sizeof *grown);
+        if (!grown)
+            return NULL;
+        log->shards = grown;
+        log->shards_cap = cap;
+        for (size_t i = 0; i < old_cap; i++)
+            if (old[i])
+                log->shards[slot_of(log, old[i]->id)] = old[i];
+        free(old);
+    }
+    shard = calloc(1, sizeof *shard);
+    if (!shard)
+        return NULL;
+    shard->id = id;
+    shard->next = 1;
+    shard->durable_next = 1;
+    shard->first = 1;
+    log->shards[slot_of(log, id)] = shard;
+    log->shards_len++;
+    return shard;
+}
+
+void hsl_shards_free(struct hsl_log *log)
+{
+    for (size_t i = 0; i < log->shards_cap; i++) {
+        if (!log->shards[i])
+            continue;
+        free(log->shards[i]->entries);
+        free(log->shards[i]);
+    }
+    free(log->shards);
+}
+
+static int reserve_entry(struct hsl_shard *shard)
+{
+    if (shard->head > 64 && shard->head > shard->len / 2) {
+        memmove(shard->entries, shard->entries + shard->head,
+                (shard->len - shard->head) * sizeof *shard->entries);
+        shard->len -= shard->head;
+        shard->head = 0;
+    }
+    if (shard->len < shard->cap)
+        return HSL_OK;
+    uint32_t cap = shard->cap ? shard->cap * 2 : 4;
+    struct hsl_entry *grown = realloc(shard->entries, cap * sizeof *grown);
+    if (!grown)
+        return HSL_NO_MEMORY;
+    shard->entries = grown;
+    shard->cap = cap;
+    return HSL_OK;
+}
+
+/* Adds a durable block behind the others of its shard. */
+int hsl_index_insert(struct hsl_log *log, struct hsl_segment *segment, uint64_t shard_id,
+                     const struct hsl_entry *entry)
+{
+    struct hsl_shard *shard = hsl_shard_get(log, shard_id);
+    if (!shard)
+        return HSL_NOT_FOUND;
+    if (entry->seq != shard->durable_next && shard->durable_next != 1)
+        shard->gap_end = entry->seq;
+    shard->durable_next = entry->seq + entry->count;
+    if (shard->durable_next <= shard->first)
+        return HSL_OK;
+    int rc = reserve_entry(shard);
+    if (rc != HSL_OK)
+        return rc;
+    shard->entries[shard->len++] = *entry;
+    shard->bytes += entry->len;
+    segment->live++;
+    log->index_blocks++;
+    return HSL_OK;
+}
+
+int hsl_rows_push(struct hsl_segment *segment, const struct hsl_row *row)
+{
+    if (segment->rows_len == segment->rows_cap) {
+        size_t cap = segment->rows_cap ? segment->rows_cap * 2 : 256;
+        struct hsl_row *grown = realloc(segment->rows, cap * sizeof *grown);
+        if (!grown)
+            return HSL_NO_MEMORY;
+        segment->rows = grown;
+        segment->rows_cap = cap;
+    }
+    segment->rows[segment->rows_len++] = *row;
+    return HSL_OK;
+}
+
+/* Index of the entry that holds lsn, or of the first one behind it; len if none. */
+size_t hsl_index_find(const struct hsl_shard *shard, uint64_t lsn)
+{
+    size_t lo = shard->head, hi = shard->len;
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+        const struct hsl_entry *e = &shard->entries[mid];
+        if (e->seq + e->count <= lsn)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+static size_t find_time(const struct hsl_shard *shard, uint64_t time_ms)
+{
+    size_t lo = shard->head, hi = shard->len;
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+        if (shard->entries[mid].time_ms < time_ms)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+static void lock_both(struct hsl_log *log)
+{
+    pthread_mutex_lock(&log->stage_mu);
+    pthread_mutex_lock(&log->index_mu);
+}
+
+static void unlock_both(struct hsl_log *log)
+{
+    pthread_mutex_unlock(&log->index_mu);
+    pthread_mutex_unlock(&log->stage_mu);
+}
+
+static void drop_below(struct hsl_log *log, struct hsl_shard *shard, uint64_t first)
+{
+    if (first > shard->first)
+        shard->first = first;
+    while (shard->head < shard->len) {
+        struct hsl_entry *e = &shard->entries[shard->head];
+        if (e->seq + e->count > shard->first)
+            break;
+        struct hsl_segment *segment = hsl_segment_find(log, e->segment);
+        if (segment)
+            segment->live--;
+        shard->bytes -= e->len;
+        shard->head++;
+        log->index_blocks--;
+    }
+    if (shard->head == shard->len && shard->cap > 64) {
+        free(shard->entries);
+        shard->entries = NULL;
+        shard->head = shard->len = shard->cap = 0;
+    }
+}
+
+/* Makes the shard known. Called for new shards, and at recovery with what a snapshot says. */
+int hsl_log_shard_restore(struct hsl_log *log, uint64_t id, uint64_t next, uint64_t last_time,
+                          uint64_t first)
+{
+    lock_both(log);
+    struct hsl_shard *shard = hsl_shard_add(log, id);
+    if (shard) {
+        if (next > shard->next)
+            shard->next = next;
+        if (next > shard->durable_next)
+            shard->durable_next = next;
+        if (shard->durable_next > shard->next)
+            shard->next = shard->durable_next;
+        if (last_time > shard->last_time)
+            shard->last_time = last_time;
+        drop_below(log, shard, first);
+    }
+    unlock_both(log);
+    return shard ? HSL_OK : HSL_NO_MEMORY;
+}
+
+/* Later appends to the shard get NOT_FOUND. */
+int hsl_log_shard_close(struct hsl_log *log, uint64_t id)
+{
+    lock_both(log);
+    struct hsl_shard *shard = hsl_shard_get(log, id);
+    if (shard)
+        shard->closed = true;
+    unlock_both(log);
+    return shard ? HSL_OK : HSL_NOT_FOUND;
+}
+
+int hsl_log_shard_info(struct hsl_log *log, uint64_t id, struct hsl_shard_info *out)
+{
+    lock_both(log);
+    const struct hsl_shard *shard = hsl_shard_get(log, id);
+    if (shard) {
+        *out = (struct hsl_shard_info){
+            .id = id,
+            .first = shard->first,
+            .durable_next = shard->durable_next,
+            .next = shard->next,
+            .last_time = shard->last_time,
+            .last_ticket = shard->last_ticket,
+            .first_time = shard->head < shard->len ? shard->entries[shard->head].time_ms : 0,
+            .bytes = shard->bytes,
+            .gap_end = shard->gap_end,
+            .blocks = shard->len - shard->head,
+        };
+    }
+    unlock_both(log);
+    return shard ? HSL_OK : HSL_NOT_FOUND;
+}
+
+int64_t hsl_log_shards(struct hsl_log *log, uint64_t *ids, size_t cap)
+{
+    size_t count = 0;
+    lock_both(log);
+    for (size_t i = 0; i < log->shards_cap; i++) {
+        if (!log->shards[i])
+            continue;
+        if (count < cap)
+            ids[count] = log->shards[i]->id;
+        count++;
+    }
+    unlock_both(log);
+    return (int64_t)count;
+}
+
+/* Records below first become unreadable; first beyond the durable tail is cut to it. */
+int hsl_log_trim(struct hsl_log *log, uint64_t id, uint64_t first)
+{
+    lock_both(log);
+    struct hsl_shard *shard = hsl_shard_get(log, id);
+    if (shard)
+        drop_below(log, shard, first < shard->durable_next ? first : shard->durable_next);
+    unlock_both(log);
+    return shard ? HSL_OK : HSL_NOT_FOUND;
+}
+
+int hsl_log_seek_time(struct hsl_log *log, uint64_t id, uint64_t time_ms, uint64_t *lsn)
+{
+    pthread_mutex_lock(&log->index_mu);
+    const struct hsl_shard *shard = hsl_shard_get(log, id);
+    if (shard) {
+        size_t at = find_time(shard, time_ms);
+        *lsn = at < shard->len ? shard->entries[at].seq : shard->durable_next;
+        if (*lsn < shard->first)
+            *lsn = shard->first;
+    }
+    pthread_mutex_unlock(&log->index_mu);
+    return shard ? HSL_OK : HSL_NOT_FOUND;
+}
+
+int hsl_log_seek_bytes(struct hsl_log *log, uint64_t id, uint64_t max_bytes, uint64_t *lsn)
+{
+    pthread_mutex_lock(&log->index_mu);
+    const struct hsl_shard *shard = hsl_shard_get(log, id);
+    if (shard) {
+        uint64_t bytes = shard->bytes;
+        uint32_t at = shard->head;
+        while (at < shard->len && bytes > max_bytes)
+            bytes -= shard->entries[at++].len;
+        *lsn = at < shard->len ? shard->entries[at].seq : shard->durable_next;
+        if (*lsn < shard->first)
+            *lsn = shard->first;
+    }
+    pthread_mutex_unlock(&log->index_mu);
+    return shard ? HSL_OK : HSL_NOT_FOUND;
+}
+
+int hsl_log_block_of(struct hsl_log *log, uint64_t id, uint64_t lsn, uint64_t *first,
+                     uint64_t *order)
+{
+    int rc = HSL_NOT_FOUND;
+    pthread_mutex_lock(&log->index_mu);
+    const struct hsl_shard *shard = hsl_shard_get(log, id);
+    if (shard) {
+        size_t at = hsl_index_find(shard, lsn);
+        if (at < shard->len && shard->entries[at].seq <= lsn) {
+            *first = shard->entries[at].seq;
+            *order = shard->entries[at].order;
+            rc = HSL_OK;
+        }
+    }
+    pthread_mutex_unlock(&log->index_mu);
+    return rc;
+}
+
+/* Checks the invariants of the index; 0, or the line of the first that does not hold. */
+int hsl_log_check(struct hsl_log *log)
+{
+    int line = 0;
+    uint64_t blocks = 0, live = 0;
+    lock_both(log);
+    for (size_t i = 0; i < log->shards_cap && !line; i++) {
+        const struct hsl_shard *shard = log->shards[i];
+        if (!shard)
+            continue;
+        uint64_t bytes = 0;
+        for (uint32_t j = shard->head; j < shard->len && !line; j++) {
+            const struct hsl_entry *e = &shard->entries[j];
+            bytes += e->len;
+            if (e->count == 0 || e->seq + e->count <= shard->first)
+                line = __LINE__;
+            if (j > shard->head && (e->seq != e[-1].seq + e[-1].count ||
+                                    e->order <= e[-1].order || e->time_ms < e[-1].time_ms))
+                line = __LINE__;
+            if (!hsl_segment_find(log, e->segment))
+                line = __LINE__;
+        }
+        blocks += shard->len - shard->head;
+        if (!line && (bytes != shard->bytes || shard->durable_next > shard->next))
+            line = __LINE__;
+    }
+    for (size_t i = 0; i < log->segments_len; i++)
+        live += log->segments[i]->live;
+    if (!line && (blocks != log->index_blocks || live != blocks))
+        line = __LINE__;
+    unlock_both(log);
+    return line;
+}

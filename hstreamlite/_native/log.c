@@ -1,0 +1,447 @@
+/* Life of a log: creation, errors, waiting, stepping, closing. */
+#include "log.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+_Atomic uint64_t hsl_fork_generation;
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+
+static void in_forked_child(void) { atomic_fetch_add(&hsl_fork_generation, 1); }
+
+static void watch_forks(void) { pthread_atfork(NULL, NULL, in_forked_child); }
+
+int hsl_status_of(int err)
+{
+    if (err == ENOSPC || err == EDQUOT)
+        return HSL_FULL;
+    if (err == ENOMEM)
+        return HSL_NO_MEMORY;
+    return HSL_IO;
+}
+
+/* Keeps the text of the newest failure; the first one that poisons is kept for good. */
+int hsl_fail(struct hsl_log *log, const char *what, const char *path, int err)
+{
+    if (!log->failed)
+        snprintf(log->failed_text, sizeof log->failed_text, "%d %s %s", err, what, path);
+    return hsl_status_of(err);
+}
+
+int hsl_state(const struct hsl_log *log)
+{
+    if (atomic_load_explicit(&hsl_fork_generation, memory_order_relaxed) != log->fork_generation)
+        return HSL_FORKED;
+    if (log->failed)
+        return HSL_FAILED;
+    return log->closed || log->closing ? HSL_CLOSED : HSL_OK;
+}
+
+void hsl_path(const struct hsl_log *log, char *out, const char *name)
+{
+    snprintf(out, HSL_PATH_MAX + 64, "%s/%s", log->path, name);
+}
+
+void hsl_segment_path(const struct hsl_log *log, char *out, uint64_t number)
+{
+    snprintf(out, HSL_PATH_MAX + 64, "%s/segments/%016llx.seg", log->path,
+             (unsigned long long)number);
+}
+
+/* splitmix64 over the salt that the environment gave: uids need to differ, not to be secret. */
+uint64_t hsl_random(struct hsl_log *log)
+{
+    uint64_t z = (log->salt += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+int hsl_write_all(const struct hsl_io *io, int fd, const void *buf, size_t len, uint64_t off)
+{
+    const uint8_t *p = buf;
+    while (len > 0) {
+        int64_t n = io->pwrite(io->ctx, fd, p, len, off);
+        if (n < 0)
+            return (int)n;
+        if (n == 0)
+            return -EIO;
+        /* A direct write may only go on from a page boundary. */
+        if ((size_t)n < len)
+            n -= n % HSL_PAGE;
+        if (n == 0) {
+            int64_t again = io->pwrite(io->ctx, fd, p, len, off);
+            if (again < 0)
+                return (int)again;
+            if ((size_t)again < len && again < HSL_PAGE)
+                return -EIO;
+            n = (size_t)again < len ? again - again % HSL_PAGE : again;
+        }
+        p += n;
+        off += (uint64_t)n;
+        len -= (size_t)n;
+    }
+    return 0;
+}
+
+int hsl_read_all(const struct hsl_io *io, int fd, void *buf, size_t len, uint64_t off)
+{
+    uint8_t *p = buf;
+    while (len > 0) {
+        int64_t n = io->pread(io->ctx, fd, p, len, off);
+        if (n < 0)
+            return (int)n;
+        if (n == 0)
+            return -ENODATA;
+        p += n;
+        off += (uint64_t)n;
+        len -= (size_t)n;
+    }
+    return 0;
+}
+
+void *hsl_page_alloc(size_t len)
+{
+    void *p = aligned_alloc(HSL_PAGE, hsl_align_page(len ? len : 1));
+    return p;
+}
+
+struct hsl_log *hsl_log_new(const struct hsl_io *io, const struct hsl_log_config *config,
+                            const char *path)
+{
+    if (strlen(path) >= HSL_PATH_MAX)
+        return NULL;
+    struct hsl_log *log = calloc(1, sizeof *log);
+    if (!log)
+        return NULL;
+    pthread_once(&fork_once, watch_forks);
+    log->io = io;
+    log->cfg = *config;
+    log->salt = config->salt;
+    log->direct = config->direct != 0;
+    strcpy(log->path, path);
+    log->fork_generation = atomic_load(&hsl_fork_generation);
+    log->next_ticket = 1;
+    log->next_order = 1;
+    log->stage_fd = -1;
+    pthread_mutex_init(&log->stage_mu, NULL);
+    pthread_mutex_init(&log->index_mu, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&log->durable_cv, &attr);
+    pthread_cond_init(&log->writer_cv, &attr);
+    pthread_condattr_destroy(&attr);
+    return log;
+}
+
+int hsl_log_set_next(struct hsl_log *log, uint64_t segment, uint64_t epoch, uint64_t order,
+                     uint64_t pred_uid, uint64_t pred_end, uint32_t pred_crc)
+{
+    log->last_segment = segment;
+    log->epoch = epoch;
+    if (order > log->next_order)
+        log->next_order = order;
+    log->pred_uid = pred_uid;
+    log->pred_end = pred_end;
+    log->pred_crc = pred_crc;
+    log->durable_at = segment << 32 | pred_end;
+    return HSL_OK;
+}
+
+int hsl_log_start(struct hsl_log *log)
+{
+    int rc = hsl_segments_tidy(log);
+    if (rc != HSL_OK)
+        return rc;
+    log->last_write_ns = log->io->mono_ns(log->io->ctx);
+    log->idle_marked = true;
+    log->started = true;
+    if (log->cfg.threaded) {
+        if (pthread_create(&log->thread, NULL, hsl_writer_main, log) != 0)
+            return HSL_NO_MEMORY;
+        log->has_thread = true;
+    }
+    return HSL_OK;
+}
+
+static void deadline_of(int64_t timeout_ns, struct timespec *out)
+{
+    clock_gettime(CLOCK_MONOTONIC, out);
+    uint64_t ns = (uint64_t)out->tv_nsec + (uint64_t)timeout_ns;
+    out->tv_sec += (time_t)(ns / 1000000000u);
+    out->tv_nsec = (long)(ns % 1000000000u);
+}
+
+/* Waits on the durability condition; timeout_ns < 0 = for ever. false on time-out. */
+static bool wait_durable(struct hsl_log *log, int64_t timeout_ns, const struct timespec *deadline)
+{
+    if (timeout_ns < 0) {
+        pthread_cond_wait(&log->durable_cv, &log->stage_mu);
+        return true;
+    }
+    return pthread_cond_timedwait(&log->durable_cv, &log->stage_mu, deadline) != ETIMEDOUT;
+}
+
+int hsl_log_wait(struct hsl_log *log, uint64_t ticket, int64_t timeout_ns)
+{
+    if (atomic_load_explicit(&log->durable_ticket, memory_order_acquire) >= ticket)
+        return HSL_OK;
+    if (atomic_load(&hsl_fork_generation) != log->fork_generation)
+        return HSL_FORKED;
+    struct timespec deadline = {0, 0};
+    if (timeout_ns >= 0)
+        deadline_of(timeout_ns, &deadline);
+    int rc = HSL_OK;
+    pthread_mutex_lock(&log->stage_mu);
+    log->waiters++;
+    while (atomic_load_explicit(&log->durable_ticket, memory_order_relaxed) < ticket) {
+        if (log->failed) {
+            rc = HSL_FAILED;
+            break;
+        }
+        if (log->closed) {
+            rc = HSL_CLOSED;
+            break;
+        }
+        if (!log->writing) {
+            hsl_lead(log);
+        } else {
+            if (log->thread_wakes_ns != 0) {
+                log->thread_wakes_ns = 0;
+                pthread_cond_signal(&log->writer_cv);
+            }
+            if (!wait_durable(log, timeout_ns, &deadline)) {
+                rc = HSL_TIMEOUT;
+                break;
+            }
+        }
+    }
+    log->waiters--;
+    pthread_mutex_unlock(&log->stage_mu);
+    return rc;
+}
+
+int hsl_log_kick(struct hsl_log *log, uint64_t ticket)
+{
+    pthread_mutex_lock(&log->stage_mu);
+    int rc = log->failed ? HSL_FAILED : HSL_OK;
+    if (ticket > log->want_ticket)
+        log->want_ticket = ticket;
+    if (log->thread_wakes_ns != 0 && !log->writing) {
+        log->thread_wakes_ns = 0;
+        pthread_cond_signal(&log->writer_cv);
+    }
+    pthread_mutex_unlock(&log->stage_mu);
+    return rc;
+}
+
+uint64_t hsl_log_durable(struct hsl_log *log)
+{
+    return atomic_load_explicit(&log->durable_ticket, memory_order_acquire);
+}
+
+uint64_t hsl_log_staged(struct hsl_log *log)
+{
+    pthread_mutex_lock(&log->stage_mu);
+    uint64_t ticket = log->next_ticket - (log->has_open ? 0 : 1);
+    pthread_mutex_unlock(&log->stage_mu);
+    return ticket;
+}
+
+uint64_t hsl_log_pokes(struct hsl_log *log)
+{
+    pthread_mutex_lock(&log->stage_mu);
+    uint64_t pokes = log->pokes;
+    pthread_mutex_unlock(&log->stage_mu);
+    return pokes;
+}
+
+void hsl_log_poke(struct hsl_log *log)
+{
+    pthread_mutex_lock(&log->stage_mu);
+    log->pokes++;
+    pthread_cond_broadcast(&log->durable_cv);
+    pthread_mutex_unlock(&log->stage_mu);
+}
+
+void hsl_log_interrupt(struct hsl_log *log)
+{
+    pthread_mutex_lock(&log->stage_mu);
+    log->interrupted = true;
+    pthread_cond_broadcast(&log->durable_cv);
+    pthread_mutex_unlock(&log->stage_mu);
+}
+
+int hsl_log_wait_change(struct hsl_log *log, uint64_t seen, uint64_t pokes, int64_t timeout_ns)
+{
+    if (atomic_load(&hsl_fork_generation) != log->fork_generation)
+        return HSL_FORKED;
+    struct timespec deadline = {0, 0};
+    if (timeout_ns >= 0)
+        deadline_of(timeout_ns, &deadline);
+    int rc = HSL_OK;
+    pthread_mutex_lock(&log->stage_mu);
+    log->tail_waiters++;
+    while (atomic_load_explicit(&log->durable_ticket, memory_order_relaxed) <= seen &&
+           log->pokes == pokes) {
+        if (log->failed) {
+            rc = HSL_FAILED;
+            break;
+        }
+        if (log->closed || log->interrupted) {
+            rc = HSL_CLOSED;
+            break;
+        }
+        bool staged = log->has_open || log->queue_len > 0;
+        if (staged && !log->writing) {
+            hsl_lead(log);
+        } else if (!log->has_thread && !log->writing) {
+            rc = HSL_TIMEOUT; /* stepped: nobody else can bring a change */
+            break;
+        } else if (!wait_durable(log, timeout_ns, &deadline)) {
+            rc = HSL_TIMEOUT;
+            break;
+        }
+    }
+    log->tail_waiters--;
+    pthread_mutex_unlock(&log->stage_mu);
+    return rc;
+}
+
+int hsl_log_wait_tail(struct hsl_log *log, uint64_t seen, int64_t timeout_ns)
+{
+    return hsl_log_wait_change(log, seen, hsl_log_pokes(log), timeout_ns);
+}
+
+int hsl_log_step(struct hsl_log *log)
+{
+    pthread_mutex_lock(&log->stage_mu);
+    int rc = hsl_state(log);
+    if (rc == HSL_OK && !log->writing &&
+        hsl_wants_write(log, log->io->mono_ns(log->io->ctx)))
+        hsl_lead(log);
+    if (log->failed)
+        rc = HSL_FAILED;
+    pthread_mutex_unlock(&log->stage_mu);
+    return rc;
+}
+
+uint64_t hsl_log_next_deadline(struct hsl_log *log)
+{
+    pthread_mutex_lock(&log->stage_mu);
+    uint64_t at = UINT64_MAX;
+    if (log->queue_len > 0)
+        at = log->queue[log->queue_head].staged_ns + log->cfg.linger_ns;
+    else if (log->has_open)
+        at = log->open.staged_ns + log->cfg.linger_ns;
+    else if (!log->idle_marked)
+        at = log->last_write_ns + log->cfg.idle_mark_ns;
+    pthread_mutex_unlock(&log->stage_mu);
+    return at;
+}
+
+int hsl_log_close(struct hsl_log *log, int32_t clean)
+{
+    bool forked = atomic_load(&hsl_fork_generation) != log->fork_generation;
+    if (forked) {
+        log->closed = true;
+        log->has_thread = false;
+        return HSL_FORKED;
+    }
+    pthread_mutex_lock(&log->stage_mu);
+    if (log->closed || log->closing) {
+        pthread_mutex_unlock(&log->stage_mu);
+        return HSL_OK;
+    }
+    log->closing = true;
+    pthread_cond_broadcast(&log->writer_cv);
+    pthread_mutex_unlock(&log->stage_mu);
+    if (log->has_thread) {
+        pthread_join(log->thread, NULL);
+        log->has_thread = false;
+    }
+    pthread_mutex_lock(&log->stage_mu);
+    while (log->writing)
+        pthread_cond_wait(&log->durable_cv, &log->stage_mu);
+    while (clean && !log->failed && (log->has_open || log->queue_len > 0))
+        hsl_lead(log);
+    int rc = log->failed ? HSL_FAILED : HSL_OK;
+    log->writing = true;
+    pthread_mutex_unlock(&log->stage_mu);
+    if (clean && rc == HSL_OK && log->started) {
+        if (log->active)
+            rc = hsl_seal(log, log->active);
+        if (rc == HSL_OK) {
+            log->super.flags = 1;
+            rc = hsl_super_write(log);
+        }
+        if (rc == HSL_OK && log->os_stage)
+            rc = hsl_log_os_stage_reset(log);
+    }
+    pthread_mutex_lock(&log->stage_mu);
+    log->closed = true;
+    log->writing = false;
+    pthread_cond_broadcast(&log->durable_cv);
+    pthread_mutex_unlock(&log->stage_mu);
+    hsl_os_stage_close(log);
+    return rc;
+}
+
+void hsl_log_free(struct hsl_log *log)
+{
+    if (!log)
+        return;
+    bool forked = atomic_load(&hsl_fork_generation) != log->fork_generation;
+    if (forked)
+        return; /* locks may be held by threads that do not exist here: leave it to exit() */
+    hsl_log_close(log, 0);
+    for (size_t i = 0; i < log->segments_len; i++)
+        hsl_segment_free(log, log->segments[i]);
+    free(log->segments);
+    hsl_segment_free(log, log->spare);
+    hsl_shards_free(log);
+    hsl_chunks_free(log);
+    free(log->cached);
+    free(log->lost);
+    pthread_cond_destroy(&log->durable_cv);
+    pthread_cond_destroy(&log->writer_cv);
+    pthread_mutex_destroy(&log->stage_mu);
+    pthread_mutex_destroy(&log->index_mu);
+    free(log);
+}
+
+void hsl_log_stats(struct hsl_log *log, struct hsl_log_stats *out)
+{
+    pthread_mutex_lock(&log->stage_mu);
+    pthread_mutex_lock(&log->index_mu);
+    *out = log->stats;
+    out->syncs = log->syncs;
+    out->bytes_written = log->bytes_written;
+    out->bytes_prewritten = log->bytes_prewritten;
+    out->durable_ticket = atomic_load(&log->durable_ticket);
+    out->open_ticket = log->next_ticket;
+    out->staged_now = log->claimed;
+    out->segments = log->segments_len;
+    out->index_blocks = log->index_blocks;
+    out->shards = log->shards_len;
+    out->direct = log->direct;
+    out->failed = log->failed;
+    out->os_stage = log->os_stage;
+    for (size_t i = 0; i < log->segments_len; i++)
+        out->disk_bytes += log->segments[i]->file_bytes;
+    pthread_mutex_unlock(&log->index_mu);
+    pthread_mutex_unlock(&log->stage_mu);
+}
+
+int hsl_log_error(struct hsl_log *log, char *text, size_t cap)
+{
+    pthread_mutex_lock(&log->stage_mu);
+    int err = log->failed;
+    if (cap > 0)
+        snprintf(text, cap, "%s", log->failed_text);
+    pthread_mutex_unlock(&log->stage_mu);
+    return err;
+}

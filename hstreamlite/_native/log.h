@@ -1,0 +1,274 @@
+/* Inside of struct hsl_log, shared by the files that implement log_api.h.
+ *
+ *   stage.c     appenders -> blocks in the open frame        (stage_mu)
+ *   writer.c    frames -> active segment, group commit       (one writer at a time: `writing`)
+ *   segment.c   files of the segments, spare and reserve     (the writer)
+ *   osstage.c   mapped copy of what is staged                (stage_mu)
+ *   index.c     shards and where their durable blocks are    (index_mu)
+ *   footer.c    the index of one segment as bytes            (pure)
+ *   scan.c      reading a segment back at open               (before any thread)
+ *   cursor.c    reading one shard forward
+ *
+ * Lock order: stage_mu, then index_mu. Neither is held during file calls, except index_mu while a
+ * segment is opened for reading. `writing` is a flag under stage_mu: its holder alone touches the
+ * active segment, the superblock and the segment files.
+ *
+ * Invariants: durable <= every ticket in the queue; the index holds durable blocks only; claimed
+ * bytes always fit the active segment or the spare; a chunk with unwritten frames is not recycled.
+ */
+#ifndef HSL_LOG_H
+#define HSL_LOG_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "format.h"
+#include "hsl.h"
+
+#define HSL_QUEUE_MAX 1024
+#define HSL_BATCH_MAX 64
+#define HSL_PATH_MAX 1024
+
+struct hsl_chunk {
+    uint8_t *mem;
+    size_t cap, used;
+    uint32_t refs, unwritten;
+    struct hsl_chunk *next;
+};
+
+struct hsl_frame {
+    struct hsl_chunk *chunk;
+    size_t off, len; /* len: header and blocks, unpadded */
+    uint32_t blocks;
+    uint32_t records;
+    uint64_t ticket;
+    uint64_t stage_end;
+    uint64_t staged_ns;
+    uint64_t claim;
+    uint32_t flags;
+};
+
+/* A durable frame that is still in memory. */
+struct hsl_cached {
+    struct hsl_chunk *chunk;
+    uint64_t segment, off;
+    size_t chunk_off, len;
+};
+
+struct hsl_entry {
+    uint64_t seq, order, time_ms;
+    uint32_t segment;
+    uint32_t off8;
+    uint32_t len;
+    uint32_t count;
+};
+
+struct hsl_shard {
+    uint64_t id;
+    uint64_t next, last_time, last_ticket; /* stage_mu */
+    bool closed;                           /* stage_mu */
+    uint64_t first, durable_next, gap_end; /* index_mu, as all below */
+    uint64_t bytes;
+    struct hsl_entry *entries;
+    uint32_t head, len, cap;
+    uint64_t scan_next, scan_frame; /* recovery */
+};
+
+struct hsl_row { /* an entry of the active segment, for its footer */
+    uint64_t shard, seq, order, time_ms;
+    uint32_t off8, len, count;
+};
+
+struct hsl_segment {
+    uint64_t number, uid, capacity, end, prewritten;
+    uint64_t pred_uid, pred_end;
+    uint32_t pred_crc;
+    uint32_t last_crc, frames;
+    uint64_t epoch;
+    uint64_t blocks, live; /* live: index_mu */
+    uint64_t file_bytes;
+    int fd;                /* writing; -1 when sealed */
+    int fd_read;
+    uint32_t readers;      /* index_mu; fd_read is not closed while > 0 */
+    bool sealed, emergency, dropped;
+    struct hsl_row *rows;
+    size_t rows_len, rows_cap, rows_checkpointed;
+    uint64_t checkpoint, checkpoint_end;
+};
+
+struct hsl_log {
+    const struct hsl_io *io;
+    struct hsl_log_config cfg;
+    char path[HSL_PATH_MAX];
+    uint64_t fork_generation;
+    bool direct;
+
+    pthread_mutex_t stage_mu;
+    pthread_cond_t durable_cv, writer_cv;
+    bool writing, closing, closed, started, interrupted;
+    int failed;
+    char failed_text[256];
+    uint32_t waiters, tail_waiters;
+    uint64_t want_ticket;
+    uint64_t pokes;
+    _Atomic uint64_t durable_ticket;
+    uint64_t next_ticket;
+    uint64_t next_order;
+    struct hsl_chunk *oldest, *newest;
+    size_t chunk_total;
+    struct hsl_frame queue[HSL_QUEUE_MAX];
+    uint32_t queue_head, queue_len;
+    struct hsl_frame open;
+    bool has_open;
+    uint8_t *last_block; /* newest block of the open frame, if it may be extended */
+    struct hsl_shard *last_shard;
+    size_t call_start;   /* where the blocks of the call in progress begin in the open frame */
+    uint32_t call_blocks, call_extended; /* call_extended: payload bytes added to last_block */
+    uint64_t thread_wakes_ns; /* when the sleeping writer thread wakes; 0 = it is awake */
+    uint64_t claimed;    /* disk bytes promised to unwritten frames */
+    struct hsl_cached *cached;
+    uint32_t cached_head, cached_len, cached_cap;
+    uint64_t last_write_ns;
+    bool idle_marked;
+    pthread_t thread;
+    bool has_thread;
+
+    struct hsl_segment *active, *spare;
+    bool spare_emergency, reserve_ready, truncate_pending;
+    uint64_t last_segment, last_capacity;
+    uint64_t epoch, salt;
+    uint8_t uuid[16];
+    uint64_t durable_at; /* segment << 32 | offset */
+    uint64_t pred_uid, pred_end;
+    uint32_t pred_crc;
+    struct hsl_super super;
+
+    int stage_fd;
+    uint8_t *stage_map;
+    size_t stage_map_len;
+    uint64_t stage_head, stage_tail, stage_hole; /* stage_hole: ticket not in the ring */
+    bool os_stage;
+
+    pthread_mutex_t index_mu;
+    struct hsl_shard **shards; /* open addressing, power of two; written under both mutexes */
+    size_t shards_cap, shards_len;
+    struct hsl_segment **segments; /* ascending number */
+    size_t segments_len, segments_cap;
+    uint64_t index_blocks;
+    uint32_t open_files;
+
+    struct hsl_segment *loaded;
+    uint64_t scan_frame;
+    struct hsl_range *lost;
+    size_t lost_len, lost_cap;
+
+    struct hsl_log_stats stats; /* stage_mu, except reads, bytes_read, cache_hits: index_mu */
+    _Atomic uint64_t syncs, bytes_written, bytes_prewritten; /* the writer */
+};
+
+extern _Atomic uint64_t hsl_fork_generation;
+
+/* log.c */
+int hsl_fail(struct hsl_log *log, const char *what, const char *path, int err); /* records text */
+int hsl_status_of(int err);
+int hsl_state(const struct hsl_log *log); /* stage_mu held */
+void hsl_path(const struct hsl_log *log, char *out, const char *name);
+void hsl_segment_path(const struct hsl_log *log, char *out, uint64_t number);
+uint64_t hsl_random(struct hsl_log *log);
+int hsl_write_all(const struct hsl_io *io, int fd, const void *buf, size_t len, uint64_t off);
+int hsl_read_all(const struct hsl_io *io, int fd, void *buf, size_t len, uint64_t off);
+void *hsl_page_alloc(size_t len);
+
+/* notify.c */
+void hsl_notify(int fd);
+
+/* stage.c */
+#define HSL_ROW_CLAIM 144u /* a row in the footer and in a checkpoint, at their longest */
+enum hsl_stage_flag { HSL_STAGE_TRY = 1, HSL_STAGE_SYSTEM = 2, HSL_STAGE_OS = 4 };
+int hsl_stage_begin(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags);
+int hsl_stage_room(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags);
+uint8_t *hsl_stage_block(struct hsl_log *log, struct hsl_shard *shard, int codec, uint32_t count,
+                         uint32_t payload_len, uint32_t decoded_len, uint64_t *seq);
+uint8_t *hsl_stage_extend(struct hsl_log *log, struct hsl_shard *shard, uint32_t payload_len,
+                          bool any_time, uint64_t *first, uint32_t *index);
+/* Ends the call that hsl_stage_begin started and unlocks; waits = the caller goes on to wait;
+ * *safe = a copy is in the mapped stage. */
+uint64_t hsl_stage_commit(struct hsl_log *log, bool waits, bool *safe);
+int hsl_stage_empty_frame(struct hsl_log *log, uint32_t flags);
+void hsl_stage_close_frame(struct hsl_log *log);
+static inline size_t hsl_block_bytes(size_t payload)
+{
+    return hsl_align8(sizeof(struct hsl_block_header) + payload);
+}
+void hsl_chunks_free(struct hsl_log *log);
+void hsl_cache_add(struct hsl_log *log, const struct hsl_frame *frame, uint64_t segment,
+                   uint64_t off);
+struct hsl_chunk *hsl_cache_pin(struct hsl_log *log, uint64_t segment, uint64_t off, size_t len,
+                                const uint8_t **mem);
+void hsl_cache_unpin(struct hsl_log *log, struct hsl_chunk *chunk);
+
+/* writer.c */
+void hsl_lead(struct hsl_log *log); /* stage_mu held, !writing */
+void *hsl_writer_main(void *log);
+bool hsl_wants_write(struct hsl_log *log, uint64_t now);
+
+/* segment.c */
+uint64_t hsl_segment_room(const struct hsl_segment *segment);
+int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system); /* `writing` held */
+int hsl_roll(struct hsl_log *log);                                      /* `writing` held */
+int hsl_seal(struct hsl_log *log, struct hsl_segment *segment);
+void hsl_segment_free(struct hsl_log *log, struct hsl_segment *segment);
+struct hsl_segment *hsl_segment_new(uint64_t number);
+int hsl_segments_add(struct hsl_log *log, struct hsl_segment *segment); /* index_mu held */
+struct hsl_segment *hsl_segment_find(struct hsl_log *log, uint64_t number);
+int hsl_segment_reader(struct hsl_log *log, uint64_t number, struct hsl_segment **out, int *fd);
+void hsl_segment_unread(struct hsl_log *log, struct hsl_segment *segment);
+uint64_t hsl_claim(size_t bytes, uint32_t blocks);
+int hsl_segments_tidy(struct hsl_log *log);
+
+/* super.c */
+int hsl_super_write(struct hsl_log *log);
+
+/* osstage.c */
+bool hsl_os_stage_room(const struct hsl_log *log, size_t bytes);
+/* Room for one checked entry of `len` bytes; hsl_os_stage_publish makes it count. */
+uint8_t *hsl_os_stage_put(struct hsl_log *log, size_t len);
+void hsl_os_stage_publish(struct hsl_log *log, uint8_t *entry, size_t len, uint32_t count);
+void hsl_os_stage_release(struct hsl_log *log, uint64_t end);
+int hsl_os_stage_enable(struct hsl_log *log);
+void hsl_os_stage_close(struct hsl_log *log);
+
+/* index.c */
+struct hsl_shard *hsl_shard_get(struct hsl_log *log, uint64_t id);
+struct hsl_shard *hsl_shard_add(struct hsl_log *log, uint64_t id);
+int hsl_index_insert(struct hsl_log *log, struct hsl_segment *segment, uint64_t shard,
+                     const struct hsl_entry *entry); /* index_mu held */
+int hsl_rows_push(struct hsl_segment *segment, const struct hsl_row *row);
+size_t hsl_index_find(const struct hsl_shard *shard, uint64_t lsn); /* index into entries */
+void hsl_shards_free(struct hsl_log *log);
+
+/* footer.c */
+size_t hsl_footer_bound(size_t rows);
+size_t hsl_footer_encode(const struct hsl_row *rows, size_t count, uint8_t *out,
+                         uint32_t *shards);
+typedef int (*hsl_row_fn)(void *ctx, const struct hsl_row *row);
+int hsl_footer_decode(const uint8_t *data, size_t len, uint32_t shards, uint32_t blocks,
+                      hsl_row_fn fn, void *ctx);
+#define HSL_FOOTER_PAGE 65536u
+
+/* cursor.c */
+struct hsl_block_view {
+    struct hsl_block_header header;
+    const uint8_t *payload;
+};
+/* The block that holds the cursor's LSN; its memory stays until hsl_cursor_release. AGAIN: it must
+ * be read from a file and may_block is false. TRIMMED, once: the cursor moved to the first kept. */
+int hsl_cursor_view(struct hsl_cursor *cursor, bool may_block, struct hsl_block_view *out);
+void hsl_cursor_release(struct hsl_cursor *cursor);
+struct hsl_log *hsl_cursor_log(struct hsl_cursor *cursor);
+
+/* scan.c */
+int hsl_block_check(const uint8_t *block, size_t room, struct hsl_block_header *out);
+
+#endif

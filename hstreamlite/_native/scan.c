@@ -1,0 +1,574 @@
+/* Reading segments back at open.
+ *
+ * A sealed segment with a valid footer is trusted: its rows go to the index, its blocks are
+ * checked when they are read. Any other segment is walked frame by frame. A frame is accepted if
+ * and only if its header CRC, uid, own offset, number, epoch and chain hold, every block in it
+ * verifies, and every block continues its shard. The walk reports where it stopped and what valid
+ * frames lie behind; whether that is a torn tail or damage is decided by the caller.
+ */
+#include "log.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WINDOW (4u << 20)
+#define LOOK_AHEAD (64u << 20)
+#define FRAME_MAX (40u << 20)
+
+struct reader { /* a window over one file, aligned for direct reads */
+    struct hsl_log *log;
+    int fd;
+    uint64_t size, off;
+    size_t len, cap;
+    uint8_t *buf;
+};
+
+/* `need` bytes at a page-aligned offset, or NULL past the end or on error (*err). */
+static const uint8_t *view(struct reader *r, uint64_t off, size_t need, int *err)
+{
+    *err = 0;
+    if (off + need > r->size)
+        return NULL;
+    if (off >= r->off && off + need <= r->off + r->len)
+        return r->buf + (off - r->off);
+    size_t want = hsl_align_page(need > WINDOW ? need : WINDOW);
+    if (want > r->cap) {
+        uint8_t *grown = hsl_page_alloc(want);
+        if (!grown) {
+            *err = ENOMEM;
+            return NULL;
+        }
+        free(r->buf);
+        r->buf = grown;
+        r->cap = want;
+    }
+    r->off = off;
+    r->len = 0;
+    uint64_t left = r->size - off;
+    if (want > left)
+        want = hsl_align_page(left);
+    while (r->len < want && r->off + r->len < r->size) {
+        int64_t n = r->log->io->pread(r->log->io->ctx, r->fd, r->buf + r->len, want - r->len,
+                                      off + r->len);
+        if (n < 0) {
+            *err = (int)-n;
+            return NULL;
+        }
+        if (n == 0)
+            break;
+        r->len += (size_t)n;
+    }
+    return r->len >= need ? r->buf : NULL;
+}
+
+int hsl_block_check(const uint8_t *block, size_t room, struct hsl_block_header *out)
+{
+    if (room < sizeof *out)
+        return HSL_DAMAGED;
+    memcpy(out, block, sizeof *out);
+    uint64_t len = sizeof *out + (uint64_t)out->ext_len + out->payload_len;
+    if (out->magic != HSL_BLOCK_MAGIC || out->version != 1 || out->count == 0 ||
+        hsl_align8(len) > room)
+        return HSL_DAMAGED;
+    return out->crc == hsl_crc32c(0, block + 8, len - 8) ? HSL_OK : HSL_DAMAGED;
+}
+
+static bool header_valid(const struct hsl_frame_header *h, uint64_t uid, uint64_t off)
+{
+    return h->magic == HSL_FRAME_MAGIC && h->uid == uid && h->page == off / HSL_PAGE &&
+           h->crc == hsl_crc32c(0, (const uint8_t *)h + 8, sizeof *h - 8);
+}
+
+static void note_claim(struct hsl_segment_report *report, const struct hsl_frame_header *h)
+{
+    if (h->durable > report->durable_claim)
+        report->durable_claim = h->durable;
+}
+
+struct insert {
+    struct hsl_log *log;
+    struct hsl_segment *segment;
+    struct hsl_segment_report *report;
+    bool keep_rows, dry;
+    bool hole; /* some segment before this one is gone: a shard may continue higher */
+};
+
+/* One row into the index; checks that it continues its shard. */
+static int insert_row(void *ctx, const struct hsl_row *row)
+{
+    struct insert *in = ctx;
+    struct hsl_log *log = in->log;
+    struct hsl_shard *shard = hsl_shard_add(log, row->shard);
+    if (!shard)
+        return HSL_NO_MEMORY;
+    if (shard->durable_next != 1 && row->seq < shard->durable_next)
+        return HSL_DAMAGED;
+    if (!in->hole && row->seq != shard->durable_next && shard->durable_next != 1)
+        return HSL_DAMAGED;
+    struct hsl_entry entry = {
+        .seq = row->seq,
+        .order = row->order,
+        .time_ms = row->time_ms,
+        .segment = (uint32_t)in->segment->number,
+        .off8 = row->off8,
+        .len = row->len,
+        .count = row->count,
+    };
+    if (shard->durable_next == 1 && row->seq != 1)
+        shard->gap_end = row->seq;
+    int rc = hsl_index_insert(log, in->segment, row->shard, &entry);
+    if (rc == HSL_OK && in->keep_rows)
+        rc = hsl_rows_push(in->segment, row);
+    shard->next = shard->durable_next;
+    if (row->time_ms > shard->last_time)
+        shard->last_time = row->time_ms;
+    if (row->order >= log->next_order)
+        log->next_order = row->order + 1;
+    in->segment->blocks++;
+    in->report->blocks++;
+    return rc;
+}
+
+/* Do the blocks of the frame continue their shards? Checked before any of them is inserted. */
+static bool frame_continues(struct insert *in, const uint8_t *body, uint32_t blocks)
+{
+    const uint8_t *at = body;
+    uint64_t frame = ++in->log->scan_frame;
+    for (uint32_t i = 0; i < blocks; i++) {
+        struct hsl_block_header h;
+        memcpy(&h, at, sizeof h);
+        struct hsl_shard *shard = hsl_shard_add(in->log, h.shard);
+        if (!shard)
+            return false;
+        if (shard->scan_frame != frame) {
+            shard->scan_frame = frame;
+            shard->scan_next = shard->durable_next;
+        }
+        if (h.seq != shard->scan_next && shard->scan_next != 1 &&
+            !(in->hole && h.seq > shard->scan_next))
+            return false;
+        shard->scan_next = h.seq + h.count;
+        at += hsl_align8(sizeof h + h.ext_len + h.payload_len);
+    }
+    return true;
+}
+
+static int insert_frame(struct insert *in, const uint8_t *body, uint32_t blocks, uint64_t off)
+{
+    const uint8_t *at = body;
+    for (uint32_t i = 0; i < blocks; i++) {
+        struct hsl_block_header h;
+        memcpy(&h, at, sizeof h);
+        struct hsl_row row = {
+            .shard = h.shard,
+            .seq = h.seq,
+            .order = h.order,
+            .time_ms = h.time_ms,
+            .off8 = (uint32_t)((off + (uint64_t)(at - body)) / 8),
+            .len = (uint32_t)sizeof h + h.ext_len + h.payload_len,
+            .count = h.count,
+        };
+        int rc = insert_row(in, &row);
+        if (rc != HSL_OK)
+            return rc;
+        at += hsl_align8(row.len);
+    }
+    return HSL_OK;
+}
+
+static bool blocks_valid(const uint8_t *body, const struct hsl_frame_header *h)
+{
+    uint32_t crc = 0;
+    size_t at = 0;
+    for (uint32_t i = 0; i < h->blocks; i++) {
+        struct hsl_block_header block;
+        if (hsl_block_check(body + at, h->body_len - at, &block) != HSL_OK)
+            return false;
+        crc = hsl_crc32c(crc, body + at + 4, 4);
+        at += hsl_align8(sizeof block + block.ext_len + block.payload_len);
+    }
+    return at == h->body_len && crc == h->body_crc;
+}
+
+static int insert_checkpoint(struct insert *in, const uint8_t *body, size_t len)
+{
+    struct hsl_checkpoint point;
+    if (len < sizeof point)
+        return HSL_DAMAGED;
+    memcpy(&point, body, sizeof point);
+    if (point.index_len != len - sizeof point)
+        return HSL_DAMAGED;
+    return hsl_footer_decode(body + sizeof point, point.index_len, point.shards, point.blocks,
+                             insert_row, in);
+}
+
+/* One frame at `off`; *len is its padded length when accepted. */
+static int accept_frame(struct reader *r, struct insert *in, uint64_t off, bool from_checkpoint,
+                        size_t *len)
+{
+    struct hsl_segment *s = in->segment;
+    int err;
+    const uint8_t *at = view(r, off, HSL_PAGE, &err);
+    if (!at)
+        return err ? hsl_fail(in->log, "read", "segment", err) : HSL_DAMAGE_FRAME;
+    struct hsl_frame_header h;
+    memcpy(&h, at, sizeof h);
+    if (!header_valid(&h, s->uid, off) || h.epoch != s->epoch || h.body_len > FRAME_MAX)
+        return HSL_DAMAGE_FRAME;
+    if (!from_checkpoint && (h.number != s->frames + 1 || h.chain != s->last_crc))
+        return HSL_DAMAGE_FRAME;
+    *len = hsl_align_page(sizeof h + h.body_len);
+    at = view(r, off, *len, &err);
+    if (!at)
+        return err ? hsl_fail(in->log, "read", "segment", err) : HSL_DAMAGE_BLOCK;
+    const uint8_t *body = at + sizeof h;
+    int rc = HSL_OK;
+    if (h.flags & HSL_FRAME_CHECKPOINT) {
+        if (h.body_crc != hsl_crc32c(0, body, h.body_len))
+            return HSL_DAMAGE_BLOCK;
+        s->checkpoint = off;
+        s->rows_checkpointed = s->rows_len;
+        s->checkpoint_end = off + *len;
+    } else {
+        if (!blocks_valid(body, &h))
+            return HSL_DAMAGE_BLOCK;
+        if (!frame_continues(in, body, h.blocks))
+            return HSL_DAMAGE_SEQUENCE;
+        rc = insert_frame(in, body, h.blocks, off + sizeof h);
+    }
+    s->frames = h.number;
+    s->last_crc = h.crc;
+    note_claim(in->report, &h);
+    return rc;
+}
+
+static int note_lost(struct hsl_log *log, uint64_t shard_id, uint64_t seq)
+{
+    const struct hsl_shard *shard = hsl_shard_get(log, shard_id);
+    uint64_t next = shard ? shard->durable_next : 1;
+    for (size_t i = 0; i < log->lost_len; i++)
+        if (log->lost[i].shard == shard_id)
+            return HSL_OK;
+    if (seq <= next)
+        return HSL_OK;
+    if (log->lost_len == log->lost_cap) {
+        size_t cap = log->lost_cap ? log->lost_cap * 2 : 16;
+        struct hsl_range *grown = realloc(log->lost, cap * sizeof *grown);
+        if (!grown)
+            return HSL_NO_MEMORY;
+        log->lost = grown;
+        log->lost_cap = cap;
+    }
+    log->lost[log->lost_len++] = (struct hsl_range){shard_id, next, seq};
+    return HSL_OK;
+}
+
+/* Looks for valid frames of this uid behind the end of the walk, and for the ids they show to be
+ * missing. Frames are written in sequence, so a long stretch without any ends the search. */
+static int look_ahead(struct reader *r, struct hsl_log *log, struct hsl_segment *s,
+                      struct hsl_segment_report *report)
+{
+    uint64_t last = report->end;
+    for (uint64_t off = report->end + HSL_PAGE; off + HSL_PAGE <= r->size; off += HSL_PAGE) {
+        if (off - last > LOOK_AHEAD)
+            break;
+        int err;
+        const uint8_t *at = view(r, off, HSL_PAGE, &err);
+        if (!at)
+            return err ? hsl_fail(log, "read", "segment", err) : HSL_OK;
+        struct hsl_frame_header h;
+        memcpy(&h, at, sizeof h);
+        if (!header_valid(&h, s->uid, off))
+            continue;
+        if (!report->next_valid)
+            report->next_valid = off;
+        note_claim(report, &h);
+        last = off;
+        if (h.body_len > FRAME_MAX || (h.flags & HSL_FRAME_CHECKPOINT))
+            continue;
+        at = view(r, off, hsl_align_page(sizeof h + h.body_len), &err);
+        if (!at || !blocks_valid(at + sizeof h, &h))
+            continue;
+        const uint8_t *block = at + sizeof h;
+        for (uint32_t i = 0; i < h.blocks; i++) {
+            struct hsl_block_header b;
+            memcpy(&b, block, sizeof b);
+            int rc = note_lost(log, b.shard, b.seq);
+            if (rc != HSL_OK)
+                return rc;
+            block += hsl_align8(sizeof b + b.ext_len + b.payload_len);
+        }
+    }
+    return HSL_OK;
+}
+
+static int walk(struct reader *r, struct insert *in, uint64_t off, bool from_checkpoint)
+{
+    struct hsl_segment_report *report = in->report;
+    for (;;) {
+        size_t len = 0;
+        int rc = accept_frame(r, in, off, from_checkpoint, &len);
+        if (rc < 0)
+            return rc;
+        report->end = off;
+        if (rc > 0) {
+            report->damage = rc;
+            break;
+        }
+        from_checkpoint = false;
+        report->frames++;
+        off += len;
+    }
+    report->last_crc = in->segment->last_crc;
+    in->segment->end = report->end;
+    return look_ahead(r, in->log, in->segment, report);
+}
+
+/* Loads the index pieces of the checkpoints up to the one at `at`; false if any does not verify,
+ * with nothing inserted. */
+static int load_checkpoints(struct reader *r, struct insert *in, uint64_t at, bool *loaded)
+{
+    uint64_t chain[4096];
+    size_t count = 0;
+    int err;
+    *loaded = false;
+    for (uint64_t off = at; off != 0;) {
+        const uint8_t *page = view(r, off, HSL_PAGE, &err);
+        struct hsl_frame_header h;
+        if (!page || off % HSL_PAGE || count == sizeof chain / sizeof *chain)
+            return err ? hsl_fail(in->log, "read", "segment", err) : HSL_OK;
+        memcpy(&h, page, sizeof h);
+        if (!header_valid(&h, in->segment->uid, off) || !(h.flags & HSL_FRAME_CHECKPOINT) ||
+            h.body_len > FRAME_MAX)
+            return HSL_OK;
+        page = view(r, off, hsl_align_page(sizeof h + h.body_len), &err);
+        if (!page || h.body_crc != hsl_crc32c(0, page + sizeof h, h.body_len))
+            return err ? hsl_fail(in->log, "read", "segment", err) : HSL_OK;
+        chain[count++] = off;
+        struct hsl_checkpoint point;
+        memcpy(&point, page + sizeof h, sizeof point);
+        if (point.previous >= off)
+            return HSL_OK;
+        off = point.previous;
+    }
+    while (count-- > 0) {
+        const uint8_t *page = view(r, chain[count], HSL_PAGE, &err);
+        struct hsl_frame_header h;
+        if (!page)
+            return hsl_fail(in->log, "read", "segment", err ? err : EIO);
+        memcpy(&h, page, sizeof h);
+        page = view(r, chain[count], hsl_align_page(sizeof h + h.body_len), &err);
+        if (!page)
+            return hsl_fail(in->log, "read", "segment", err ? err : EIO);
+        int rc = insert_checkpoint(in, page + sizeof h, h.body_len);
+        if (rc != HSL_OK)
+            return rc;
+    }
+    *loaded = true;
+    return HSL_OK;
+}
+
+static int load_footer(struct reader *r, struct insert *in, bool *loaded)
+{
+    struct hsl_segment_report *report = in->report;
+    struct hsl_trailer t;
+    int err;
+    *loaded = false;
+    if (r->size < 2 * HSL_PAGE || r->size % HSL_PAGE)
+        return HSL_OK;
+    const uint8_t *page = view(r, r->size - HSL_PAGE, HSL_PAGE, &err);
+    if (!page)
+        return err ? hsl_fail(in->log, "read", "segment", err) : HSL_OK;
+    memcpy(&t, page + HSL_PAGE - sizeof t, sizeof t);
+    if (memcmp(t.magic, HSL_FOOTER_MAGIC, 8) != 0)
+        return HSL_OK;
+    report->damage = HSL_DAMAGE_FOOTER;
+    if (t.crc != hsl_crc32c(0, (uint8_t *)&t + 12, sizeof t - 12) || t.version != 1 ||
+        t.footer_off % HSL_PAGE || t.footer_off < HSL_PAGE || t.footer_off > r->size)
+        return HSL_OK;
+    uint64_t pages = (t.footer_len + HSL_FOOTER_PAGE - 1) / HSL_FOOTER_PAGE;
+    if (t.footer_len > r->size ||
+        t.footer_off + t.footer_len + 4 * pages + sizeof t > r->size)
+        return HSL_OK;
+    size_t len = r->size - t.footer_off;
+    const uint8_t *body = view(r, t.footer_off, len, &err);
+    if (!body)
+        return err ? hsl_fail(in->log, "read", "segment", err) : HSL_OK;
+    for (uint64_t i = 0; i < pages; i++) {
+        uint64_t off = i * HSL_FOOTER_PAGE, n = t.footer_len - off;
+        uint32_t crc;
+        memcpy(&crc, body + t.footer_len + 4 * i, 4);
+        if (crc != hsl_crc32c(0, body + off, n < HSL_FOOTER_PAGE ? n : HSL_FOOTER_PAGE))
+            return HSL_OK;
+    }
+    int rc = hsl_footer_decode(body, t.footer_len, t.shards, t.blocks, insert_row, in);
+    if (rc != HSL_OK)
+        return rc;
+    report->damage = HSL_DAMAGE_NONE;
+    report->sealed = 1;
+    report->end = t.footer_off;
+    report->last_crc = t.last_crc;
+    report->frames = t.frames;
+    in->segment->frames = t.frames;
+    in->segment->last_crc = t.last_crc;
+    in->segment->end = t.footer_off;
+    *loaded = true;
+    return HSL_OK;
+}
+
+static int load_header(struct reader *r, struct hsl_segment *s, struct hsl_segment_report *report)
+{
+    int err;
+    const uint8_t *page = view(r, 0, HSL_PAGE, &err);
+    report->damage = HSL_DAMAGE_SHORT;
+    if (!page)
+        return err ? hsl_fail(r->log, "read", "segment", err) : HSL_OK;
+    struct hsl_segment_header h;
+    memcpy(&h, page, sizeof h);
+    report->damage = HSL_DAMAGE_HEADER;
+    if (memcmp(h.magic, HSL_SEGMENT_MAGIC, 6) != 0 ||
+        h.crc != hsl_crc32c(0, page + 12, HSL_PAGE - 12))
+        return HSL_OK;
+    report->version = h.major;
+    report->required = h.required;
+    report->uid = s->uid = h.uid;
+    report->epoch = s->epoch = h.epoch;
+    report->pred_uid = h.pred_uid;
+    report->pred_end = h.pred_end;
+    report->pred_crc = h.pred_crc;
+    report->number = h.number;
+    memcpy(report->uuid, h.uuid, 16);
+    s->capacity = h.capacity;
+    s->last_crc = report->last_crc = h.crc;
+    s->end = report->end = HSL_PAGE;
+    s->checkpoint_end = HSL_PAGE;
+    report->damage = h.major != HSL_VERSION_MAJOR || h.required ? HSL_DAMAGE_VERSION
+                                                                : HSL_DAMAGE_NONE;
+    return HSL_OK;
+}
+
+/* Puts one segment into the index. `checkpoint` is an offset to start the walk from, or 0. */
+int hsl_log_load_segment(struct hsl_log *log, uint64_t number, uint64_t checkpoint,
+                         struct hsl_segment_report *report)
+{
+    char path[HSL_PATH_MAX + 64];
+    hsl_segment_path(log, path, number);
+    memset(report, 0, sizeof *report);
+    log->lost_len = 0;
+    struct reader r = {.log = log};
+    r.fd = log->io->open(log->io->ctx, path,
+                         HSL_OPEN_READ | (log->direct ? HSL_OPEN_DIRECT : 0));
+    if (r.fd == -EINVAL && log->direct) {
+        log->direct = false;
+        r.fd = log->io->open(log->io->ctx, path, HSL_OPEN_READ);
+    }
+    if (r.fd < 0)
+        return hsl_fail(log, "open", path, -r.fd);
+    int rc = HSL_NO_MEMORY;
+    struct hsl_segment *s = hsl_segment_new(number);
+    int64_t size = log->io->size(log->io->ctx, r.fd);
+    if (!s || size < 0) {
+        rc = s ? hsl_fail(log, "size", path, (int)-size) : HSL_NO_MEMORY;
+        goto fail;
+    }
+    r.size = report->file_bytes = s->file_bytes = (uint64_t)size;
+    rc = load_header(&r, s, report);
+    if (rc != HSL_OK || report->damage != HSL_DAMAGE_NONE || report->number != number)
+        goto fail;
+    rc = hsl_segments_add(log, s);
+    if (rc != HSL_OK)
+        goto fail;
+    struct insert in = {.log = log, .segment = s, .report = report};
+    in.hole = log->segments_len != number;
+    bool loaded;
+    rc = load_footer(&r, &in, &loaded);
+    if (rc == HSL_OK && !loaded) {
+        bool torn_footer = report->damage == HSL_DAMAGE_FOOTER;
+        uint64_t from = HSL_PAGE;
+        report->damage = HSL_DAMAGE_NONE;
+        in.keep_rows = true;
+        if (checkpoint != 0) {
+            rc = load_checkpoints(&r, &in, checkpoint, &loaded);
+            if (loaded)
+                from = checkpoint;
+        }
+        report->scanned = from;
+        if (rc == HSL_OK)
+            rc = walk(&r, &in, from, from != HSL_PAGE);
+        if (torn_footer && report->damage == HSL_DAMAGE_FRAME)
+            report->damage = HSL_DAMAGE_FOOTER;
+    }
+    s->sealed = report->sealed != 0;
+    log->loaded = s;
+    if (rc == HSL_DAMAGED) {
+        report->damage = HSL_DAMAGE_SEQUENCE;
+        rc = HSL_OK;
+    }
+    free(r.buf);
+    log->io->close(log->io->ctx, r.fd);
+    return rc;
+fail:
+    free(r.buf);
+    free(s);
+    log->io->close(log->io->ctx, r.fd);
+    return rc;
+}
+
+int64_t hsl_log_lost(struct hsl_log *log, struct hsl_range *out, size_t cap)
+{
+    for (size_t i = 0; i < log->lost_len && i < cap; i++)
+        out[i] = log->lost[i];
+    return (int64_t)log->lost_len;
+}
+
+/* Copies the accepted prefix to a new file that replaces the old one: pages that a failed sync
+ * left only in the cache are written once more. */
+static int rewrite_loaded(struct hsl_log *log, struct hsl_segment *s, const char *path)
+{
+    const struct hsl_io *io = log->io;
+    char copy[HSL_PATH_MAX + 64], dir[HSL_PATH_MAX + 64];
+    hsl_path(log, copy, "segments/copy");
+    hsl_path(log, dir, "segments");
+    uint8_t *buf = hsl_page_alloc(WINDOW);
+    int from = io->open(io->ctx, path, HSL_OPEN_READ);
+    int to = io->open(io->ctx, copy, HSL_OPEN_READ | HSL_OPEN_WRITE | HSL_OPEN_CREATE);
+    int err = !buf ? -ENOMEM : from < 0 ? from : to < 0 ? to : io->truncate(io->ctx, to, 0);
+    for (uint64_t off = 0; err == 0 && off < s->end;) {
+        size_t n = s->end - off < WINDOW ? s->end - off : WINDOW;
+        err = hsl_read_all(io, from, buf, n, off);
+        if (err == 0)
+            err = hsl_write_all(io, to, buf, n, off);
+        off += n;
+    }
+    if (err == 0)
+        err = io->sync(io->ctx, to);
+    if (err == 0)
+        err = io->rename(io->ctx, copy, path);
+    if (err == 0)
+        err = io->sync_dir(io->ctx, dir);
+    if (from >= 0)
+        io->close(io->ctx, from);
+    if (to >= 0)
+        io->close(io->ctx, to);
+    free(buf);
+    return err < 0 ? hsl_fail(log, "rewrite", path, -err) : HSL_OK;
+}
+
+int hsl_log_seal_loaded(struct hsl_log *log, int32_t rewrite)
+{
+    struct hsl_segment *s = log->loaded;
+    char path[HSL_PATH_MAX + 64];
+    hsl_segment_path(log, path, s->number);
+    if (rewrite) {
+        int rc = rewrite_loaded(log, s, path);
+        if (rc != HSL_OK)
+            return rc;
+    }
+    int flags = HSL_OPEN_READ | HSL_OPEN_WRITE | (log->direct ? HSL_OPEN_DIRECT : 0);
+    s->fd = log->io->open(log->io->ctx, path, flags);
+    if (s->fd < 0)
+        return hsl_fail(log, "open", path, -s->fd);
+    int err = log->io->datasync(log->io->ctx, s->fd);
+    return err < 0 ? hsl_fail(log, "sync", path, -err) : hsl_seal(log, s);
+}

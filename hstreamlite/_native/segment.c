@@ -1,0 +1,514 @@
+/* Files of the segments: creation, sealing, readers, removal.
+ *
+ * A segment is created as `spare`: reserved space without a name in the sequence. Rolling renames
+ * it, writes its header, syncs both and states it in the superblock before any frame counts on it.
+ * `reserve` is one more such file that only the store's own records may use when the disk is full.
+ */
+#include "log.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define OPEN_FILES_MAX 64
+#define WRITE_FLAGS (HSL_OPEN_READ | HSL_OPEN_WRITE | HSL_OPEN_CREATE)
+
+/* Bytes of frames that still fit, with footer and checkpoints accounted for. */
+uint64_t hsl_segment_room(const struct hsl_segment *s)
+{
+    uint64_t taken = s->end + 16384 + (s->capacity >> 24) * 8192 + s->blocks * HSL_ROW_CLAIM;
+    return taken < s->capacity ? s->capacity - taken : 0;
+}
+
+struct hsl_segment *hsl_segment_new(uint64_t number)
+{
+    struct hsl_segment *segment = calloc(1, sizeof *segment);
+    if (segment) {
+        segment->number = number;
+        segment->fd = segment->fd_read = -1;
+    }
+    return segment;
+}
+
+void hsl_segment_free(struct hsl_log *log, struct hsl_segment *segment)
+{
+    if (!segment)
+        return;
+    if (segment->fd >= 0)
+        log->io->close(log->io->ctx, segment->fd);
+    if (segment->fd_read >= 0)
+        log->io->close(log->io->ctx, segment->fd_read);
+    free(segment->rows);
+    free(segment);
+}
+
+/* Opens for direct I/O and, where that is refused, buffered from then on. */
+static int open_direct(struct hsl_log *log, const char *path, int flags)
+{
+    if (log->direct) {
+        int fd = log->io->open(log->io->ctx, path, flags | HSL_OPEN_DIRECT);
+        if (fd != -EINVAL && fd != -EOPNOTSUPP)
+            return fd;
+        log->direct = false;
+    }
+    return log->io->open(log->io->ctx, path, flags);
+}
+
+/* Reserves a file of `bytes`; leaves nothing behind on failure. */
+static int reserve_file(struct hsl_log *log, const char *path, uint64_t bytes, int *out)
+{
+    const struct hsl_io *io = log->io;
+    int fd = open_direct(log, path, WRITE_FLAGS);
+    if (fd < 0)
+        return hsl_fail(log, "create", path, -fd);
+    int err = io->allocate(io->ctx, fd, 0, bytes);
+    if (err == -EOPNOTSUPP)
+        err = 0;
+    if (err < 0) {
+        io->close(io->ctx, fd);
+        io->unlink(io->ctx, path);
+        return hsl_fail(log, "reserve", path, -err);
+    }
+    *out = fd;
+    return HSL_OK;
+}
+
+static void ensure_reserve(struct hsl_log *log)
+{
+    char path[HSL_PATH_MAX + 64];
+    hsl_path(log, path, "segments/reserve");
+    int fd;
+    if (log->reserve_ready || reserve_file(log, path, log->cfg.segment_bytes_min, &fd) != HSL_OK)
+        return;
+    log->io->close(log->io->ctx, fd);
+    log->reserve_ready = true;
+}
+
+static int spare_from_reserve(struct hsl_log *log, const char *spare_path, uint64_t need,
+                              int *fd, uint64_t *capacity)
+{
+    char path[HSL_PATH_MAX + 64];
+    hsl_path(log, path, "segments/reserve");
+    const struct hsl_io *io = log->io;
+    if (!log->reserve_ready || need + 32768 > log->cfg.segment_bytes_min)
+        return HSL_FULL;
+    int err = io->rename(io->ctx, path, spare_path);
+    if (err < 0)
+        return hsl_fail(log, "rename", path, -err);
+    log->reserve_ready = false;
+    *fd = open_direct(log, spare_path, WRITE_FLAGS);
+    if (*fd < 0)
+        return hsl_fail(log, "open", spare_path, -*fd);
+    *capacity = log->cfg.segment_bytes_min;
+    return HSL_OK;
+}
+
+static void discard_spare(struct hsl_log *log, const char *path)
+{
+    pthread_mutex_lock(&log->stage_mu);
+    struct hsl_segment *old = log->spare;
+    log->spare = NULL;
+    pthread_mutex_unlock(&log->stage_mu);
+    if (old) {
+        hsl_segment_free(log, old);
+        log->io->unlink(log->io->ctx, path);
+    }
+}
+
+/* Makes a spare that takes `need` bytes of claims. FULL: no room on the disk, nothing changed. */
+int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system)
+{
+    char path[HSL_PATH_MAX + 64];
+    hsl_path(log, path, "segments/spare");
+    uint64_t capacity = log->last_capacity ? log->last_capacity * 2 : log->cfg.segment_bytes_min;
+    if (capacity > log->cfg.segment_bytes_max)
+        capacity = log->cfg.segment_bytes_max;
+    uint64_t least = hsl_align_page(need + need / 64 + 65536);
+    if (capacity < least)
+        capacity = least;
+    if (log->spare && log->spare_emergency && !system && !log->reserve_ready) {
+        /* Give the emergency file back before the user's data asks for space of its own. */
+        discard_spare(log, path);
+    }
+    if (log->spare)
+        discard_spare(log, path);
+    ensure_reserve(log);
+    struct hsl_segment *spare = hsl_segment_new(0);
+    if (!spare)
+        return HSL_NO_MEMORY;
+    int rc = log->reserve_ready || system ? reserve_file(log, path, capacity, &spare->fd) : HSL_FULL;
+    if (rc == HSL_FULL && capacity > least && (log->reserve_ready || system)) {
+        capacity = least > log->cfg.segment_bytes_min ? least : log->cfg.segment_bytes_min;
+        rc = reserve_file(log, path, capacity, &spare->fd);
+    }
+    bool emergency = false;
+    if (rc == HSL_FULL && system) {
+        rc = spare_from_reserve(log, path, need, &spare->fd, &capacity);
+        emergency = rc == HSL_OK;
+    }
+    if (rc != HSL_OK) {
+        free(spare);
+        return rc;
+    }
+    spare->capacity = capacity;
+    spare->end = HSL_PAGE;
+    spare->emergency = emergency;
+    spare->file_bytes = capacity;
+    pthread_mutex_lock(&log->stage_mu);
+    log->spare = spare;
+    log->spare_emergency = emergency;
+    if (!emergency)
+        log->last_capacity = capacity;
+    pthread_mutex_unlock(&log->stage_mu);
+    return HSL_OK;
+}
+
+static void fill_header(struct hsl_log *log, const struct hsl_segment *s, uint8_t *page)
+{
+    struct hsl_segment_header header = {
+        .major = HSL_VERSION_MAJOR,
+        .minor = HSL_VERSION_MINOR,
+        .number = s->number,
+        .uid = s->uid,
+        .epoch = s->epoch,
+        .pred_uid = log->pred_uid,
+        .pred_end = log->pred_end,
+        .pred_crc = log->pred_crc,
+        .created_ms = log->io->wall_ms(log->io->ctx),
+        .capacity = s->capacity,
+    };
+    memcpy(header.magic, HSL_SEGMENT_MAGIC, 6);
+    memcpy(header.uuid, log->uuid, 16);
+    memset(page, 0, HSL_PAGE);
+    memcpy(page, &header, sizeof header);
+    header.crc = hsl_crc32c(0, page + 12, HSL_PAGE - 12);
+    memcpy(page, &header, sizeof header);
+}
+
+static int write_header(struct hsl_log *log, struct hsl_segment *s)
+{
+    const struct hsl_io *io = log->io;
+    char path[HSL_PATH_MAX + 64], spare[HSL_PATH_MAX + 64], dir[HSL_PATH_MAX + 64];
+    hsl_path(log, spare, "segments/spare");
+    hsl_path(log, dir, "segments");
+    hsl_segment_path(log, path, s->number);
+    uint8_t *page = hsl_page_alloc(HSL_PAGE);
+    if (!page)
+        return HSL_NO_MEMORY;
+    fill_header(log, s, page);
+    s->last_crc = ((struct hsl_segment_header *)(void *)page)->crc;
+    int err = hsl_write_all(io, s->fd, page, HSL_PAGE, 0);
+    free(page);
+    if (err == 0)
+        err = io->sync(io->ctx, s->fd);
+    if (err == 0)
+        err = io->rename(io->ctx, spare, path);
+    if (err == 0)
+        err = io->sync_dir(io->ctx, dir);
+    return err < 0 ? hsl_fail(log, "start", path, -err) : HSL_OK;
+}
+
+/* Seals the active segment, if any, and makes the spare the active one. */
+int hsl_roll(struct hsl_log *log)
+{
+    int rc;
+    if (!log->spare) {
+        rc = hsl_spare_create(log, 0, true);
+        if (rc != HSL_OK)
+            return rc;
+    }
+    if (log->active) {
+        rc = hsl_seal(log, log->active);
+        if (rc != HSL_OK)
+            return rc;
+    }
+    struct hsl_segment *next = log->spare;
+    next->number = log->last_segment + 1;
+    next->uid = hsl_random(log);
+    next->epoch = log->epoch;
+    next->pred_uid = log->pred_uid;
+    next->pred_end = log->pred_end;
+    next->pred_crc = log->pred_crc;
+    rc = write_header(log, next);
+    if (rc != HSL_OK)
+        return rc;
+    next->end = HSL_PAGE;
+    next->prewritten = HSL_PAGE;
+    next->checkpoint_end = HSL_PAGE;
+    log->last_segment = next->number;
+    log->durable_at = next->number << 32 | HSL_PAGE;
+    rc = hsl_super_write(log);
+    if (rc != HSL_OK)
+        return rc;
+    pthread_mutex_lock(&log->stage_mu);
+    pthread_mutex_lock(&log->index_mu);
+    rc = hsl_segments_add(log, next);
+    if (rc == HSL_OK) {
+        log->active = next;
+        log->spare = NULL;
+        log->spare_emergency = false;
+        log->stats.segments_rolled++;
+    }
+    pthread_mutex_unlock(&log->index_mu);
+    pthread_mutex_unlock(&log->stage_mu);
+    return rc;
+}
+
+/* Footer, page CRCs and trailer in one buffer that ends on a page boundary. */
+static uint8_t *build_footer(const struct hsl_segment *s, size_t *len)
+{
+    size_t bound = hsl_footer_bound(s->rows_len) + sizeof(struct hsl_trailer);
+    uint8_t *buf = hsl_page_alloc(bound + HSL_PAGE);
+    if (!buf)
+        return NULL;
+    struct hsl_trailer trailer = {
+        .version = 1,
+        .footer_off = s->end,
+        .blocks = (uint32_t)s->rows_len,
+        .min_time = UINT64_MAX,
+        .last_crc = s->last_crc,
+        .frames = s->frames,
+    };
+    memcpy(trailer.magic, HSL_FOOTER_MAGIC, 8);
+    size_t total = hsl_footer_encode(s->rows, s->rows_len, buf, &trailer.shards);
+    trailer.footer_len = total;
+    for (size_t off = 0; off < trailer.footer_len; off += HSL_FOOTER_PAGE) {
+        size_t n = trailer.footer_len - off;
+        uint32_t crc = hsl_crc32c(0, buf + off, n < HSL_FOOTER_PAGE ? n : HSL_FOOTER_PAGE);
+        memcpy(buf + total, &crc, 4);
+        total += 4;
+    }
+    for (size_t i = 0; i < s->rows_len; i++) {
+        if (s->rows[i].time_ms < trailer.min_time)
+            trailer.min_time = s->rows[i].time_ms;
+        if (s->rows[i].time_ms > trailer.max_time)
+            trailer.max_time = s->rows[i].time_ms;
+    }
+    *len = hsl_align_page(total + sizeof trailer);
+    memset(buf + total, 0, *len - total);
+    trailer.crc = hsl_crc32c(0, (uint8_t *)&trailer + 12, sizeof trailer - 12);
+    memcpy(buf + *len - sizeof trailer, &trailer, sizeof trailer);
+    return buf;
+}
+
+/* Writes the footer, cuts the file to its length and syncs. The segment is immutable then. */
+int hsl_seal(struct hsl_log *log, struct hsl_segment *s)
+{
+    const struct hsl_io *io = log->io;
+    size_t len;
+    uint8_t *footer = build_footer(s, &len);
+    if (!footer)
+        return HSL_NO_MEMORY;
+    int err = hsl_write_all(io, s->fd, footer, len, s->end);
+    free(footer);
+    if (err == 0)
+        err = io->truncate(io->ctx, s->fd, s->end + len);
+    if (err == 0)
+        err = io->sync(io->ctx, s->fd);
+    if (err < 0) {
+        char path[HSL_PATH_MAX + 64];
+        hsl_segment_path(log, path, s->number);
+        return hsl_fail(log, "seal", path, -err);
+    }
+    io->close(io->ctx, s->fd);
+    log->syncs++;
+    log->pred_uid = s->uid;
+    log->pred_end = s->end;
+    log->pred_crc = s->last_crc;
+    log->durable_at = s->number << 32 | s->end;
+    if (log->super.checkpoint >> 32 == s->number)
+        log->super.checkpoint = 0;
+    pthread_mutex_lock(&log->stage_mu);
+    pthread_mutex_lock(&log->index_mu);
+    s->fd = -1;
+    s->sealed = true;
+    s->file_bytes = s->end + len;
+    if (s->fd_read >= 0 && s->readers == 0) {
+        io->close(io->ctx, s->fd_read); /* it was opened for direct reads */
+        s->fd_read = -1;
+        log->open_files--;
+    }
+    if (log->active == s)
+        log->active = NULL;
+    pthread_mutex_unlock(&log->index_mu);
+    pthread_mutex_unlock(&log->stage_mu);
+    free(s->rows);
+    s->rows = NULL;
+    s->rows_len = s->rows_cap = s->rows_checkpointed = 0;
+    return HSL_OK;
+}
+
+int hsl_segments_add(struct hsl_log *log, struct hsl_segment *segment)
+{
+    if (log->segments_len == log->segments_cap) {
+        size_t cap = log->segments_cap ? log->segments_cap * 2 : 16;
+        struct hsl_segment **grown = realloc(log->segments, cap * sizeof *grown);
+        if (!grown)
+            return HSL_NO_MEMORY;
+        log->segments = grown;
+        log->segments_cap = cap;
+    }
+    log->segments[log->segments_len++] = segment;
+    return HSL_OK;
+}
+
+struct hsl_segment *hsl_segment_find(struct hsl_log *log, uint64_t number)
+{
+    size_t lo = 0, hi = log->segments_len;
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+        if (log->segments[mid]->number < number)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < log->segments_len && log->segments[lo]->number == number ? log->segments[lo]
+                                                                         : NULL;
+}
+
+static void close_one_reader(struct hsl_log *log)
+{
+    for (size_t i = 0; i < log->segments_len; i++) {
+        struct hsl_segment *s = log->segments[i];
+        if (s->fd_read >= 0 && s->readers == 0) {
+            log->io->close(log->io->ctx, s->fd_read);
+            s->fd_read = -1;
+            log->open_files--;
+            return;
+        }
+    }
+}
+
+/* A file handle for reading that stays valid until hsl_segment_unread, through seal and drop. */
+int hsl_segment_reader(struct hsl_log *log, uint64_t number, struct hsl_segment **out, int *fd)
+{
+    int rc = HSL_OK;
+    pthread_mutex_lock(&log->index_mu);
+    struct hsl_segment *s = hsl_segment_find(log, number);
+    if (!s) {
+        rc = HSL_NOT_FOUND;
+    } else if (s->fd_read < 0) {
+        char path[HSL_PATH_MAX + 64];
+        hsl_segment_path(log, path, number);
+        if (log->open_files >= OPEN_FILES_MAX)
+            close_one_reader(log);
+        int flags = HSL_OPEN_READ | (!s->sealed && log->direct ? HSL_OPEN_DIRECT : 0);
+        int got = log->io->open(log->io->ctx, path, flags);
+        if (got < 0)
+            rc = hsl_fail(log, "open", path, -got);
+        else
+            log->open_files++;
+        s->fd_read = got < 0 ? -1 : got;
+    }
+    if (rc == HSL_OK) {
+        s->readers++;
+        *out = s;
+        *fd = s->fd_read;
+    }
+    pthread_mutex_unlock(&log->index_mu);
+    return rc;
+}
+
+void hsl_segment_unread(struct hsl_log *log, struct hsl_segment *s)
+{
+    pthread_mutex_lock(&log->index_mu);
+    s->readers--;
+    bool gone = s->dropped && s->readers == 0;
+    if (gone)
+        log->open_files--;
+    pthread_mutex_unlock(&log->index_mu);
+    if (gone)
+        hsl_segment_free(log, s);
+}
+
+int64_t hsl_log_dead_segments(struct hsl_log *log, uint64_t *numbers, size_t cap)
+{
+    size_t count = 0;
+    pthread_mutex_lock(&log->index_mu);
+    for (size_t i = 0; i < log->segments_len; i++) {
+        const struct hsl_segment *s = log->segments[i];
+        if (!s->sealed || s->live != 0)
+            continue;
+        if (count < cap)
+            numbers[count] = s->number;
+        count++;
+    }
+    pthread_mutex_unlock(&log->index_mu);
+    return (int64_t)count;
+}
+
+int64_t hsl_log_segments(struct hsl_log *log, uint64_t *numbers, size_t cap)
+{
+    pthread_mutex_lock(&log->index_mu);
+    size_t count = log->segments_len;
+    for (size_t i = 0; i < count && i < cap; i++)
+        numbers[i] = log->segments[i]->number;
+    pthread_mutex_unlock(&log->index_mu);
+    return (int64_t)count;
+}
+
+/* Unlinks sealed segments without live blocks. That they go must be durable in the system log
+ * before; a failure leaves the rest in place, to be dropped at the next open. */
+int hsl_log_drop_segments(struct hsl_log *log, const uint64_t *numbers, size_t count)
+{
+    const struct hsl_io *io = log->io;
+    char path[HSL_PATH_MAX + 64];
+    int rc = HSL_OK;
+    for (size_t i = 0; i < count && rc == HSL_OK; i++) {
+        pthread_mutex_lock(&log->index_mu);
+        struct hsl_segment *s = hsl_segment_find(log, numbers[i]);
+        bool dead = s && s->sealed && s->live == 0;
+        if (dead) {
+            size_t at = 0;
+            while (log->segments[at] != s)
+                at++;
+            memmove(&log->segments[at], &log->segments[at + 1],
+                    (log->segments_len - at - 1) * sizeof *log->segments);
+            log->segments_len--;
+            s->dropped = true;
+            if (s->readers == 0 && s->fd_read >= 0)
+                log->open_files--;
+        }
+        bool idle = dead && s->readers == 0;
+        pthread_mutex_unlock(&log->index_mu);
+        if (!dead)
+            continue;
+        hsl_segment_path(log, path, numbers[i]);
+        if (idle)
+            hsl_segment_free(log, s);
+        int err = io->unlink(io->ctx, path);
+        if (err < 0 && err != -ENOENT)
+            rc = hsl_fail(log, "unlink", path, -err);
+        pthread_mutex_lock(&log->stage_mu);
+        log->stats.segments_dropped++;
+        pthread_mutex_unlock(&log->stage_mu);
+    }
+    hsl_path(log, path, "segments");
+    int err = io->sync_dir(io->ctx, path);
+    return rc == HSL_OK && err < 0 ? hsl_fail(log, "sync", path, -err) : rc;
+}
+
+/* Files left by the process before: a spare is of no use, a reserve of the right size is. */
+int hsl_segments_tidy(struct hsl_log *log)
+{
+    char path[HSL_PATH_MAX + 64];
+    const struct hsl_io *io = log->io;
+    hsl_path(log, path, "segments/spare");
+    int err = io->unlink(io->ctx, path);
+    if (err < 0 && err != -ENOENT)
+        return hsl_fail(log, "unlink", path, -err);
+    hsl_path(log, path, "segments/reserve");
+    int fd = io->open(io->ctx, path, HSL_OPEN_READ);
+    if (fd == -ENOENT)
+        return HSL_OK;
+    if (fd < 0)
+        return hsl_fail(log, "open", path, -fd);
+    int64_t size = io->size(io->ctx, fd);
+    io->close(io->ctx, fd);
+    if (size == (int64_t)log->cfg.segment_bytes_min) {
+        log->reserve_ready = true;
+        return HSL_OK;
+    }
+    err = io->unlink(io->ctx, path);
+    return err < 0 ? hsl_fail(log, "unlink", path, -err) : HSL_OK;
+}

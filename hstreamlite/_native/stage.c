@@ -1,0 +1,436 @@
+/* Staging: appenders encode blocks into the open frame; closed frames queue for the writer.
+ *
+ * Memory is a list of chunks in the order they were filled. A chunk holds consecutive frames, each
+ * on a page boundary, exactly as they go to disk. Once durable, a frame stays readable in its
+ * chunk until the chunk is needed again: that is the cache of the log's tail.
+ */
+#include "log.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Disk bytes a frame can cost: itself, its rows in the footer and in a checkpoint. */
+uint64_t hsl_claim(size_t bytes, uint32_t blocks)
+{
+    return hsl_align_page(bytes) + (uint64_t)blocks * HSL_ROW_CLAIM;
+}
+
+static bool open_takes(const struct hsl_log *log, size_t bytes)
+{
+    if (!log->has_open)
+        return false;
+    const struct hsl_frame *open = &log->open;
+    if (open->off + hsl_align_page(open->len + bytes) > open->chunk->cap)
+        return false;
+    return open->blocks == 0 || open->len + bytes <= log->cfg.frame_bytes;
+}
+
+static bool disk_room(const struct hsl_log *log, size_t bytes, uint32_t blocks, bool system)
+{
+    uint64_t total = log->claimed;
+    if (open_takes(log, bytes))
+        total += hsl_claim(log->open.len + bytes, log->open.blocks + blocks) - log->open.claim;
+    else
+        total += hsl_claim(sizeof(struct hsl_frame_header) + bytes, blocks);
+    if (log->active && (system || !log->active->emergency) &&
+        total <= hsl_segment_room(log->active))
+        return true;
+    return log->spare && (system || !log->spare_emergency) && total <= hsl_segment_room(log->spare);
+}
+
+static void drop_cached(struct hsl_log *log, const struct hsl_chunk *chunk)
+{
+    while (log->cached_len > 0 && log->cached[log->cached_head].chunk == chunk) {
+        log->cached_head = (log->cached_head + 1) % log->cached_cap;
+        log->cached_len--;
+    }
+}
+
+/* A chunk with `need` free bytes at its end; NULL when all memory holds unwritten frames. */
+static struct hsl_chunk *acquire_chunk(struct hsl_log *log, size_t need, bool *no_memory)
+{
+    *no_memory = false;
+    if (log->newest && log->newest->cap - log->newest->used >= need)
+        return log->newest;
+    size_t cap = hsl_align_page(need > log->cfg.chunk_bytes ? need : log->cfg.chunk_bytes);
+    struct hsl_chunk *chunk = NULL;
+    bool unwritten = false;
+    for (struct hsl_chunk *c = log->oldest; c; c = c->next)
+        unwritten |= c->unwritten > 0;
+    while (!chunk && log->oldest && log->chunk_total + cap > log->cfg.stage_bytes &&
+           log->oldest->unwritten == 0 && log->oldest->refs == 0) {
+        struct hsl_chunk *old = log->oldest;
+        drop_cached(log, old);
+        log->oldest = old->next;
+        if (!log->oldest)
+            log->newest = NULL;
+        if (old->cap == cap) {
+            chunk = old;
+        } else {
+            log->chunk_total -= old->cap;
+            free(old->mem);
+            free(old);
+        }
+    }
+    if (!chunk) {
+        if (log->chunk_total + cap > log->cfg.stage_bytes && unwritten)
+            return NULL;
+        chunk = malloc(sizeof *chunk);
+        uint8_t *mem = hsl_page_alloc(cap);
+        if (!chunk || !mem) {
+            free(chunk);
+            free(mem);
+            *no_memory = true;
+            return NULL;
+        }
+        chunk->mem = mem;
+        chunk->cap = cap;
+        log->chunk_total += cap;
+    }
+    chunk->used = 0;
+    chunk->refs = 0;
+    chunk->unwritten = 0;
+    chunk->next = NULL;
+    if (log->newest)
+        log->newest->next = chunk;
+    else
+        log->oldest = chunk;
+    log->newest = chunk;
+    return chunk;
+}
+
+void hsl_stage_close_frame(struct hsl_log *log)
+{
+    if (!log->has_open)
+        return;
+    struct hsl_frame *open = &log->open;
+    log->has_open = false;
+    log->last_block = NULL;
+    if (open->blocks == 0 && open->flags == 0) {
+        log->claimed -= open->claim;
+        open->chunk->unwritten--;
+        log->next_ticket--;
+        return;
+    }
+    size_t padded = hsl_align_page(open->len);
+    memset(open->chunk->mem + open->off + open->len, 0, padded - open->len);
+    open->chunk->used = open->off + padded;
+    log->queue[(log->queue_head + log->queue_len++) % HSL_QUEUE_MAX] = *open;
+}
+
+/* Makes the open frame hold `bytes` more in one piece. */
+static int place(struct hsl_log *log, size_t bytes)
+{
+    if (open_takes(log, bytes))
+        return HSL_OK;
+    hsl_stage_close_frame(log);
+    if (log->queue_len >= HSL_QUEUE_MAX - 1)
+        return HSL_AGAIN;
+    bool no_memory;
+    size_t need = hsl_align_page(sizeof(struct hsl_frame_header) + bytes);
+    struct hsl_chunk *chunk = acquire_chunk(log, need, &no_memory);
+    if (!chunk)
+        return no_memory ? HSL_NO_MEMORY : HSL_AGAIN;
+    log->open = (struct hsl_frame){
+        .chunk = chunk,
+        .off = chunk->used,
+        .len = sizeof(struct hsl_frame_header),
+        .ticket = log->next_ticket++,
+        .staged_ns = log->io->mono_ns(log->io->ctx),
+        .stage_end = log->stage_head,
+        .claim = 0,
+    };
+    chunk->unwritten++;
+    log->has_open = true;
+    return HSL_OK;
+}
+
+static bool stage_room(const struct hsl_log *log, size_t bytes)
+{
+    return !log->os_stage || (log->stage_hole <= atomic_load(&log->durable_ticket) &&
+                              hsl_os_stage_room(log, bytes));
+}
+
+/* HSL_OK leaves stage_mu locked until hsl_stage_commit; every other result leaves it unlocked.
+ * HSL_AGAIN: call hsl_stage_room, which may block, and try again. */
+int hsl_stage_begin(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags)
+{
+    if (flags & HSL_STAGE_TRY) {
+        if (pthread_mutex_trylock(&log->stage_mu) != 0)
+            return HSL_AGAIN;
+    } else {
+        pthread_mutex_lock(&log->stage_mu);
+    }
+    int rc = hsl_state(log);
+    if (rc == HSL_OK && (!disk_room(log, bytes, blocks, flags & HSL_STAGE_SYSTEM) ||
+                         ((flags & HSL_STAGE_OS) && !log->os_stage) || !stage_room(log, bytes)))
+        rc = HSL_AGAIN;
+    if (rc == HSL_OK)
+        rc = place(log, bytes);
+    if (rc != HSL_OK) {
+        pthread_mutex_unlock(&log->stage_mu);
+        return rc;
+    }
+    log->call_start = log->open.len;
+    log->call_blocks = 0;
+    log->call_extended = 0;
+    return HSL_OK;
+}
+
+/* Blocks until hsl_stage_begin with the same arguments is likely to succeed. FULL: the disk has no
+ * room for a segment; nothing was staged and the log goes on. */
+int hsl_stage_room(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags)
+{
+    bool system = (flags & HSL_STAGE_SYSTEM) != 0;
+    pthread_mutex_lock(&log->stage_mu);
+    int rc;
+    while ((rc = hsl_state(log)) == HSL_OK) {
+        if (log->writing) {
+            log->waiters++;
+            pthread_cond_wait(&log->durable_cv, &log->stage_mu);
+            log->waiters--;
+            continue;
+        }
+        if ((flags & HSL_STAGE_OS) && !log->os_stage) {
+            rc = hsl_os_stage_enable(log);
+            if (rc != HSL_OK)
+                break;
+            continue;
+        }
+        bool disk = disk_room(log, bytes, blocks, system);
+        if (disk && stage_room(log, bytes)) {
+            rc = place(log, bytes);
+            if (rc != HSL_AGAIN)
+                break;
+        }
+        if (log->has_open || log->queue_len > 0) {
+            hsl_lead(log);
+            continue;
+        }
+        if (disk)
+            break;
+        log->writing = true;
+        pthread_mutex_unlock(&log->stage_mu);
+        rc = hsl_spare_create(log, hsl_claim(sizeof(struct hsl_frame_header) + bytes, blocks),
+                              system);
+        pthread_mutex_lock(&log->stage_mu);
+        log->writing = false;
+        if (rc == HSL_FULL)
+            log->stats.full++;
+        pthread_cond_broadcast(&log->durable_cv);
+        if (rc != HSL_OK)
+            break;
+    }
+    pthread_mutex_unlock(&log->stage_mu);
+    return rc;
+}
+
+static uint64_t now_for(const struct hsl_log *log, const struct hsl_shard *shard)
+{
+    uint64_t now = log->io->wall_ms(log->io->ctx);
+    return now > shard->last_time ? now : shard->last_time;
+}
+
+static void count_block(struct hsl_log *log, size_t bytes, uint32_t blocks, uint32_t records)
+{
+    struct hsl_frame *open = &log->open;
+    open->len += bytes;
+    open->blocks += blocks;
+    open->records += records;
+    uint64_t claim = hsl_claim(open->len, open->blocks);
+    log->claimed += claim - open->claim;
+    open->claim = claim;
+    log->stats.bytes_staged += bytes;
+}
+
+/* Adds a block; returns where its payload goes. The room was made by hsl_stage_begin. */
+uint8_t *hsl_stage_block(struct hsl_log *log, struct hsl_shard *shard, int codec, uint32_t count,
+                         uint32_t payload_len, uint32_t decoded_len, uint64_t *seq)
+{
+    uint8_t *block = log->open.chunk->mem + log->open.off + log->open.len;
+    struct hsl_block_header header = {
+        .magic = HSL_BLOCK_MAGIC,
+        .version = 1,
+        .codec = (uint8_t)codec,
+        .shard = shard->id,
+        .seq = shard->next,
+        .time_ms = now_for(log, shard),
+        .payload_len = payload_len,
+        .decoded_len = decoded_len,
+        .count = count,
+        .order = log->next_order++,
+    };
+    size_t bytes = hsl_block_bytes(payload_len);
+    memcpy(block, &header, sizeof header);
+    memset(block + sizeof header + payload_len, 0, bytes - sizeof header - payload_len);
+    *seq = shard->next;
+    shard->next += count;
+    shard->last_time = header.time_ms;
+    shard->last_ticket = log->open.ticket;
+    count_block(log, bytes, 1, count);
+    log->call_blocks++;
+    log->last_block = NULL;
+    return block + sizeof header;
+}
+
+/* Adds one record to the newest block if that is an open block of the same shard and millisecond;
+ * NULL if not. After hsl_stage_block the caller opens a block by setting last_block. */
+uint8_t *hsl_stage_extend(struct hsl_log *log, struct hsl_shard *shard, uint32_t payload_len,
+                          bool any_time, uint64_t *first, uint32_t *index)
+{
+    if (!log->last_block || log->last_shard != shard)
+        return NULL;
+    struct hsl_block_header header;
+    memcpy(&header, log->last_block, sizeof header);
+    if ((!any_time && header.time_ms != now_for(log, shard)) ||
+        header.payload_len + payload_len > log->cfg.eager_bytes)
+        return NULL;
+    uint8_t *payload = log->last_block + sizeof header + header.payload_len;
+    size_t before = hsl_block_bytes(header.payload_len);
+    header.payload_len += payload_len;
+    header.decoded_len += payload_len;
+    *first = header.seq;
+    *index = header.count++;
+    memcpy(log->last_block, &header, sizeof header);
+    size_t after = hsl_block_bytes(header.payload_len);
+    memset(log->last_block + sizeof header + header.payload_len, 0,
+           after - sizeof header - header.payload_len);
+    shard->next++;
+    shard->last_ticket = log->open.ticket;
+    count_block(log, after - before, 0, 1);
+    log->call_extended = payload_len;
+    return payload;
+}
+
+/* false when the call is too large for the ring: then later calls wait until it is durable. */
+static bool copy_to_os_stage(struct hsl_log *log)
+{
+    const uint8_t *frame = log->open.chunk->mem + log->open.off;
+    if (log->call_extended == 0) {
+        size_t len = log->open.len - log->call_start;
+        uint8_t *entry = hsl_os_stage_put(log, len);
+        if (!entry) {
+            log->stage_hole = log->open.ticket;
+            return false;
+        }
+        memcpy(entry + sizeof(struct hsl_stage_entry), frame + log->call_start, len);
+        hsl_os_stage_publish(log, entry, len, log->call_blocks);
+    } else {
+        struct hsl_block_header header;
+        memcpy(&header, log->last_block, sizeof header);
+        const uint8_t *payload =
+            log->last_block + sizeof header + header.payload_len - log->call_extended;
+        header.seq += header.count - 1;
+        header.count = 1;
+        header.payload_len = header.decoded_len = log->call_extended;
+        header.flags |= HSL_BLOCK_CONTINUED;
+        size_t len = hsl_block_bytes(header.payload_len);
+        uint8_t *entry = hsl_os_stage_put(log, len);
+        if (!entry) {
+            log->stage_hole = log->open.ticket;
+            return false;
+        }
+        uint8_t *out = entry + sizeof(struct hsl_stage_entry);
+        memset(out + len - 8, 0, 8);
+        memcpy(out, &header, sizeof header);
+        memcpy(out + sizeof header, payload, header.payload_len);
+        hsl_os_stage_publish(log, entry, len, 1);
+    }
+    log->open.stage_end = log->stage_head;
+    return true;
+}
+
+uint64_t hsl_stage_commit(struct hsl_log *log, bool waits, bool *safe)
+{
+    *safe = log->os_stage && copy_to_os_stage(log);
+    uint64_t ticket = log->open.ticket;
+    if (log->thread_wakes_ns != 0 && !log->writing && !waits &&
+        (log->tail_waiters > 0 || log->claimed >= log->cfg.eager_bytes ||
+         log->thread_wakes_ns > log->open.staged_ns + log->cfg.linger_ns)) {
+        log->thread_wakes_ns = 0;
+        pthread_cond_signal(&log->writer_cv);
+    }
+    pthread_mutex_unlock(&log->stage_mu);
+    return ticket;
+}
+
+/* Opens a frame without blocks (idle or close marker). stage_mu held. */
+int hsl_stage_empty_frame(struct hsl_log *log, uint32_t flags)
+{
+    if (!log->active || hsl_segment_room(log->active) < HSL_PAGE)
+        return HSL_AGAIN;
+    int rc = place(log, 0);
+    if (rc == HSL_OK) {
+        log->open.flags = flags;
+        log->open.claim = HSL_PAGE;
+        log->claimed += HSL_PAGE;
+    }
+    return rc;
+}
+
+void hsl_chunks_free(struct hsl_log *log)
+{
+    while (log->oldest) {
+        struct hsl_chunk *next = log->oldest->next;
+        free(log->oldest->mem);
+        free(log->oldest);
+        log->oldest = next;
+    }
+    log->newest = NULL;
+}
+
+/* Remembers where a durable frame lies in memory. stage_mu held. */
+void hsl_cache_add(struct hsl_log *log, const struct hsl_frame *frame, uint64_t segment,
+                   uint64_t off)
+{
+    if (log->cached_len == log->cached_cap) {
+        uint32_t cap = log->cached_cap ? log->cached_cap * 2 : 256;
+        struct hsl_cached *grown = malloc(cap * sizeof *grown);
+        if (!grown)
+            return; /* the frame is read from disk instead */
+        for (uint32_t i = 0; i < log->cached_len; i++)
+            grown[i] = log->cached[(log->cached_head + i) % log->cached_cap];
+        free(log->cached);
+        log->cached = grown;
+        log->cached_cap = cap;
+        log->cached_head = 0;
+    }
+    log->cached[(log->cached_head + log->cached_len++) % log->cached_cap] =
+        (struct hsl_cached){frame->chunk, segment, off, frame->off, frame->len};
+}
+
+/* The chunk that holds [off, off + len) of the segment, pinned until unpinned; NULL if none. */
+struct hsl_chunk *hsl_cache_pin(struct hsl_log *log, uint64_t segment, uint64_t off, size_t len,
+                                const uint8_t **mem)
+{
+    struct hsl_chunk *found = NULL;
+    pthread_mutex_lock(&log->stage_mu);
+    uint32_t lo = 0, hi = log->cached_len;
+    while (lo < hi) {
+        uint32_t mid = (lo + hi) / 2;
+        const struct hsl_cached *c =
+            &log->cached[(log->cached_head + mid) % log->cached_cap];
+        if (c->segment < segment || (c->segment == segment && c->off + c->len <= off))
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    if (lo < log->cached_len) {
+        const struct hsl_cached *c = &log->cached[(log->cached_head + lo) % log->cached_cap];
+        if (c->segment == segment && c->off <= off && off + len <= c->off + c->len) {
+            found = c->chunk;
+            found->refs++;
+            *mem = found->mem + c->chunk_off + (off - c->off);
+        }
+    }
+    pthread_mutex_unlock(&log->stage_mu);
+    return found;
+}
+
+void hsl_cache_unpin(struct hsl_log *log, struct hsl_chunk *chunk)
+{
+    pthread_mutex_lock(&log->stage_mu);
+    chunk->refs--;
+    pthread_mutex_unlock(&log->stage_mu);
+}

@@ -1,0 +1,150 @@
+/* The superblock: two page-sized slots written in turn; the newest valid one counts. */
+#include "log.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint32_t slot_crc(const uint8_t *page) { return hsl_crc32c(0, page + 12, HSL_PAGE - 12); }
+
+static int read_slot(const uint8_t *page, struct hsl_super *out)
+{
+    struct hsl_super_slot slot;
+    memcpy(&slot, page, sizeof slot);
+    if (memcmp(slot.magic, HSL_SUPER_MAGIC, 8) != 0 || slot.crc != slot_crc(page))
+        return HSL_DAMAGED;
+    if (slot.major != HSL_VERSION_MAJOR || slot.required != 0)
+        return HSL_VERSION;
+    memcpy(out->uuid, slot.uuid, 16);
+    out->sequence = slot.sequence;
+    out->epoch = slot.epoch;
+    out->first_segment = slot.first_segment;
+    out->last_segment = slot.last_segment;
+    out->durable = slot.durable;
+    out->checkpoint = slot.checkpoint;
+    memcpy(out->snapshot, slot.snapshot, sizeof slot.snapshot);
+    out->flags = slot.flags;
+    return HSL_OK;
+}
+
+/* NOT_FOUND: no such file. DAMAGED: no valid slot. VERSION: a valid slot of a newer format; then
+ * out->sequence holds the major version found. */
+int hsl_log_super_load(struct hsl_log *log, struct hsl_super *out)
+{
+    char path[HSL_PATH_MAX + 64];
+    hsl_path(log, path, "SUPER");
+    const struct hsl_io *io = log->io;
+    int fd = io->open(io->ctx, path, HSL_OPEN_READ);
+    if (fd == -ENOENT)
+        return HSL_NOT_FOUND;
+    if (fd < 0)
+        return hsl_fail(log, "open", path, -fd);
+    uint8_t *page = hsl_page_alloc(HSL_PAGE);
+    if (!page) {
+        io->close(io->ctx, fd);
+        return HSL_NO_MEMORY;
+    }
+    int rc = HSL_DAMAGED;
+    struct hsl_super best = {0};
+    for (uint64_t i = 0; i < 2; i++) {
+        struct hsl_super super;
+        int err = hsl_read_all(io, fd, page, HSL_PAGE, i * HSL_PAGE);
+        if (err == -ENODATA)
+            continue;
+        if (err < 0) {
+            rc = hsl_fail(log, "read", path, -err);
+            goto out;
+        }
+        int got = read_slot(page, &super);
+        if (got == HSL_VERSION) {
+            out->sequence = ((struct hsl_super_slot *)(void *)page)->major;
+            rc = HSL_VERSION;
+            goto out;
+        }
+        if (got == HSL_OK && (rc != HSL_OK || super.sequence > best.sequence)) {
+            best = super;
+            rc = HSL_OK;
+        }
+    }
+    if (rc == HSL_OK) {
+        *out = best;
+        log->super = best;
+        memcpy(log->uuid, best.uuid, 16);
+    }
+out:
+    free(page);
+    io->close(io->ctx, fd);
+    return rc;
+}
+
+static void fill_slot(struct hsl_log *log, uint8_t *page)
+{
+    struct hsl_super *super = &log->super;
+    struct hsl_super_slot slot = {0};
+    memcpy(slot.magic, HSL_SUPER_MAGIC, 8);
+    slot.major = HSL_VERSION_MAJOR;
+    slot.minor = HSL_VERSION_MINOR;
+    slot.sequence = super->sequence;
+    memcpy(slot.uuid, log->uuid, 16);
+    slot.epoch = log->epoch;
+    slot.first_segment = super->first_segment;
+    slot.last_segment = log->last_segment;
+    slot.durable = log->durable_at;
+    slot.checkpoint = super->checkpoint;
+    memcpy(slot.snapshot, super->snapshot, sizeof slot.snapshot);
+    slot.flags = super->flags;
+    memset(page, 0, HSL_PAGE);
+    memcpy(page, &slot, sizeof slot);
+    slot.crc = slot_crc(page);
+    memcpy(page, &slot, sizeof slot);
+}
+
+/* Writes and syncs the next slot. Caller holds `writing` or is alone. */
+int hsl_super_write(struct hsl_log *log)
+{
+    char path[HSL_PATH_MAX + 64];
+    hsl_path(log, path, "SUPER");
+    const struct hsl_io *io = log->io;
+    uint8_t *page = hsl_page_alloc(HSL_PAGE);
+    if (!page)
+        return HSL_NO_MEMORY;
+    log->super.sequence++;
+    fill_slot(log, page);
+    int fd = io->open(io->ctx, path, HSL_OPEN_READ | HSL_OPEN_WRITE | HSL_OPEN_CREATE);
+    int err = fd;
+    if (fd >= 0) {
+        err = hsl_write_all(io, fd, page, HSL_PAGE, (log->super.sequence & 1) * HSL_PAGE);
+        if (err == 0)
+            err = io->datasync(io->ctx, fd);
+        io->close(io->ctx, fd);
+    }
+    free(page);
+    return err < 0 ? hsl_fail(log, "write superblock", path, -err) : HSL_OK;
+}
+
+/* Takes over the fields that recovery decides (uuid when new, first_segment, snapshot, flags). */
+int hsl_log_super_store(struct hsl_log *log, const struct hsl_super *super)
+{
+    pthread_mutex_lock(&log->stage_mu);
+    while (log->writing)
+        pthread_cond_wait(&log->durable_cv, &log->stage_mu);
+    int rc = log->started ? hsl_state(log) : HSL_OK;
+    if (rc != HSL_OK) {
+        pthread_mutex_unlock(&log->stage_mu);
+        return rc;
+    }
+    log->writing = true;
+    pthread_mutex_unlock(&log->stage_mu);
+    memcpy(log->uuid, super->uuid, 16);
+    log->super.first_segment = super->first_segment;
+    memcpy(log->super.snapshot, super->snapshot, sizeof super->snapshot);
+    log->super.flags = super->flags;
+    rc = hsl_super_write(log);
+    pthread_mutex_lock(&log->stage_mu);
+    log->writing = false;
+    if (rc != HSL_OK && log->started && !log->failed)
+        log->failed = EIO;
+    pthread_cond_broadcast(&log->durable_cv);
+    pthread_mutex_unlock(&log->stage_mu);
+    return rc;
+}
