@@ -1,2 +1,435 @@
+/* The table of production: files, mappings and clocks of the operating system.
+ *
+ * Written for Linux. Where another system lacks a call the nearest one that keeps the promise of
+ * io_api.h stands in, or the function answers -EOPNOTSUPP; none of them weakens durability.
+ */
+#define _GNU_SOURCE
+#define _FILE_OFFSET_BITS 64
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef F_OFD_SETLK
+#include <sys/file.h>
+#endif
+
 #include "hsl.h"
-const struct hsl_io *hsl_io_posix(void) { return 0; }
+
+enum { FILE_MODE = 0600, DIR_MODE = 0700, PID_TEXT = 21 };
+
+static int open_retry(const char *path, int flags, mode_t mode)
+{
+    int fd;
+    do
+        fd = open(path, flags, mode);
+    while (fd < 0 && errno == EINTR);
+    return fd < 0 ? -errno : fd;
+}
+
+static int posix_open(void *ctx, const char *path, int flags)
+{
+    int how = O_CLOEXEC | O_NOFOLLOW;
+    if ((flags & HSL_OPEN_READ) && (flags & HSL_OPEN_WRITE))
+        how |= O_RDWR;
+    else if (flags & HSL_OPEN_WRITE)
+        how |= O_WRONLY;
+    else if (flags & HSL_OPEN_READ)
+        how |= O_RDONLY;
+    else
+        return -EINVAL;
+    if (flags & HSL_OPEN_CREATE)
+        how |= O_CREAT;
+    if (flags & HSL_OPEN_EXCL)
+        how |= O_EXCL;
+    if (flags & HSL_OPEN_DIRECT) {
+#ifdef O_DIRECT
+        how |= O_DIRECT;
+#else
+        return -EINVAL;
+#endif
+    }
+    return open_retry(path, how, FILE_MODE);
+}
+
+static int posix_close(void *ctx, int fd)
+{
+    /* Linux has released the descriptor even when it reports EINTR; a retry could close the
+     * descriptor another thread was just given. */
+    if (close(fd) < 0 && errno != EINTR)
+        return -errno;
+    return 0;
+}
+
+static int64_t posix_pread(void *ctx, int fd, void *buf, size_t len, uint64_t off)
+{
+    ssize_t n;
+    do
+        n = pread(fd, buf, len, (off_t)off);
+    while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n;
+}
+
+static int64_t posix_pwrite(void *ctx, int fd, const void *buf, size_t len, uint64_t off)
+{
+    ssize_t n;
+    do
+        n = pwrite(fd, buf, len, (off_t)off);
+    while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n;
+}
+
+static int posix_sync(void *ctx, int fd)
+{
+    int rc;
+    do
+#ifdef F_FULLFSYNC
+        /* fsync of macOS stops at the drive's volatile cache. */
+        rc = fcntl(fd, F_FULLFSYNC);
+#else
+        rc = fsync(fd);
+#endif
+    while (rc < 0 && errno == EINTR);
+    return rc < 0 ? -errno : 0;
+}
+
+static int posix_datasync(void *ctx, int fd)
+{
+#ifdef F_FULLFSYNC
+    return posix_sync(ctx, fd);
+#else
+    int rc;
+    do
+        rc = fdatasync(fd);
+    while (rc < 0 && errno == EINTR);
+    return rc < 0 ? -errno : 0;
+#endif
+}
+
+static int64_t posix_size(void *ctx, int fd)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    return st.st_size;
+}
+
+static int posix_truncate(void *ctx, int fd, uint64_t len)
+{
+    int rc;
+    do
+        rc = ftruncate(fd, (off_t)len);
+    while (rc < 0 && errno == EINTR);
+    return rc < 0 ? -errno : 0;
+}
+
+static int posix_allocate(void *ctx, int fd, uint64_t off, uint64_t len)
+{
+#ifdef FALLOC_FL_KEEP_SIZE
+    int64_t before = posix_size(ctx, fd);
+    if (before < 0)
+        return (int)before;
+    int rc;
+    do
+        rc = fallocate(fd, 0, (off_t)off, (off_t)len);
+    while (rc < 0 && errno == EINTR);
+    if (rc == 0)
+        return 0;
+    int error = errno;
+    /* A file system may keep the blocks it had found when space ran out, even beyond the size:
+     * truncation to the size the file had gives them back. Not posix_fallocate, which on such a
+     * failure leaves a file that has eaten all space. */
+    if (error == ENOSPC || error == EDQUOT || error == EIO)
+        (void)posix_truncate(ctx, fd, (uint64_t)before);
+    return error == ENOSYS || error == ENOTSUP ? -EOPNOTSUPP : -error;
+#else
+    return -EOPNOTSUPP;
+#endif
+}
+
+static int posix_rename(void *ctx, const char *from, const char *to)
+{
+    return rename(from, to) < 0 ? -errno : 0;
+}
+
+static int posix_unlink(void *ctx, const char *path)
+{
+    return unlink(path) < 0 ? -errno : 0;
+}
+
+static int posix_mkdir(void *ctx, const char *path)
+{
+    return mkdir(path, DIR_MODE) < 0 ? -errno : 0;
+}
+
+static int posix_sync_dir(void *ctx, const char *path)
+{
+    int fd = open_retry(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    if (fd < 0)
+        return fd;
+    int rc = posix_sync(ctx, fd);
+    close(fd);
+    return rc;
+}
+
+struct names {
+    char **items;
+    size_t count;
+    size_t capacity;
+    size_t bytes;
+};
+
+static int names_add(struct names *names, const char *name)
+{
+    if (names->count == names->capacity) {
+        size_t capacity = names->capacity ? 2 * names->capacity : 64;
+        char **items = realloc(names->items, capacity * sizeof *items);
+        if (!items)
+            return -ENOMEM;
+        names->items = items;
+        names->capacity = capacity;
+    }
+    char *copy = strdup(name);
+    if (!copy)
+        return -ENOMEM;
+    names->items[names->count++] = copy;
+    names->bytes += strlen(copy) + 1;
+    return 0;
+}
+
+static int by_bytes(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static int names_read(struct names *names, const char *path)
+{
+    DIR *dir = opendir(path);
+    if (!dir)
+        return -errno;
+    int rc = 0;
+    while (rc == 0) {
+        errno = 0;
+        struct dirent *entry = readdir(dir);
+        if (!entry) {
+            rc = -errno;
+            break;
+        }
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            rc = names_add(names, entry->d_name);
+    }
+    closedir(dir);
+    return rc;
+}
+
+static int64_t posix_list(void *ctx, const char *path, char *out, size_t cap)
+{
+    struct names names = {0};
+    int64_t rc = names_read(&names, path);
+    if (rc == 0) {
+        rc = (int64_t)names.bytes;
+        if (names.count && names.bytes <= cap) {
+            qsort(names.items, names.count, sizeof *names.items, by_bytes);
+            for (size_t i = 0; i < names.count; i++) {
+                size_t size = strlen(names.items[i]) + 1;
+                memcpy(out, names.items[i], size);
+                out += size;
+            }
+        }
+    }
+    for (size_t i = 0; i < names.count; i++)
+        free(names.items[i]);
+    free(names.items);
+    return rc;
+}
+
+static int64_t read_text(int fd, char *text, size_t cap)
+{
+    int64_t n = posix_pread(NULL, fd, text, cap - 1, 0);
+    text[n > 0 ? n : 0] = 0;
+    return n;
+}
+
+/* The lock belongs to the open file description, so that it holds between threads and between
+ * two stores of one process too; a forked child shares it until it closes the handle. */
+static int lock_descriptor(int fd)
+{
+    int rc;
+#ifdef F_OFD_SETLK
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    do
+        rc = fcntl(fd, F_OFD_SETLK, &whole);
+    while (rc < 0 && errno == EINTR);
+    if (rc < 0 && errno == EACCES)
+        return -EAGAIN;
+#else
+    do
+        rc = flock(fd, LOCK_EX | LOCK_NB);
+    while (rc < 0 && errno == EINTR);
+    if (rc < 0 && errno == EWOULDBLOCK)
+        return -EAGAIN;
+#endif
+    return rc < 0 ? -errno : 0;
+}
+
+static int posix_lock(void *ctx, const char *path, int64_t *owner)
+{
+    *owner = 0;
+    int fd = open_retry(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, FILE_MODE);
+    if (fd < 0)
+        return fd;
+    int rc = lock_descriptor(fd);
+    if (rc < 0) {
+        char text[PID_TEXT + 1];
+        if (rc == -EAGAIN && read_text(fd, text, sizeof text) > 0)
+            *owner = strtoll(text, NULL, 10);
+        close(fd);
+        return rc;
+    }
+    /* One write of fixed length: whoever finds the lock taken never reads half a number. The pid
+     * only informs, so a full disk does not cost the lock, but must not leave another's pid. */
+    char text[PID_TEXT + 1];
+    snprintf(text, sizeof text, "%-20" PRId64 "\n", (int64_t)getpid());
+    if (posix_pwrite(ctx, fd, text, PID_TEXT, 0) != PID_TEXT)
+        (void)posix_truncate(ctx, fd, 0);
+    return fd;
+}
+
+static void *posix_map_shared(void *ctx, int fd, size_t len)
+{
+    /* A touch beyond the end of the file would be a signal. */
+    int64_t size = posix_size(ctx, fd);
+    if (size < 0 || (uint64_t)size < len)
+        return NULL;
+    void *addr = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    return addr == MAP_FAILED ? NULL : addr;
+}
+
+static int posix_unmap(void *ctx, void *addr, size_t len)
+{
+    return munmap(addr, len) < 0 ? -errno : 0;
+}
+
+static int64_t posix_free_bytes(void *ctx, const char *path)
+{
+    struct statvfs st;
+    int rc;
+    do
+        rc = statvfs(path, &st);
+    while (rc < 0 && errno == EINTR);
+    if (rc < 0)
+        return -errno;
+    return (int64_t)(st.f_bavail * st.f_frsize);
+}
+
+static int read_proc(const char *path, char *text, size_t cap)
+{
+    int fd = open_retry(path, O_RDONLY | O_CLOEXEC, 0);
+    if (fd < 0)
+        return fd;
+    int64_t n = read_text(fd, text, cap);
+    close(fd);
+    return n < 0 ? (int)n : 0;
+}
+
+static int hex_digit(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    if (c >= 'a' && c <= 'f')
+        return c - 'a' + 10;
+    return -1;
+}
+
+/* "8-4-4-4-12" lower-case hexadecimal digits, as the kernel prints a uuid. */
+static int parse_uuid(const char *text, uint8_t id[16])
+{
+    for (int i = 0; i < 16; i++) {
+        if (*text == '-')
+            text++;
+        int high = hex_digit(text[0]);
+        int low = high < 0 ? -1 : hex_digit(text[1]);
+        if (low < 0)
+            return -EINVAL;
+        id[i] = (uint8_t)(high << 4 | low);
+        text += 2;
+    }
+    return 0;
+}
+
+static int posix_boot_id(void *ctx, uint8_t id[16])
+{
+    char uuid[64];
+    if (read_proc("/proc/sys/kernel/random/boot_id", uuid, sizeof uuid) == 0 &&
+        parse_uuid(uuid, id) == 0)
+        return 0;
+    /* The btime line stands behind the interrupt counters, which may be tens of KiB long. */
+    enum { STAT_BYTES = 1 << 20 };
+    char *stat_text = malloc(STAT_BYTES);
+    if (!stat_text)
+        return -ENOMEM;
+    int rc = read_proc("/proc/stat", stat_text, STAT_BYTES);
+    const char *line = rc == 0 ? strstr(stat_text, "\nbtime ") : NULL;
+    if (line) {
+        uint64_t seconds = strtoull(line + sizeof "\nbtime " - 1, NULL, 10);
+        memset(id, 0, 16);
+        for (int i = 0; i < 8; i++)
+            id[i] = (uint8_t)(seconds >> 8 * i);
+    } else {
+        rc = -EOPNOTSUPP;
+    }
+    free(stat_text);
+    return rc;
+}
+
+static uint64_t posix_wall_ms(void *ctx)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static uint64_t posix_mono_ns(void *ctx)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+const struct hsl_io *hsl_io_posix(void)
+{
+    static const struct hsl_io table = {
+        .ctx = NULL,
+        .open = posix_open,
+        .close = posix_close,
+        .pread = posix_pread,
+        .pwrite = posix_pwrite,
+        .datasync = posix_datasync,
+        .sync = posix_sync,
+        .allocate = posix_allocate,
+        .truncate = posix_truncate,
+        .size = posix_size,
+        .rename = posix_rename,
+        .unlink = posix_unlink,
+        .mkdir = posix_mkdir,
+        .sync_dir = posix_sync_dir,
+        .list = posix_list,
+        .lock = posix_lock,
+        .map_shared = posix_map_shared,
+        .unmap = posix_unmap,
+        .free_bytes = posix_free_bytes,
+        .boot_id = posix_boot_id,
+        .wall_ms = posix_wall_ms,
+        .mono_ns = posix_mono_ns,
+    };
+    return &table;
+}
