@@ -57,6 +57,8 @@ void hsl_cursor_seek(struct hsl_cursor *cursor, uint64_t lsn)
 
 uint64_t hsl_cursor_lsn(struct hsl_cursor *cursor) { return cursor->lsn; }
 
+void hsl_cursor_advance(struct hsl_cursor *cursor, uint64_t records) { cursor->lsn += records; }
+
 void hsl_cursor_gap(struct hsl_cursor *cursor, uint64_t *from, uint64_t *to)
 {
     *from = cursor->gap_from;
@@ -102,14 +104,15 @@ static int locate(struct hsl_cursor *cursor, struct hsl_entry *entry, uint64_t *
     return rc;
 }
 
-int hsl_cursor_peek(struct hsl_cursor *cursor, uint64_t *order, uint64_t *time_ms)
+int hsl_cursor_peek(struct hsl_cursor *cursor, uint64_t *order, uint64_t *time_ms, uint64_t *end)
 {
     struct hsl_entry entry;
-    uint64_t end;
-    int rc = locate(cursor, &entry, &end);
+    uint64_t read_end;
+    int rc = locate(cursor, &entry, &read_end);
     if (rc == HSL_OK) {
         *order = entry.order;
         *time_ms = entry.time_ms;
+        *end = entry.seq + entry.count;
     }
     return rc;
 }

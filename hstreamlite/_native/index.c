@@ -95,6 +95,8 @@ int hsl_index_insert(struct hsl_log *log, struct hsl_segment *segment, uint64_t 
     if (entry->seq != shard->durable_next && shard->durable_next != 1)
         shard->gap_end = entry->seq;
     shard->durable_next = entry->seq + entry->count;
+    if (entry->order > log->durable_order)
+        log->durable_order = entry->order;
     if (shard->durable_next <= shard->first)
         return HSL_OK;
     int rc = reserve_entry(shard);
@@ -103,6 +105,7 @@ int hsl_index_insert(struct hsl_log *log, struct hsl_segment *segment, uint64_t 
     shard->entries[shard->len++] = *entry;
     shard->bytes += entry->len;
     segment->live++;
+    segment->live_system += shard_id >= HSL_SYSTEM;
     log->index_blocks++;
     return HSL_OK;
 }
@@ -149,6 +152,19 @@ static size_t find_time(const struct hsl_shard *shard, uint64_t time_ms)
     return lo;
 }
 
+static size_t find_order(const struct hsl_shard *shard, uint64_t order)
+{
+    size_t lo = shard->head, hi = shard->len;
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+        if (shard->entries[mid].order < order)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
 static void lock_both(struct hsl_log *log)
 {
     pthread_mutex_lock(&log->stage_mu);
@@ -170,8 +186,10 @@ static void drop_below(struct hsl_log *log, struct hsl_shard *shard, uint64_t fi
         if (e->seq + e->count > shard->first)
             break;
         struct hsl_segment *segment = hsl_segment_find(log, e->segment);
-        if (segment)
+        if (segment) {
             segment->live--;
+            segment->live_system -= shard->id >= HSL_SYSTEM;
+        }
         shard->bytes -= e->len;
         shard->head++;
         log->index_blocks--;
@@ -263,18 +281,38 @@ int hsl_log_trim(struct hsl_log *log, uint64_t id, uint64_t first)
     return shard ? HSL_OK : HSL_NOT_FOUND;
 }
 
-int hsl_log_seek_time(struct hsl_log *log, uint64_t id, uint64_t time_ms, uint64_t *lsn)
+typedef size_t (*find_fn)(const struct hsl_shard *shard, uint64_t value);
+
+static int seek(struct hsl_log *log, uint64_t id, find_fn find, uint64_t value, uint64_t *lsn)
 {
     pthread_mutex_lock(&log->index_mu);
     const struct hsl_shard *shard = hsl_shard_get(log, id);
     if (shard) {
-        size_t at = find_time(shard, time_ms);
+        size_t at = find(shard, value);
         *lsn = at < shard->len ? shard->entries[at].seq : shard->durable_next;
         if (*lsn < shard->first)
             *lsn = shard->first;
     }
     pthread_mutex_unlock(&log->index_mu);
     return shard ? HSL_OK : HSL_NOT_FOUND;
+}
+
+int hsl_log_seek_time(struct hsl_log *log, uint64_t id, uint64_t time_ms, uint64_t *lsn)
+{
+    return seek(log, id, find_time, time_ms, lsn);
+}
+
+int hsl_log_seek_order(struct hsl_log *log, uint64_t id, uint64_t order, uint64_t *lsn)
+{
+    return seek(log, id, find_order, order, lsn);
+}
+
+uint64_t hsl_log_order(struct hsl_log *log)
+{
+    pthread_mutex_lock(&log->index_mu);
+    uint64_t order = log->durable_order;
+    pthread_mutex_unlock(&log->index_mu);
+    return order;
 }
 
 int hsl_log_seek_bytes(struct hsl_log *log, uint64_t id, uint64_t max_bytes, uint64_t *lsn)

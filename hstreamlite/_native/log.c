@@ -156,6 +156,14 @@ int hsl_log_start(struct hsl_log *log)
     int rc = hsl_segments_tidy(log);
     if (rc != HSL_OK)
         return rc;
+    /* A large store goes on with large segments. */
+    uint64_t bytes = 0, capacity = log->cfg.segment_bytes_min;
+    for (size_t i = 0; i < log->segments_len; i++)
+        bytes += log->segments[i]->file_bytes;
+    while (capacity < bytes / 8 && capacity < log->cfg.segment_bytes_max)
+        capacity *= 2;
+    if (bytes / 8 > log->cfg.segment_bytes_min)
+        log->last_capacity = capacity / 2;
     log->last_write_ns = log->io->mono_ns(log->io->ctx);
     log->idle_marked = true;
     log->started = true;
@@ -246,7 +254,8 @@ uint64_t hsl_log_durable(struct hsl_log *log)
 uint64_t hsl_log_staged(struct hsl_log *log)
 {
     pthread_mutex_lock(&log->stage_mu);
-    uint64_t ticket = log->next_ticket - (log->has_open ? 0 : 1);
+    bool empty = log->has_open && log->open.blocks == 0 && log->open.flags == 0;
+    uint64_t ticket = log->next_ticket - (empty ? 2 : 1);
     pthread_mutex_unlock(&log->stage_mu);
     return ticket;
 }

@@ -19,6 +19,10 @@
 #ifndef HSL_LOG_H
 #define HSL_LOG_H
 
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* pthread_condattr_setclock */
+#endif
+
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -29,6 +33,7 @@
 #define HSL_QUEUE_MAX 1024
 #define HSL_BATCH_MAX 64
 #define HSL_PATH_MAX 1024
+#define HSL_SYSTEM (1ull << 63) /* shard ids of the store's own logs */
 
 struct hsl_chunk {
     uint8_t *mem;
@@ -86,7 +91,8 @@ struct hsl_segment {
     uint32_t pred_crc;
     uint32_t last_crc, frames;
     uint64_t epoch;
-    uint64_t blocks, live; /* live: index_mu */
+    uint64_t blocks;
+    uint64_t live, live_system; /* index_mu */
     uint64_t file_bytes;
     int fd;                /* writing; -1 when sealed */
     int fd_read;
@@ -155,7 +161,7 @@ struct hsl_log {
     size_t shards_cap, shards_len;
     struct hsl_segment **segments; /* ascending number */
     size_t segments_len, segments_cap;
-    uint64_t index_blocks;
+    uint64_t index_blocks, durable_order;
     uint32_t open_files;
 
     struct hsl_segment *loaded;
@@ -195,6 +201,7 @@ uint8_t *hsl_stage_extend(struct hsl_log *log, struct hsl_shard *shard, uint32_t
 /* Ends the call that hsl_stage_begin started and unlocks; waits = the caller goes on to wait;
  * *safe = a copy is in the mapped stage. */
 uint64_t hsl_stage_commit(struct hsl_log *log, bool waits, bool *safe);
+void hsl_stage_abort(struct hsl_log *log);
 int hsl_stage_empty_frame(struct hsl_log *log, uint32_t flags);
 void hsl_stage_close_frame(struct hsl_log *log);
 static inline size_t hsl_block_bytes(size_t payload)
@@ -266,6 +273,7 @@ struct hsl_block_view {
  * be read from a file and may_block is false. TRIMMED, once: the cursor moved to the first kept. */
 int hsl_cursor_view(struct hsl_cursor *cursor, bool may_block, struct hsl_block_view *out);
 void hsl_cursor_release(struct hsl_cursor *cursor);
+void hsl_cursor_advance(struct hsl_cursor *cursor, uint64_t records);
 struct hsl_log *hsl_cursor_log(struct hsl_cursor *cursor);
 
 /* scan.c */

@@ -36,6 +36,8 @@ struct hsl_log_config {
     uint64_t prewrite_bytes;    /* zeros written ahead of small frames */
     uint64_t checkpoint_bytes;  /* distance of index checkpoints in a segment */
     uint64_t os_stage_bytes;    /* size of the mapped stage file */
+    uint64_t block_bytes;       /* largest block body */
+    uint64_t transaction_bytes; /* largest sum of blocks staged in one call */
     uint64_t salt;              /* random seed of segment uids */
     uint8_t uuid[16];           /* identity of a store created by this open */
     int32_t threaded;
@@ -169,6 +171,10 @@ int64_t hsl_log_shards(struct hsl_log *log, uint64_t *ids, size_t cap);
 int hsl_log_trim(struct hsl_log *log, uint64_t shard, uint64_t first);
 /* First LSN whose block was appended at or after time_ms; the next LSN if there is none. */
 int hsl_log_seek_time(struct hsl_log *log, uint64_t shard, uint64_t time_ms, uint64_t *lsn);
+/* First LSN whose block has an order number of at least `order`. */
+int hsl_log_seek_order(struct hsl_log *log, uint64_t shard, uint64_t order, uint64_t *lsn);
+/* Every durable block up to this order number is readable. */
+uint64_t hsl_log_order(struct hsl_log *log);
 /* First LSN such that the kept blocks from it on have at most max_bytes. */
 int hsl_log_seek_bytes(struct hsl_log *log, uint64_t shard, uint64_t max_bytes, uint64_t *lsn);
 /* First LSN of the block that holds lsn, and its order number; NOT_FOUND if not kept. */
@@ -191,7 +197,9 @@ int hsl_log_step(struct hsl_log *log);
 uint64_t hsl_log_next_deadline(struct hsl_log *log);
 
 /* Segments. */
-int64_t hsl_log_dead_segments(struct hsl_log *log, uint64_t *numbers, size_t cap);
+/* Sealed segments without live blocks; with system = 1 also those in which only blocks of the
+ * system logs live, which a snapshot would free. */
+int64_t hsl_log_dead_segments(struct hsl_log *log, int32_t system, uint64_t *numbers, size_t cap);
 int hsl_log_drop_segments(struct hsl_log *log, const uint64_t *numbers, size_t count);
 int64_t hsl_log_segments(struct hsl_log *log, uint64_t *numbers, size_t cap);
 
@@ -209,8 +217,9 @@ struct hsl_cursor *hsl_cursor_new(struct hsl_log *log, uint64_t shard, uint64_t 
 void hsl_cursor_free(struct hsl_cursor *cursor);
 void hsl_cursor_seek(struct hsl_cursor *cursor, uint64_t lsn);
 uint64_t hsl_cursor_lsn(struct hsl_cursor *cursor);
-/* Order number and time of the next durable block; NOT_FOUND at the tail. */
-int hsl_cursor_peek(struct hsl_cursor *cursor, uint64_t *order, uint64_t *time_ms);
+/* Order number, time and end LSN of the next durable block; NOT_FOUND at the tail. */
+int hsl_cursor_peek(struct hsl_cursor *cursor, uint64_t *order, uint64_t *time_ms,
+                    uint64_t *end);
 /* After TRIMMED: records [*from, *to) were skipped. */
 void hsl_cursor_gap(struct hsl_cursor *cursor, uint64_t *from, uint64_t *to);
 /* After DAMAGED: where. */

@@ -172,6 +172,8 @@ static int missing_bytes(struct hsl_log *log, const uint8_t *block, const uint8_
         if (hsl_block_bytes(h.payload_len) > (size_t)(end - block) || h.ext_len != 0)
             return HSL_DAMAGED;
         const struct hsl_shard *shard = hsl_shard_get(log, h.shard);
+        if (!shard && h.seq == 1 && !(shard = hsl_shard_add(log, h.shard)))
+            return HSL_NO_MEMORY; /* a stream whose creation lies in the stage too */
         if (shard && h.seq > shard->next && i == 0)
             return HSL_AGAIN;
         if (shard && h.seq >= shard->next)

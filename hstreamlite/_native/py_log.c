@@ -1,2 +1,581 @@
+/* Fast functions over struct hsl_log: staging records and reading them back as Python objects.
+ *
+ * Handles come as integers: the address of the C object, which the caller keeps alive. The GIL
+ * is kept for work in memory and given up before any wait. A lock is never waited for with the
+ * GIL held: hsl_stage_begin is tried, and what may block runs in hsl_stage_room without the GIL.
+ * Failures become exceptions through one factory, installed from Python.
+ */
+#define PY_SSIZE_T_CLEAN
 #include "hsl_py.h"
-int hsl_py_log_install(PyObject *module) { (void)module; return 0; }
+#include "log.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define WAIT_SLICE_NS 100000000
+
+enum level { LEVEL_MEMORY = 0, LEVEL_OS = 1, LEVEL_SYNC = 2 };
+
+static PyObject *error_factory;
+static PyObject *decompressor;
+
+static PyObject *raise_status(void *handle, int status, uint64_t a, uint64_t b)
+{
+    PyObject *error = PyObject_CallFunction(error_factory, "KiKK", (unsigned long long)(uintptr_t)handle,
+                                            status, (unsigned long long)a, (unsigned long long)b);
+    if (error) {
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+        Py_DECREF(error);
+    }
+    return NULL;
+}
+
+static bool get_u64(PyObject *o, uint64_t *out)
+{
+    *out = PyLong_AsUnsignedLongLong(o);
+    return !(*out == (uint64_t)-1 && PyErr_Occurred());
+}
+
+static void *get_handle(PyObject *o)
+{
+    uint64_t v;
+    return get_u64(o, &v) ? (void *)(uintptr_t)v : NULL;
+}
+
+/* Waits without the GIL, in slices so that a signal handler can raise. 0, or -1 with an error. */
+static int wait_ticket(struct hsl_log *log, uint64_t ticket)
+{
+    int rc;
+    do {
+        Py_BEGIN_ALLOW_THREADS;
+        rc = hsl_log_wait(log, ticket, WAIT_SLICE_NS);
+        Py_END_ALLOW_THREADS;
+        if (rc == HSL_TIMEOUT && PyErr_CheckSignals() < 0)
+            return -1;
+    } while (rc == HSL_TIMEOUT);
+    if (rc != HSL_OK) {
+        raise_status(log, rc, ticket, 0);
+        return -1;
+    }
+    return 0;
+}
+
+/* hsl_stage_begin that may wait. 0 with the stage locked, or -1 with an error. */
+static int begin(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags)
+{
+    for (;;) {
+        int rc = hsl_stage_begin(log, bytes, blocks, flags | HSL_STAGE_TRY);
+        if (rc == HSL_OK)
+            return 0;
+        if (rc == HSL_AGAIN) {
+            Py_BEGIN_ALLOW_THREADS;
+            rc = hsl_stage_room(log, bytes, blocks, flags);
+            Py_END_ALLOW_THREADS;
+        }
+        if (rc != HSL_OK) {
+            raise_status(log, rc, bytes, 0);
+            return -1;
+        }
+    }
+}
+
+/* Reaches the level asked for; *ticket becomes 0 when nothing is left to wait for. */
+static int settle(struct hsl_log *log, int level, bool safe, bool wait, uint64_t *ticket)
+{
+    if (level == LEVEL_MEMORY || (level == LEVEL_OS && safe))
+        *ticket = 0;
+    if (*ticket == 0 || !wait)
+        return 0;
+    return wait_ticket(log, *ticket);
+}
+
+/* append(log, shard, item, key, level, wait) -> RecordId, or (RecordId, ticket) if not wait */
+static PyObject *py_append(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    uint64_t shard_id;
+    if (nargs != 6) {
+        PyErr_SetString(PyExc_TypeError, "append takes 6 arguments");
+        return NULL;
+    }
+    struct hsl_log *log = get_handle(args[0]);
+    if (!log || !get_u64(args[1], &shard_id))
+        return NULL;
+    const char *key;
+    size_t key_len;
+    if (hsl_py_key(args[3], &key, &key_len) < 0)
+        return NULL;
+    int level = (int)PyLong_AsLong(args[4]);
+    bool wait = args[5] == Py_True;
+    struct hsl_record_ref ref;
+    PyObject *keep;
+    if (hsl_py_record_ref(args[2], key, key_len, &ref, &keep) < 0)
+        return NULL;
+    PyObject *result = NULL;
+    size_t size = hsl_codec_size(&ref);
+    if (size > log->cfg.block_bytes) {
+        raise_status(log, HSL_TOO_LARGE, size, log->cfg.block_bytes);
+        goto out;
+    }
+    if (begin(log, hsl_block_bytes(size), 1, level == LEVEL_OS ? HSL_STAGE_OS : 0) < 0)
+        goto out;
+    struct hsl_shard *shard = hsl_shard_get(log, shard_id);
+    if (!shard || shard->closed) {
+        hsl_stage_abort(log);
+        raise_status(log, HSL_NOT_FOUND, shard_id, 0);
+        goto out;
+    }
+    uint64_t first;
+    uint32_t index = 0;
+    uint8_t *payload = hsl_stage_extend(log, shard, (uint32_t)size, false, &first, &index);
+    if (!payload) {
+        payload = hsl_stage_block(log, shard, 0, 1, (uint32_t)size, (uint32_t)size, &first);
+        log->last_block = payload - sizeof(struct hsl_block_header);
+        log->last_shard = shard;
+    }
+    hsl_codec_encode(payload, &ref);
+    bool safe;
+    uint64_t ticket = hsl_stage_commit(log, wait && level != LEVEL_MEMORY, &safe);
+    if (settle(log, level, safe, wait, &ticket) < 0)
+        goto out;
+    result = hsl_py_record_id(shard_id, first, index);
+    if (result && !wait)
+        result = Py_BuildValue("(NK)", result, (unsigned long long)ticket);
+out:
+    Py_XDECREF(keep);
+    return result;
+}
+
+struct op { /* one shard's part of a call */
+    uint64_t shard;
+    PyObject *items;     /* list of records, or NULL for a ready body */
+    struct hsl_record_ref *refs;
+    PyObject **keep;
+    size_t count;
+    int codec;
+    const uint8_t *body;
+    size_t body_len;
+    uint32_t decoded_len;
+};
+
+struct call {
+    struct op *ops;
+    size_t count;
+    size_t bytes;
+    uint32_t blocks;
+};
+
+static void free_call(struct call *call)
+{
+    for (size_t i = 0; i < call->count; i++) {
+        struct op *op = &call->ops[i];
+        for (size_t j = 0; op->keep && j < op->count; j++)
+            Py_XDECREF(op->keep[j]);
+        free(op->keep);
+        free(op->refs);
+    }
+    free(call->ops);
+}
+
+/* Records of one block, from `from`: as many as fit the limit. */
+static size_t block_end(const struct hsl_log *log, const struct op *op, size_t from, size_t *body)
+{
+    size_t at = from;
+    *body = 0;
+    while (at < op->count) {
+        size_t size = hsl_codec_size(&op->refs[at]);
+        if (at > from && *body + size > log->cfg.block_bytes)
+            break;
+        *body += size;
+        at++;
+    }
+    return at;
+}
+
+static int plan_items(struct hsl_log *log, struct call *call, struct op *op, PyObject *key)
+{
+    const char *utf8;
+    size_t key_len;
+    if (hsl_py_key(key, &utf8, &key_len) < 0)
+        return -1;
+    op->count = (size_t)PyList_Size(op->items);
+    op->refs = malloc((op->count + 1) * sizeof *op->refs);
+    op->keep = calloc(op->count + 1, sizeof *op->keep);
+    if (!op->refs || !op->keep) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (size_t i = 0; i < op->count; i++) {
+        PyObject *item = PyList_GetItem(op->items, (Py_ssize_t)i);
+        if (!item || hsl_py_record_ref(item, utf8, key_len, &op->refs[i], &op->keep[i]) < 0)
+            return -1;
+        size_t size = hsl_codec_size(&op->refs[i]);
+        if (size > log->cfg.block_bytes) {
+            raise_status(log, HSL_TOO_LARGE, size, log->cfg.block_bytes);
+            return -1;
+        }
+    }
+    for (size_t at = 0; at < op->count;) {
+        size_t body;
+        at = block_end(log, op, at, &body);
+        call->bytes += hsl_block_bytes(body);
+        call->blocks++;
+    }
+    return 0;
+}
+
+static int plan_body(struct hsl_log *log, struct call *call, struct op *op, PyObject *tuple)
+{
+    uint64_t count, decoded;
+    op->codec = (int)PyLong_AsLong(PyTuple_GetItem(tuple, 1));
+    char *body;
+    Py_ssize_t len;
+    if (PyBytes_AsStringAndSize(PyTuple_GetItem(tuple, 2), &body, &len) < 0 ||
+        !get_u64(PyTuple_GetItem(tuple, 3), &count) || !get_u64(PyTuple_GetItem(tuple, 4), &decoded))
+        return -1;
+    op->body = (const uint8_t *)body;
+    op->body_len = (size_t)len;
+    op->count = count;
+    op->decoded_len = decoded > UINT32_MAX ? 0 : (uint32_t)decoded;
+    if (op->body_len > log->cfg.block_bytes || count == 0 || count > UINT32_MAX) {
+        raise_status(log, HSL_TOO_LARGE, op->body_len, log->cfg.block_bytes);
+        return -1;
+    }
+    call->bytes += hsl_block_bytes(op->body_len);
+    call->blocks++;
+    return 0;
+}
+
+/* ops: list of (shard, list of items, key) or (shard, codec, body, count, decoded length) */
+static int plan(struct hsl_log *log, struct call *call, PyObject *ops)
+{
+    Py_ssize_t count = PyList_Size(ops);
+    if (count < 0)
+        return -1;
+    call->ops = calloc((size_t)count + 1, sizeof *call->ops);
+    if (!call->ops) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    call->count = (size_t)count;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *tuple = PyList_GetItem(ops, i);
+        Py_ssize_t fields = PyTuple_Size(tuple);
+        struct op *op = &call->ops[i];
+        if (fields < 3 || !get_u64(PyTuple_GetItem(tuple, 0), &op->shard))
+            return -1;
+        int rc;
+        if (fields == 3) {
+            op->items = PyTuple_GetItem(tuple, 1);
+            rc = plan_items(log, call, op, PyTuple_GetItem(tuple, 2));
+        } else {
+            rc = plan_body(log, call, op, tuple);
+        }
+        if (rc < 0)
+            return -1;
+    }
+    if (call->bytes > log->cfg.transaction_bytes) {
+        raise_status(log, HSL_TOO_LARGE, call->bytes, log->cfg.transaction_bytes);
+        return -1;
+    }
+    return 0;
+}
+
+static int add_run(PyObject *runs, uint64_t shard, uint64_t first, size_t count)
+{
+    PyObject *run = Py_BuildValue("(KKn)", (unsigned long long)shard, (unsigned long long)first,
+                                  (Py_ssize_t)count);
+    int rc = run ? PyList_Append(runs, run) : -1;
+    Py_XDECREF(run);
+    return rc;
+}
+
+struct placed {
+    uint64_t first;
+    size_t count;
+};
+
+static void encode_op(struct hsl_log *log, const struct op *op, struct placed **placed)
+{
+    struct hsl_shard *shard = hsl_shard_get(log, op->shard);
+    if (!op->items) {
+        struct placed *p = (*placed)++;
+        uint8_t *payload =
+            hsl_stage_block(log, shard, op->codec, (uint32_t)op->count, (uint32_t)op->body_len,
+                            op->decoded_len, &p->first);
+        memcpy(payload, op->body, op->body_len);
+        p->count = op->count;
+        return;
+    }
+    for (size_t at = 0; at < op->count;) {
+        struct placed *p = (*placed)++;
+        size_t body, end = block_end(log, op, at, &body);
+        uint8_t *payload = hsl_stage_block(log, shard, 0, (uint32_t)(end - at), (uint32_t)body,
+                                           (uint32_t)body, &p->first);
+        p->count = end - at;
+        for (; at < end; at++)
+            payload = hsl_codec_encode(payload, &op->refs[at]);
+    }
+}
+
+static PyObject *make_runs(const struct call *call, const struct placed *placed)
+{
+    PyObject *runs = PyList_New(0);
+    for (size_t i = 0; runs && i < call->count; i++) {
+        const struct op *op = &call->ops[i];
+        for (size_t done = 0; done < op->count; placed++) {
+            if (add_run(runs, op->shard, placed->first, placed->count) < 0) {
+                Py_DECREF(runs);
+                return NULL;
+            }
+            done += placed->count;
+        }
+    }
+    return runs;
+}
+
+/* stage(log, ops, level, system, wait) -> (ticket, [(shard, first LSN, count), ...]); all of it
+ * lies in one frame. The ticket is 0 when the level is reached. */
+static PyObject *py_stage(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 5) {
+        PyErr_SetString(PyExc_TypeError, "stage takes 5 arguments");
+        return NULL;
+    }
+    struct hsl_log *log = get_handle(args[0]);
+    int level = (int)PyLong_AsLong(args[2]);
+    if (!log || (level == -1 && PyErr_Occurred()))
+        return NULL;
+    bool system = args[3] == Py_True, wait = args[4] == Py_True;
+    struct call call = {0};
+    PyObject *result = NULL;
+    struct placed *placed = NULL;
+    if (plan(log, &call, args[1]) < 0)
+        goto out;
+    if (call.blocks == 0) {
+        result = Py_BuildValue("(K[])", 0ULL);
+        goto out;
+    }
+    placed = malloc(call.blocks * sizeof *placed);
+    if (!placed) {
+        PyErr_NoMemory();
+        goto out;
+    }
+    int flags = (level == LEVEL_OS ? HSL_STAGE_OS : 0) | (system ? HSL_STAGE_SYSTEM : 0);
+    if (begin(log, call.bytes, call.blocks, flags) < 0)
+        goto out;
+    for (size_t i = 0; i < call.count; i++) {
+        const struct hsl_shard *shard = hsl_shard_get(log, call.ops[i].shard);
+        if (!shard || shard->closed) {
+            hsl_stage_abort(log);
+            raise_status(log, HSL_NOT_FOUND, call.ops[i].shard, 0);
+            goto out;
+        }
+    }
+    struct placed *next = placed;
+    for (size_t i = 0; i < call.count; i++)
+        encode_op(log, &call.ops[i], &next);
+    bool safe;
+    uint64_t ticket = hsl_stage_commit(log, wait && level != LEVEL_MEMORY, &safe);
+    if (settle(log, level, safe, wait, &ticket) < 0)
+        goto out;
+    PyObject *runs = make_runs(&call, placed);
+    if (runs)
+        result = Py_BuildValue("(KN)", (unsigned long long)ticket, runs);
+out:
+    free(placed);
+    free_call(&call);
+    return result;
+}
+
+/* wait(log, ticket): returns when the ticket is durable. */
+static PyObject *py_wait(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    uint64_t ticket;
+    struct hsl_log *log = nargs == 2 ? get_handle(args[0]) : NULL;
+    if (!log || !get_u64(args[1], &ticket) || wait_ticket(log, ticket) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* 1: a block is in *view. 0: the tail. 2: it needs a read and may_block is false. -1: an error. */
+static int next_block(struct hsl_cursor *cursor, bool may_block, struct hsl_block_view *view)
+{
+    int rc = hsl_cursor_view(cursor, false, view);
+    if (rc == HSL_AGAIN) {
+        if (!may_block)
+            return 2;
+        Py_BEGIN_ALLOW_THREADS;
+        rc = hsl_cursor_view(cursor, true, view);
+        Py_END_ALLOW_THREADS;
+    }
+    if (rc == HSL_OK)
+        return 1;
+    if (rc == HSL_NOT_FOUND)
+        return 0;
+    raise_status(cursor, rc, 0, 0);
+    return -1;
+}
+
+/* Body of a block as plain bytes: the block's own, or those of a new object in *keep. */
+static int plain_body(struct hsl_cursor *cursor, const struct hsl_block_view *view,
+                      const uint8_t **body, size_t *len, PyObject **keep)
+{
+    *keep = NULL;
+    *body = view->payload;
+    *len = view->header.payload_len;
+    if (view->header.codec == 0)
+        return 0;
+    *keep = PyObject_CallFunction(decompressor, "iy#I", (int)view->header.codec,
+                                  (const char *)view->payload, (Py_ssize_t)*len,
+                                  (unsigned)view->header.decoded_len);
+    char *data;
+    Py_ssize_t size;
+    if (!*keep || PyBytes_AsStringAndSize(*keep, &data, &size) < 0)
+        return -1;
+    *body = (const uint8_t *)data;
+    *len = (size_t)size;
+    return 0;
+}
+
+/* read(cursor, max_records, max_bytes, end LSN, owner or None, attempt, may_block)
+ * -> list of records, empty at the tail or at the end LSN; None if it would block */
+static PyObject *py_read(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    uint64_t max_records, max_bytes, end, attempt;
+    if (nargs != 7) {
+        PyErr_SetString(PyExc_TypeError, "read takes 7 arguments");
+        return NULL;
+    }
+    struct hsl_cursor *cursor = get_handle(args[0]);
+    if (!cursor || !get_u64(args[1], &max_records) || !get_u64(args[2], &max_bytes) ||
+        !get_u64(args[3], &end) || !get_u64(args[5], &attempt))
+        return NULL;
+    PyObject *owner = args[4] == Py_None ? NULL : args[4];
+    bool may_block = args[6] == Py_True;
+    PyObject *records = PyList_New(0);
+    if (!records)
+        return NULL;
+    uint64_t bytes = 0, count = 0;
+    while (count < max_records && bytes < max_bytes && hsl_cursor_lsn(cursor) < end) {
+        struct hsl_block_view view;
+        int rc = next_block(cursor, may_block && count == 0, &view);
+        if (rc == 2 && count == 0) {
+            Py_DECREF(records);
+            Py_RETURN_NONE;
+        }
+        if (rc < 0 && count > 0)
+            PyErr_Clear(); /* what was read comes first; the next call meets the error again */
+        if (rc != 1) {
+            if (rc < 0 && count == 0)
+                goto fail;
+            break;
+        }
+        uint64_t lsn = hsl_cursor_lsn(cursor);
+        uint32_t first = (uint32_t)(lsn - view.header.seq);
+        uint64_t take = view.header.count - first;
+        if (take > max_records - count)
+            take = max_records - count;
+        if (take > end - lsn)
+            take = end - lsn;
+        const uint8_t *body;
+        size_t len;
+        PyObject *keep, *got = NULL;
+        if (plain_body(cursor, &view, &body, &len, &keep) == 0)
+            got = hsl_py_decode(body, len, view.header.shard, view.header.seq, first,
+                                (uint32_t)take, view.header.time_ms, owner, (uint32_t)attempt,
+                                records);
+        Py_XDECREF(keep);
+        hsl_cursor_release(cursor);
+        if (!got) {
+            if (PyErr_ExceptionMatches(PyExc_ValueError)) {
+                PyErr_Clear();
+                raise_status(cursor, HSL_MALFORMED, view.header.seq,
+                             view.header.seq + view.header.count);
+            }
+            goto fail;
+        }
+        Py_DECREF(got);
+        count += take;
+        bytes += len * take / view.header.count;
+        hsl_cursor_advance(cursor, take);
+    }
+    hsl_cursor_release(cursor);
+    return records;
+fail:
+    hsl_cursor_release(cursor);
+    Py_DECREF(records);
+    return NULL;
+}
+
+/* read_batches(cursor, max_batches, end LSN, may_block) -> list of (shard, first LSN, first index,
+ * end index, count, time ms, order, codec, decoded length, body); None if it would block */
+static PyObject *py_read_batches(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    uint64_t max_batches, end;
+    if (nargs != 4) {
+        PyErr_SetString(PyExc_TypeError, "read_batches takes 4 arguments");
+        return NULL;
+    }
+    struct hsl_cursor *cursor = get_handle(args[0]);
+    if (!cursor || !get_u64(args[1], &max_batches) || !get_u64(args[2], &end))
+        return NULL;
+    PyObject *batches = PyList_New(0);
+    for (uint64_t n = 0; batches && n < max_batches && hsl_cursor_lsn(cursor) < end; n++) {
+        struct hsl_block_view view;
+        int rc = next_block(cursor, args[3] == Py_True && n == 0, &view);
+        if (rc == 2 && n == 0) {
+            Py_DECREF(batches);
+            Py_RETURN_NONE;
+        }
+        if (rc < 0 && n > 0)
+            PyErr_Clear();
+        if (rc < 0 && n == 0)
+            Py_CLEAR(batches);
+        if (rc != 1)
+            break;
+        const struct hsl_block_header *h = &view.header;
+        uint64_t lsn = hsl_cursor_lsn(cursor);
+        uint64_t stop = h->seq + h->count < end ? h->seq + h->count : end;
+        PyObject *batch = Py_BuildValue(
+            "(KKKKIKKiIy#)", (unsigned long long)h->shard, (unsigned long long)h->seq,
+            (unsigned long long)(lsn - h->seq), (unsigned long long)(stop - h->seq),
+            (unsigned)h->count, (unsigned long long)h->time_ms, (unsigned long long)h->order,
+            (int)h->codec, (unsigned)h->decoded_len, (const char *)view.payload,
+            (Py_ssize_t)h->payload_len);
+        hsl_cursor_release(cursor);
+        if (!batch || PyList_Append(batches, batch) < 0)
+            Py_CLEAR(batches);
+        Py_XDECREF(batch);
+        hsl_cursor_advance(cursor, stop - lsn);
+    }
+    hsl_cursor_release(cursor);
+    return batches;
+}
+
+static PyObject *py_set_hooks(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "set_hooks takes 2 arguments");
+        return NULL;
+    }
+    Py_INCREF(args[0]);
+    Py_INCREF(args[1]);
+    Py_XDECREF(error_factory);
+    Py_XDECREF(decompressor);
+    error_factory = args[0];
+    decompressor = args[1];
+    Py_RETURN_NONE;
+}
+
+#define FAST(name, fn) {name, (PyCFunction)(void (*)(void))fn, METH_FASTCALL, NULL}
+static PyMethodDef methods[] = {
+    FAST("append", py_append),
+    FAST("stage", py_stage),
+    FAST("wait", py_wait),
+    FAST("read", py_read),
+    FAST("read_batches", py_read_batches),
+    FAST("set_hooks", py_set_hooks),
+    {NULL, NULL, 0, NULL},
+};
+
+int hsl_py_log_install(PyObject *module) { return PyModule_AddFunctions(module, methods); }

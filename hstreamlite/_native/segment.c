@@ -421,13 +421,13 @@ void hsl_segment_unread(struct hsl_log *log, struct hsl_segment *s)
         hsl_segment_free(log, s);
 }
 
-int64_t hsl_log_dead_segments(struct hsl_log *log, uint64_t *numbers, size_t cap)
+int64_t hsl_log_dead_segments(struct hsl_log *log, int32_t system, uint64_t *numbers, size_t cap)
 {
     size_t count = 0;
     pthread_mutex_lock(&log->index_mu);
     for (size_t i = 0; i < log->segments_len; i++) {
         const struct hsl_segment *s = log->segments[i];
-        if (!s->sealed || s->live != 0)
+        if (!s->sealed || s->live != (system ? s->live_system : 0))
             continue;
         if (count < cap)
             numbers[count] = s->number;

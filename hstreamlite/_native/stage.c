@@ -355,6 +355,9 @@ uint64_t hsl_stage_commit(struct hsl_log *log, bool waits, bool *safe)
     return ticket;
 }
 
+/* Ends a call that staged nothing. */
+void hsl_stage_abort(struct hsl_log *log) { pthread_mutex_unlock(&log->stage_mu); }
+
 /* Opens a frame without blocks (idle or close marker). stage_mu held. */
 int hsl_stage_empty_frame(struct hsl_log *log, uint32_t flags)
 {

@@ -49,7 +49,7 @@ static int prewrite(struct hsl_log *log, uint64_t end, uint64_t len)
     struct hsl_segment *active = log->active;
     if (active->prewritten < end)
         active->prewritten = end;
-    if (len >= (256u << 10)) {
+    if (len >= (128u << 10)) {
         if (active->prewritten < end + len)
             active->prewritten = end + len;
         return HSL_OK;

@@ -1,0 +1,171 @@
+"""Settings of a store, and every limit it enforces, on one page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
+
+Durability = Literal["sync", "os", "memory"]
+Compression = Literal["none", "gzip", "zstd"]
+
+NAME_MAX = 255
+"""Characters of a stream or subscription name (HStreamDB's rule)."""
+NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_-]*"
+SHARDS_MAX = 256
+"""Shards of one stream."""
+STREAMS_MAX = 1_000_000
+SUBSCRIPTIONS_MAX = 100_000
+CONSUMERS_MAX = 10_000
+"""Consumers attached to one subscription."""
+BACKLOG_SECONDS_MAX = 2**32 - 1
+"""Retention by age; the wire holds it in 32 bits."""
+ACK_TIMEOUT_SECONDS_MAX = 24 * 3600.0
+MAX_UNACKED_MAX = 10_000_000
+RECEIVE_MAX = 1_000_000
+"""Records asked for in one `receive`."""
+JSON_DEPTH_MAX = 64
+PRODUCER_WINDOW = 5
+"""Batches of an idempotent producer whose ids are remembered."""
+PRODUCER_NAME_MAX = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreConfig:
+    """How a store uses memory, disk and time. Every size is in bytes, every duration in seconds.
+
+    The defaults suit anything from an edge box to a server; the names say what each one bounds.
+    A value outside its range raises ValueError naming field, value and range.
+    """
+
+    durability: Durability = "sync"
+    """Level of appends that name none: "sync" survives a power cut, "os" the death of the process,
+    "memory" neither."""
+    segment_bytes_min: int = 1 << 20
+    """Size of the first segment file; each next one is twice as large up to the maximum. A tiny
+    store takes about twice this on disk. 64 KiB to 1 GiB."""
+    segment_bytes_max: int = 256 << 20
+    """Largest segment file, and so the step in which retention frees disk. Not below the minimum;
+    up to 2 GiB."""
+    stage_bytes: int = 16 << 20
+    """Memory for records on their way to disk and for the tail read back from it. At least four
+    chunks. Too small: appends wait for the disk more often."""
+    chunk_bytes: int = 2 << 20
+    """One piece of that memory; at least twice `batch_bytes_max` keeps copies small."""
+    frame_bytes: int = 1 << 20
+    """A group of staged records is closed at this size. 64 KiB to 16 MiB."""
+    eager_bytes: int = 256 << 10
+    """Staged bytes that are written although nobody waits; at most half of `frame_bytes`."""
+    linger: float = 0.05
+    """Longest time a record of level "os" or "memory" stays unwritten. 0 to 10."""
+    idle_mark: float = 1.0
+    """Idle time after which a marker proves that the last group was complete. 0.01 to 3600."""
+    prewrite_bytes: int = 1 << 20
+    """Zeros written ahead of small groups, which halves the cost of their syncs; 0 = off, for
+    copy-on-write file systems. Up to 32 MiB."""
+    checkpoint_bytes: int = 16 << 20
+    """Distance of index checkpoints, and so the most that opening after a crash has to scan.
+    At least 64 KiB."""
+    os_stage_bytes: int = 8 << 20
+    """Size of the mapped file that carries level "os"; created when that level is first used.
+    64 KiB to 256 MiB. Too small: such appends run at the pace of the disk."""
+    batch_bytes_max: int = 1 << 20
+    """Largest record, and largest batch of a remote client. 1 KiB to 16 MiB."""
+    transaction_bytes_max: int = 32 << 20
+    """Largest `append_many` or transaction; it is one frame on disk. Up to 32 MiB."""
+    direct_io: bool = True
+    """Write past the page cache where the file system allows it."""
+    progress_interval: float = 0.1
+    """Acks are on disk at the latest after this time (or after `progress_acks` of them). Records
+    acked later than that may be delivered again after a crash. 0.001 to 60."""
+    progress_acks: int = 1000
+    """Acks that are persisted at once, without waiting for the interval. 1 to 1,000,000."""
+    retention_interval: float = 10.0
+    """How often expired records are looked for. 0.01 to 86400."""
+    window_span: int = 1_000_000
+    """How far deliveries may run ahead of the oldest unacked record of a subscription, in records.
+    1,000 to 100,000,000. Reached: the subscription stalls and `stats()` names the record."""
+    clock_jump_max: float = 86_400.0
+    """A forward step of the wall clock beyond this pauses expiry until it is confirmed by that much
+    running time. Seconds."""
+
+    def __post_init__(self) -> None:
+        _choice("durability", self.durability, get_args(Durability))
+        for name, low, high in (
+            ("segment_bytes_min", 64 << 10, 1 << 30),
+            ("segment_bytes_max", self.segment_bytes_min, 2 << 30),
+            ("frame_bytes", 16 << 10, 16 << 20),
+            ("eager_bytes", 4 << 10, self.frame_bytes // 2),
+            ("batch_bytes_max", 1 << 10, 16 << 20),
+            ("transaction_bytes_max", self.batch_bytes_max, 32 << 20),
+            ("chunk_bytes", 64 << 10, 64 << 20),
+            ("stage_bytes", 4 * self.chunk_bytes, 1 << 30),
+            ("prewrite_bytes", 0, 32 << 20),
+            ("checkpoint_bytes", 64 << 10, 1 << 30),
+            ("os_stage_bytes", 64 << 10, 256 << 20),
+            ("progress_acks", 1, 1_000_000),
+            ("window_span", 1000, 100_000_000),
+        ):
+            check_int(name, getattr(self, name), low, high)
+        for name, least, most in (
+            ("linger", 0.0, 10.0),
+            ("idle_mark", 0.01, 3600.0),
+            ("progress_interval", 0.001, 60.0),
+            ("retention_interval", 0.01, 86_400.0),
+            ("clock_jump_max", 1.0, 1e9),
+        ):
+            check_seconds(name, getattr(self, name), least, most)
+        if not isinstance(self.direct_io, bool):
+            raise TypeError(f"direct_io must be a bool, not {type(self.direct_io).__name__}")
+
+
+def check_int(name: str, value: object, low: int, high: int) -> int:
+    """Return value if it is an int in [low, high]; TypeError or ValueError naming it if not."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be from {low} to {high}, not {value}")
+    return value
+
+
+def check_seconds(name: str, value: object, low: float, high: float) -> float:
+    """Return value as float seconds if it lies in [low, high] (NaN does not)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be from {low:g} to {high:g} seconds, not {value}")
+    return float(value)
+
+
+def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+
+
+def check_durability(value: object) -> int:
+    """Return the level as a number that grows with the guarantee."""
+    try:
+        return LEVELS[value]  # type: ignore[index]
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"durability must be one of {', '.join(get_args(Durability))}, not {value!r}"
+        ) from None
+
+
+def check_compression(value: object) -> int:
+    """Return HStreamDB's number of the codec."""
+    try:
+        return CODECS[value]  # type: ignore[index]
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"compression must be one of {', '.join(get_args(Compression))}, not {value!r}"
+        ) from None
+
+
+LEVELS: dict[str, int] = {"memory": 0, "os": 1, "sync": 2}
+CODECS: dict[str, int] = {"none": 0, "gzip": 1, "zstd": 2}
+CODEC_NAMES: tuple[Compression, ...] = ("none", "gzip", "zstd")
+
+
+def config_fields() -> tuple[str, ...]:
+    """Return the names of all settings, in the order of this page."""
+    return tuple(field.name for field in fields(StoreConfig))

@@ -1,0 +1,204 @@
+"""The catalog: which streams and subscriptions exist, as a state machine over its own log.
+
+Every change is one JSON record in the catalog's system log; applying the records in order gives the
+state. A snapshot is the same thing again: a `snapshot` record that clears the state, then records
+that rebuild it. The superblock points to the newest complete one. Pure: no I/O, no time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from hstreamlite.log.keyspace import Shard, split
+
+Mode = Literal["ordered", "shared"]
+DELETED_STREAM = "__deleted_stream__"
+"""Name under which HStreamDB shows a stream that was deleted with force."""
+CELL = 0
+"""Upper 16 bits of a shard id's place; one store is one cell."""
+SHARD_BASE = CELL << 40
+_CHUNK = 2000
+
+Change = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamState:
+    """A stream as the catalog knows it. backlog in seconds, 0 = unlimited; max_bytes 0 = none."""
+
+    id: int
+    name: str
+    shard_ids: tuple[int, ...]
+    created_ms: int
+    backlog: float = 0.0
+    max_bytes: int = 0
+    replication: int = 1
+    protect: tuple[str, ...] = ()
+    archived: bool = False
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        return split(self.shard_ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionState:
+    """A subscription as the catalog knows it. start maps shard to first LSN to deliver."""
+
+    id: int
+    name: str
+    stream_id: int
+    created_ms: int
+    start: Mapping[int, int]
+    mode: Mode = "shared"
+    ack_timeout: float = 60.0
+    max_unacked: int = 10_000
+
+
+@dataclass(slots=True)
+class Catalog:
+    """The state after all changes applied so far."""
+
+    streams: dict[str, StreamState] = field(default_factory=dict)
+    by_id: dict[int, StreamState] = field(default_factory=dict)
+    subscriptions: dict[str, SubscriptionState] = field(default_factory=dict)
+    by_stream: dict[int, set[str]] = field(default_factory=dict)
+    next_stream: int = 1
+    next_shard: int = 1
+    next_subscription: int = 1
+    trims: dict[int, int] = field(default_factory=dict)
+    logs: dict[int, tuple[int, int]] = field(default_factory=dict)
+    live: set[int] = field(default_factory=set)
+    known_segment: int = 0
+
+    def apply(self, change: Change) -> None:
+        """Advance by one record. ValueError on a record of an unknown kind."""
+        kind = change["op"]
+        if kind == "stream":
+            self._put_stream(_stream_from(change))
+        elif kind == "delete_stream":
+            self._delete_stream(change["id"], archive=change["archive"])
+        elif kind == "subscription":
+            self._put_subscription(_subscription_from(change))
+        elif kind == "delete_subscription":
+            self._delete_subscription(change["name"])
+        elif kind == "trim":
+            for shard, first in change["shards"]:
+                self.trims[shard] = max(first, self.trims.get(shard, 1))
+        elif kind == "drop":
+            self.live = set(change["live"])
+            self.known_segment = change["known"]
+        elif kind == "logs":
+            for shard, next_lsn, last_time, first in change["logs"]:
+                self.logs[shard] = (next_lsn, last_time)
+                self.trims[shard] = max(first, self.trims.get(shard, 1))
+        elif kind == "snapshot":
+            self._reset(change)
+        elif kind != "snapshot_end":
+            raise ValueError(f"unknown catalog record {kind!r}")
+
+    def _reset(self, change: Change) -> None:
+        self.__init__()  # type: ignore[misc]
+        self.next_stream = change["next_stream"]
+        self.next_shard = change["next_shard"]
+        self.next_subscription = change["next_subscription"]
+        self.live = set(change["live"])
+        self.known_segment = change["known"]
+
+    def _put_stream(self, stream: StreamState) -> None:
+        self.by_id[stream.id] = stream
+        if not stream.archived:
+            self.streams[stream.name] = stream
+        self.next_stream = max(self.next_stream, stream.id + 1)
+        self.next_shard = max(self.next_shard, *(s - SHARD_BASE + 1 for s in stream.shard_ids))
+
+    def _delete_stream(self, stream_id: int, *, archive: bool) -> None:
+        stream = self.by_id.pop(stream_id)
+        if self.streams.get(stream.name) is stream:
+            del self.streams[stream.name]
+        if archive:
+            self.by_id[stream_id] = replace(stream, archived=True)
+
+    def _put_subscription(self, subscription: SubscriptionState) -> None:
+        self.subscriptions[subscription.name] = subscription
+        self.by_stream.setdefault(subscription.stream_id, set()).add(subscription.name)
+        self.next_subscription = max(self.next_subscription, subscription.id + 1)
+
+    def _delete_subscription(self, name: str) -> None:
+        subscription = self.subscriptions.pop(name)
+        names = self.by_stream[subscription.stream_id]
+        names.discard(name)
+        if not names:
+            del self.by_stream[subscription.stream_id]
+            stream = self.by_id.get(subscription.stream_id)
+            if stream is not None and stream.archived:
+                del self.by_id[stream.id]
+
+    def subscriptions_of(self, stream_id: int) -> tuple[str, ...]:
+        return tuple(sorted(self.by_stream.get(stream_id, ())))
+
+    def stream_name(self, stream_id: int) -> str:
+        stream = self.by_id.get(stream_id)
+        return DELETED_STREAM if stream is None or stream.archived else stream.name
+
+    def snapshot(
+        self, logs: Iterable[tuple[int, int, int, int]], live: Iterable[int], known: int
+    ) -> Iterator[Change]:
+        """Yield the records of a snapshot; logs are (shard, next LSN, last time, first LSN)."""
+        yield {
+            "op": "snapshot",
+            "next_stream": self.next_stream,
+            "next_shard": self.next_shard,
+            "next_subscription": self.next_subscription,
+            "live": sorted(live),
+            "known": known,
+        }
+        for stream in self.by_id.values():
+            yield stream_change(stream)
+        for subscription in self.subscriptions.values():
+            yield subscription_change(subscription)
+        rows = [list(row) for row in logs]
+        for at in range(0, len(rows), _CHUNK):
+            yield {"op": "logs", "logs": rows[at : at + _CHUNK]}
+        yield {"op": "snapshot_end"}
+
+
+def stream_change(stream: StreamState) -> Change:
+    """Return the record that makes the stream."""
+    return {"op": "stream", **asdict(stream)}
+
+
+def subscription_change(subscription: SubscriptionState) -> Change:
+    """Return the record that makes the subscription."""
+    change = {"op": "subscription", **asdict(subscription)}
+    change["start"] = sorted(subscription.start.items())
+    return change
+
+
+def _stream_from(change: Change) -> StreamState:
+    fields = {k: v for k, v in change.items() if k != "op"}
+    fields["shard_ids"] = tuple(fields["shard_ids"])
+    fields["protect"] = tuple(fields["protect"])
+    return StreamState(**fields)
+
+
+def _subscription_from(change: Change) -> SubscriptionState:
+    fields = {k: v for k, v in change.items() if k != "op"}
+    fields["start"] = dict(fields["start"])
+    return SubscriptionState(**fields)
+
+
+def encode(change: Change) -> bytes:
+    """Return the record's bytes."""
+    return json.dumps(change, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def decode(payload: bytes) -> Change:
+    """Return the record of the bytes; ValueError if they are none."""
+    change = json.loads(payload)
+    if not isinstance(change, dict) or "op" not in change:
+        raise ValueError("not a catalog record")
+    return change

@@ -1,0 +1,476 @@
+"""The shared log of a store: the Python face of the native log.
+
+All shards of all streams, and the store's own system logs, are blocks in one sequence of segment
+files with one group commit. This module names files and errors; what happens to bytes is in C.
+
+A ticket is a number that grows with every group: when the durable ticket has reached it, what was
+staged under it is on disk. Nothing is readable before that.
+"""
+
+from __future__ import annotations
+
+import gzip
+import sys
+import weakref
+import zlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from hstreamlite._native import fast, ffi, lib
+from hstreamlite.config import StoreConfig
+from hstreamlite.env import Env
+from hstreamlite.errors import (
+    CorruptionError,
+    Forked,
+    HStreamError,
+    RecordTooLarge,
+    RecordTrimmed,
+    StorageFull,
+    StoreClosed,
+    StoreFailed,
+    StreamNotFound,
+    TransactionTooLarge,
+)
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+SYSTEM = 1 << 63
+"""First shard id of the store's own logs."""
+CATALOG, PROGRESS, PRODUCERS = SYSTEM, SYSTEM + 1, SYSTEM + 2
+SYSTEM_LOGS = (CATALOG, PROGRESS, PRODUCERS)
+END = (1 << 64) - 1
+"""An LSN behind every record."""
+
+Op = tuple[int, list[Any], str | None] | tuple[int, int, bytes, int, int]
+"""One shard's part of a staged call: (shard, items, default key), or a ready body as
+(shard, codec, body, count, decoded length)."""
+
+
+class Run(NamedTuple):
+    """Records [first, first + count) of a shard, in one block."""
+
+    shard: int
+    first: int
+    count: int
+
+
+class ShardInfo(NamedTuple):
+    """Where a shard stands; LSNs, times in ms, sizes in bytes."""
+
+    first: int
+    durable_next: int
+    next: int
+    last_time: int
+    last_ticket: int
+    first_time: int
+    bytes: int
+    gap_end: int
+    blocks: int
+
+
+class RawBatch(NamedTuple):
+    """One block as stored."""
+
+    shard: int
+    batch_id: int
+    first: int
+    end: int
+    count: int
+    time_ms: int
+    order: int
+    codec: int
+    decoded_len: int
+    body: bytes
+
+
+class Journal:
+    """One open log. Made by `hstreamlite.log.recovery.open_journal`."""
+
+    def __init__(self, env: Env, path: str, config: StoreConfig, notify_fd: int = -1) -> None:
+        self.env = env
+        self.path = path
+        self.config = config
+        native = ffi.new("struct hsl_log_config *")
+        native.segment_bytes_min = config.segment_bytes_min
+        native.segment_bytes_max = config.segment_bytes_max
+        native.stage_bytes = config.stage_bytes
+        native.chunk_bytes = config.chunk_bytes
+        native.frame_bytes = config.frame_bytes
+        native.eager_bytes = config.eager_bytes
+        native.linger_ns = int(config.linger * 1e9)
+        native.idle_mark_ns = int(config.idle_mark * 1e9)
+        native.prewrite_bytes = config.prewrite_bytes
+        native.checkpoint_bytes = config.checkpoint_bytes
+        native.os_stage_bytes = config.os_stage_bytes
+        native.block_bytes = config.batch_bytes_max
+        native.transaction_bytes = config.transaction_bytes_max
+        native.salt = env.rng.u64()
+        ffi.memmove(native.uuid, env.rng.bytes(16), 16)
+        native.threaded = env.threaded
+        native.direct = config.direct_io
+        native.notify_fd = notify_fd
+        self.uuid = bytes(native.uuid)
+        log = lib.hsl_log_new(env.files.io, native, path.encode())
+        if log == ffi.NULL:
+            raise MemoryError
+        self.log = ffi.gc(log, lib.hsl_log_free)
+        self.handle = int(ffi.cast("uintptr_t", log))
+        _paths[self.handle] = self
+
+    # Staging and waiting.
+
+    def stage(self, ops: list[Op], level: int, *, system: bool = False) -> tuple[int, list[Run]]:
+        """Stage all ops in one atomic frame; return the ticket to wait for (0 = level reached).
+
+        Nothing is staged when this raises. System calls may use the emergency segment.
+        """
+        ticket, runs = fast.stage(self.handle, ops, level, system, False)
+        return ticket, [Run(*run) for run in runs]
+
+    def wait(self, ticket: int) -> None:
+        """Return when the ticket is durable. 0 returns at once."""
+        if ticket:
+            fast.wait(self.handle, ticket)
+
+    def check(self, status: int, detail: int = 0) -> None:
+        """Raise what a status of the native log means."""
+        if status != lib.HSL_OK:
+            raise _error(self.handle, status, detail, 0)
+
+    def durable(self) -> int:
+        """Return the durable ticket."""
+        return int(lib.hsl_log_durable(self.log))
+
+    def staged(self) -> int:
+        """Return the ticket of everything staged so far."""
+        return int(lib.hsl_log_staged(self.log))
+
+    def kick(self, ticket: int) -> None:
+        """Ask for the ticket to become durable without waiting for it."""
+        self.check(lib.hsl_log_kick(self.log, ticket))
+
+    def pokes(self) -> int:
+        return int(lib.hsl_log_pokes(self.log))
+
+    def poke(self) -> None:
+        """Wake everybody in `wait_change`."""
+        lib.hsl_log_poke(self.log)
+
+    def wait_change(self, durable: int, pokes: int, timeout_ns: int) -> bool:
+        """Wait until more than `durable` is durable, a poke, or the time-out (False)."""
+        status = lib.hsl_log_wait_change(self.log, durable, pokes, timeout_ns)
+        if status == lib.HSL_TIMEOUT:
+            return False
+        self.check(status)
+        return True
+
+    def step(self) -> None:
+        """Do what the writer thread would do now. For environments without threads."""
+        self.check(lib.hsl_log_step(self.log))
+
+    # Shards.
+
+    def add_shard(self, shard: int, next: int = 1, last_time: int = 0, first: int = 1) -> None:
+        self.check(lib.hsl_log_shard_restore(self.log, shard, next, last_time, first))
+
+    def close_shard(self, shard: int) -> None:
+        """Refuse later appends to the shard."""
+        self.check(lib.hsl_log_shard_close(self.log, shard))
+
+    def info(self, shard: int) -> ShardInfo:
+        out = ffi.new("struct hsl_shard_info *")
+        self.check(lib.hsl_log_shard_info(self.log, shard, out), shard)
+        return ShardInfo(
+            out.first,
+            out.durable_next,
+            out.next,
+            out.last_time,
+            out.last_ticket,
+            out.first_time,
+            out.bytes,
+            out.gap_end,
+            out.blocks,
+        )
+
+    def shards(self) -> list[int]:
+        count = lib.hsl_log_shards(self.log, ffi.NULL, 0)
+        ids = ffi.new("uint64_t[]", count + 1)
+        lib.hsl_log_shards(self.log, ids, count)
+        return sorted(ids[0:count])
+
+    def trim(self, shard: int, first: int) -> None:
+        """Forget the records below `first`. Whoever calls this has recorded it durably."""
+        self.check(lib.hsl_log_trim(self.log, shard, first), shard)
+
+    def seek_time(self, shard: int, time_ms: int) -> int:
+        """Return the LSN of the first record appended at or after the time."""
+        out = ffi.new("uint64_t *")
+        self.check(lib.hsl_log_seek_time(self.log, shard, max(0, time_ms), out), shard)
+        return int(out[0])
+
+    def seek_order(self, shard: int, order: int) -> int:
+        """Return the LSN of the first record whose block has at least this order number."""
+        out = ffi.new("uint64_t *")
+        self.check(lib.hsl_log_seek_order(self.log, shard, order, out), shard)
+        return int(out[0])
+
+    def order(self) -> int:
+        """Return an order number up to which every block is readable."""
+        return int(lib.hsl_log_order(self.log))
+
+    def seek_bytes(self, shard: int, max_bytes: int) -> int:
+        """Return the first LSN such that what is kept from it on has at most max_bytes."""
+        out = ffi.new("uint64_t *")
+        self.check(lib.hsl_log_seek_bytes(self.log, shard, max_bytes, out), shard)
+        return int(out[0])
+
+    def block_of(self, shard: int, lsn: int) -> tuple[int, int] | None:
+        """Return (first LSN, order number) of the kept block that holds the record."""
+        out = ffi.new("uint64_t[2]")
+        if lib.hsl_log_block_of(self.log, shard, lsn, out, out + 1) != lib.HSL_OK:
+            return None
+        return int(out[0]), int(out[1])
+
+    def cursor(self, shard: int, lsn: int) -> Cursor:
+        return Cursor(self, shard, lsn)
+
+    # Segments.
+
+    def segments(self) -> list[int]:
+        count = lib.hsl_log_segments(self.log, ffi.NULL, 0)
+        out = ffi.new("uint64_t[]", count + 1)
+        count = min(count, lib.hsl_log_segments(self.log, out, count))
+        return list(out[0:count])
+
+    def dead_segments(self, *, system: bool = False) -> list[int]:
+        """Return sealed segments without a live block; with `system` also those in which only
+        records of the system logs live."""
+        count = lib.hsl_log_dead_segments(self.log, system, ffi.NULL, 0)
+        out = ffi.new("uint64_t[]", count + 1)
+        count = min(count, lib.hsl_log_dead_segments(self.log, system, out, count))
+        return list(out[0:count])
+
+    def drop_segments(self, numbers: Sequence[int]) -> None:
+        """Unlink segments. That they go is durable in the catalog before."""
+        self.check(lib.hsl_log_drop_segments(self.log, list(numbers), len(numbers)))
+
+    def store_super(self, snapshot: Sequence[int], *, uuid: bytes | None = None) -> None:
+        """Point the superblock to the newest snapshot of each system log."""
+        out = ffi.new("struct hsl_super *")
+        ffi.memmove(out.uuid, uuid or self.uuid, 16)
+        out.snapshot[0:3] = list(snapshot)
+        out.first_segment = next(iter(self.segments()), 0)
+        self.check(lib.hsl_log_super_store(self.log, out))
+
+    def stats(self) -> dict[str, int]:
+        out = ffi.new("struct hsl_log_stats *")
+        lib.hsl_log_stats(self.log, out)
+        return {name: int(getattr(out, name)) for name, _ in ffi.typeof("struct hsl_log_stats").fields}
+
+    def check_invariants(self) -> None:
+        """Verify the index against itself; costs O(blocks)."""
+        line = lib.hsl_log_check(self.log)
+        if line:
+            raise AssertionError(f"index.c:{line}")
+
+    def interrupt(self) -> None:
+        """Make every blocked wait_change return."""
+        lib.hsl_log_interrupt(self.log)
+
+    def close(self, *, clean: bool = True) -> None:
+        """Write what is staged, seal, and release the files. A second call does nothing."""
+        status = lib.hsl_log_close(self.log, clean)
+        if status not in (lib.HSL_OK, lib.HSL_FORKED):
+            raise _error(self.handle, status, 0, 0)
+
+
+class Cursor:
+    """Reads one shard forward. One thread at a time."""
+
+    __slots__ = ("__weakref__", "_cursor", "handle", "journal", "shard")
+
+    def __init__(self, journal: Journal, shard: int, lsn: int) -> None:
+        cursor = lib.hsl_cursor_new(journal.log, shard, lsn)
+        if cursor == ffi.NULL:
+            raise MemoryError
+        self.journal = journal
+        self.shard = shard
+        self._cursor = ffi.gc(cursor, lib.hsl_cursor_free)
+        self.handle = int(ffi.cast("uintptr_t", cursor))
+        _paths[self.handle] = self
+
+    @property
+    def lsn(self) -> int:
+        """LSN of the next record."""
+        return int(lib.hsl_cursor_lsn(self._cursor))
+
+    def seek(self, lsn: int) -> None:
+        lib.hsl_cursor_seek(self._cursor, lsn)
+
+    def gap(self) -> tuple[int, int]:
+        """Return the range that the last RecordTrimmed skipped."""
+        out = ffi.new("uint64_t[2]")
+        lib.hsl_cursor_gap(self._cursor, out, out + 1)
+        return int(out[0]), int(out[1])
+
+    def peek(self) -> tuple[int, int, int] | None:
+        """Return (order number, append time in ms, end LSN) of the next block; None at the tail."""
+        out = ffi.new("uint64_t[3]")
+        status = lib.hsl_cursor_peek(self._cursor, out, out + 1, out + 2)
+        if status == lib.HSL_NOT_FOUND:
+            return None
+        if status == lib.HSL_TRIMMED:
+            raise _error(self.handle, status, 0, 0)
+        return int(out[0]), int(out[1]), int(out[2])
+
+    def read(
+        self,
+        max_records: int,
+        *,
+        end: int = END,
+        max_bytes: int = 1 << 62,
+        owner: object | None = None,
+        attempt: int = 1,
+        may_block: bool = True,
+    ) -> list[Any] | None:
+        """Return the next records; empty at the tail, None where that would block.
+
+        RecordTrimmed, once, when records at the position are gone: the cursor then stands at the
+        first kept one.
+        """
+        records: list[Any] | None = fast.read(
+            self.handle, max_records, max_bytes, end, owner, attempt, may_block
+        )
+        return records
+
+    def read_batches(
+        self, max_batches: int, *, end: int = END, may_block: bool = True
+    ) -> list[RawBatch] | None:
+        """Return the next blocks undecoded, under the same rules as `read`."""
+        batches = fast.read_batches(self.handle, max_batches, end, may_block)
+        return None if batches is None else [RawBatch(*batch) for batch in batches]
+
+    def damage(self) -> CorruptionError:
+        out = ffi.new("uint64_t[5]")
+        crc = ffi.new("uint32_t[2]")
+        lib.hsl_cursor_damage(
+            self._cursor, out, out + 1, out + 2, out + 3, out + 4, crc, crc + 1
+        )
+        number, offset, length, first, end = (int(v) for v in out[0:5])
+        return CorruptionError(
+            segment_path(self.journal.path, number),
+            offset,
+            length,
+            f"CRC {crc[0]:08x} of block {self.shard}-{first}",
+            f"{crc[1]:08x}",
+            (f"shard {self.shard} {first}-{end - 1}",),
+        )
+
+
+_paths: weakref.WeakValueDictionary[int, Journal | Cursor] = weakref.WeakValueDictionary()
+
+
+def segment_path(path: str, number: int) -> str:
+    return f"{path}/segments/{number:016x}.seg"
+
+
+def _error(handle: int, status: int, a: int, b: int) -> BaseException:
+    """Build the exception of a status; `handle` is a Journal's or a Cursor's."""
+    owner = _paths.get(handle)
+    journal = owner.journal if isinstance(owner, Cursor) else owner
+    assert journal is not None
+    if isinstance(owner, Cursor):
+        if status == lib.HSL_TRIMMED:
+            requested, first = owner.gap()
+            return RecordTrimmed(
+                f"shard {owner.shard} LSN {requested}", f"shard {owner.shard} LSN {first}"
+            )
+        if status == lib.HSL_DAMAGED:
+            return owner.damage()
+        if status == lib.HSL_MALFORMED:
+            return CorruptionError(
+                journal.path,
+                0,
+                0,
+                f"a record batch in block {owner.shard}-{a}",
+                "bytes of another shape under a valid checksum",
+                (f"shard {owner.shard} {a}-{b - 1}",),
+            )
+    return _status_error(journal, status, a, b)
+
+
+def _status_error(journal: Journal, status: int, a: int, b: int) -> BaseException:
+    text = ffi.new("char[]", 512)
+    code = lib.hsl_log_error(journal.log, text, 512)
+    what = ffi.string(text).decode(errors="replace")
+    if status == lib.HSL_FULL:
+        return StorageFull(journal.path, a)
+    if status == lib.HSL_FAILED:
+        return StoreFailed(journal.path, OSError(code, what))
+    if status == lib.HSL_CLOSED:
+        return StoreClosed(journal.path)
+    if status == lib.HSL_FORKED:
+        return Forked(journal.path, journal.env.pid())
+    if status == lib.HSL_TOO_LARGE:
+        if b == journal.config.transaction_bytes_max:
+            return TransactionTooLarge(a, b)
+        return RecordTooLarge(a, b)
+    if status == lib.HSL_NOT_FOUND:
+        return StreamNotFound(f"shard {a}")
+    if status == lib.HSL_NO_MEMORY:
+        return MemoryError()
+    if status == lib.HSL_IO:
+        number, _, rest = what.partition(" ")
+        return OSError(int(number or 5), rest or "input/output error", journal.path)
+    return HStreamError(f"Native log of {journal.path!r}: status {status} {what}")
+
+
+class _Gunzip:
+    """Reads gzip streams that a client flushed but never finished."""
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(wbits=31)
+
+    def __call__(self, body: bytes, limit: int) -> bytes:
+        data = self._inner.decompress(body, limit + 1)
+        while self._inner.eof and self._inner.unused_data and len(data) <= limit:
+            rest = self._inner.unused_data
+            self._inner = zlib.decompressobj(wbits=31)
+            data += self._inner.decompress(rest, limit + 1 - len(data))
+        return data
+
+
+DECODED_MAX = 64 << 20
+"""Largest decoded batch: a bound on what a compressed one may grow to."""
+
+
+def compress(codec: int, body: bytes) -> bytes:
+    """Return the body under HStreamDB's compression type."""
+    if codec == 1:
+        return gzip.compress(body, compresslevel=6, mtime=0)
+    if codec == 2:
+        return zstd.compress(body, level=1)
+    return body
+
+
+def decompress(codec: int, body: bytes, decoded_len: int) -> bytes:
+    """Return the plain body; ValueError where it is no such stream or grows beyond the bound."""
+    limit = decoded_len or DECODED_MAX
+    try:
+        if codec == 1:
+            data = _Gunzip()(body, limit)
+        elif codec == 2:
+            data = zstd.ZstdDecompressor().decompress(body, limit + 1)
+        else:
+            raise ValueError(f"unknown compression type {codec}")
+    except (zlib.error, zstd.ZstdError, EOFError) as error:
+        raise ValueError(f"batch does not decompress: {error}") from error
+    if len(data) > limit:
+        raise ValueError(f"batch grows beyond {limit} bytes when decompressed")
+    return data
+
+
+fast.set_hooks(_error, decompress)

@@ -1,0 +1,388 @@
+"""Opening a log: what the files say, and whether to believe it.
+
+Three findings are kept apart:
+
+*torn tail*   the newest segment ends in frames that were never acknowledged: they are discarded;
+*stale data*  bytes of an earlier life of a file or of the stage: their uid, position or epoch does
+              not match, so they are not even seen as frames;
+*damage*      something that was durable cannot be read: the store is refused, and nothing changes.
+
+The difference between the first and the last is made by what was durable for certain. Every frame
+states how far the log was durable when it was built, the superblock states it, and each segment
+names the end of the one before. Whoever claims more than the walk could read proves damage.
+
+Steps: lock, superblock, segments in order with the chain between them, seal the tail, then (by the
+caller, who knows the system logs) check what is missing, replay the mapped stage, start.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from hstreamlite._native import ffi, lib
+from hstreamlite.config import StoreConfig
+from hstreamlite.env import Env
+from hstreamlite.errors import (
+    CorruptionError,
+    NotAStore,
+    StoreLocked,
+    StoreVersionUnsupported,
+)
+from hstreamlite.log.journal import Journal, segment_path
+
+FORMAT_MAJOR = 1
+_SEGMENT_NAME = re.compile(r"([0-9a-f]{16})\.seg")
+_OWN_NAMES = frozenset({"LOCK", "SUPER", "STAGE", "segments", "TAIL"})
+_OFFSET_MASK = (1 << 32) - 1
+
+_log = logging.getLogger("hstreamlite.recovery")
+
+_DAMAGE = {
+    lib.HSL_DAMAGE_SHORT: "a segment header of 4096 bytes",
+    lib.HSL_DAMAGE_HEADER: "a segment header with a matching CRC",
+    lib.HSL_DAMAGE_FRAME: "a frame header",
+    lib.HSL_DAMAGE_BLOCK: "a frame whose blocks match their CRCs",
+    lib.HSL_DAMAGE_SEQUENCE: "blocks that continue their logs",
+    lib.HSL_DAMAGE_FOOTER: "a footer with matching CRCs",
+}
+
+
+@dataclass(slots=True)
+class RecoveryReport:
+    """What opening found and did."""
+
+    created: bool = False
+    clean: bool = False
+    segments: int = 0
+    sealed: int = 0
+    frames_scanned: int = 0
+    bytes_scanned: int = 0
+    bytes_discarded: int = 0
+    stage_records: int = 0
+    missing: list[int] = field(default_factory=list)
+    lowest: int = 0
+    milliseconds: float = 0.0
+
+    def lines(self) -> list[str]:
+        """Return the report as sentences for a person."""
+        out = [
+            f"{self.segments} segments, {self.frames_scanned} frames checked in "
+            f"{self.milliseconds:.1f} ms"
+        ]
+        if self.bytes_discarded:
+            out.append(f"{self.bytes_discarded} bytes of unacknowledged tail discarded")
+        if self.stage_records:
+            out.append(f"{self.stage_records} records recovered from the mapped stage")
+        return out
+
+
+@dataclass(slots=True)
+class Opened:
+    """A log that is read but not started, with what the caller needs to go on."""
+
+    journal: Journal
+    super: Any
+    report: RecoveryReport
+    lock: int
+
+
+@dataclass(slots=True)
+class _Segment:
+    number: int
+    report: Any
+    lost: tuple[str, ...]
+
+
+def open_journal(
+    env: Env, path: str, config: StoreConfig, *, create: bool = True, notify_fd: int = -1
+) -> Opened:
+    """Lock the directory and read the log.
+
+    Raises NotAStore, StoreLocked, StoreVersionUnsupported, CorruptionError, or the OSError of a
+    file call; the files are then as they were, and the lock is free.
+    """
+    started = env.clock.mono_ns()
+    files = env.files
+    if not files.exists(path):
+        if not create:
+            raise NotAStore(path, "it does not exist")
+        files.mkdir(path)
+        files.sync_dir(_parent(path))
+    names = _list_directory(env, path)
+    if "SUPER" not in names and not _may_create(env, path, names):
+        raise NotAStore(path, "it holds other files and no superblock")
+    if "SUPER" not in names and not create:
+        raise NotAStore(path, "it is an empty directory")
+    lock = _lock(env, path)
+    try:
+        report = RecoveryReport()
+        journal = Journal(env, path, config, notify_fd)
+        superblock = _load_super(env, journal, report)
+        numbers = _segment_numbers(env, path)
+        if report.created and numbers:
+            raise CorruptionError(
+                f"{path}/SUPER", 0, 8192, "a superblock", f"none, beside {len(numbers)} segments"
+            )
+        loaded = _load_segments(journal, superblock, numbers, report)
+        _set_next(journal, superblock, loaded)
+    except BaseException:
+        files.close(lock)
+        raise
+    report.milliseconds = (env.clock.mono_ns() - started) / 1e6
+    return Opened(journal, superblock, report, lock)
+
+
+def _parent(path: str) -> str:
+    head, _, _ = path.rstrip("/").rpartition("/")
+    return head or ("/" if path.startswith("/") else ".")
+
+
+def _list_directory(env: Env, path: str) -> list[str]:
+    try:
+        return env.files.listdir(path)
+    except NotADirectoryError:
+        raise NotAStore(path, "it is a file") from None
+
+
+def _may_create(env: Env, path: str, names: list[str]) -> bool:
+    return not set(names) - _OWN_NAMES
+
+
+def _lock(env: Env, path: str) -> int:
+    try:
+        return env.files.lock(f"{path}/LOCK")
+    except StoreLocked as error:
+        raise StoreLocked(path, error.owner_pid) from None
+
+
+def _load_super(env: Env, journal: Journal, report: RecoveryReport) -> Any:
+    superblock = ffi.new("struct hsl_super *")
+    path = f"{journal.path}/SUPER"
+    status = lib.hsl_log_super_load(journal.log, superblock)
+    if status == lib.HSL_VERSION:
+        raise StoreVersionUnsupported(journal.path, int(superblock.sequence), FORMAT_MAJOR)
+    if status == lib.HSL_OK:
+        journal.uuid = bytes(superblock.uuid)
+        report.clean = bool(superblock.flags & 1)
+        return superblock
+    if status == lib.HSL_DAMAGED and _segment_numbers(env, journal.path):
+        raise CorruptionError(path, 0, 8192, "a superblock slot with a matching CRC", "none")
+    if status not in (lib.HSL_DAMAGED, lib.HSL_NOT_FOUND):
+        journal.check(status)
+    report.created = True
+    _create(env, journal)
+    return superblock
+
+
+def _create(env: Env, journal: Journal) -> None:
+    """Make the files of an empty store. A crash at any point leaves a directory that the next open
+    creates again: no segment exists before the superblock is durable."""
+    files = env.files
+    segments = f"{journal.path}/segments"
+    if not files.exists(segments):
+        files.mkdir(segments)
+    for _ in range(2):
+        journal.store_super((0, 0, 0))
+    files.sync_dir(segments)
+    files.sync_dir(journal.path)
+
+
+def _segment_numbers(env: Env, path: str) -> list[int]:
+    directory = f"{path}/segments"
+    if not env.files.exists(directory):
+        return []
+    numbers = []
+    for name in env.files.listdir(directory):
+        match = _SEGMENT_NAME.fullmatch(name)
+        if match:
+            numbers.append(int(match[1], 16))
+        elif name == "copy":
+            env.files.unlink(f"{directory}/{name}")
+        elif name not in ("spare", "reserve"):
+            _log.warning("%s/%s is not a file of this store and is ignored", directory, name)
+    return sorted(numbers)
+
+
+def _load_segments(
+    journal: Journal, superblock: Any, numbers: list[int], report: RecoveryReport
+) -> list[_Segment]:
+    loaded: list[_Segment] = []
+    for number in numbers:
+        checkpoint = 0
+        if superblock.checkpoint >> 32 == number:
+            checkpoint = superblock.checkpoint & _OFFSET_MASK
+        found = ffi.new("struct hsl_segment_report *")
+        journal.check(lib.hsl_log_load_segment(journal.log, number, checkpoint, found))
+        segment = _Segment(number, found, _lost(journal))
+        _check_identity(journal, segment)
+        if loaded:
+            _check_chain(journal, loaded[-1], segment, report)
+        loaded.append(segment)
+        report.segments += 1
+        report.sealed += bool(found.sealed)
+        if not found.sealed:
+            report.frames_scanned += found.frames
+            report.bytes_scanned += found.end - found.scanned
+        if not found.sealed and number != numbers[-1]:
+            _seal_middle(journal, segment, numbers)
+    if loaded:
+        _finish_tail(journal, superblock, loaded[-1], report)
+    last = superblock.last_segment
+    if last > (numbers[-1] if numbers else 0):
+        raise CorruptionError(
+            segment_path(journal.path, last), 0, 0, "the newest segment", "no such file"
+        )
+    report.lowest = numbers[0] if numbers else 0
+    report.missing = sorted(set(range(1, last + 1)) - set(numbers))
+    return loaded
+
+
+def _lost(journal: Journal) -> tuple[str, ...]:
+    count = lib.hsl_log_lost(journal.log, ffi.NULL, 0)
+    ranges = ffi.new("struct hsl_range[]", count + 1)
+    lib.hsl_log_lost(journal.log, ranges, count)
+    return tuple(f"shard {r.shard} {r.first}-{r.end - 1}" for r in ranges[0:count])
+
+
+def _refuse(journal: Journal, segment: _Segment, expected: str, found: str) -> CorruptionError:
+    report = segment.report
+    upto = report.next_valid or report.file_bytes
+    return CorruptionError(
+        segment_path(journal.path, segment.number),
+        report.end,
+        max(0, upto - report.end),
+        expected,
+        found,
+        segment.lost,
+    )
+
+
+def _check_identity(journal: Journal, segment: _Segment) -> None:
+    report = segment.report
+    damage = report.damage
+    if damage == lib.HSL_DAMAGE_VERSION:
+        raise StoreVersionUnsupported(
+            segment_path(journal.path, segment.number), int(report.version), FORMAT_MAJOR
+        )
+    if damage in (lib.HSL_DAMAGE_SHORT, lib.HSL_DAMAGE_HEADER):
+        raise _refuse(journal, segment, _DAMAGE[damage], "other bytes")
+    if bytes(report.uuid) != journal.uuid:
+        raise _refuse(journal, segment, "a segment of this store", "one of another store")
+    if report.number != segment.number:
+        raise _refuse(
+            journal, segment, f"segment {segment.number}", f"segment {report.number} in its place"
+        )
+    if damage == lib.HSL_DAMAGE_SEQUENCE:
+        raise _refuse(journal, segment, _DAMAGE[damage], "others")
+
+
+def _check_chain(
+    journal: Journal, before: _Segment, segment: _Segment, report: RecoveryReport
+) -> None:
+    """A segment names uid, end and last frame of the one before it."""
+    if before.number + 1 != segment.number:
+        return
+    old, new = before.report, segment.report
+    if new.pred_uid != old.uid:
+        raise _refuse(journal, segment, "the successor of the segment before it", "another file")
+    if new.pred_end != old.end or new.pred_crc != old.last_crc:
+        expected = f"frames up to offset {new.pred_end}, as segment {segment.number} states"
+        raise _refuse(journal, before, expected, f"valid ones up to {old.end}")
+
+
+def _seal_middle(journal: Journal, segment: _Segment, numbers: list[int]) -> None:
+    """Give a segment whose footer does not verify a new one, if every frame is there."""
+    following = numbers[numbers.index(segment.number) + 1]
+    if following != segment.number + 1:
+        if segment.report.damage != lib.HSL_DAMAGE_FOOTER or segment.report.next_valid:
+            raise _refuse(journal, segment, _DAMAGE[segment.report.damage], "other bytes")
+    else:
+        header = journal.env.files.read_at(segment_path(journal.path, following), 0, 96)
+        pred_end = int.from_bytes(header[64:72], "little")
+        pred_crc = int.from_bytes(header[72:76], "little")
+        if (pred_end, pred_crc) != (segment.report.end, segment.report.last_crc):
+            expected = f"frames up to offset {pred_end}, as segment {following} states"
+            raise _refuse(journal, segment, expected, f"valid ones up to {segment.report.end}")
+    _log.warning(
+        "rebuilt the footer of %s from its frames", segment_path(journal.path, segment.number)
+    )
+    journal.check(lib.hsl_log_seal_loaded(journal.log, False))
+
+
+def _finish_tail(
+    journal: Journal, superblock: Any, tail: _Segment, report: RecoveryReport
+) -> None:
+    """Seal the newest segment behind what is valid, or refuse it."""
+    found = tail.report
+    claims = [found.durable_claim]
+    if superblock.durable >> 32 == tail.number:
+        claims.append(superblock.durable)
+    claim = max(c & _OFFSET_MASK if c >> 32 == tail.number else 0 for c in claims)
+    if claim > found.end:
+        damage = found.damage or lib.HSL_DAMAGE_FRAME
+        raise _refuse(
+            journal, tail, f"{_DAMAGE[damage]} (durable up to {claim})", "other bytes"
+        )
+    if found.sealed:
+        return
+    if found.next_valid:
+        report.bytes_discarded += found.file_bytes - found.end
+    buffered = not journal.stats()["direct"]
+    journal.check(lib.hsl_log_seal_loaded(journal.log, buffered))
+
+
+def _set_next(journal: Journal, superblock: Any, loaded: list[_Segment]) -> None:
+    epoch = max([int(superblock.epoch), *(int(s.report.epoch) for s in loaded)]) + 1
+    last = int(superblock.last_segment)
+    uid = end = crc = 0
+    if loaded:
+        tail = loaded[-1]
+        last = max(last, tail.number)
+        uid, end, crc = tail.report.uid, tail.report.end, tail.report.last_crc
+    journal.check(lib.hsl_log_set_next(journal.log, last, epoch, 1, uid, end, crc))
+
+
+def check_missing(opened: Opened, live: set[int], known: int) -> None:
+    """Refuse a store that lacks a segment which the catalog does not say was dropped.
+
+    `live` are the segments that the catalog holds alive among those up to number `known`.
+    """
+    for number in opened.report.missing:
+        if number > known or number in live:
+            raise CorruptionError(
+                segment_path(opened.journal.path, number), 0, 0, "a live segment", "no such file"
+            )
+
+
+def check_gaps(journal: Journal) -> None:
+    """Refuse a log with a hole that no trim explains."""
+    for shard in journal.shards():
+        info = journal.info(shard)
+        if info.gap_end > info.first:
+            raise CorruptionError(
+                f"{journal.path}/segments",
+                0,
+                0,
+                f"records of shard {shard} from {info.first}",
+                f"the first one at {info.gap_end}",
+                (f"shard {shard} {info.first}-{info.gap_end - 1}",),
+            )
+
+
+def replay_stage(opened: Opened) -> None:
+    """Bring the records of level "os" that only the mapped stage holds into the log, durably."""
+    journal = opened.journal
+    status = lib.hsl_log_os_stage_open(journal.log, False)
+    if status == lib.HSL_NOT_FOUND:
+        return
+    journal.check(status)
+    replayed = ffi.new("uint64_t *")
+    journal.check(lib.hsl_log_os_stage_replay(journal.log, replayed))
+    if replayed[0]:
+        journal.wait(journal.staged())
+        _log.info("%d records recovered from the mapped stage", replayed[0])
+    opened.report.stage_records = int(replayed[0])
+    journal.check(lib.hsl_log_os_stage_reset(journal.log))
