@@ -56,7 +56,10 @@ def _of(kind: str, name: str) -> str:
 
 
 class StoreError(HStreamError):
-    """A store as a whole cannot do what was asked. Nothing was changed unless a subclass says so."""
+    """A store as a whole cannot do what was asked.
+
+    Nothing was changed, unless a subclass says so.
+    """
 
 
 class StoreClosed(StoreError):

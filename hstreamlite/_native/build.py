@@ -2,8 +2,13 @@
 
 The ``*_api.h`` files are the only declarations: cffi reads them, and the C sources include them
 through ``hsl.h``. They hold no preprocessor lines, because cffi's parser takes none.
+
+The environment variable ``HSTREAMLITE_SANITIZE`` (``address,undefined``) names sanitizers to build
+with; the module then loads only where their run-time libraries are preloaded.
 """
 
+import os
+import sysconfig
 from pathlib import Path
 
 from cffi import FFI
@@ -13,25 +18,44 @@ ROOT = HERE.parent.parent
 HEADERS = ["io_api.h", *sorted(p.name for p in HERE.glob("*_api.h") if p.name != "io_api.h")]
 SOURCES = sorted(str(p.relative_to(ROOT)) for p in HERE.glob("*.c") if p.name != "_lib.c")
 
+# A free-threaded Python has no stable ABI.
+ABI3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
+SANITIZE = os.environ.get("HSTREAMLITE_SANITIZE", "")
+
+compile_args = [
+    "-O3",
+    "-std=c11",
+    "-pthread",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unused-parameter",
+]
+link_args = ["-pthread"]
+if SANITIZE:
+    # Python's own flags hold -fwrapv and -DNDEBUG, which would hide overflows and asserts.
+    compile_args += [
+        f"-fsanitize={SANITIZE}",
+        "-fno-sanitize-recover=undefined",
+        "-fno-omit-frame-pointer",
+        "-fno-wrapv",
+        "-UNDEBUG",
+        "-g",
+        "-O1",
+    ]
+    link_args.append(f"-fsanitize={SANITIZE}")
+
 ffibuilder = FFI()
 for header in HEADERS:
-    ffibuilder.cdef((HERE / header).read_text())
+    ffibuilder.cdef((HERE / header).read_text(encoding="utf-8"))
 ffibuilder.set_source(
     "hstreamlite._native._lib",
     '#include "hsl.h"\n',
     sources=SOURCES,
     include_dirs=[str(HERE.relative_to(ROOT))],
     depends=sorted(str(p.relative_to(ROOT)) for p in HERE.glob("*.h")),
-    py_limited_api=True,
-    define_macros=[("Py_LIMITED_API", "0x030B0000")],
-    extra_compile_args=[
-        "-O3",
-        "-std=c11",
-        "-pthread",
-        "-fvisibility=hidden",
-        "-Wall",
-        "-Wextra",
-        "-Wno-unused-parameter",
-    ],
-    extra_link_args=["-pthread"],
+    py_limited_api=ABI3,
+    define_macros=[("Py_LIMITED_API", "0x030B0000")] if ABI3 else [],
+    extra_compile_args=compile_args,
+    extra_link_args=link_args,
 )

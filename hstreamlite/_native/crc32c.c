@@ -73,6 +73,12 @@ uint32_t hsl_crc32c_portable(uint32_t crc, const void *data, size_t len)
 #include <cpuid.h>
 #include <immintrin.h>
 
+#if defined(__clang__) && __clang_major__ >= 14
+#define WITH_CRC32 __attribute__((target("sse4.2,crc32,pclmul")))
+#else /* part of sse4.2, and unknown as a feature of its own */
+#define WITH_CRC32 __attribute__((target("sse4.2,pclmul")))
+#endif
+
 #define STRIPE_WORDS_MAX 256u
 #define SMALL 72u /* Below three words a stripe, the combining costs more than it saves. */
 
@@ -88,15 +94,14 @@ static void fill_shifts(void)
     }
 }
 
-__attribute__((target("sse4.2,pclmul"))) static uint64_t shifted(uint64_t crc, size_t words)
+WITH_CRC32 static uint64_t shifted(uint64_t crc, size_t words)
 {
     __m128i product = _mm_clmulepi64_si128(_mm_cvtsi64_si128((long long)crc),
                                            _mm_cvtsi64_si128(shift_past[words]), 0);
     return (uint64_t)_mm_cvtsi128_si64(product);
 }
 
-__attribute__((target("sse4.2,pclmul"))) uint32_t hsl_crc32c_sse42(uint32_t start,
-                                                                   const void *data, size_t len)
+WITH_CRC32 uint32_t hsl_crc32c_sse42(uint32_t start, const void *data, size_t len)
 {
     const uint8_t *p = data;
     uint64_t crc = ~start;
