@@ -11,4 +11,42 @@ int hsl_py_records_install(PyObject *module);
 int hsl_py_ack_install(PyObject *module);
 int hsl_py_log_install(PyObject *module);
 
+/* ---- record ids: py_record_id.c ---- */
+
+int hsl_py_record_id_install(PyObject *module);
+PyObject *hsl_py_record_id(uint64_t shard, uint64_t batch, uint32_t index);
+/* 1 and the parts, or 0 without an exception when o is no RecordId. */
+int hsl_py_record_id_get(PyObject *o, uint64_t *shard, uint64_t *batch, uint32_t *index);
+Py_hash_t hsl_py_record_id_hash(uint64_t shard, uint64_t lsn);
+/* Converters for PyArg_Parse "O&": a uint64_t or uint32_t, ValueError outside its range. */
+int hsl_py_u64(PyObject *o, void *out);
+int hsl_py_u32(PyObject *o, void *out);
+
+/* ---- JSON payloads: py_json.c ---- */
+
+/* bytes of a google.protobuf.Struct; ValueError or TypeError where a Struct cannot hold the value. */
+PyObject *hsl_py_json_encode(PyObject *dict);
+/* A new dict; NULL without an exception when the bytes are no Struct. */
+PyObject *hsl_py_json_decode(const uint8_t *data, size_t len);
+
+/* ---- records: py_records.c ---- */
+
+/* Fills ref from an item to append: a Record, or the payload of one. A record without key takes the
+ * default key. 0, or -1 with an exception. *keep is NULL or a new reference; ref is valid while
+ * item, the default key and *keep live. Of a bytearray or memoryview the bytes are copied. */
+int hsl_py_record_ref(PyObject *item, const char *default_key, size_t default_key_len,
+                      struct hsl_record_ref *ref, PyObject **keep);
+/* UTF-8 of a key argument, owned by the str; None and "" give length 0. 0, or -1 with an exception. */
+int hsl_py_key(PyObject *key, const char **utf8, size_t *len);
+
+#define HSL_PY_ALL UINT32_MAX
+
+/* Records first..first+count-1 of a body (HSL_PY_ALL: to its end), as Record, or with an owner as
+ * Delivery. They are appended to the list given, or to a new one; a reference to it is returned.
+ * append_ms 0 is unknown. ValueError when the body is malformed up to the last record asked for or
+ * holds fewer; then the list is as before. */
+PyObject *hsl_py_decode(const uint8_t *body, size_t len, uint64_t shard, uint64_t batch,
+                        uint32_t first, uint32_t count, uint64_t append_ms, PyObject *owner,
+                        uint32_t attempt, PyObject *list);
+
 #endif
