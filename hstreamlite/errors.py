@@ -1,0 +1,646 @@
+"""Every error that the library raises on its own account.
+
+One tree under `HStreamError`; two attributes say what a caller needs to know without reading the
+message:
+
+``outcome``
+    What the failed call did to the store: ``"none"`` (nothing happened, and nothing will) or
+    ``"unknown"`` (it may have happened, or may still; only a read can tell).
+``retryable``
+    The same call, made again later, may succeed and cannot do its work twice. Never true together
+    with an unknown outcome.
+
+The facts of an error are its attributes; the message is one sentence made of them. A wrong
+argument is a plain `ValueError` or `TypeError` and not in this tree, except where only the store
+can know that it is wrong (`UnknownRecord`). All errors survive pickling, so they may cross to
+another process.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+from typing import Literal, TypeAlias
+
+Outcome: TypeAlias = Literal["none", "unknown"]
+
+
+class HStreamError(Exception):
+    """The root of all errors of this library."""
+
+    retryable: bool = False
+    outcome: Outcome = "none"
+
+    def __init__(self, message: str, **facts: object) -> None:
+        super().__init__(message)
+        self._message = message
+        self._facts = facts
+        for name, value in facts.items():
+            setattr(self, name, value)
+
+    def __str__(self) -> str:
+        return self._message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restore, (type(self), self._message, self._facts), dict(vars(self))
+
+
+def _restore(cls: type[HStreamError], message: str, facts: dict[str, object]) -> HStreamError:
+    """Rebuild a pickled error without its class's own signature."""
+    error = cls.__new__(cls)
+    HStreamError.__init__(error, message, **facts)
+    return error
+
+
+def _of(kind: str, name: str) -> str:
+    return f" of {kind} {name!r}" if name else ""
+
+
+class StoreError(HStreamError):
+    """A store as a whole cannot do what was asked. Nothing was changed unless a subclass says so."""
+
+
+class StoreClosed(StoreError):
+    """The store was closed. Whatever had been acknowledged before is kept."""
+
+    path: str
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"The store at {path!r} is closed; open it again to go on.", path=path)
+
+
+class StoreLocked(StoreError):
+    """Another process (or another `open` in this one) owns the directory. It is left untouched.
+
+    ``owner_pid`` is 0 where the owner could not be told.
+    """
+
+    retryable = True
+    path: str
+    owner_pid: int
+
+    def __init__(self, path: str, owner_pid: int) -> None:
+        owner = f"process {owner_pid}" if owner_pid else "another process"
+        super().__init__(
+            f"The store at {path!r} is open for writing in {owner}; "
+            "close it there, or open it here with read_only=True.",
+            path=path,
+            owner_pid=owner_pid,
+        )
+
+
+class StoreVersionUnsupported(StoreError):
+    """The files were written by a version this one cannot read. They are left untouched."""
+
+    path: str
+    found: int
+    supported: int
+
+    def __init__(self, path: str, found: int, supported: int) -> None:
+        super().__init__(
+            f"{path!r} has on-disk format version {found}, but this hstreamlite reads up to "
+            f"version {supported}; upgrade the package to open it.",
+            path=path,
+            found=found,
+            supported=supported,
+        )
+
+
+class StoreFailed(StoreError):
+    """A write or a sync failed, and the store refuses all further work until it is reopened.
+
+    What was acknowledged before is kept. What was under way may or may not be on disk: the next
+    open finds out, which no retry inside this process could.
+    """
+
+    outcome: Outcome = "unknown"
+    path: str
+    cause: BaseException
+
+    def __init__(self, path: str, cause: BaseException) -> None:
+        super().__init__(
+            f"The store at {path!r} stopped after a failed write or sync ({cause}); "
+            "close it and open it again to learn what is on disk.",
+            path=path,
+            cause=cause,
+        )
+
+
+class NotAStore(StoreError):
+    """The path holds something other than a store. It is left untouched."""
+
+    path: str
+    why: str
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(
+            f"{path!r} is not a store: {why}; give an empty or a new directory.",
+            path=path,
+            why=why,
+        )
+
+
+class Forked(StoreError):
+    """The store was opened before a fork and is used in the child. The parent's is unharmed."""
+
+    path: str
+    owner_pid: int
+
+    def __init__(self, path: str, owner_pid: int) -> None:
+        super().__init__(
+            f"The store at {path!r} belongs to process {owner_pid}, which forked this one; "
+            "open stores after the fork.",
+            path=path,
+            owner_pid=owner_pid,
+        )
+
+
+class ReadOnly(StoreError):
+    """A change was asked of a store opened with ``read_only=True``. Nothing was changed."""
+
+    path: str
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"The store at {path!r} is open read-only; open it without read_only=True to write.",
+            path=path,
+        )
+
+
+class CorruptionError(HStreamError):
+    """Stored bytes do not carry the checksum or the shape they were written with.
+
+    The files are left as found. ``offset`` and ``length`` are bytes of the file at ``path``;
+    ``lost`` names what cannot be read, as far as the rest of the file tells, one text of the form
+    ``stream/shard first-last`` a range.
+    """
+
+    path: str
+    offset: int
+    length: int
+    expected: str
+    found: str
+    lost: tuple[str, ...]
+
+    def __init__(
+        self,
+        path: str,
+        offset: int,
+        length: int,
+        expected: object,
+        found: object,
+        lost: tuple[str, ...] = (),
+    ) -> None:
+        losing = f", losing {', '.join(lost)}" if lost else ""
+        super().__init__(
+            f"{path!r} is damaged in {length} bytes at offset {offset}: expected {expected}, "
+            f"found {found}{losing}; restore the file from a backup, or salvage the rest.",
+            path=path,
+            offset=offset,
+            length=length,
+            expected=str(expected),
+            found=str(found),
+            lost=lost,
+        )
+
+
+class StorageFull(HStreamError, OSError):
+    """The device has no room for the write. Nothing was written, and the store goes on working.
+
+    Reads, acks, trims and deletes still work, so that room can be made. ``needed`` is in bytes, 0
+    where unknown. Also an `OSError` with ``errno.ENOSPC``.
+    """
+
+    retryable = True
+    path: str
+    needed: int
+
+    def __init__(self, path: str, needed: int = 0) -> None:
+        room = f"for {needed} more bytes" if needed else "for more"
+        message = f"No room {room} at {path!r}; free space on the device or trim streams."
+        super().__init__(
+            message,
+            path=path,
+            needed=needed,
+            errno=_errno.ENOSPC,
+            strerror=message,
+            filename=path,
+        )
+
+
+class StreamNotFound(HStreamError, LookupError):
+    """No stream has this name. Nothing was changed."""
+
+    stream: str
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(
+            f"There is no stream {stream!r}; create it with create_stream.", stream=stream
+        )
+
+
+class SubscriptionNotFound(HStreamError, LookupError):
+    """No subscription has this name. Nothing was changed."""
+
+    subscription: str
+
+    def __init__(self, subscription: str) -> None:
+        super().__init__(
+            f"There is no subscription {subscription!r}; create it with create_subscription.",
+            subscription=subscription,
+        )
+
+
+class StreamExists(HStreamError):
+    """A stream of this name exists. It is left as it was."""
+
+    stream: str
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(f"Stream {stream!r} exists; pass exists_ok=True to use it.", stream=stream)
+
+
+class SubscriptionExists(HStreamError):
+    """A subscription of this name exists. It is left as it was."""
+
+    subscription: str
+
+    def __init__(self, subscription: str) -> None:
+        super().__init__(
+            f"Subscription {subscription!r} exists; pass exists_ok=True to use it.",
+            subscription=subscription,
+        )
+
+
+class StreamInUse(HStreamError):
+    """A stream with subscriptions was to be deleted. It is left as it was."""
+
+    stream: str
+    subscriptions: tuple[str, ...]
+
+    def __init__(self, stream: str, subscriptions: tuple[str, ...]) -> None:
+        names = ", ".join(repr(name) for name in subscriptions[:5])
+        more = f" and {len(subscriptions) - 5} more" if len(subscriptions) > 5 else ""
+        super().__init__(
+            f"Stream {stream!r} has subscriptions ({names}{more}); "
+            "delete them first, or pass force=True.",
+            stream=stream,
+            subscriptions=subscriptions,
+        )
+
+
+class SubscriptionInUse(HStreamError):
+    """A subscription with consumers was to be deleted. It is left as it was."""
+
+    subscription: str
+    consumers: tuple[str, ...]
+
+    def __init__(self, subscription: str, consumers: tuple[str, ...]) -> None:
+        names = ", ".join(repr(name) for name in consumers[:5])
+        more = f" and {len(consumers) - 5} more" if len(consumers) > 5 else ""
+        super().__init__(
+            f"Subscription {subscription!r} has consumers ({names}{more}); "
+            "close them first, or pass force=True.",
+            subscription=subscription,
+            consumers=consumers,
+        )
+
+
+class ConsumerExists(HStreamError):
+    """A consumer of this name is attached to the subscription. It goes on undisturbed."""
+
+    subscription: str
+    consumer: str
+
+    def __init__(self, subscription: str, consumer: str) -> None:
+        super().__init__(
+            f"Subscription {subscription!r} has a consumer {consumer!r}; "
+            "close that one or choose another name.",
+            subscription=subscription,
+            consumer=consumer,
+        )
+
+
+class RecordTooLarge(HStreamError):
+    """One record is larger than a block may be. Nothing was appended. Sizes are bytes."""
+
+    size: int
+    limit: int
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"A record of {size} bytes is over the limit of {limit} bytes; "
+            "split its payload, or open the store with a higher limit.",
+            size=size,
+            limit=limit,
+        )
+
+
+class BatchTooLarge(HStreamError):
+    """One batch is larger than allowed. Nothing was appended. Sizes are bytes."""
+
+    size: int
+    limit: int
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"A batch of {size} bytes is over the limit of {limit} bytes; "
+            "append it in smaller batches.",
+            size=size,
+            limit=limit,
+        )
+
+
+class TransactionTooLarge(HStreamError):
+    """One transaction is larger than a frame may be. Nothing of it happened. Sizes are bytes."""
+
+    size: int
+    limit: int
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"A transaction of {size} bytes is over the limit of {limit} bytes; "
+            "split it into smaller ones.",
+            size=size,
+            limit=limit,
+        )
+
+
+class RecordTrimmed(HStreamError):
+    """The position lies before the first kept record: trimmed or expired. Nothing was changed."""
+
+    requested: object
+    first_kept: object
+    stream: str
+
+    def __init__(self, requested: object, first_kept: object, stream: str = "") -> None:
+        super().__init__(
+            f"Record {requested}{_of('stream', stream)} is no longer kept; "
+            f"the first kept one is {first_kept}.",
+            requested=requested,
+            first_kept=first_kept,
+            stream=stream,
+        )
+
+
+class BufferFull(HStreamError):
+    """A producer's buffer has no room for the record. It was not taken in. Sizes are bytes."""
+
+    retryable = True
+    size: int
+    limit: int
+    stream: str
+
+    def __init__(self, size: int, limit: int, stream: str = "") -> None:
+        super().__init__(
+            f"A record of {size} bytes does not fit into what is free of the producer's buffer"
+            f"{_of('stream', stream)}, {limit} bytes in all; wait for earlier records, or raise "
+            "buffer_bytes.",
+            size=size,
+            limit=limit,
+            stream=stream,
+        )
+
+
+class AppendTimeout(HStreamError):
+    """An append was not durable in time. It goes on: the records may yet become durable."""
+
+    outcome: Outcome = "unknown"
+    timeout: float
+    stream: str
+
+    def __init__(self, timeout: float, stream: str = "") -> None:
+        super().__init__(
+            f"An append{' to stream ' + repr(stream) if stream else ''} was not durable within "
+            f"{timeout:g} s; read the stream, or use a named producer, before appending again.",
+            timeout=timeout,
+            stream=stream,
+        )
+
+
+class ConsumerClosed(HStreamError):
+    """The consumer was closed; what it had not acked went back to the subscription at once."""
+
+    subscription: str
+    consumer: str
+
+    def __init__(self, subscription: str, consumer: str) -> None:
+        super().__init__(
+            f"Consumer {consumer!r} of subscription {subscription!r} is closed; attach a new one.",
+            subscription=subscription,
+            consumer=consumer,
+        )
+
+
+class ProducerClosed(HStreamError):
+    """The producer was closed. The record was not taken in; earlier ones were flushed."""
+
+    stream: str
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(
+            f"The producer of stream {stream!r} is closed; make a new one.", stream=stream
+        )
+
+
+class LeaseLost(HStreamError):
+    """A delivery is no longer held: its timeout passed, or key order took it back.
+
+    Nothing of the call happened; the record comes again, to this consumer or another.
+    """
+
+    subscription: str
+    records: tuple[object, ...]
+
+    def __init__(self, subscription: str, records: tuple[object, ...]) -> None:
+        names = ", ".join(str(record) for record in records[:5])
+        more = f" and {len(records) - 5} more" if len(records) > 5 else ""
+        super().__init__(
+            f"Deliveries of subscription {subscription!r} are no longer held here ({names}{more}); "
+            "drop their results, the records come again.",
+            subscription=subscription,
+            records=records,
+        )
+
+
+class UnknownRecord(HStreamError, ValueError):
+    """A record was acked, released or extended that this subscription never delivered.
+
+    Nothing of the call happened.
+    """
+
+    subscription: str
+    record: object
+    why: str
+
+    def __init__(self, subscription: str, record: object, why: str = "never delivered") -> None:
+        super().__init__(
+            f"Record {record} is not one of subscription {subscription!r} ({why}); "
+            "pass ids of its own deliveries.",
+            subscription=subscription,
+            record=record,
+            why=why,
+        )
+
+
+class DuplicateAppend(HStreamError):
+    """A named producer's sequence number was stored before, too long ago to know its record id.
+
+    Nothing was written by this call; the record is in the stream once.
+    """
+
+    producer: str
+    sequence: int
+
+    def __init__(self, producer: str, sequence: int) -> None:
+        super().__init__(
+            f"Sequence {sequence} of producer {producer!r} is already stored and its record id no "
+            "longer remembered; take it as appended.",
+            producer=producer,
+            sequence=sequence,
+        )
+
+
+class Fenced(HStreamError):
+    """A newer owner took the store over; this one may write no more.
+
+    What was acknowledged before is kept, what was under way may have reached the new owner.
+    """
+
+    outcome: Outcome = "unknown"
+    held_epoch: int
+    current_epoch: int
+
+    def __init__(self, held_epoch: int, current_epoch: int) -> None:
+        super().__init__(
+            f"Ownership epoch {held_epoch} was superseded by epoch {current_epoch}; "
+            "look the new owner up.",
+            held_epoch=held_epoch,
+            current_epoch=current_epoch,
+        )
+
+
+class NotOwner(HStreamError):
+    """The node asked does not own what was asked for. Nothing was changed.
+
+    ``owner`` is the address of the node that does, empty where it is not known.
+    """
+
+    retryable = True
+    owner: str
+
+    def __init__(self, owner: str = "") -> None:
+        where = f"ask {owner}" if owner else "look its owner up and ask there"
+        super().__init__(f"This node does not own what was asked for; {where}.", owner=owner)
+
+
+class RemoteError(HStreamError):
+    """A store reached over the network could not be asked, or did not answer as it should."""
+
+
+class ConnectionLost(RemoteError):
+    """The connection broke. ``outcome`` is "none" if the request had not left yet."""
+
+    address: str
+
+    def __init__(self, address: str, outcome: Outcome = "unknown") -> None:
+        told = "the request was not sent" if outcome == "none" else "the request may have arrived"
+        super().__init__(
+            f"The connection to {address} broke and {told}.",
+            address=address,
+            outcome=outcome,
+            retryable=outcome == "none",
+        )
+
+
+class LocalProtocolError(RemoteError):
+    """This side was about to break the protocol. Nothing was sent."""
+
+
+class RemoteProtocolError(RemoteError):
+    """The other side broke the protocol; what it did with the request cannot be told."""
+
+    outcome: Outcome = "unknown"
+
+
+class Unavailable(RemoteError):
+    """The server refused the request for the time being. Nothing was changed."""
+
+    retryable = True
+    address: str
+    why: str
+
+    def __init__(self, address: str, why: str) -> None:
+        super().__init__(
+            f"The server at {address} is unavailable: {why}; try again later.",
+            address=address,
+            why=why,
+        )
+
+
+class SqlError(HStreamError):
+    """A statement cannot be run as written. Nothing of it happened.
+
+    ``position`` counts characters of the statement from 0.
+    """
+
+    position: int
+    why: str
+
+    def __init__(self, why: str, position: int) -> None:
+        super().__init__(
+            f"The statement is wrong at character {position}: {why}.", why=why, position=position
+        )
+
+
+class ConnectorError(HStreamError):
+    """A connector stopped. What it had checkpointed is kept, and a restart goes on from there."""
+
+    outcome: Outcome = "unknown"
+    connector: str
+    why: str
+
+    def __init__(self, connector: str, why: str) -> None:
+        super().__init__(f"Connector {connector!r} stopped: {why}.", connector=connector, why=why)
+
+
+__all__ = [
+    "AppendTimeout",
+    "BatchTooLarge",
+    "BufferFull",
+    "ConnectionLost",
+    "ConnectorError",
+    "ConsumerClosed",
+    "ConsumerExists",
+    "CorruptionError",
+    "DuplicateAppend",
+    "Fenced",
+    "Forked",
+    "HStreamError",
+    "LeaseLost",
+    "LocalProtocolError",
+    "NotAStore",
+    "NotOwner",
+    "Outcome",
+    "ProducerClosed",
+    "ReadOnly",
+    "RecordTooLarge",
+    "RecordTrimmed",
+    "RemoteError",
+    "RemoteProtocolError",
+    "SqlError",
+    "StorageFull",
+    "StoreClosed",
+    "StoreError",
+    "StoreFailed",
+    "StoreLocked",
+    "StoreVersionUnsupported",
+    "StreamExists",
+    "StreamInUse",
+    "StreamNotFound",
+    "SubscriptionExists",
+    "SubscriptionInUse",
+    "SubscriptionNotFound",
+    "TransactionTooLarge",
+    "Unavailable",
+    "UnknownRecord",
+]
