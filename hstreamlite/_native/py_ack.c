@@ -1,2 +1,352 @@
+/* Fast functions over ack bitmaps, called with the map's address.
+ *
+ * They hold the GIL throughout and run no Python code between reading an argument and returning, so
+ * each is atomic against every other; the shell may ack without its lock. The address must be that
+ * of a live map: hstreamlite.sub.ackmap.AckMap owns it.
+ */
 #include "hsl_py.h"
-int hsl_py_ack_install(PyObject *module) { (void)module; return 0; }
+
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+
+#define STACK_LSNS 1024
+#define STACK_RUNS 256
+
+static int expect(const char *name, Py_ssize_t given, Py_ssize_t wanted)
+{
+    if (given == wanted)
+        return 0;
+    PyErr_Format(PyExc_TypeError, "%s takes %zd arguments, got %zd", name, wanted, given);
+    return -1;
+}
+
+/* PyLong_AsLong has a short path for numbers of several digits, which the long long functions of
+ * CPython 3.11 lack: twice the speed for LSNs beyond 2^30 and for addresses. */
+#if LONG_MAX >= INT64_MAX
+#define AS_INT64(arg) PyLong_AsLong(arg)
+#else
+#define AS_INT64(arg) PyLong_AsLongLong(arg)
+#endif
+
+static struct hsl_ackmap *map_arg(PyObject *arg)
+{
+    int64_t address = AS_INT64(arg);
+    if (__builtin_expect(address <= 0, 0)) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "the ack map has no address");
+        return NULL;
+    }
+    return (struct hsl_ackmap *)(uintptr_t)address;
+}
+
+/* Negative and huge numbers become UINT64_MAX, an LSN that no map knows. */
+static int odd_lsn(uint64_t *out)
+{
+    *out = UINT64_MAX;
+    if (!PyErr_Occurred())
+        return 0;
+    if (!PyErr_ExceptionMatches(PyExc_OverflowError))
+        return -1;
+    PyErr_Clear();
+    return 0;
+}
+
+static inline int lsn_arg(PyObject *arg, uint64_t *out)
+{
+    int64_t value = AS_INT64(arg);
+    if (__builtin_expect(value < 0, 0))
+        return odd_lsn(out);
+    *out = (uint64_t)value;
+    return 0;
+}
+
+static PyObject *counts_result(const struct hsl_ack_counts *c)
+{
+    return Py_BuildValue("(KKKI)", (unsigned long long)c->fresh, (unsigned long long)c->duplicate,
+                         (unsigned long long)c->voided, c->flags);
+}
+
+static int append_runs(PyObject *list, const struct hsl_ack_run *runs, size_t n)
+{
+    size_t i;
+    for (i = 0; i < n; i++) {
+        PyObject *pair = Py_BuildValue("(KK)", (unsigned long long)runs[i].first,
+                                       (unsigned long long)runs[i].end);
+        int rc = pair ? PyList_Append(list, pair) : -1;
+        Py_XDECREF(pair);
+        if (rc < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static PyObject *py_ack(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ackmap *m;
+    uint64_t lsn;
+    if (expect("ackmap_ack", n, 2) < 0 || !(m = map_arg(args[0])) || lsn_arg(args[1], &lsn) < 0)
+        return NULL;
+    return PyLong_FromLong((long)hsl_ackmap_ack(m, lsn));
+}
+
+static PyObject *py_ack_range(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ackmap *m;
+    struct hsl_ack_counts counts;
+    uint64_t first, end;
+    if (expect("ackmap_ack_range", n, 3) < 0 || !(m = map_arg(args[0])) ||
+        lsn_arg(args[1], &first) < 0 || lsn_arg(args[2], &end) < 0)
+        return NULL;
+    hsl_ackmap_ack_range(m, first, end, &counts);
+    return counts_result(&counts);
+}
+
+/* Lists longer than the stack buffer are converted twice, so that nothing is acked before every
+ * number is known to be good. */
+static int ack_sequence(struct hsl_ackmap *m, PyObject *seq, PyObject *(*item)(PyObject *, Py_ssize_t),
+                        Py_ssize_t n, struct hsl_ack_counts *total)
+{
+    uint64_t lsns[STACK_LSNS];
+    Py_ssize_t i;
+    int apply = n <= STACK_LSNS;
+    memset(total, 0, sizeof *total);
+    for (;;) {
+        size_t filled = 0;
+        for (i = 0; i < n; i++) {
+            if (lsn_arg(item(seq, i), &lsns[filled]) < 0)
+                return -1;
+            if (!apply) {
+                if (!hsl_ackmap_known(m, lsns[0])) {
+                    total->flags = HSL_ACK_UNKNOWN;
+                    return 0;
+                }
+            } else if (++filled == STACK_LSNS || i + 1 == n) {
+                struct hsl_ack_counts part;
+                hsl_ackmap_ack_list(m, lsns, filled, &part);
+                total->fresh += part.fresh;
+                total->duplicate += part.duplicate;
+                total->voided += part.voided;
+                total->flags |= part.flags;
+                filled = 0;
+            }
+        }
+        if (apply)
+            return 0;
+        apply = 1;
+    }
+}
+
+static PyObject *py_ack_many(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ackmap *m;
+    struct hsl_ack_counts counts;
+    PyObject *copy;
+    int rc;
+    if (expect("ackmap_ack_many", n, 2) < 0 || !(m = map_arg(args[0])))
+        return NULL;
+    if (PyList_Check(args[1])) {
+        rc = ack_sequence(m, args[1], PyList_GetItem, PyList_Size(args[1]), &counts);
+    } else {
+        copy = PySequence_Tuple(args[1]);
+        if (!copy)
+            return NULL;
+        rc = ack_sequence(m, copy, PyTuple_GetItem, PyTuple_Size(copy), &counts);
+        Py_DECREF(copy);
+    }
+    return rc < 0 ? NULL : counts_result(&counts);
+}
+
+static PyObject *py_state(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ackmap *m;
+    struct hsl_ack_state s;
+    if (expect("ackmap_state", n, 1) < 0 || !(m = map_arg(args[0])))
+        return NULL;
+    hsl_ackmap_state(m, &s);
+    return Py_BuildValue("(KKKKKK)", (unsigned long long)s.origin, (unsigned long long)s.low,
+                         (unsigned long long)s.next, (unsigned long long)s.acked,
+                         (unsigned long long)s.held, (unsigned long long)s.acked_since);
+}
+
+static PyObject *py_reset(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ackmap *m;
+    uint64_t low;
+    if (expect("ackmap_reset", n, 2) < 0 || !(m = map_arg(args[0])) || lsn_arg(args[1], &low) < 0)
+        return NULL;
+    if (low < 1 || low > (uint64_t)1 << 62) {
+        PyErr_Format(PyExc_ValueError, "low is %R, must be within 1 to 2**62", args[1]);
+        return NULL;
+    }
+    hsl_ackmap_reset(m, low);
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_advance(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ackmap *m;
+    uint64_t next;
+    int hold, rc;
+    if (expect("ackmap_advance", n, 3) < 0 || !(m = map_arg(args[0])) ||
+        lsn_arg(args[1], &next) < 0 || (hold = PyObject_IsTrue(args[2])) < 0)
+        return NULL;
+    rc = hsl_ackmap_advance(m, next, hold);
+    if (rc == -ENOMEM)
+        return PyErr_NoMemory();
+    if (rc < 0) {
+        PyErr_Format(PyExc_ValueError, "next is %R, outside of the window's span", args[1]);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_hold(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ackmap *m;
+    uint64_t first, end;
+    int hold;
+    if (expect("ackmap_hold", n, 4) < 0 || !(m = map_arg(args[0])) ||
+        lsn_arg(args[1], &first) < 0 || lsn_arg(args[2], &end) < 0 ||
+        (hold = PyObject_IsTrue(args[3])) < 0)
+        return NULL;
+    hsl_ackmap_hold(m, first, end, hold);
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_known(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ackmap *m;
+    uint64_t lsn;
+    if (expect("ackmap_known", n, 2) < 0 || !(m = map_arg(args[0])) || lsn_arg(args[1], &lsn) < 0)
+        return NULL;
+    return PyBool_FromLong(hsl_ackmap_known(m, lsn));
+}
+
+static PyObject *py_test(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ackmap *m;
+    uint64_t lsn;
+    if (expect("ackmap_test", n, 2) < 0 || !(m = map_arg(args[0])) || lsn_arg(args[1], &lsn) < 0)
+        return NULL;
+    return PyBool_FromLong(hsl_ackmap_test(m, lsn));
+}
+
+static PyObject *py_attention(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ackmap *m;
+    uint64_t at;
+    if (expect("ackmap_attention", n, 2) < 0 || !(m = map_arg(args[0])) ||
+        lsn_arg(args[1], &at) < 0)
+        return NULL;
+    hsl_ackmap_attention(m, at);
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_skip(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ackmap *m;
+    uint64_t lsn;
+    if (expect("ackmap_skip", n, 2) < 0 || !(m = map_arg(args[0])) || lsn_arg(args[1], &lsn) < 0)
+        return NULL;
+    if (lsn > (uint64_t)1 << 62) {
+        PyErr_Format(PyExc_ValueError, "lsn is %R, must be within 0 to 2**62", args[1]);
+        return NULL;
+    }
+    return PyLong_FromUnsignedLongLong(hsl_ackmap_skip(m, lsn));
+}
+
+static PyObject *py_next_unacked(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ackmap *m;
+    uint64_t lsn;
+    if (expect("ackmap_next_unacked", n, 2) < 0 || !(m = map_arg(args[0])) ||
+        lsn_arg(args[1], &lsn) < 0)
+        return NULL;
+    return PyLong_FromUnsignedLongLong(hsl_ackmap_next_unacked(m, lsn));
+}
+
+static PyObject *py_count(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ackmap *m;
+    uint64_t first, end;
+    if (expect("ackmap_count", n, 3) < 0 || !(m = map_arg(args[0])) ||
+        lsn_arg(args[1], &first) < 0 || lsn_arg(args[2], &end) < 0)
+        return NULL;
+    return PyLong_FromUnsignedLongLong(hsl_ackmap_count(m, first, end));
+}
+
+static PyObject *py_runs(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ack_run runs[STACK_RUNS];
+    struct hsl_ackmap *m;
+    uint64_t kind, first, end, limit;
+    size_t got, wanted;
+    PyObject *list;
+    if (expect("ackmap_runs", n, 5) < 0 || !(m = map_arg(args[0])) || lsn_arg(args[1], &kind) < 0 ||
+        lsn_arg(args[2], &first) < 0 || lsn_arg(args[3], &end) < 0 || lsn_arg(args[4], &limit) < 0)
+        return NULL;
+    list = PyList_New(0);
+    while (list && limit) {
+        wanted = limit < STACK_RUNS ? (size_t)limit : STACK_RUNS;
+        got = hsl_ackmap_runs(m, (int)kind, first, end, runs, wanted);
+        if (append_runs(list, runs, got) < 0) {
+            Py_CLEAR(list);
+            break;
+        }
+        if (got < wanted)
+            break;
+        first = runs[got - 1].end;
+        limit -= got;
+    }
+    return list;
+}
+
+static PyObject *py_drain(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ack_run runs[STACK_RUNS];
+    struct hsl_ackmap *m;
+    size_t got = STACK_RUNS;
+    PyObject *list;
+    if (expect("ackmap_drain", n, 1) < 0 || !(m = map_arg(args[0])))
+        return NULL;
+    list = PyList_New(0);
+    while (list && got == STACK_RUNS) {
+        got = hsl_ackmap_drain(m, runs, STACK_RUNS);
+        if (append_runs(list, runs, got) < 0)
+            Py_CLEAR(list);
+    }
+    return list;
+}
+
+static PyObject *py_check(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ackmap *m;
+    if (expect("ackmap_check", n, 1) < 0 || !(m = map_arg(args[0])))
+        return NULL;
+    return PyLong_FromLong(hsl_ackmap_check(m));
+}
+
+#define FAST(name, function) {name, (PyCFunction)(void (*)(void))function, METH_FASTCALL, NULL}
+
+static PyMethodDef methods[] = {
+    FAST("ackmap_ack", py_ack),
+    FAST("ackmap_ack_range", py_ack_range),
+    FAST("ackmap_ack_many", py_ack_many),
+    FAST("ackmap_state", py_state),
+    FAST("ackmap_reset", py_reset),
+    FAST("ackmap_advance", py_advance),
+    FAST("ackmap_hold", py_hold),
+    FAST("ackmap_known", py_known),
+    FAST("ackmap_test", py_test),
+    FAST("ackmap_attention", py_attention),
+    FAST("ackmap_skip", py_skip),
+    FAST("ackmap_next_unacked", py_next_unacked),
+    FAST("ackmap_count", py_count),
+    FAST("ackmap_runs", py_runs),
+    FAST("ackmap_drain", py_drain),
+    FAST("ackmap_check", py_check),
+    {NULL, NULL, 0, NULL},
+};
+
+int hsl_py_ack_install(PyObject *module) { return PyModule_AddFunctions(module, methods); }

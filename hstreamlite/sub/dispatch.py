@@ -1,0 +1,197 @@
+"""Who gets what: the order among consumers, and the choice of records for one of them.
+
+`Line` is the order: a consumer that found nothing may stand in line, and while the head of the line
+could be served, nobody else is. So among consumers that are always ready, batches go round, however
+unequal their threads are. A head that does not come within `TURN_NS` loses its turn, which keeps
+one sleeping thread from holding the others.
+
+`SharedDispatcher` is the choice in mode "shared": records to be sent again first, then new ones; one
+shard after the other, a batch each; no order across consumers. Another mode is another dispatcher
+with the same `assign` and `can_assign`.
+"""
+
+from collections.abc import Mapping
+
+from hstreamlite.sub.leases import Leases, Slot
+from hstreamlite.sub.limits import Limits
+from hstreamlite.sub.window import Window
+
+TURN_NS = 20_000_000
+
+
+class Line:
+    """Consumers that wait for records, first come first served."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, None] = {}
+        self._turn_since: int | None = None
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._names)
+
+    def join(self, name: str) -> None:
+        self._names.setdefault(name)
+
+    def leave(self, name: str) -> None:
+        if self.head() == name:
+            self._turn_since = None
+        self._names.pop(name, None)
+
+    def head(self) -> str | None:
+        return next(iter(self._names), None)
+
+    def call(self, now: int) -> None:
+        """Note that the head could be served now; its turn ends `TURN_NS` later."""
+        if self._names and self._turn_since is None:
+            self._turn_since = now
+
+    def rest(self) -> None:
+        """Note that the head could not be served: its turn has not begun."""
+        self._turn_since = None
+
+    def turn_end(self) -> int | None:
+        return None if self._turn_since is None else self._turn_since + TURN_NS
+
+    def tick(self, now: int) -> None:
+        end = self.turn_end()
+        head = self.head()
+        if end is None or head is None or now < end:
+            return
+        self.leave(head)
+        self.join(head)
+        self._turn_since = now
+
+    def check_invariants(self) -> None:
+        assert self._turn_since is None or self._names
+
+
+class SharedDispatcher:
+    """Spreads records over consumers without regard to keys."""
+
+    def __init__(self, limits: Limits, windows: Mapping[int, Window], leases: Leases) -> None:
+        self._limits = limits
+        self._windows = windows
+        self._leases = leases
+        self._turns: dict[int, None] = {}
+        self._open: dict[int, None] = {}
+
+    def forget(self, shard: int) -> None:
+        """Drop what is remembered of a shard that is removed."""
+        self._turns.pop(shard, None)
+        self._open.pop(shard, None)
+
+    def offer(self, shard: int) -> None:
+        """Note that a shard has, or may have, records that were never handed out."""
+        self._turns.setdefault(shard)
+
+    def note_outstanding(self, shard: int) -> None:
+        """Note that a shard has records outstanding."""
+        self._open.setdefault(shard)
+
+    def outstanding(self) -> int:
+        """Return the number of outstanding records over all shards."""
+        total = 0
+        for shard in list(self._open):
+            count = self._windows[shard].outstanding()
+            if count:
+                total += count
+            else:
+                del self._open[shard]
+        return total
+
+    def open_windows(self) -> list[Window]:
+        return [self._windows[shard] for shard in self._open]
+
+    def quota(self, consumer: str) -> int:
+        """Return how many records more this consumer may have in flight."""
+        most = self._limits.max_unacked_per_consumer
+        if not most:
+            return self._limits.max_unacked
+        held = sum(
+            self._windows[slot.shard].acks.count_unacked(slot.first, slot.end)
+            for slot in self._leases.of_consumer(consumer)
+        )
+        return max(0, most - held)
+
+    def can_assign(self, consumer: str) -> bool:
+        """Tell whether `assign` would find something for the consumer."""
+        if self.quota(consumer) == 0:
+            return False
+        if any(self._prune_ready(shard) for shard in self._leases.ready_shards()):
+            return True
+        if self._limits.max_unacked <= self.outstanding():
+            return False
+        return any(self._windows[shard].room() for shard in self._turns)
+
+    def assign(self, consumer: str, max_records: int) -> list[Slot]:
+        """Reserve up to ``max_records`` for a consumer; the slots are in order of sending."""
+        left = min(max_records, self.quota(consumer))
+        slots: list[Slot] = []
+        for shard in self._leases.ready_shards():
+            while left and (slot := self._take_ready(shard, left)):
+                self._leases.reserve(slot, consumer)
+                slots.append(slot)
+                left -= slot.end - slot.first
+        left = min(left, self._limits.max_unacked - self.outstanding()) if left else 0
+        for shard in list(self._turns):
+            if left <= 0:
+                break
+            slot = self._take_new(shard, left)
+            if slot is None:
+                continue
+            self._leases.reserve(slot, consumer)
+            slots.append(slot)
+            left -= slot.end - slot.first
+        return slots
+
+    def _prune_ready(self, shard: int) -> Slot | None:
+        """Return the lowest ready slot that has unacked records, starting at one of them."""
+        acks = self._windows[shard].acks
+        while slot := self._leases.first_ready(shard):
+            first = acks.next_unacked(slot.first)
+            if first >= slot.end:
+                self._leases.drop(slot)
+                continue
+            if first > slot.first:
+                self._leases.trim(slot, first)
+            return slot
+        return None
+
+    def _take_ready(self, shard: int, most: int) -> Slot | None:
+        acks = self._windows[shard].acks
+        while slot := self._prune_ready(shard):
+            while slot.end - slot.first < most:
+                right = self._leases.at(shard, slot.end)
+                if right is None or right.fate is not slot.fate or right.attempt != slot.attempt:
+                    break
+                self._leases.join(slot, right)
+            # An ack may come at any moment, between two looks at the bitmap too.
+            runs = acks.unacked_runs(slot.first, slot.end, 1)
+            if not runs or runs[0][0] != slot.first:
+                continue
+            end = min(runs[0][1], slot.first + most)
+            if end < slot.end:
+                self._leases.split(slot, end)
+            return slot
+        return None
+
+    def _take_new(self, shard: int, most: int) -> Slot | None:
+        window = self._windows[shard]
+        count = min(window.room(), most)
+        if count == 0:
+            if window.tail <= window.next:
+                del self._turns[shard]
+            return None
+        first, end = window.take(count)
+        del self._turns[shard]
+        self._turns[shard] = None
+        self._open.setdefault(shard)
+        return self._leases.put(shard, first, end, 1)
+
+    def check_invariants(self) -> None:
+        for shard, window in self._windows.items():
+            assert shard in self._turns or window.tail <= window.next
+            assert shard in self._open or not window.outstanding()

@@ -1,0 +1,577 @@
+"""The group: the consumers of one subscription, what each holds, and what comes next.
+
+A pure state machine that a shell drives under one lock, with the time in nanoseconds as an
+argument of every call that needs it. The shell
+
+1. tells the durable tail (`offer`) and who is there (`attach`, `detach`);
+2. asks for work (`fetch`), reads those records from the log without the lock, reports a trimmed
+   prefix (`gap`), and says what it is about to hand out (`confirm`), which starts the deadline;
+3. passes acks on (`ack`, `ack_range`, `ack_many`), or calls the fast functions on `ack_address`
+   without the lock and comes back only when the answer holds more than NEW or DUPLICATE:
+   with UNKNOWN or VOID to `ack`, with ATTENTION to `attend`;
+4. calls `tick` at `next_deadline`, then serves `next_in_line`;
+5. stores `delta`s, or a `snapshot`, and feeds them to `checkpoint.Progress` at the next start.
+
+What holds: a record is in flight at one consumer at most; it is sent again only after its deadline,
+a release, or the loss of its consumer; an ack counts whoever holds the record, also after its
+deadline, and then nothing is sent again; records outstanding never exceed ``max_unacked``, so with
+everything delivered acked or timed out, something can always move.
+
+After `seek` the leases from before are gone: their `confirm` hands out nothing, their releases
+touch nothing. Acks of records that the group delivered before the seek, but not since, are void;
+an ack of a record that it delivered again counts, whichever delivery it answers.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+from hstreamlite.errors import ConsumerClosed, ConsumerExists, UnknownRecord
+from hstreamlite.sub.ackmap import LSN_MAX, AckCounts, AckFlag, Run
+from hstreamlite.sub.checkpoint import Progress, ShardProgress, encode
+from hstreamlite.sub.dispatch import Line, SharedDispatcher
+from hstreamlite.sub.effects import Assignment, Gap, GroupStats, Lag
+from hstreamlite.sub.leases import WAITING, Fate, Leases, Slot
+from hstreamlite.sub.limits import TIME_MAX_NS, Limits, check_range
+from hstreamlite.sub.window import Window
+
+GAPS_KEPT = 1_000
+FETCH_MAX = 1_000_000
+
+
+class Group:
+    """Shared progress of one subscription, in mode "shared"."""
+
+    def __init__(self, name: str, limits: Limits) -> None:
+        self.name = name
+        self.limits = limits
+        self.paused = False
+        self._windows: dict[int, Window] = {}
+        self._leases = Leases()
+        self._line = Line()
+        self._dispatch = SharedDispatcher(limits, self._windows, self._leases)
+        self._consumers: dict[str, deque[Gap]] = {}
+        self._gaps: deque[Gap] = deque(maxlen=GAPS_KEPT)
+        self._gap_count = 0
+        self._gap_records = 0
+        self._attempts_changed: set[int] = set()
+        self._removed: set[int] = set()
+        self._eager = False
+
+    # Shards and positions
+
+    def add_shard(self, shard: int, start: int) -> None:
+        """Let the group deliver a shard from LSN ``start`` on."""
+        check_range("shard", shard, 0, (1 << 64) - 1)
+        if shard in self._windows:
+            raise ValueError(f"shard is {shard}, which the group {self.name!r} has already")
+        self._adopt(Window(shard, start, self.limits.span_records))
+
+    def _adopt(self, window: Window) -> None:
+        self._windows[window.shard] = window
+        self._removed.discard(window.shard)
+        window.acks.attention(self._attention())
+
+    def remove_shard(self, shard: int) -> None:
+        """Forget a shard that no longer exists, and all that is outstanding of it."""
+        self._window(shard)
+        for slot in self._leases.of_shard(shard):
+            self._leases.drop(slot)
+        self._dispatch.forget(shard)
+        self._attempts_changed.discard(shard)
+        self._removed.add(shard)
+        del self._windows[shard]
+
+    def restore(self, progress: Progress) -> None:
+        """Take over stored progress, before the first consumer attaches.
+
+        Records delivered and not acked come again at once, as attempt 2 or more.
+        """
+        assert not self._windows, "restore comes before add_shard"
+        for shard, kept in progress.shards.items():
+            state = kept.acks.state
+            window = Window(shard, state.origin, self.limits.span_records)
+            window.acks = kept.acks
+            window.acks.drain()
+            window.generation = kept.generation
+            window.tail = state.next
+            window.mark_saved()
+            self._adopt(window)
+            self._dispatch.note_outstanding(shard)
+            for first, end, count in kept.delivered_counts():
+                self._leases.put(shard, first, end, count + 1)
+                if count == 0:
+                    window.acks.hold(first, end)
+
+    def offer(self, shard: int, tail: int) -> None:
+        """Let records below ``tail`` be delivered; they must be durable. Never moves back."""
+        window = self._window(shard)
+        check_range("tail", tail, 1, LSN_MAX)
+        if tail > window.tail:
+            window.tail = tail
+            self._dispatch.offer(shard)
+
+    def seek(self, positions: Mapping[int, int]) -> None:
+        """Deliver these shards from the given LSNs on, whatever was acked or is in flight."""
+        for shard, lsn in positions.items():
+            self._window(shard)
+            check_range("lsn", lsn, 1, LSN_MAX)
+        for shard, lsn in positions.items():
+            for slot in self._leases.of_shard(shard):
+                self._leases.drop(slot)
+            self._windows[shard].seek(lsn)
+            self._attempts_changed.discard(shard)
+            self._dispatch.offer(shard)
+
+    def gap(self, shard: int, first_kept: int) -> Gap | None:
+        """Pass over the records below ``first_kept``, which no longer exist.
+
+        Returns the gap, also queued for every consumer, or None if all of them were acked.
+        """
+        window = self._window(shard)
+        check_range("first_kept", first_kept, 1, LSN_MAX)
+        state = window.acks.state
+        if first_kept <= state.low:
+            return None
+        held = window.acks.held_runs(state.low, first_kept)
+        beyond = max(0, first_kept - state.next)
+        records = window.acks.skip(first_kept) + beyond
+        for slot in list(self._leases.within(shard, state.low, first_kept)):
+            if slot.end <= first_kept:
+                self._leases.drop(slot)
+            else:
+                self._leases.trim(slot, first_kept)
+        window.tail = max(window.tail, first_kept)
+        self._dispatch.offer(shard)
+        if not records:
+            return None
+        undelivered = beyond + sum(end - first for first, end in held)
+        gap = Gap(shard, state.low, first_kept, records, undelivered)
+        self._gap_count += 1
+        self._gap_records += records
+        for queue in (self._gaps, *self._consumers.values()):
+            queue.append(gap)
+        return gap
+
+    def gaps(self, consumer: str | None = None) -> tuple[Gap, ...]:
+        """Return the last gaps of the group, or those a consumer has not asked for yet."""
+        if consumer is None:
+            return tuple(self._gaps)
+        queue = self._consumer(consumer)
+        found = tuple(queue)
+        queue.clear()
+        return found
+
+    # Consumers
+
+    def attach(self, consumer: str) -> None:
+        """Add a consumer; its name must not be in use."""
+        if consumer in self._consumers:
+            raise ConsumerExists(self.name, consumer)
+        self._consumers[consumer] = deque(maxlen=GAPS_KEPT)
+
+    def detach(self, consumer: str, now: int) -> int:
+        """Remove a consumer; what it held may go out again at once. Returns its unacked count."""
+        self._consumer(consumer)
+        returned = 0
+        for slot in self._leases.of_consumer(consumer):
+            returned += self._windows[slot.shard].acks.count_unacked(slot.first, slot.end)
+            self._take_back(slot, now, now)
+        self._line.leave(consumer)
+        del self._consumers[consumer]
+        return returned
+
+    def _take_back(self, slot: Slot, due_ns: int, now: int) -> None:
+        """Let a slot wait to be sent again; a delivery that was handed out counts as an attempt."""
+        attempt = slot.attempt
+        if slot.fate is Fate.IN_FLIGHT:
+            attempt += 1
+            self._attempts_changed.add(slot.shard)
+        self._leases.shelve(slot, attempt, due_ns, now)
+
+    # Dispatch
+
+    def fetch(
+        self, consumer: str, max_records: int, now: int, *, queue: bool = False
+    ) -> tuple[Assignment, ...]:
+        """Reserve up to ``max_records`` for a consumer; each lease needs a `confirm`.
+
+        Empty when there is nothing, or when it is another consumer's turn; with ``queue`` the
+        consumer then stands in line, until it is served or calls `leave_line`.
+        """
+        self._consumer(consumer)
+        check_range("max_records", max_records, 1, FETCH_MAX)
+        self.tick(now)
+        slots = self._assign(consumer, max_records, now)
+        if not slots and not self._eager:
+            # Acks take no lock: one that made room before every ack asks for attention is found
+            # by looking again.
+            self._set_eager(eager=True)
+            slots = self._assign(consumer, max_records, now)
+        if slots:
+            self._line.leave(consumer)
+            self._call(now)
+        elif queue:
+            self._line.join(consumer)
+            self._call(now)
+        self._set_eager(eager=bool(self._line) or not slots)
+        return tuple(
+            Assignment(slot.shard, slot.first, slot.end, slot.attempt, slot.lease) for slot in slots
+        )
+
+    def _assign(self, consumer: str, max_records: int, now: int) -> list[Slot]:
+        head = self._line.head()
+        if self.paused or (head not in (None, consumer) and self._call(now)):
+            return []
+        return self._dispatch.assign(consumer, max_records)
+
+    def _call(self, now: int) -> bool:
+        """Begin the turn of the first in line if it can be served."""
+        head = self._line.head()
+        if head is None or self.paused or not self._dispatch.can_assign(head):
+            self._line.rest()
+            return False
+        self._line.call(now)
+        return True
+
+    def next_in_line(self, now: int) -> str | None:
+        """Return the waiting consumer to wake: the first in line, if there is work for it."""
+        return self._line.head() if self._call(now) else None
+
+    def leave_line(self, consumer: str) -> None:
+        """Stop waiting, as when a receive times out."""
+        self._line.leave(consumer)
+
+    def confirm(self, lease: int, end: int, now: int) -> Run | None:
+        """Say that a lease's records below ``end`` are handed out; return those that may be.
+
+        The rest of the lease goes back as if it had never been fetched. None means that all of it
+        is lost (its consumer left, a seek, a gap) and must not be handed out.
+        """
+        slot = self._leases.reserved(lease)
+        if slot is None:
+            return None
+        if end <= slot.first:
+            self._take_back(slot, now, now)
+            return None
+        if end < slot.end:
+            self._leases.split(slot, end)
+        window = self._windows[slot.shard]
+        window.acks.free(slot.first, slot.end)
+        if slot.attempt > 1 or window.saved_zeros:
+            self._attempts_changed.add(slot.shard)
+        self._leases.confirm(slot, now + self.limits.ack_timeout_ns)
+        return slot.first, slot.end
+
+    # Acks
+
+    def ack_address(self, shard: int) -> int:
+        """Return what the fast functions need; good until the shard is removed."""
+        return self._window(shard).acks.address
+
+    def ack(self, shard: int, lsn: int) -> AckFlag:
+        """Ack one record; UnknownRecord if the group never delivered it."""
+        flags = self._window_of(shard, lsn).ack(lsn)
+        if flags & AckFlag.UNKNOWN:
+            raise UnknownRecord(self.name, (shard, lsn))
+        return flags
+
+    def ack_range(self, shard: int, first: int, end: int) -> AckCounts:
+        """Ack ``[first, end)``; UnknownRecord, and nothing done, if any was never delivered."""
+        _check_run(first, end)
+        counts = self._window_of(shard, first).ack_range(first, end)
+        if counts.flags & AckFlag.UNKNOWN:
+            raise UnknownRecord(self.name, (shard, f"{first} to {end - 1}"))
+        return counts
+
+    def ack_many(self, shard: int, lsns: Iterable[int]) -> AckCounts:
+        """Ack each of ``lsns``; UnknownRecord, and nothing done, if any was never delivered."""
+        lsns = lsns if isinstance(lsns, list) else list(lsns)
+        window = self._window_of(shard, lsns[0] if lsns else 0)
+        counts = window.ack_many(lsns)
+        if counts.flags & AckFlag.UNKNOWN:
+            raise UnknownRecord(self.name, (shard, window.first_unknown(lsns)))
+        return counts
+
+    def holds(self, lease: int, shard: int, first: int, end: int) -> bool:
+        """Tell whether a lease still holds all of ``[first, end)``, none of it acked.
+
+        What a transaction asks before it acks, so that no two of them commit the same record.
+        """
+        window = self._window(shard)
+        at = first
+        for slot in self._leases.within(shard, first, end):
+            if slot.first > at or slot.fate is not Fate.IN_FLIGHT or slot.lease != lease:
+                return False
+            at = slot.end
+        return at >= end and window.acks.count_unacked(first, end) == end - first
+
+    def release(
+        self, consumer: str, shard: int, first: int, end: int, after_ns: int, now: int
+    ) -> int:
+        """Give back what the consumer holds of ``[first, end)``, to be sent after a delay.
+
+        Returns the number of records given back; those it does not hold are left alone.
+        """
+        check_range("after_ns", after_ns, 0, TIME_MAX_NS)
+        slots = self._held(consumer, shard, first, end)
+        for slot in slots:
+            self._take_back(slot, now + after_ns, now)
+        return self._unacked_of(slots)
+
+    def extend(self, consumer: str, shard: int, first: int, end: int, by_ns: int, now: int) -> int:
+        """Set the deadline of what the consumer holds of ``[first, end)`` to ``by_ns`` from now.
+
+        A deadline that lies later stays. Returns the number of records the consumer holds there.
+        """
+        check_range("by_ns", by_ns, 1, TIME_MAX_NS)
+        slots = self._held(consumer, shard, first, end)
+        for slot in slots:
+            self._leases.confirm(slot, max(slot.due_ns or 0, now + by_ns))
+        return self._unacked_of(slots)
+
+    def _unacked_of(self, slots: list[Slot]) -> int:
+        return sum(self._windows[s.shard].acks.count_unacked(s.first, s.end) for s in slots)
+
+    def _held(self, consumer: str, shard: int, first: int, end: int) -> list[Slot]:
+        """Cut out the slots that hold exactly what the consumer has in flight of a range."""
+        self._consumer(consumer)
+        _check_run(first, end)
+        acks = self._window_of(shard, first).acks
+        held = []
+        for slot in list(self._leases.within(shard, first, end)):
+            if slot.consumer != consumer or slot.fate is not Fate.IN_FLIGHT:
+                continue
+            if not acks.count_unacked(max(slot.first, first), min(slot.end, end)):
+                continue
+            part = slot if slot.first >= first else self._leases.split(slot, first)
+            if part.end > end:
+                self._leases.split(part, end)
+            held.append(part)
+        return held
+
+    # Time
+
+    def tick(self, now: int) -> None:
+        """Take back what is past its deadline, and let delayed records be ready."""
+        for slot in self._leases.due(now):
+            if slot.fate is Fate.DELAYED:
+                self._leases.shelve(slot, slot.attempt, now, now)
+            elif self._windows[slot.shard].acks.count_unacked(slot.first, slot.end):
+                self._take_back(slot, now, now)
+            else:
+                self._leases.drop(slot)
+        self._line.tick(now)
+
+    def next_deadline(self) -> int | None:
+        """Return when `tick` is next needed, or None."""
+        times = (self._leases.next_due(), self._line.turn_end())
+        return min((time for time in times if time is not None), default=None)
+
+    def pause(self) -> None:
+        """Deliver nothing until `resume`; acks and deadlines go on."""
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+    # Progress
+
+    def attend(self) -> bool:
+        """Do what an ack with ATTENTION asks for: drop settled leases, tell if a delta is due.
+
+        The shell then also serves `next_in_line`, since acks make room.
+        """
+        due = False
+        for window in self._dispatch.open_windows():
+            state = window.acks.state
+            due = due or state.acked_since >= self.limits.checkpoint_acks
+            self._settle(window, state.low)
+        self._set_eager(eager=bool(self._line))
+        return due
+
+    def _settle(self, window: Window, low: int) -> None:
+        while (slot := self._leases.first_of(window.shard)) and slot.end <= low:
+            self._leases.drop(slot)
+
+    def _attention(self) -> int:
+        return 1 if self._eager else self.limits.checkpoint_acks
+
+    def _set_eager(self, *, eager: bool) -> None:
+        """While somebody waits, every ack may make room and so asks for attention."""
+        if eager != self._eager:
+            self._eager = eager
+            for window in self._windows.values():
+                window.acks.attention(self._attention())
+
+    def unsaved(self) -> bool:
+        """Tell whether there is progress that no `delta` or `snapshot` has returned yet."""
+        return bool(
+            self._attempts_changed
+            or self._removed
+            or any(window.unsaved() for window in self._windows.values())
+        )
+
+    def delta(self) -> tuple[bytes, ...]:
+        """Return what changed since the last call, to be stored in this order; () if nothing did.
+
+        It then counts as stored: if storing fails, the next thing to store is a `snapshot`.
+        """
+        changed = [
+            self._progress_of(window, full=window.saved is None)
+            for window in self._windows.values()
+            if window.unsaved() or window.shard in self._attempts_changed
+        ]
+        return self._saved(changed, snapshot=False)
+
+    def snapshot(self) -> tuple[bytes, ...]:
+        """Return the whole progress, which makes everything stored before it superfluous."""
+        whole = [self._progress_of(window, full=True) for window in self._windows.values()]
+        return self._saved(whole, snapshot=True)
+
+    def _saved(self, shards: list[ShardProgress], *, snapshot: bool) -> tuple[bytes, ...]:
+        removed = () if snapshot else tuple(sorted(self._removed))
+        self._attempts_changed.clear()
+        self._removed.clear()
+        if not shards and not removed and not snapshot:
+            return ()
+        return encode(shards, removed=removed, snapshot=snapshot)
+
+    def _progress_of(self, window: Window, *, full: bool) -> ShardProgress:
+        """Read the acks last: an ack that comes in between is then stored or stays unsaved."""
+        shard = window.shard
+        window.mark_saved()
+        dirty = window.acks.drain()
+        for first, end in dirty:
+            for slot in list(self._leases.within(shard, first, end)):
+                if not window.acks.count_unacked(slot.first, slot.end):
+                    self._leases.drop(slot)
+        state = window.acks.state
+        self._settle(window, state.low)
+        redo = full or shard in self._attempts_changed or state.held > 0 or window.saved_zeros
+        attempts = self._attempts_of(window) if redo else []
+        window.saved_zeros = any(count == 0 for _, _, count in attempts)
+        acked = window.acks.acked_runs(state.low, state.next) if full else dirty
+        return ShardProgress(
+            shard=shard,
+            full=full,
+            generation=window.generation,
+            origin=state.origin,
+            low=state.low,
+            next=state.next,
+            acked=[(max(a, state.low), b) for a, b in acked if b > state.low],
+            attempts=attempts,
+            forget_attempts=redo,
+        )
+
+    def _attempts_of(self, window: Window) -> list[tuple[int, int, int]]:
+        """Return the runs whose records were not delivered exactly once."""
+        low = window.low
+        runs = []
+        for slot in self._leases.of_shard(window.shard):
+            count = slot.attempt - (slot.fate is not Fate.IN_FLIGHT)
+            if count != 1 and slot.end > low:
+                runs.append((max(slot.first, low), slot.end, count))
+        return runs
+
+    # Looking
+
+    def position(self, shard: int) -> tuple[int, int]:
+        """Return the oldest unacked LSN and the first never delivered one."""
+        state = self._window(shard).acks.state
+        return state.low, state.next
+
+    def lag(self) -> Lag:
+        windows = self._windows.values()
+        return Lag(sum(w.unacked() for w in windows), sum(w.backlog() for w in windows))
+
+    def stats(self) -> GroupStats:
+        lag = self.lag()
+        outstanding = self._dispatch.outstanding()
+        waiting = sum(
+            self._unacked_of([slot])
+            for shard in self._windows
+            for slot in self._leases.of_shard(shard)
+            if slot.fate in WAITING
+        )
+        reserved = sum(w.acks.state.held for w in self._windows.values())
+        return GroupStats(
+            consumers=tuple(self._consumers),
+            paused=self.paused,
+            unacked=lag.unacked,
+            reserved=reserved,
+            in_flight=outstanding - waiting,
+            waiting=waiting,
+            backlog=lag.backlog,
+            gaps=self._gap_count,
+            gap_records=self._gap_records,
+            blocked=self._blocked(outstanding),
+        )
+
+    def _blocked(self, outstanding: int) -> str:
+        if self.paused:
+            return "paused"
+        if not self._consumers:
+            return "no consumers"
+        if any(self._leases.first_ready(shard) for shard in self._windows):
+            return ""
+        backed_up = [window for window in self._windows.values() if window.tail > window.next]
+        if not backed_up:
+            return "no records"
+        if outstanding >= self.limits.max_unacked:
+            oldest = min(self._dispatch.open_windows(), key=lambda w: self._due_of(w.shard, w.low))
+            return f"window full: oldest unacked id {oldest.shard}-{oldest.low}"
+        if all(window.span_full() for window in backed_up):
+            window = backed_up[0]
+            return f"span full: oldest unacked id {window.shard}-{window.low}"
+        return ""
+
+    def _due_of(self, shard: int, lsn: int) -> int:
+        due = [slot.due_ns for slot in self._leases.within(shard, lsn, lsn + 1)]
+        return due[0] if due and due[0] is not None else TIME_MAX_NS
+
+    def _window(self, shard: int) -> Window:
+        window = self._windows.get(shard)
+        if window is None:
+            raise ValueError(f"shard is {shard}, which the group {self.name!r} does not have")
+        return window
+
+    def _window_of(self, shard: int, lsn: int) -> Window:
+        window = self._windows.get(shard)
+        if window is None:
+            raise UnknownRecord(self.name, (shard, lsn), "a foreign shard")
+        return window
+
+    def _consumer(self, consumer: str) -> deque[Gap]:
+        gaps = self._consumers.get(consumer)
+        if gaps is None:
+            raise ConsumerClosed(self.name, consumer)
+        return gaps
+
+    def check_invariants(self) -> None:
+        self._leases.check_invariants()
+        self._line.check_invariants()
+        self._dispatch.check_invariants()
+        assert set(self._line.names()) <= set(self._consumers)
+        for window in self._windows.values():
+            window.check_invariants()
+            self._check_cover(window)
+
+    def _check_cover(self, window: Window) -> None:
+        """Every unacked record is in one slot; held are those that were never handed out."""
+        state = window.acks.state
+        covered = 0
+        held = 0
+        for slot in self._leases.of_shard(window.shard):
+            assert slot.end <= state.next, slot
+            assert slot.consumer is None or slot.consumer in self._consumers, slot
+            unacked = window.acks.count_unacked(slot.first, slot.end)
+            covered += unacked
+            if slot.attempt == 1 and slot.fate is not Fate.IN_FLIGHT:
+                held += unacked
+        assert covered == state.next - state.low - state.acked, window.shard
+        assert held == state.held, window.shard
+
+
+def _check_run(first: int, end: int) -> None:
+    if first >= end:
+        raise ValueError(f"end is {end}, must be above first, which is {first}")

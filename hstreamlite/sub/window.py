@@ -1,0 +1,143 @@
+"""The window of one shard: the bitmap, the tail it may read up to, and its history of seeks.
+
+```
+ origin        low                        next            tail
+   |  all done  |  acked, unacked, held     |   backlog     |
+```
+
+Between low and next every unacked record belongs to exactly one slot of the leases; held records
+are those that are on no consumer's hands yet (reserved, or cut off a batch before it was handed
+out), so nobody can truly ack them. Low never moves back but by a seek, which starts a new
+generation.
+"""
+
+from collections.abc import Sequence
+
+from hstreamlite.sub.ackmap import LSN_MAX, AckCounts, AckFlag, AckMap, Run
+from hstreamlite.sub.limits import check_range
+
+SPAN_LIMIT = 1 << 30
+
+
+class Window:
+    """Progress of one shard."""
+
+    __slots__ = ("acks", "generation", "saved", "saved_zeros", "seen", "shard", "span", "tail")
+
+    def __init__(self, shard: int, start: int, span: int) -> None:
+        check_range("start", start, 1, LSN_MAX)
+        self.shard = shard
+        self.span = span
+        self.acks = AckMap(start, SPAN_LIMIT)
+        self.tail = start
+        self.generation = 0
+        self.seen: Run = (start, start)
+        self.saved: tuple[int, int, int] | None = None
+        self.saved_zeros = False
+
+    @property
+    def low(self) -> int:
+        return self.acks.state.low
+
+    @property
+    def next(self) -> int:
+        return self.acks.state.next
+
+    def outstanding(self) -> int:
+        """Return how many records are reserved or delivered and not acked."""
+        state = self.acks.state
+        return state.next - state.low - state.acked
+
+    def unacked(self) -> int:
+        """Return how many records are delivered and not acked."""
+        state = self.acks.state
+        return state.next - state.low - state.acked - state.held
+
+    def backlog(self) -> int:
+        """Return how many durable records are still to be delivered for the first time."""
+        state = self.acks.state
+        return max(0, self.tail - state.next) + state.held
+
+    def room(self) -> int:
+        """Return how many records the tail and the span allow to be handed out."""
+        state = self.acks.state
+        return max(0, min(self.tail, state.low + self.span) - state.next)
+
+    def span_full(self) -> bool:
+        state = self.acks.state
+        return self.tail > state.next and state.next - state.low >= self.span
+
+    def take(self, count: int) -> Run:
+        """Move ``next`` over ``count`` records, held until they are handed out."""
+        first = self.acks.state.next
+        self.acks.advance(first + count, hold=True)
+        return first, first + count
+
+    def seek(self, lsn: int) -> None:
+        state = self.acks.state
+        self.seen = min(self.seen[0], state.origin), max(self.seen[1], state.next)
+        self.acks.reset(lsn)
+        self.generation += 1
+        self.saved = None
+
+    def ack(self, lsn: int) -> AckFlag:
+        flags = AckFlag(self.acks.ack(lsn))
+        if flags & AckFlag.UNKNOWN and self.stale(lsn):
+            return AckFlag.VOID
+        return flags
+
+    def ack_range(self, first: int, end: int) -> AckCounts:
+        """Ack ``[first, end)``, all or nothing; stale records are void."""
+        counts = self.acks.ack_range(first, end)
+        if not counts.flags & AckFlag.UNKNOWN or not self.covers(first, end):
+            return counts
+        state = self.acks.state
+        low, high = max(first, state.origin), min(end, state.next)
+        done = self.acks.ack_range(low, high) if low < high else AckCounts(0, 0, 0, 0)
+        return _with_void(done, end - first - max(0, high - low))
+
+    def ack_many(self, lsns: Sequence[int]) -> AckCounts:
+        """Ack each of ``lsns``, all or nothing; stale records are void."""
+        counts = self.acks.ack_many(lsns)
+        if not counts.flags & AckFlag.UNKNOWN or self.first_unknown(lsns) is not None:
+            return counts
+        known = [lsn for lsn in lsns if self.acks.known(lsn)]
+        return _with_void(self.acks.ack_many(known), len(lsns) - len(known))
+
+    def first_unknown(self, lsns: Sequence[int]) -> int | None:
+        """Return the first of ``lsns`` that this group never delivered."""
+        for lsn in lsns:
+            if not self.acks.known(lsn) and not self.stale(lsn):
+                return lsn
+        return None
+
+    def covers(self, first: int, end: int) -> bool:
+        """Tell whether no record of ``[first, end)`` is unknown."""
+        state = self.acks.state
+        spans = sorted([self.seen, (state.origin, state.next)])
+        at = first
+        for low, high in spans:
+            if low <= at < high:
+                at = high
+        return at >= end
+
+    def stale(self, lsn: int) -> bool:
+        """Tell whether ``lsn`` lies where this group delivered from before a seek."""
+        return self.seen[0] <= lsn < self.seen[1]
+
+    def unsaved(self) -> bool:
+        state = self.acks.state
+        return state.acked_since > 0 or self.saved != (self.generation, state.low, state.next)
+
+    def mark_saved(self) -> None:
+        state = self.acks.state
+        self.saved = (self.generation, state.low, state.next)
+
+    def check_invariants(self) -> None:
+        self.acks.check_invariants()
+        state = self.acks.state
+        assert state.next <= max(self.tail, state.low), f"{self.shard}: {state} beyond {self.tail}"
+
+
+def _with_void(counts: AckCounts, void: int) -> AckCounts:
+    return counts._replace(void=counts.void + void, flags=counts.flags | AckFlag.VOID)
