@@ -9,8 +9,9 @@ is the order in which they were decided.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from hstreamlite.config import (
 from hstreamlite.env import Env
 from hstreamlite.errors import (
     CorruptionError,
+    Forked,
     HStreamError,
     RecordTrimmed,
     StoreClosed,
@@ -54,6 +56,9 @@ from hstreamlite.log.reader import Scan
 from hstreamlite.records import Record, RecordId
 
 log = logging.getLogger("hstreamlite")
+
+ProgressSnapshot = Callable[[], AbstractContextManager[list[bytes]]]
+"""Yields the progress records that rebuild every subscription, and keeps them from changing."""
 
 _SYNC: Final = LEVELS["sync"]
 _SNAPSHOT_BYTES_MIN = 1 << 20
@@ -129,10 +134,13 @@ class Engine:
         self.routers: dict[int, Router] = {}
         self.created_tickets: dict[str, int] = {}
         self.closed = False
+        self.forked = False
+        self._pid = env.pid()
         self._lock_handle = opened.lock
         self._snapshot_bytes = _SNAPSHOT_BYTES_MIN
         self._snapshot_lsns = [0, 0, 0]
         self.progress_records: list[bytes] = []
+        self.progress_snapshot: ProgressSnapshot = lambda: nullcontext([])
         self._clock = ExpiryClock(env, config.clock_jump_max)
         self.next_retention_ns = env.clock.mono_ns() + int(config.retention_interval * 1e9)
 
@@ -173,6 +181,7 @@ class Engine:
         self.progress_records = list(self._system_records(PROGRESS, snapshot[1]))
         journal.store_super(snapshot)
         journal.check(lib.hsl_log_start(journal.log))
+        self._forget_fork = self.env.after_fork_in_child(self._in_forked_child)
 
     def _system_records(self, shard: int, snapshot: int) -> Iterable[bytes]:
         cursor = self.journal.cursor(shard, max(snapshot, 1))
@@ -211,18 +220,31 @@ class Engine:
 
     def close(self, *, clean: bool = True) -> None:
         """Write what is staged, seal, release the lock. A second call does nothing."""
+        if self.forked:
+            self.closed = True
+            return
         with self.lock:
             if self.closed:
                 return
             self.closed = True
+        self._forget_fork()
         try:
             self.journal.close(clean=clean)
         finally:
             self.env.files.close(self._lock_handle)
 
     def check_open(self) -> None:
+        """Raise StoreClosed, or Forked in a child of the process that opened the store."""
+        if self.forked:
+            raise Forked(self.path, self._pid)
         if self.closed:
             raise StoreClosed(self.path)
+
+    def _in_forked_child(self) -> None:
+        """Nothing of the parent's may be used here, least of all its locks and its lock file."""
+        if not self.closed:
+            self.forked = True
+            self.env.files.close(self._lock_handle)
 
     # Streams.
 
@@ -302,20 +324,21 @@ class Engine:
         """Stage the deletion; with force the backlog stays for the subscriptions there are."""
         with self.lock:
             state = self.stream(name)
-            subscriptions = self.catalog.subscriptions_of(state.id)
-            if subscriptions and not force:
-                raise StreamInUse(name, subscriptions)
-            change: Change = {
-                "op": "delete_stream",
-                "id": state.id,
-                "archive": bool(subscriptions),
-            }
+            change = self.deletion_of(state, force=force)
             ticket = self.stage_changes([change])
-            self.created_tickets.pop(name, None)
-            self._retire(state, archived=bool(subscriptions))
+            self.retire(state, archived=change["archive"])
             return Pending(None, ticket)
 
-    def _retire(self, state: StreamState, *, archived: bool) -> None:
+    def deletion_of(self, state: StreamState, *, force: bool) -> Change:
+        """Return the record that deletes a stream; StreamInUse if that needs force."""
+        subscriptions = self.catalog.subscriptions_of(state.id)
+        if subscriptions and not force:
+            raise StreamInUse(state.name, subscriptions)
+        return {"op": "delete_stream", "id": state.id, "archive": bool(subscriptions)}
+
+    def retire(self, state: StreamState, *, archived: bool) -> None:
+        """Refuse later appends to a deleted stream, and forget its backlog unless archived."""
+        self.created_tickets.pop(state.name, None)
         for shard in state.shard_ids:
             self.journal.close_shard(shard)
             if not archived:
@@ -352,6 +375,13 @@ class Engine:
             else:
                 ops.append((shard, part, key))
         return ops, order
+
+    def shard_for(self, state: StreamState, key: str | None) -> int:
+        """Return the shard of one record of a stream with several."""
+        router = self.routers[state.id]
+        if key is not None and not isinstance(key, str):
+            raise TypeError(f"key must be a str, not {type(key).__name__}")
+        return router.shard_of(key) if key else router.next_keyless()
 
     def _packed(self, shard: int, items: list[Any], key: str | None, codec: int) -> list[Op]:
         body = fast.encode_batch(items, key)
@@ -539,22 +569,18 @@ class Engine:
         grown = sum(self.journal.info(shard).bytes for shard in SYSTEM_LOGS)
         return grown > 2 * self._snapshot_bytes
 
-    def progress_snapshot(self) -> list[bytes]:
-        """Return the progress records that rebuild every subscription; set by the shell's groups."""
-        return []
-
     def snapshot(self) -> None:
         """Write the state of the system logs anew, so that their older records may go.
 
         The superblock moves to the snapshot once it is durable; a crash before leaves the old one.
         """
         journal = self.journal
-        with self.lock:
+        with self.lock, self.progress_snapshot() as progress:
             if self.closed:
                 return
             parts = {
                 CATALOG: [catalogs.encode(c) for c in self._catalog_snapshot()],
-                PROGRESS: self.progress_snapshot(),
+                PROGRESS: progress,
                 PRODUCERS: self.producers.snapshot(),
             }
             lsns = [journal.info(shard).next for shard in SYSTEM_LOGS]
@@ -674,5 +700,3 @@ def renamed(error: HStreamError, name: str) -> HStreamError:
     """Return StreamNotFound under the name the user knows."""
     return StreamNotFound(name) if isinstance(error, StreamNotFound) else error
 
-
-__all__ = ["EARLIEST", "LATEST", "Engine", "Pending", "Place", "Position", "replace"]

@@ -155,6 +155,8 @@ struct op { /* one shard's part of a call */
     const uint8_t *body;
     size_t body_len;
     uint32_t decoded_len;
+    size_t firsts;       /* so many u64 at the body's end take the first LSNs of the call's ops */
+    uint64_t first;      /* LSN of the op's first record, once staged */
 };
 
 struct call {
@@ -236,6 +238,16 @@ static int plan_body(struct hsl_log *log, struct call *call, struct op *op, PyOb
     op->body_len = (size_t)len;
     op->count = count;
     op->decoded_len = decoded > UINT32_MAX ? 0 : (uint32_t)decoded;
+    if (PyTuple_Size(tuple) == 6) {
+        uint64_t firsts;
+        if (!get_u64(PyTuple_GetItem(tuple, 5), &firsts))
+            return -1;
+        if (firsts > call->count || firsts * 8 > op->body_len) {
+            PyErr_SetString(PyExc_ValueError, "more LSNs asked for than there are ops or room");
+            return -1;
+        }
+        op->firsts = firsts;
+    }
     if (op->body_len > log->cfg.block_bytes || count == 0 || count > UINT32_MAX) {
         raise_status(log, HSL_TOO_LARGE, op->body_len, log->cfg.block_bytes);
         return -1;
@@ -245,7 +257,8 @@ static int plan_body(struct hsl_log *log, struct call *call, struct op *op, PyOb
     return 0;
 }
 
-/* ops: list of (shard, list of items, key) or (shard, codec, body, count, decoded length) */
+/* ops: list of (shard, list of items, key) or (shard, codec, body, count, decoded length), the
+ * latter with an optional number of LSNs to fill in */
 static int plan(struct hsl_log *log, struct call *call, PyObject *ops)
 {
     Py_ssize_t count = PyList_Size(ops);
@@ -294,15 +307,19 @@ struct placed {
     size_t count;
 };
 
-static void encode_op(struct hsl_log *log, const struct op *op, struct placed **placed)
+static void encode_op(struct hsl_log *log, struct call *call, struct op *op,
+                      struct placed **placed)
 {
     struct hsl_shard *shard = hsl_shard_get(log, op->shard);
+    op->first = shard->next;
     if (!op->items) {
         struct placed *p = (*placed)++;
         uint8_t *payload =
             hsl_stage_block(log, shard, op->codec, (uint32_t)op->count, (uint32_t)op->body_len,
                             op->decoded_len, &p->first);
         memcpy(payload, op->body, op->body_len);
+        for (size_t i = 0; i < op->firsts; i++)
+            memcpy(payload + op->body_len - 8 * (op->firsts - i), &call->ops[i].first, 8);
         p->count = op->count;
         return;
     }
@@ -373,7 +390,7 @@ static PyObject *py_stage(PyObject *module, PyObject *const *args, Py_ssize_t na
     }
     struct placed *next = placed;
     for (size_t i = 0; i < call.count; i++)
-        encode_op(log, &call.ops[i], &next);
+        encode_op(log, &call, &call.ops[i], &next);
     bool safe;
     uint64_t ticket = hsl_stage_commit(log, wait && level != LEVEL_MEMORY, &safe);
     if (settle(log, level, safe, wait, &ticket) < 0)

@@ -963,6 +963,8 @@ static PyType_Spec record_spec = {
 static PyMemberDef delivery_members[] = {
     {"attempt", T_UINT, offsetof(struct delivery, attempt), READONLY,
      "1 for the first delivery of the record to its subscription, 2 for the next, and so on."},
+    {"consumer", T_OBJECT, offsetof(struct delivery, owner), READONLY,
+     "The consumer that received it."},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -44,9 +44,14 @@ SYSTEM_LOGS = (CATALOG, PROGRESS, PRODUCERS)
 END = (1 << 64) - 1
 """An LSN behind every record."""
 
-Op = tuple[int, list[Any], str | None] | tuple[int, int, bytes, int, int]
+Op = (
+    tuple[int, list[Any], str | None]
+    | tuple[int, int, bytes, int, int]
+    | tuple[int, int, bytes, int, int, int]
+)
 """One shard's part of a staged call: (shard, items, default key), or a ready body as
-(shard, codec, body, count, decoded length)."""
+(shard, codec, body, count, decoded length). With a sixth field n, the last 8 n bytes of the body
+are filled with the first LSNs of the first n ops of the call."""
 
 
 class Run(NamedTuple):

@@ -1,28 +1,46 @@
 """Idempotent producers: what each has stored, so that nothing is stored twice.
 
 A named producer numbers its records from 1. Each of its batches is staged in one frame with a
-record of this table's own log: first number, count, and where the records went. So the table is
-exactly as durable as the records, and a restarted producer is told the last number in the log.
-Ids are remembered for the newest batches; older numbers are known to be stored, not where.
+record of this table's own log: first number, and where the records went. So the table is exactly as
+durable as the records, and a restarted producer is told the last number in the log. Ids are
+remembered for the newest batches; older numbers are known to be stored, not where.
+
+A record is a u32 length, that many bytes of JSON, and the first LSN of each part as u64; those are
+filled in by the log when it stages the batch, since nobody knows them before.
 """
 
 from __future__ import annotations
 
 import json
+import struct
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
+from hstreamlite._native import fast
 from hstreamlite.config import PRODUCER_WINDOW
+from hstreamlite.log.journal import PRODUCERS, Op, Run
 from hstreamlite.records import RecordIds
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StoredBatch:
-    """Numbers [first, first + len(ids)) of a producer, and the ticket they are durable with."""
+    """Numbers from `first` on. Parts are contiguous runs of one shard each; `order` names the part
+    of each record, or is None for one part after the other. Durable with the ticket."""
 
     first: int
-    ids: RecordIds
+    parts: tuple[Run, ...]
+    order: tuple[int, ...] | None = None
     ticket: int = 0
+
+    @cached_property
+    def ids(self) -> RecordIds:
+        return RecordIds(self.parts, self.order)
+
+    @property
+    def last(self) -> int:
+        return self.first + sum(part.count for part in self.parts) - 1
 
 
 @dataclass(slots=True)
@@ -32,10 +50,14 @@ class ProducerState:
     last: int = 0
     batches: deque[StoredBatch] = field(default_factory=lambda: deque(maxlen=PRODUCER_WINDOW))
 
+    def put(self, batch: StoredBatch) -> None:
+        self.last = max(self.last, batch.last)
+        self.batches.append(batch)
+
     def find(self, sequence: int) -> tuple[StoredBatch, int] | None:
         """Return the remembered batch of a number and the index in it."""
         for batch in reversed(self.batches):
-            if batch.first <= sequence < batch.first + len(batch.ids):
+            if batch.first <= sequence <= batch.last:
                 return batch, sequence - batch.first
         return None
 
@@ -57,39 +79,44 @@ class ProducerTable:
 
     def apply(self, payload: bytes) -> None:
         """Advance by one record of the producers' log."""
-        row = json.loads(payload)
-        state = self.get(row["stream"], row["name"])
-        state.last = max(state.last, row["last"])
-        if row["runs"]:
-            ids = RecordIds([tuple(run) for run in row["runs"]], row.get("order"))
-            state.batches.append(StoredBatch(row["first"], ids))
+        (length,) = struct.unpack_from("<I", payload)
+        row = json.loads(payload[4 : 4 + length])
+        lsns = struct.unpack_from(f"<{len(row['parts'])}Q", payload, 4 + length)
+        parts = tuple(
+            Run(shard, lsn, count)
+            for (shard, count), lsn in zip(row["parts"], lsns, strict=True)
+        )
+        order = tuple(row["order"]) if row["order"] is not None else None
+        self.get(row["stream"], row["name"]).put(StoredBatch(row["first"], parts, order))
 
     def snapshot(self) -> list[bytes]:
         """Return records that rebuild the table."""
-        out = []
-        for (stream_id, name), state in self._states.items():
-            for batch in state.batches:
-                out.append(encode(stream_id, name, batch.first, batch.ids))
-            if not state.batches and state.last:
-                out.append(_row(stream_id, name, state.last, 0, [], None))
-        return out
+        return [
+            _record(stream_id, name, batch.first, batch.parts, batch.order)
+            for (stream_id, name), state in self._states.items()
+            for batch in state.batches
+        ]
 
 
-def encode(stream_id: int, name: str, first: int, ids: RecordIds) -> bytes:
-    """Return the record of one batch."""
-    runs, order = ids.parts()
-    return _row(stream_id, name, first + len(ids) - 1, first, runs, order)
+def stage_op(
+    stream_id: int, name: str, first: int, parts: Sequence[Run], order: Sequence[int] | None
+) -> Op:
+    """Return the op that stores a batch; it comes behind the ops of the parts, in their order. The
+    LSNs in `parts` do not matter."""
+    body = fast.encode_batch([_record(stream_id, name, first, parts, order)], None)
+    return (PRODUCERS, 0, body, 1, len(body), len(parts))
 
 
-def _row(
-    stream_id: int,
-    name: str,
-    last: int,
-    first: int,
-    runs: list[tuple[int, int, int]],
-    order: list[int] | None,
+def _record(
+    stream_id: int, name: str, first: int, parts: Sequence[Run], order: Sequence[int] | None
 ) -> bytes:
-    row = {"stream": stream_id, "name": name, "last": last, "first": first, "runs": runs}
-    if order is not None:
-        row["order"] = order
-    return json.dumps(row, separators=(",", ":")).encode()
+    row = {
+        "stream": stream_id,
+        "name": name,
+        "first": first,
+        "parts": [[part.shard, part.count] for part in parts],
+        "order": None if order is None else list(order),
+    }
+    text = json.dumps(row, separators=(",", ":")).encode()
+    lsns = struct.pack(f"<{len(parts)}Q", *(part.first for part in parts))
+    return struct.pack("<I", len(text)) + text + lsns

@@ -305,6 +305,16 @@ class Group:
             at = slot.end
         return at >= end and window.acks.count_unacked(first, end) == end - first
 
+    def held_by(self, consumer: str, shard: int, first: int, end: int) -> bool:
+        """Tell whether a consumer holds all of ``[first, end)``, none of it acked, as `holds`."""
+        window = self._window_of(shard, first)
+        at = first
+        for slot in self._leases.within(shard, first, end):
+            if slot.first > at or slot.fate is not Fate.IN_FLIGHT or slot.consumer != consumer:
+                return False
+            at = slot.end
+        return at >= end and window.acks.count_unacked(first, end) == end - first
+
     def release(
         self, consumer: str, shard: int, first: int, end: int, after_ns: int, now: int
     ) -> int:
@@ -422,6 +432,28 @@ class Group:
             if window.unsaved() or window.shard in self._attempts_changed
         ]
         return self._saved(changed, snapshot=False)
+
+    def acked_delta(self, runs: Mapping[int, list[Run]]) -> tuple[bytes, ...]:
+        """Return what to store behind a `delta` so that ``runs`` count as acked.
+
+        For a transaction, which stores its acks before it makes them: nothing changes here.
+        """
+        if not runs:
+            return ()
+        return encode(
+            ShardProgress(
+                shard=shard,
+                full=False,
+                generation=self._window(shard).generation,
+                origin=(state := self._window(shard).acks.state).origin,
+                low=state.low,
+                next=state.next,
+                acked=sorted(acked),
+                attempts=[],
+                forget_attempts=False,
+            )
+            for shard, acked in runs.items()
+        )
 
     def snapshot(self) -> tuple[bytes, ...]:
         """Return the whole progress, which makes everything stored before it superfluous."""

@@ -1,0 +1,216 @@
+"""The blocking face of a consumer: receive, iterate, ack, release, extend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from hstreamlite.config import ACK_TIMEOUT_SECONDS_MAX, check_seconds
+from hstreamlite.engine import check_duration
+from hstreamlite.errors import ConsumerClosed
+from hstreamlite.feed import (
+    EMPTY,
+    AckResult,
+    DeliveryBatch,
+    Feed,
+    Span,
+    check_receive,
+    spans_of,
+)
+from hstreamlite.log.journal import Cursor
+from hstreamlite.records import Delivery
+from hstreamlite.sub.effects import Gap
+
+_SLICE_NS = 250_000_000
+_TIMEOUT_MAX = 1e9
+
+
+class ConsumerBase:
+    """What the faces of a consumer share; none of it waits."""
+
+    def __init__(self, feed: Feed, name: str, prefetch: int) -> None:
+        self.name = name
+        self.subscription = feed.state.name
+        self._feed = feed
+        self._journal = feed.journal
+        self._cursors: dict[int, Cursor] = {}
+        self._prefetch = prefetch
+        self._take = min(prefetch, 8)
+        self._closed = False
+        feed.attach(name)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def _check(self) -> None:
+        if self._closed:
+            raise ConsumerClosed(self.subscription, self.name)
+
+    def _fetch(self, max_records: int, *, may_block: bool) -> DeliveryBatch | None:
+        batch = self._feed.fetch(self.name, self._cursors, max_records, self, may_block=may_block)
+        if batch:
+            batch.consumer = self
+        return batch
+
+    def _pace(self, elapsed_ns: int) -> None:
+        """Take more at a time while that is worked off well within the ack timeout."""
+        if elapsed_ns * 10 < self._feed.group.limits.ack_timeout_ns:
+            self._take = min(self._prefetch, self._take * 2)
+        else:
+            self._take = max(1, self._take // 2)
+
+    def _ack_items(self, deliveries: object) -> AckResult:
+        self._check()
+        return self._feed.ack_spans(spans_of(deliveries))
+
+    def _release_items(self, deliveries: object, after: float | timedelta | None) -> int:
+        self._check()
+        seconds = check_duration("after", 0 if after is None else after, ACK_TIMEOUT_SECONDS_MAX)
+        return self._feed.release(self.name, spans_of(deliveries), int(seconds * 1e9))
+
+    def _extend_items(self, deliveries: object, by: float | timedelta) -> int:
+        self._check()
+        seconds = check_duration("by", by, ACK_TIMEOUT_SECONDS_MAX, least=0.001)
+        return self._feed.extend(self.name, spans_of(deliveries), int(seconds * 1e9))
+
+    def _leave(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._feed.detach(self.name)
+
+    def gaps(self) -> tuple[Gap, ...]:
+        """Return the gaps that this consumer has not asked for yet: records that were trimmed or
+        expired before they were acked."""
+        self._check()
+        return self._feed.gaps(self.name)
+
+    def __repr__(self) -> str:
+        state = " closed" if self._closed else ""
+        return f"<{type(self).__name__} {self.name!r} of {self.subscription!r}{state}>"
+
+
+class Consumer(ConsumerBase):
+    """One attached reader of a subscription.
+
+    receive and iteration belong to one thread at a time; acks may come from any. Leaving the `with`
+    block detaches it: what it had not acked goes to others at once.
+    """
+
+    def receive(
+        self, max_records: int = 100, timeout: float | None = None
+    ) -> DeliveryBatch:
+        """Return up to max_records deliveries, as soon as there is one; () when timeout seconds
+        pass without.
+
+        ConsumerClosed when it is closed meanwhile, SubscriptionNotFound when the subscription is
+        deleted, CorruptionError when the next record cannot be read.
+        """
+        check_receive(max_records)
+        clock = self._feed.engine.env.clock
+        end = None
+        if timeout is not None:
+            end = clock.mono_ns() + int(check_seconds("timeout", timeout, 0, _TIMEOUT_MAX) * 1e9)
+        journal = self._journal
+        while True:
+            self._check()
+            durable, pokes = journal.durable(), journal.pokes()
+            batch = self._fetch(max_records, may_block=True)
+            if batch:
+                return batch
+            now = clock.mono_ns()
+            if end is not None and now >= end:
+                self._feed.leave_line(self.name)
+                return EMPTY
+            wait = _SLICE_NS if end is None else min(_SLICE_NS, end - now)
+            due = self._feed.next_deadline()
+            if due is not None:
+                wait = max(0, min(wait, due - now))
+            changed = journal.wait_change(durable, pokes, wait)
+            if not changed and not self._feed.engine.env.threaded:
+                self._feed.leave_line(self.name)
+                return EMPTY
+
+    def __iter__(self) -> Iterator[Delivery]:
+        """Iterate over deliveries for ever; ends when the consumer is closed."""
+        clock = self._feed.engine.env.clock
+        while not self._closed:
+            try:
+                batch = self.receive(self._take)
+            except ConsumerClosed:
+                return
+            if not batch and not self._feed.engine.env.threaded:
+                return
+            started = clock.mono_ns()
+            for delivery in batch:
+                if self._closed:
+                    return
+                yield delivery
+            self._pace(clock.mono_ns() - started)
+
+    def ack(self, deliveries: Delivery | Iterable[Any]) -> AckResult:
+        """Ack a delivery, several, or a whole batch: they do not come again.
+
+        Progress is on disk within `progress_interval`. An ack counts whoever holds the record, also
+        after its timeout; twice is no error. UnknownRecord for what was never delivered: then
+        nothing of that range was acked.
+        """
+        return self._ack_items(deliveries)
+
+    def release(
+        self, deliveries: Delivery | Iterable[Any], *, after: float | timedelta | None = None
+    ) -> int:
+        """Give deliveries back, to be sent again now or after a delay; returns how many."""
+        return self._release_items(deliveries, after)
+
+    def extend(self, deliveries: Delivery | Iterable[Any], *, by: float | timedelta) -> int:
+        """Move the deadline of deliveries to `by` seconds from now; returns how many are held."""
+        return self._extend_items(deliveries, by)
+
+    def close(self) -> None:
+        """Detach; what is unacked goes to others at once. A second call does nothing."""
+        self._leave()
+
+    def _ack(self, delivery: Delivery) -> None:
+        self._check()
+        record_id = delivery.id
+        self._feed.ack_one(record_id.shard_id, record_id.lsn)
+
+    def _release(self, delivery: Delivery, after: float | timedelta | None) -> None:
+        self._release_items(delivery, after)
+
+    def _extend(self, delivery: Delivery, by: float | timedelta) -> None:
+        self._extend_items(delivery, by)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def by_consumer(deliveries: object) -> list[tuple[Feed, str, list[Span] | Delivery]]:
+    """Return (feed, consumer name, items) for deliveries that a transaction is to ack."""
+    if isinstance(deliveries, DeliveryBatch):
+        consumer = deliveries.consumer
+        if consumer is None:
+            return []
+        return [(consumer._feed, consumer.name, deliveries)]
+    items = [deliveries] if isinstance(deliveries, Delivery) else deliveries
+    if not isinstance(items, Iterable):
+        raise TypeError(f"deliveries must be deliveries, not {type(deliveries).__name__}")
+    found = []
+    for item in items:
+        if not isinstance(item, Delivery) or not isinstance(item.consumer, ConsumerBase):
+            raise TypeError(
+                f"a transaction acks deliveries as they were received, not {type(item).__name__}"
+            )
+        found.append((item.consumer._feed, item.consumer.name, item))
+    return found

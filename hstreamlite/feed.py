@@ -1,0 +1,572 @@
+"""Subscriptions at work: each joins a group (who gets what) to the log (the records).
+
+The group is a pure state machine; a Feed drives it under one lock, reads the records it assigns,
+and stores its progress in the store's progress log. Acks take no lock: they go to the group's
+bitmap, and come here only when somebody waits for room or a thousand have gathered.
+
+A Feed never waits for the disk or for records: its shells do.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from hstreamlite._native import fast
+from hstreamlite.config import (
+    ACK_TIMEOUT_SECONDS_MAX,
+    CONSUMERS_MAX,
+    LEVELS,
+    MAX_UNACKED_MAX,
+    RECEIVE_MAX,
+    SUBSCRIPTIONS_MAX,
+    check_int,
+)
+from hstreamlite.engine import Engine, Pending, check_duration, check_name
+from hstreamlite.errors import (
+    LeaseLost,
+    RecordTrimmed,
+    StorageFull,
+    SubscriptionExists,
+    SubscriptionInUse,
+    SubscriptionNotFound,
+    UnknownRecord,
+)
+from hstreamlite.log import catalog as catalogs
+from hstreamlite.log.catalog import SubscriptionState
+from hstreamlite.log.journal import PROGRESS, Cursor, Op
+from hstreamlite.records import Delivery, RecordId
+from hstreamlite.sub.ackmap import AckFlag
+from hstreamlite.sub.checkpoint import Progress
+from hstreamlite.sub.effects import Assignment, Gap, GroupStats, Lag
+from hstreamlite.sub.group import Group
+from hstreamlite.sub.limits import Limits
+
+log = logging.getLogger("hstreamlite")
+
+_MEMORY: Final = LEVELS["memory"]
+_READ_BYTES = 8 << 20
+_PREFIX = struct.Struct("<Q")
+
+Span = tuple[int, int, int]
+"""Shard, first LSN, end LSN."""
+
+
+class DeliveryBatch(tuple[Delivery, ...]):
+    """Deliveries of one `receive`, in log order per shard; falsy when there were none.
+
+    A tuple that remembers which ranges it covers, so that acking it whole costs one call.
+    """
+
+    spans: tuple[Span, ...] = ()
+    consumer: object | None = None
+
+    def __repr__(self) -> str:
+        if not self:
+            return "()"
+        return f"<DeliveryBatch of {len(self)}: {self[0].id} to {self[-1].id}>"
+
+
+EMPTY: Final = DeliveryBatch()
+
+
+@dataclass(frozen=True, slots=True)
+class AckResult:
+    """What acking did: records newly acked, acked before, and void (delivered before a seek)."""
+
+    new: int
+    duplicate: int
+    void: int
+
+
+class Feed:
+    """One subscription of an open store."""
+
+    def __init__(self, engine: Engine, state: SubscriptionState, progress: Progress | None) -> None:
+        self.engine = engine
+        self.journal = engine.journal
+        self.state = state
+        self.lock = engine.env.threads.rlock()
+        self.deleted = False
+        self.consumers = 0
+        self.shards = engine.catalog.by_id[state.stream_id].shard_ids
+        self.group = Group(
+            state.name,
+            Limits(
+                ack_timeout_ns=int(state.ack_timeout * 1e9),
+                max_unacked=state.max_unacked,
+                span_records=engine.config.window_span,
+                checkpoint_acks=engine.config.progress_acks,
+            ),
+        )
+        if progress is not None:
+            self.group.restore(progress)
+        for shard in self.shards:
+            if progress is None or shard not in progress.shards:
+                self.group.add_shard(shard, state.start.get(shard, 1))
+        self.addresses = {shard: self.group.ack_address(shard) for shard in self.shards}
+        self._needs_snapshot = progress is None
+        self._stored_ns = engine.env.clock.mono_ns()
+
+    # Consumers.
+
+    def attach(self, consumer: str) -> None:
+        with self.lock:
+            self._check()
+            if self.consumers >= CONSUMERS_MAX:
+                raise ValueError(f"a subscription has at most {CONSUMERS_MAX} consumers")
+            self.group.attach(consumer)
+            self.consumers += 1
+
+    def detach(self, consumer: str) -> None:
+        """Hand back what the consumer holds, at once, and store progress."""
+        with self.lock:
+            if self.deleted or self.engine.closed:
+                return
+            self.group.detach(consumer, self._now())
+            self.consumers -= 1
+        self.store_progress(force=True)
+        self.journal.poke()
+
+    @property
+    def busy(self) -> bool:
+        return self.consumers > 0 or self._needs_snapshot
+
+    def _check(self) -> None:
+        self.engine.check_open()
+        if self.deleted:
+            raise SubscriptionNotFound(self.state.name)
+
+    def _now(self) -> int:
+        return self.engine.env.clock.mono_ns()
+
+    # Delivering.
+
+    def fetch(
+        self,
+        consumer: str,
+        cursors: dict[int, Cursor],
+        max_records: int,
+        owner: object,
+        *,
+        may_block: bool = True,
+    ) -> DeliveryBatch | None:
+        """Hand out up to max_records; empty when there is nothing, None where it would block.
+
+        An empty answer puts the consumer in line until it fetches again or `leave_line`s.
+        CorruptionError when a record cannot be read: it stays undelivered, and so do later ones.
+        """
+        with self.lock:
+            self._check()
+            for shard in self.shards:
+                self.group.offer(shard, self.journal.info(shard).durable_next)
+            assigned = self.group.fetch(consumer, max_records, self._now(), queue=True)
+        if not assigned:
+            return EMPTY
+        found: list[Delivery] = []
+        spans: list[Span] = []
+        blocked = False
+        try:
+            for assignment in assigned:
+                got = None
+                if not blocked:
+                    got = self._read(assignment, cursors, owner, may_block=may_block and not found)
+                blocked = blocked or got is None
+                end = assignment.first_lsn + len(got or ())
+                spans.extend(self._confirm(assignment, end, got or [], found))
+        except BaseException:
+            with self.lock:
+                for assignment in assigned:
+                    self.group.confirm(assignment.lease, 0, self._now())
+            raise
+        if not found:
+            return None if blocked and not may_block else EMPTY
+        batch = DeliveryBatch(found)
+        batch.spans = tuple(spans)
+        return batch
+
+    def _read(
+        self,
+        assignment: Assignment,
+        cursors: dict[int, Cursor],
+        owner: object,
+        *,
+        may_block: bool,
+    ) -> list[Delivery] | None:
+        shard, first, end, attempt, _ = assignment
+        cursor = cursors.get(shard)
+        if cursor is None:
+            cursor = cursors[shard] = self.journal.cursor(shard, first)
+        cursor.seek(first)
+        found: list[Delivery] = []
+        while cursor.lsn < end:
+            try:
+                got = cursor.read(
+                    end - cursor.lsn,
+                    end=end,
+                    max_bytes=_READ_BYTES,
+                    owner=owner,
+                    attempt=attempt,
+                    may_block=may_block,
+                )
+            except RecordTrimmed:
+                if found:
+                    break
+                self._pass_gap(shard, cursor.gap()[1])
+                return []
+            if got is None:
+                return found or None
+            if not got:
+                break
+            found += got
+            break
+        return found
+
+    def _confirm(
+        self, assignment: Assignment, end: int, got: list[Delivery], found: list[Delivery]
+    ) -> list[Span]:
+        with self.lock:
+            run = self.group.confirm(assignment.lease, end, self._now())
+        if run is None:
+            return []
+        first, end = run
+        found.extend(got[first - assignment.first_lsn : end - assignment.first_lsn])
+        return [(assignment.shard_id, first, end)]
+
+    def _pass_gap(self, shard: int, first_kept: int) -> None:
+        with self.lock:
+            gap = self.group.gap(shard, first_kept)
+        if gap is not None:
+            log.warning(
+                "subscription %r: records %d to %d of shard %d were trimmed before they were acked",
+                self.state.name,
+                gap.first_lsn,
+                gap.end_lsn - 1,
+                shard,
+            )
+
+    def leave_line(self, consumer: str) -> None:
+        with self.lock:
+            self.group.leave_line(consumer)
+
+    def next_deadline(self) -> int | None:
+        with self.lock:
+            return self.group.next_deadline()
+
+    # Acks.
+
+    def ack_one(self, shard: int, lsn: int) -> int:
+        """Ack one record without a lock; returns AckFlag bits."""
+        try:
+            flags: int = fast.ackmap_ack(self.addresses[shard], lsn)
+        except KeyError:
+            raise UnknownRecord(self.state.name, f"{shard}-{lsn}-0", "another stream") from None
+        if flags > AckFlag.DUPLICATE:
+            if flags & (AckFlag.UNKNOWN | AckFlag.VOID):
+                with self.lock:
+                    self._check()
+                    flags = self.group.ack(shard, lsn)
+            self.attend()
+        return flags
+
+    def ack_spans(self, spans: Iterable[Span]) -> AckResult:
+        """Ack ranges, each all or nothing."""
+        new = duplicate = void = 0
+        with self.lock:
+            self._check()
+            for shard, first, end in spans:
+                counts = self.group.ack_range(shard, first, end)
+                new += counts.new
+                duplicate += counts.duplicate
+                void += counts.void
+        self.attend()
+        return AckResult(new, duplicate, void)
+
+    def attend(self) -> None:
+        """Store progress if it is due, and wake who waits for room."""
+        with self.lock:
+            if self.deleted:
+                return
+            due = self.group.attend()
+            waiting = self.group.next_in_line(self._now())
+        if due:
+            self.store_progress()
+        if waiting is not None:
+            self.journal.poke()
+
+    def release(self, consumer: str, spans: Iterable[Span], after_ns: int) -> int:
+        with self.lock:
+            self._check()
+            now = self._now()
+            count = sum(
+                self.group.release(consumer, shard, first, end, after_ns, now)
+                for shard, first, end in spans
+            )
+        self.journal.poke()
+        return count
+
+    def extend(self, consumer: str, spans: Iterable[Span], by_ns: int) -> int:
+        with self.lock:
+            self._check()
+            now = self._now()
+            return sum(
+                self.group.extend(consumer, shard, first, end, by_ns, now)
+                for shard, first, end in spans
+            )
+
+    def check_held(self, consumer: str, spans: Iterable[Span]) -> None:
+        """LeaseLost unless the consumer holds every record, none of it acked. Lock held."""
+        self._check()
+        for shard, first, end in spans:
+            if not self.group.held_by(consumer, shard, first, end):
+                raise LeaseLost(self.state.name, (f"{shard}-{first}-0",))
+
+    # Progress.
+
+    def tick(self, now: int) -> int | None:
+        """Take back what timed out, store progress if the interval has passed; return the next
+        deadline."""
+        with self.lock:
+            if self.deleted:
+                return None
+            self.group.tick(now)
+            waiting = self.group.next_in_line(now)
+            deadline = self.group.next_deadline()
+        if waiting is not None:
+            self.journal.poke()
+        if now - self._stored_ns >= int(self.engine.config.progress_interval * 1e9 / 2):
+            self.store_progress()
+        return deadline
+
+    def progress_ops(self, spans: Iterable[Span] = ()) -> list[Op]:
+        """Return what stores the progress so far, with `spans` as if they were acked. Lock held."""
+        if self._needs_snapshot:
+            pieces = self.group.snapshot()
+            self._needs_snapshot = False
+        else:
+            pieces = self.group.delta()
+        runs: dict[int, list[tuple[int, int]]] = {}
+        for shard, first, end in spans:
+            runs.setdefault(shard, []).append((first, end))
+        pieces += self.group.acked_delta(runs)
+        prefix = _PREFIX.pack(self.state.id)
+        return [(PROGRESS, [prefix + piece], None) for piece in pieces]
+
+    def forget_stored(self) -> None:
+        """Note that what `progress_ops` returned was not stored after all."""
+        self._needs_snapshot = True
+
+    def store_progress(self, *, force: bool = False) -> int:
+        """Stage progress if there is any; returns the ticket. A full disk is tried again later."""
+        with self.lock:
+            if self.deleted or self.engine.closed:
+                return 0
+            self._stored_ns = self._now()
+            if not (force or self._needs_snapshot or self.group.unsaved()):
+                return 0
+            ops = self.progress_ops()
+            if not ops:
+                return 0
+            try:
+                self.journal.stage(ops, _MEMORY, system=True)
+            except StorageFull as error:
+                self.forget_stored()
+                log.warning("progress of subscription %r is not stored: %s", self.state.name, error)
+                return 0
+            except BaseException:
+                self.forget_stored()
+                raise
+            return self.journal.staged()
+
+    # Looking and moving.
+
+    def lag(self) -> Lag:
+        with self.lock:
+            self._check()
+            for shard in self.shards:
+                self.group.offer(shard, self.journal.info(shard).durable_next)
+            return self.group.lag()
+
+    def stats(self) -> GroupStats:
+        with self.lock:
+            self.lag()
+            return self.group.stats()
+
+    def gaps(self, consumer: str) -> tuple[Gap, ...]:
+        with self.lock:
+            self._check()
+            return self.group.gaps(consumer)
+
+
+class Feeds:
+    """All subscriptions of an open store."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._feeds: dict[str, Feed] = {}
+        progress: dict[int, Progress] = {}
+        for payload in engine.progress_records:
+            (subscription,) = _PREFIX.unpack_from(payload)
+            progress.setdefault(subscription, Progress()).apply(payload[_PREFIX.size :])
+        engine.progress_records = []
+        for state in engine.catalog.subscriptions.values():
+            self._feeds[state.name] = Feed(engine, state, progress.get(state.id))
+        engine.progress_snapshot = self._snapshot
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[list[bytes]]:
+        """Yield records that rebuild all progress; no other progress is stored meanwhile."""
+        with ExitStack() as held:
+            out = []
+            for feed in self._feeds.values():
+                held.enter_context(feed.lock)
+                prefix = _PREFIX.pack(feed.state.id)
+                out += [prefix + piece for piece in feed.group.snapshot()]
+            yield out
+
+    def all(self) -> list[Feed]:
+        with self.engine.lock:
+            return list(self._feeds.values())
+
+    def get(self, name: str) -> Feed:
+        """Return a subscription; SubscriptionNotFound if there is none."""
+        self.engine.check_open()
+        feed = self._feeds.get(name) if isinstance(name, str) else None
+        if feed is None:
+            check_name("subscription", name)
+            raise SubscriptionNotFound(name)
+        return feed
+
+    def create(
+        self,
+        name: str,
+        *,
+        stream: str,
+        mode: str = "shared",
+        ack_timeout: object = 60.0,
+        max_unacked: int = 10_000,
+        start: object,
+        exists_ok: bool = False,
+    ) -> Pending:
+        """Stage the creation of a subscription; its start is fixed now."""
+        engine = self.engine
+        check_name("subscription", name)
+        if mode != "shared":
+            raise ValueError(f"mode must be 'shared', not {mode!r}")
+        with engine.lock:
+            engine.check_open()
+            existing = self._feeds.get(name)
+            if existing is not None:
+                if not exists_ok:
+                    raise SubscriptionExists(name)
+                return Pending(existing, engine.created_tickets.get(f"/{name}", 0))
+            stream_state = engine.stream(stream)
+            if len(self._feeds) >= SUBSCRIPTIONS_MAX:
+                raise ValueError(f"a store holds at most {SUBSCRIPTIONS_MAX} subscriptions")
+            state = SubscriptionState(
+                id=engine.catalog.next_subscription,
+                name=name,
+                stream_id=stream_state.id,
+                created_ms=engine.env.clock.wall_ms(),
+                start=engine.resolve(stream_state, "start", start),
+                ack_timeout=check_duration(
+                    "ack_timeout", ack_timeout, ACK_TIMEOUT_SECONDS_MAX, least=0.001
+                ),
+                max_unacked=check_int("max_unacked", max_unacked, 1, MAX_UNACKED_MAX),
+            )
+            feed = Feed(engine, state, None)
+            ticket = engine.stage_changes(
+                [catalogs.subscription_change(state)], feed.progress_ops()
+            )
+            self._feeds[name] = feed
+            engine.created_tickets[f"/{name}"] = ticket
+            return Pending(feed, ticket)
+
+    def delete(self, name: str, *, force: bool = False) -> Pending:
+        """Stage the deletion; attached consumers end with SubscriptionNotFound."""
+        engine = self.engine
+        with engine.lock:
+            feed = self.get(name)
+            with feed.lock:
+                consumers = feed.group.stats().consumers
+                if consumers and not force:
+                    raise SubscriptionInUse(name, consumers)
+                change = {"op": "delete_subscription", "name": name}
+                ticket = engine.stage_changes([change])
+                feed.deleted = True
+            del self._feeds[name]
+            engine.created_tickets.pop(f"/{name}", None)
+            engine.retire_archived(feed.state.stream_id)
+        engine.journal.poke()
+        return Pending(None, ticket)
+
+    def tick(self, now: int) -> int | None:
+        """Let time pass for every subscription; return the next deadline."""
+        deadlines = [feed.tick(now) for feed in self.all()]
+        return min((at for at in deadlines if at is not None), default=None)
+
+    def busy(self) -> bool:
+        """Say whether progress may have to be stored soon."""
+        return any(feed.busy for feed in self.all())
+
+    def protected(self) -> dict[int, int]:
+        """Return, per shard, the first LSN that a protecting subscription still needs."""
+        engine = self.engine
+        out: dict[int, int] = {}
+        with engine.lock:
+            for stream in engine.catalog.by_id.values():
+                for name in stream.protect:
+                    feed = self._feeds.get(name)
+                    if feed is None or feed.state.stream_id != stream.id:
+                        continue
+                    with feed.lock:
+                        for shard in feed.shards:
+                            low, _ = feed.group.position(shard)
+                            out[shard] = min(low, out.get(shard, low))
+        return out
+
+    def store_all(self) -> int:
+        """Stage the progress of every subscription; returns the ticket."""
+        return max((feed.store_progress() for feed in self.all()), default=0)
+
+
+def spans_of(item: object) -> list[Span]:
+    """Return the ranges of what a user passes to ack, release or extend.
+
+    That is a Delivery, a RecordId, a DeliveryBatch, or an iterable of the first two.
+    """
+    if isinstance(item, DeliveryBatch) and item.spans:
+        return list(item.spans)
+    if isinstance(item, Delivery):
+        item = item.id
+    if isinstance(item, RecordId):
+        return [(item.shard_id, item.lsn, item.lsn + 1)]
+    if isinstance(item, str | bytes | Mapping) or not isinstance(item, Iterable):
+        raise TypeError(
+            "deliveries must be a Delivery, a RecordId, what receive returned, or an iterable of "
+            f"these, not {type(item).__name__}"
+        )
+    return _merge(item)
+
+
+def _merge(items: Iterable[object]) -> list[Span]:
+    spans: list[Span] = []
+    for item in items:
+        record_id = item.id if isinstance(item, Delivery) else item
+        if not isinstance(record_id, RecordId):
+            raise TypeError(f"deliveries must hold RecordIds, not {type(item).__name__}")
+        shard, lsn = record_id.shard_id, record_id.lsn
+        if spans and spans[-1][0] == shard and spans[-1][2] == lsn:
+            spans[-1] = (shard, spans[-1][1], lsn + 1)
+        else:
+            spans.append((shard, lsn, lsn + 1))
+    return spans
+
+
+def check_receive(max_records: object) -> int:
+    return check_int("max_records", max_records, 1, RECEIVE_MAX)
+

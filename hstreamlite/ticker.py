@@ -1,0 +1,128 @@
+"""The store's own thread: what must happen without anybody calling.
+
+Deadlines of deliveries, stored progress, batches whose age is up, retention, snapshots. One thread a
+store, asleep until the earliest of these. Where the environment has no threads, `run_once` is called
+by whoever drives it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from hstreamlite.engine import Engine
+from hstreamlite.errors import HStreamError, StorageFull, StoreClosed, StoreFailed
+from hstreamlite.feed import Feeds
+
+log = logging.getLogger("hstreamlite")
+
+
+class TimedProducer(Protocol):
+    """What the ticker knows of a producer."""
+
+    def send_if_due(self, now: int) -> int | None: ...
+    def flush(self) -> None: ...
+
+
+class Ticker:
+    """Runs the housekeeping of one store."""
+
+    def __init__(self, engine: Engine, feeds: Feeds) -> None:
+        self._engine = engine
+        self._feeds = feeds
+        self._condition = engine.env.threads.condition()
+        self._producers: dict[int, TimedProducer] = {}
+        self._stopped = False
+        self._woken = False
+        self._thread: object | None = None
+        self._progress_ns = int(engine.config.progress_interval * 1e9 / 2)
+        self._retention_ns = int(engine.config.retention_interval * 1e9)
+
+    def start(self) -> None:
+        if self._engine.env.threaded:
+            self._thread = self._engine.env.threads.start("hstreamlite-ticker", self._run)
+
+    def stop(self) -> None:
+        with self._condition:
+            self._stopped = True
+            self._condition.notify_all()
+        if self._thread is not None and not self._engine.forked:
+            self._thread.join()  # type: ignore[attr-defined]
+        self._thread = None
+
+    def wake(self) -> None:
+        """Look at the deadlines again: there may be an earlier one."""
+        with self._condition:
+            self._woken = True
+            self._condition.notify_all()
+
+    def add_producer(self, producer: TimedProducer) -> None:
+        with self._condition:
+            self._producers[id(producer)] = producer
+
+    def remove_producer(self, producer: TimedProducer) -> None:
+        with self._condition:
+            self._producers.pop(id(producer), None)
+
+    def flush_producers(self) -> None:
+        """Flush all producers; the first error is raised after all were tried."""
+        first: HStreamError | None = None
+        for producer in list(self._producers.values()):
+            try:
+                producer.flush()
+            except HStreamError as error:
+                first = first or error
+        if first is not None:
+            raise first
+
+    def _run(self) -> None:
+        clock = self._engine.env.clock
+        while True:
+            try:
+                at = self.run_once()
+            except (StoreClosed, StoreFailed):
+                return
+            with self._condition:
+                if self._stopped:
+                    return
+                if not self._woken:
+                    wait = 3600.0 if at is None else (at - clock.mono_ns()) / 1e9
+                    self._condition.wait(max(0.0, min(wait, 3600.0)))
+                self._woken = False
+                if self._stopped:
+                    return
+
+    def run_once(self) -> int | None:
+        """Do what is due; return when something is due next, in ns of the monotonic clock."""
+        engine = self._engine
+        now = engine.env.clock.mono_ns()
+        with self._condition:
+            producers = list(self._producers.values())
+        deadlines = [engine.next_retention_ns]
+        for producer in producers:
+            at = producer.send_if_due(now)
+            if at is not None:
+                deadlines.append(at)
+        at = self._feeds.tick(now)
+        if at is not None:
+            deadlines.append(max(at, now + 1_000_000))
+        if self._feeds.busy():
+            deadlines.append(now + self._progress_ns)
+        if now >= engine.next_retention_ns:
+            engine.next_retention_ns = now + self._retention_ns
+            deadlines[0] = engine.next_retention_ns
+            self._keep_house()
+        return min(deadlines)
+
+    def _keep_house(self) -> None:
+        engine = self._engine
+        try:
+            engine.expire(self._feeds.protected())
+            if engine.snapshot_due():
+                engine.snapshot()
+        except StorageFull as error:
+            log.warning("retention has to wait: %s", error)
+        except (StoreClosed, StoreFailed):
+            raise
+        except (HStreamError, OSError):
+            log.exception("retention of %r failed and is tried again later", engine.path)

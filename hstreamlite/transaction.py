@@ -1,0 +1,159 @@
+"""Transactions: appends to any streams and acks, staged as one frame.
+
+All or nothing, also across a crash: the frame is either whole in the log or not there. Nothing is
+visible to anybody before the commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+from hstreamlite.config import CODECS
+from hstreamlite.engine import Engine, Pending
+from hstreamlite.errors import StreamExists
+from hstreamlite.feed import Feed, Span, spans_of
+from hstreamlite.log import catalog as catalogs
+from hstreamlite.log.catalog import StreamState
+from hstreamlite.log.journal import CATALOG, Op, Run
+from hstreamlite.records import Payload, Record, RecordIds
+
+
+class Collected:
+    """What a transaction is to do. Used by one thread at a time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._appends: dict[str, list[Record]] = {}
+        self._creates: dict[str, dict[str, Any]] = {}
+        self._deletes: list[str] = []
+        self._acks: dict[str, tuple[Feed, dict[str, list[Span]]]] = {}
+        self.ended = False
+
+    def check(self) -> None:
+        self.engine.check_open()
+        if self.ended:
+            raise ValueError("the transaction has ended; begin another with store.transaction()")
+
+    def append(self, stream: str, record: Record) -> None:
+        self.check()
+        if stream not in self._creates:
+            self.engine.stream(stream)
+        self._appends.setdefault(stream, []).append(record)
+
+    def create_stream(self, name: str, options: dict[str, Any]) -> None:
+        self.check()
+        with self.engine.lock:
+            self.engine.new_stream(name, **options)
+            if name in self._creates or name in self.engine.catalog.streams:
+                raise StreamExists(name)
+        self._creates[name] = options
+
+    def delete_stream(self, name: str) -> None:
+        self.check()
+        self.engine.stream(name)
+        self._deletes.append(name)
+
+    def ack(self, feed: Feed, consumer: str, items: object) -> None:
+        self.check()
+        _, consumers = self._acks.setdefault(feed.state.name, (feed, {}))
+        consumers.setdefault(consumer, []).extend(spans_of(items))
+
+    def commit(self) -> Pending:
+        """Stage everything in one frame; the value is the ids of the appends, stream by stream.
+
+        LeaseLost, StreamNotFound, TransactionTooLarge, StorageFull: nothing happened.
+        """
+        self.check()
+        self.ended = True
+        engine = self.engine
+        with engine.lock, ExitStack() as held:
+            feeds = [feed for _, (feed, _) in sorted(self._acks.items())]
+            for feed in feeds:
+                held.enter_context(feed.lock)
+            for feed, consumers in self._acks.values():
+                for consumer, spans in consumers.items():
+                    feed.check_held(consumer, spans)
+            deleted = [engine.stream(name) for name in self._deletes]
+            created = self._new_states()
+            changes = [catalogs.stream_change(state) for state in created.values()]
+            changes += [engine.deletion_of(state, force=False) for state in deleted]
+            ops, names = self._append_ops(created)
+            stored = [op for feed in feeds for op in feed.progress_ops(self._spans(feed))]
+            system = bool(changes or stored) and not ops
+            if changes:
+                stored.append((CATALOG, [catalogs.encode(c) for c in changes], None))
+            try:
+                ticket, runs = engine.journal.stage(ops + stored, 2, system=system)
+            except BaseException:
+                for feed in feeds:
+                    feed.forget_stored()
+                raise
+            for change in changes:
+                engine.catalog.apply(change)
+            for state in deleted:
+                engine.retire(state, archived=False)
+            for feed in feeds:
+                feed.ack_spans(self._spans(feed))
+        ids: dict[str, list[Run]] = {}
+        shards = {shard: name for name, shard_ids in names.items() for shard in shard_ids}
+        for run in runs:
+            if run.shard in shards:
+                ids.setdefault(shards[run.shard], []).append(run)
+        return Pending({name: RecordIds(found) for name, found in ids.items()}, ticket)
+
+    def _spans(self, feed: Feed) -> list[Span]:
+        _, consumers = self._acks[feed.state.name]
+        return [span for spans in consumers.values() for span in spans]
+
+    def _new_states(self) -> dict[str, StreamState]:
+        engine = self.engine
+        states: dict[str, StreamState] = {}
+        shards = 0
+        for name, options in self._creates.items():
+            if name in engine.catalog.streams:
+                raise StreamExists(name)
+            state = engine.new_stream(name, **options)
+            state = replace(
+                state,
+                id=state.id + len(states),
+                shard_ids=tuple(shard + shards for shard in state.shard_ids),
+            )
+            shards += len(state.shard_ids)
+            engine.open_stream(state)
+            states[name] = state
+        return states
+
+    def _append_ops(
+        self, created: dict[str, StreamState]
+    ) -> tuple[list[Op], dict[str, tuple[int, ...]]]:
+        engine = self.engine
+        ops: list[Op] = []
+        names = {}
+        for name, records in self._appends.items():
+            state = created.get(name) or engine.stream(name)
+            part, _ = engine.ops_of(state, records, None, CODECS["none"])
+            ops += part
+            names[name] = state.shard_ids
+        return ops, names
+
+
+def record_of(payload: Payload | Record, key: str | None, attributes: object) -> Record:
+    """Return the record to append for what a user passed."""
+    if isinstance(payload, Record):
+        if key is not None or attributes is not None:
+            raise TypeError("a Record brings its own key and attributes")
+        return payload
+    return Record(payload, key=key, attributes=attributes)  # type: ignore[arg-type]
+
+
+def item_list(records: Iterable[object]) -> list[object]:
+    """Return a list of the records of one append; TypeError for what is no collection of them."""
+    if isinstance(records, str | bytes | bytearray | memoryview | dict | Record):
+        raise TypeError(
+            f"records must be an iterable of records, not one {type(records).__name__}; "
+            "append takes a single one"
+        )
+    return records if type(records) is list else list(records)
