@@ -40,9 +40,7 @@ static const uint8_t *read_long_varint(const uint8_t *p, const uint8_t *end, int
 {
     uint64_t v = 0;
     for (int i = 0; i < bytes_max && p < end; i++) {
-        uint64_t byte = *p++;
-        if (i == VARINT_BYTES_MAX - 1 && byte > 1)
-            return NULL;
+        uint64_t byte = *p++; /* of the tenth, protobuf drops the bits beyond 64 */
         v |= (byte & 0x7f) << (7 * i);
         if (byte < 0x80) {
             *value = v;
