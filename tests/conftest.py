@@ -1,6 +1,6 @@
 """Hypothesis profiles: dev (quick), ci, nightly (long); HYPOTHESIS_PROFILE names another than dev.
 
-No profile has a deadline: a shared machine may stop a test for longer than any that means something.
+No profile has a deadline: a busy machine may stop a test for longer than any that means something.
 """
 
 import os
