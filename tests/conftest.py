@@ -1,0 +1,19 @@
+"""Hypothesis profiles: dev (quick), ci, nightly (long); HYPOTHESIS_PROFILE names another than dev.
+
+No profile has a deadline: a busy machine may stop a test for longer than any that means something.
+"""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("dev", deadline=None, max_examples=50)
+settings.register_profile("ci", deadline=None, max_examples=200, print_blob=True)
+settings.register_profile(
+    "nightly",
+    deadline=None,
+    max_examples=5000,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
