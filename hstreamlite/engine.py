@@ -181,7 +181,7 @@ class Engine:
         self.progress_records = list(self._system_records(PROGRESS, snapshot[1]))
         journal.store_super(snapshot)
         journal.check(lib.hsl_log_start(journal.log))
-        self._forget_fork = self.env.after_fork_in_child(self._in_forked_child)
+        self.env.after_fork_in_child(self._in_forked_child)
 
     def _system_records(self, shard: int, snapshot: int) -> Iterable[bytes]:
         cursor = self.journal.cursor(shard, max(snapshot, 1))
@@ -227,7 +227,6 @@ class Engine:
             if self.closed:
                 return
             self.closed = True
-        self._forget_fork()
         try:
             self.journal.close(clean=clean)
         finally:

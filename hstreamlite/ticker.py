@@ -40,7 +40,7 @@ class Ticker:
 
     def start(self) -> None:
         if self._engine.env.threaded:
-            self._thread = self._engine.env.threads.start("hstreamlite-ticker", self._run)
+            self._thread = self._engine.env.threads.start("ticker", self._run)
 
     def stop(self) -> None:
         with self._condition:

@@ -30,6 +30,7 @@ struct hsl_cursor *hsl_cursor_new(struct hsl_log *log, uint64_t shard, uint64_t 
     struct hsl_cursor *cursor = calloc(1, sizeof *cursor);
     if (cursor) {
         cursor->log = log;
+        atomic_fetch_add(&log->holders, 1);
         cursor->shard = shard;
         cursor->lsn = lsn;
         cursor->ahead = READ_MIN;
@@ -43,7 +44,9 @@ void hsl_cursor_free(struct hsl_cursor *cursor)
         return;
     hsl_cursor_release(cursor);
     free(cursor->buf);
+    struct hsl_log *log = cursor->log;
     free(cursor);
+    hsl_log_free(log);
 }
 
 struct hsl_log *hsl_cursor_log(struct hsl_cursor *cursor) { return cursor->log; }

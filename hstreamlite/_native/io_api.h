@@ -49,6 +49,9 @@ struct hsl_io {
     int (*boot_id)(void *ctx, uint8_t id[16]);
     uint64_t (*wall_ms)(void *ctx);
     uint64_t (*mono_ns)(void *ctx);
+    /* Keep ctx alive, and let it go; NULL where it lives for ever. */
+    void (*retain)(void *ctx);
+    void (*release)(void *ctx);
 };
 
 const struct hsl_io *hsl_io_posix(void);

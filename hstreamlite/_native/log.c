@@ -118,6 +118,9 @@ struct hsl_log *hsl_log_new(const struct hsl_io *io, const struct hsl_log_config
         return NULL;
     pthread_once(&fork_once, watch_forks);
     log->io = io;
+    if (io->retain)
+        io->retain(io->ctx);
+    log->holders = 1;
     log->cfg = *config;
     log->salt = config->salt;
     log->direct = config->direct != 0;
@@ -401,7 +404,7 @@ int hsl_log_close(struct hsl_log *log, int32_t clean)
 
 void hsl_log_free(struct hsl_log *log)
 {
-    if (!log)
+    if (!log || atomic_fetch_sub(&log->holders, 1) > 1)
         return;
     bool forked = atomic_load(&hsl_fork_generation) != log->fork_generation;
     if (forked)
@@ -419,7 +422,10 @@ void hsl_log_free(struct hsl_log *log)
     pthread_cond_destroy(&log->writer_cv);
     pthread_mutex_destroy(&log->stage_mu);
     pthread_mutex_destroy(&log->index_mu);
+    const struct hsl_io *io = log->io;
     free(log);
+    if (io->release)
+        io->release(io->ctx);
 }
 
 void hsl_log_stats(struct hsl_log *log, struct hsl_log_stats *out)

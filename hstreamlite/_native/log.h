@@ -105,6 +105,7 @@ struct hsl_segment {
 
 struct hsl_log {
     const struct hsl_io *io;
+    _Atomic uint32_t holders; /* its owner, and every cursor */
     struct hsl_log_config cfg;
     char path[HSL_PATH_MAX];
     uint64_t fork_generation;

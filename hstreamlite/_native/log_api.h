@@ -140,9 +140,10 @@ struct hsl_log_stats {
 struct hsl_log;
 struct hsl_cursor;
 
-/* path is the store directory; io must outlive the log. NULL when out of memory. */
+/* path is the store directory. NULL when out of memory. */
 struct hsl_log *hsl_log_new(const struct hsl_io *io, const struct hsl_log_config *config,
                             const char *path);
+/* Closes; the memory goes with the last cursor. */
 void hsl_log_free(struct hsl_log *log);
 
 /* Recovery, in this order, by one thread, before any append. */

@@ -131,6 +131,7 @@ struct orphan {
 
 struct hsl_simfs {
     pthread_mutex_t mutex;
+    _Atomic uint32_t holders; /* its owner, and every log over it */
     uint64_t capacity;
     uint64_t used;
     uint32_t direct_alignment;
@@ -1344,6 +1345,13 @@ static uint64_t sim_mono_ns(void *ctx)
     return now;
 }
 
+static void sim_retain(void *ctx)
+{
+    atomic_fetch_add(&((struct process *)ctx)->fs->holders, 1);
+}
+
+static void sim_release(void *ctx) { hsl_simfs_free(((struct process *)ctx)->fs); }
+
 static void process_begin(struct hsl_simfs *fs)
 {
     struct process *process = sim_alloc(sizeof *process);
@@ -1373,6 +1381,8 @@ static void process_begin(struct hsl_simfs *fs)
         .boot_id = sim_boot_id,
         .wall_ms = sim_wall_ms,
         .mono_ns = sim_mono_ns,
+        .retain = sim_retain,
+        .release = sim_release,
     };
     fs->process = process;
     fs->calls = 0;
@@ -1394,6 +1404,7 @@ struct hsl_simfs *hsl_simfs_new(uint64_t capacity, uint64_t seed)
 {
     struct hsl_simfs *fs = sim_alloc(sizeof *fs);
     pthread_mutex_init(&fs->mutex, NULL);
+    fs->holders = 1;
     fs->capacity = capacity;
     fs->direct_alignment = SIM_SECTOR;
     fs->rng = seed;
@@ -1421,7 +1432,7 @@ static void faults_clear(struct hsl_simfs *fs)
 
 void hsl_simfs_free(struct hsl_simfs *fs)
 {
-    if (!fs)
+    if (!fs || atomic_fetch_sub(&fs->holders, 1) > 1)
         return;
     for (size_t i = 0; i < fs->handle_count; i++)
         name_drop(fs->handles[i].path);
@@ -1503,6 +1514,7 @@ struct hsl_simfs *hsl_simfs_clone(struct hsl_simfs *fs)
     harvest_all(fs);
     struct hsl_simfs *copy = sim_alloc(sizeof *copy);
     pthread_mutex_init(&copy->mutex, NULL);
+    copy->holders = 1;
     copy->capacity = fs->capacity;
     copy->direct_alignment = fs->direct_alignment;
     copy->rng = fs->rng;

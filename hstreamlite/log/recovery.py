@@ -24,7 +24,7 @@ from typing import Any
 
 from hstreamlite._native import ffi, lib
 from hstreamlite.config import StoreConfig
-from hstreamlite.env import Env
+from hstreamlite.env import Env, LockHeld, OpenFlag
 from hstreamlite.errors import (
     CorruptionError,
     NotAStore,
@@ -154,7 +154,7 @@ def _may_create(env: Env, path: str, names: list[str]) -> bool:
 def _lock(env: Env, path: str) -> int:
     try:
         return env.files.lock(f"{path}/LOCK")
-    except StoreLocked as error:
+    except LockHeld as error:
         raise StoreLocked(path, error.owner_pid) from None
 
 
@@ -300,7 +300,12 @@ def _seal_middle(journal: Journal, segment: _Segment, numbers: list[int]) -> Non
         if segment.report.damage != lib.HSL_DAMAGE_FOOTER or segment.report.next_valid:
             raise _refuse(journal, segment, _DAMAGE[segment.report.damage], "other bytes")
     else:
-        header = journal.env.files.read_at(segment_path(journal.path, following), 0, 96)
+        files = journal.env.files
+        fd = files.open(segment_path(journal.path, following), OpenFlag.READ)
+        try:
+            header = files.pread(fd, 96, 0)
+        finally:
+            files.close(fd)
         pred_end = int.from_bytes(header[64:72], "little")
         pred_crc = int.from_bytes(header[72:76], "little")
         if (pred_end, pred_crc) != (segment.report.end, segment.report.last_crc):
