@@ -93,7 +93,6 @@ class Group:
             window.acks = kept.acks
             window.acks.drain()
             window.generation = kept.generation
-            window.tail = state.next
             window.mark_saved()
             self._adopt(window)
             self._dispatch.note_outstanding(shard)

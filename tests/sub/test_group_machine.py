@@ -1,0 +1,388 @@
+"""The group against the reference: several consumers, time, loss, gaps, seeks and restarts."""
+
+import pytest
+from group_model import CONSUMERS, GroupModel
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from hstreamlite.errors import ConsumerClosed, ConsumerExists, UnknownRecord
+from hstreamlite.sub.ackmap import AckFlag
+from hstreamlite.sub.checkpoint import Progress
+from hstreamlite.sub.group import Group
+from hstreamlite.sub.limits import Limits
+
+TIMEOUT = 1_000_000
+STARTS = {7: 1, 9: 130, 1 << 41: 2**33}
+
+
+class GroupMachine(RuleBasedStateMachine):
+    @initialize(
+        max_unacked=st.integers(1, 40),
+        per_consumer=st.one_of(st.just(0), st.integers(1, 20)),
+        span=st.integers(1, 80),
+        tails=st.lists(st.integers(0, 60), min_size=1, max_size=3),
+        consumers=st.sets(st.sampled_from(CONSUMERS)),
+    )
+    def start(
+        self, max_unacked: int, per_consumer: int, span: int, tails: list[int], consumers: set[str]
+    ) -> None:
+        self.limits = Limits(
+            ack_timeout_ns=TIMEOUT,
+            max_unacked=max_unacked,
+            max_unacked_per_consumer=per_consumer,
+            span_records=span,
+            checkpoint_acks=5,
+        )
+        self.group = Group("billing", self.limits)
+        self.model = GroupModel(self.limits)
+        self.starts = dict(list(STARTS.items())[: len(tails)])
+        for (shard, first), count in zip(self.starts.items(), tails, strict=True):
+            self.group.add_shard(shard, first)
+            self.model.add_shard(shard, first)
+            self.model.shards[shard].tail += count
+            self.group.offer(shard, first + count)
+        for name in sorted(consumers):
+            self.attach(name)
+        self.pieces: list[bytes] = []
+        self.lows: dict[int, int] = dict(self.starts)
+
+    def draw_shard(self, data: st.DataObject) -> int:
+        return data.draw(st.sampled_from(sorted(self.starts)))
+
+    def draw_lsn(self, data: st.DataObject, shard: int) -> int:
+        model = self.model.shards[shard]
+        low = model.low()
+        return data.draw(
+            st.one_of(
+                st.integers(low, max(low, model.next - 1)),
+                st.integers(max(0, low - 4), model.next + 2),
+                st.integers(max(0, model.seen[0] - 1), model.seen[1] + 1),
+            )
+        )
+
+    @rule(data=st.data(), count=st.integers(0, 30))
+    def offer(self, data: st.DataObject, count: int) -> None:
+        shard = self.draw_shard(data)
+        model = self.model.shards[shard]
+        model.tail += count
+        self.group.offer(shard, model.tail)
+
+    @rule(name=st.sampled_from(CONSUMERS))
+    def attach(self, name: str) -> None:
+        if name in self.model.consumers:
+            with pytest.raises(ConsumerExists):
+                self.group.attach(name)
+            return
+        self.group.attach(name)
+        self.model.consumers.append(name)
+
+    @rule(name=st.sampled_from(CONSUMERS))
+    def detach(self, name: str) -> None:
+        if name not in self.model.consumers:
+            with pytest.raises(ConsumerClosed):
+                self.group.detach(name, self.model.now)
+            return
+        assert self.group.detach(name, self.model.now) == self.model.detach(name)
+
+    @precondition(lambda self: len(self.model.consumers) < len(CONSUMERS))
+    @rule(data=st.data())
+    def use_a_closed_consumer(self, data: st.DataObject) -> None:
+        closed = sorted(set(CONSUMERS) - set(self.model.consumers))
+        name = data.draw(st.sampled_from(closed))
+        with pytest.raises(ConsumerClosed):
+            self.group.fetch(name, 5, self.model.now, queue=True)
+
+    @precondition(lambda self: self.model.consumers)
+    @rule(
+        data=st.data(),
+        most=st.one_of(st.integers(1, 12), st.just(1_000)),
+        queue=st.booleans(),
+        confirm=st.booleans(),
+    )
+    def fetch(self, data: st.DataObject, most: int, queue: bool, confirm: bool) -> None:
+        model, group = self.model, self.group
+        name = data.draw(st.sampled_from(model.consumers))
+        model.tick()
+        expected = model.expected_count(name, most)
+        before = {shard: of.next for shard, of in model.shards.items()}
+        due = model.ready()
+        got = group.fetch(name, most, model.now, queue=queue)
+        count = sum(a.end_lsn - a.first_lsn for a in got)
+        if not got and expected and not model.paused:
+            head = group.next_in_line(model.now)
+            assert head not in (None, name), "nobody else's turn, yet nothing was given"
+        else:
+            assert count == (0 if model.paused else expected), "S6"
+        model.reserve(name, got)
+        model.check_order(before, got)
+        sent = {(a.shard_id, n) for a in got for n in range(a.first_lsn, a.end_lsn)}
+        assert not sent - due or due <= sent, "S7: new records before those due again"
+        if confirm:
+            for assigned in got:
+                self.do_confirm(assigned.lease, assigned.end_lsn)
+
+    @precondition(lambda self: self.model.leases)
+    @rule(data=st.data())
+    def confirm(self, data: st.DataObject) -> None:
+        lease = data.draw(st.sampled_from(sorted(self.model.leases)))
+        _, assigned = self.model.leases[lease]
+        self.do_confirm(lease, data.draw(st.integers(assigned.first_lsn - 1, assigned.end_lsn + 1)))
+
+    def do_confirm(self, lease: int, end: int) -> None:
+        _, assigned = self.model.leases[lease]
+        shard = self.model.shards[assigned.shard_id]
+        wanted = range(assigned.first_lsn, min(assigned.end_lsn, end))
+        all_done = all(shard.done(lsn) for lsn in range(assigned.first_lsn, assigned.end_lsn))
+        got = self.group.confirm(lease, end, self.model.now)
+        expected = self.model.confirm(lease, end)
+        if got is None and all_done:
+            return
+        assert got == expected, wanted
+
+    @rule(data=st.data())
+    def ack(self, data: st.DataObject) -> None:
+        shard = self.draw_shard(data)
+        lsn = self.draw_lsn(data, shard)
+        expected = self.model.ack(shard, lsn)
+        if expected == AckFlag.UNKNOWN:
+            with pytest.raises(UnknownRecord):
+                self.group.ack(shard, lsn)
+            return
+        flags = self.group.ack(shard, lsn)
+        assert flags & ~AckFlag.ATTENTION == expected
+        if flags & AckFlag.ATTENTION:
+            self.group.attend()
+
+    @rule(data=st.data(), count=st.integers(1, 30), ranged=st.booleans())
+    def ack_several(self, data: st.DataObject, count: int, ranged: bool) -> None:
+        shard = self.draw_shard(data)
+        first = self.draw_lsn(data, shard)
+        step = 1 if ranged else data.draw(st.integers(1, 3))
+        lsns = list(range(first, first + count, step))
+        call = (
+            (lambda: self.group.ack_range(shard, first, first + count))
+            if ranged
+            else (lambda: self.group.ack_many(shard, lsns))
+        )
+        if not self.model.acceptable(shard, lsns):
+            with pytest.raises(UnknownRecord):
+                call()
+            return
+        flags = [self.model.ack(shard, lsn) for lsn in lsns]
+        got = call()
+        assert got[:3] == tuple(
+            flags.count(kind) for kind in (AckFlag.NEW, AckFlag.DUPLICATE, AckFlag.VOID)
+        )
+        if got.flags & AckFlag.ATTENTION:
+            self.group.attend()
+
+    @rule()
+    def ack_of_a_foreign_shard(self) -> None:
+        for call in (
+            lambda: self.group.ack(5, 1),
+            lambda: self.group.ack_range(5, 1, 2),
+            lambda: self.group.ack_many(5, [1]),
+        ):
+            with pytest.raises(UnknownRecord):
+                call()
+
+    @precondition(lambda self: self.model.consumers)
+    @rule(
+        data=st.data(),
+        count=st.integers(1, 9),
+        after=st.sampled_from([0, 1, TIMEOUT // 2, TIMEOUT * 3]),
+        extend=st.booleans(),
+    )
+    def release_or_extend(
+        self, data: st.DataObject, count: int, after: int, extend: bool
+    ) -> None:
+        name = data.draw(st.sampled_from(self.model.consumers))
+        shard = self.draw_shard(data)
+        first = self.draw_lsn(data, shard)
+        held = self.model.confirmed(name, shard, first, first + count)
+        now = self.model.now
+        if extend:
+            got = self.group.extend(name, shard, first, first + count, after + 1, now)
+            for record in held:
+                record.deadline = max(record.deadline or 0, now + after + 1)
+        else:
+            got = self.group.release(name, shard, first, first + count, after, now)
+            for record in held:
+                self.model.give_back(record, now + after)
+        assert got == len(held)
+
+    @rule(step=st.sampled_from([1, TIMEOUT // 3, TIMEOUT, TIMEOUT * 2]), tick=st.booleans())
+    def pass_time(self, step: int, tick: bool) -> None:
+        self.model.now += step
+        if tick:
+            self.model.tick()
+            self.group.tick(self.model.now)
+
+    @rule()
+    def sleep_until_deadline(self) -> None:
+        due = self.group.next_deadline()
+        wanted = self.model.next_deadline()
+        if wanted is not None:
+            assert due is not None
+            assert due <= wanted, "S7: the shell would wake too late"
+        if due is not None:
+            self.model.now = max(self.model.now, due)
+            self.model.tick()
+            self.group.tick(self.model.now)
+
+    @rule(name=st.sampled_from(CONSUMERS))
+    def leave_line(self, name: str) -> None:
+        self.group.leave_line(name)
+
+    @rule(data=st.data())
+    def holds(self, data: st.DataObject) -> None:
+        shard = self.draw_shard(data)
+        first = self.draw_lsn(data, shard)
+        end = first + data.draw(st.integers(1, 6))
+        lease = data.draw(st.integers(0, 60))
+        records = self.model.shards[shard].records
+        expected = all(
+            lsn in records
+            and records[lsn].lease == lease
+            and records[lsn].deadline is not None
+            and not self.model.shards[shard].done(lsn)
+            for lsn in range(first, end)
+        )
+        assert self.group.holds(lease, shard, first, end) == expected
+
+    @rule(data=st.data())
+    def gap(self, data: st.DataObject) -> None:
+        shard = self.draw_shard(data)
+        model = self.model.shards[shard]
+        low = model.low()
+        first_kept = data.draw(st.integers(max(1, low - 2), min(model.tail, low + 20) + 2))
+        lost, unseen = self.model.gap(shard, first_kept) if first_kept > low else (0, 0)
+        got = self.group.gap(shard, first_kept)
+        if lost == 0:
+            assert got is None
+            return
+        assert got is not None
+        assert (got.records, got.undelivered) == (lost, unseen)
+        for name in self.model.consumers:
+            assert self.group.gaps(name)[-1] == got
+            assert self.group.gaps(name) == ()
+
+    @rule(data=st.data())
+    def seek(self, data: st.DataObject) -> None:
+        shard = self.draw_shard(data)
+        model = self.model.shards[shard]
+        lsn = data.draw(st.integers(max(1, self.starts[shard] - 5), model.tail + 3))
+        self.group.seek({shard: lsn})
+        self.model.seek(shard, lsn)
+        self.lows[shard] = lsn
+
+    @rule(paused=st.booleans())
+    def pause(self, paused: bool) -> None:
+        self.model.paused = paused
+        (self.group.pause if paused else self.group.resume)()
+
+    @rule(snapshot=st.booleans())
+    def store(self, snapshot: bool) -> None:
+        unsaved = self.group.unsaved()
+        pieces = self.group.snapshot() if snapshot else self.group.delta()
+        assert bool(pieces) == (snapshot or unsaved)
+        assert not self.group.unsaved()
+        assert self.group.delta() == ()
+        self.pieces.extend(pieces)
+
+    @rule(data=st.data(), whole=st.booleans())
+    def restart(self, data: st.DataObject, whole: bool) -> None:
+        size = len(self.pieces)
+        keep = size if whole else data.draw(st.integers(0, size))
+        del self.pieces[keep:]
+        progress = Progress()
+        for piece in self.pieces:
+            progress.apply(piece)
+        truth = self.model
+        truth.restart(progress, self.starts)
+        self.group = Group("billing", self.limits)
+        self.group.restore(progress)
+        for shard, model in truth.shards.items():
+            if shard not in progress.shards:
+                self.group.add_shard(shard, self.starts[shard])
+            self.group.offer(shard, model.tail)
+            self.lows[shard] = model.low()
+
+    @invariant()
+    def agrees(self) -> None:
+        if not hasattr(self, "group"):
+            return
+        self.group.check_invariants()
+        outstanding = self.model.outstanding()
+        unacked = backlog = 0
+        for shard, model in self.model.shards.items():
+            low, end = self.group.position(shard)
+            assert (low, end) == (model.low(), model.next)
+            assert low >= self.lows[shard], "S10: progress moves back"
+            self.lows[shard] = low
+            never = [lsn for lsn in model.open() if model.records[lsn].deliveries == 0]
+            unacked += len(model.open()) - len(never)
+            backlog += len(never) + max(0, model.tail - model.next)
+        assert outstanding <= self.limits.max_unacked, "S6"
+        for name in self.model.consumers:
+            held = len(self.model.held_by(name))
+            assert held <= (self.limits.max_unacked_per_consumer or held), "S6 per consumer"
+        assert self.group.lag() == type(self.group.lag())(unacked, backlog)
+        stats = self.group.stats()
+        assert stats.in_flight + stats.waiting == outstanding
+        self.check_reason(stats.blocked)
+
+    def check_reason(self, blocked: str) -> None:
+        model = self.model
+        if model.paused or not model.consumers:
+            assert blocked == ("paused" if model.paused else "no consumers")
+            return
+        fresh = any(of.tail > of.next for of in model.shards.values())
+        if not blocked:
+            again = any(
+                of.records[lsn].owner is None for of in model.shards.values() for lsn in of.open()
+            )
+            assert fresh or again
+        elif blocked == "no records":
+            assert not fresh
+        else:
+            assert blocked.startswith(("window full", "span full"))
+            shard, lsn = map(int, blocked.rsplit(" ", 1)[1].split("-"))
+            assert model.shards[shard].low() == lsn
+
+    def teardown(self) -> None:
+        """Drain: with one consumer left that acks, everything is acked or a gap (S1)."""
+        if not hasattr(self, "group"):
+            return
+        model, group = self.model, self.group
+        group.resume()
+        model.paused = False
+        for name in list(model.consumers):
+            group.detach(name, model.now)
+            model.detach(name)
+        group.attach("last")
+        model.consumers.append("last")
+        for _ in range(10_000):
+            model.tick()
+            got = group.fetch("last", 50, model.now)
+            model.reserve("last", got)
+            for assigned in got:
+                self.do_confirm(assigned.lease, assigned.end_lsn)
+                first, end = assigned.first_lsn, assigned.end_lsn
+                group.ack_range(assigned.shard_id, first, end)
+                for lsn in range(first, end):
+                    model.ack(assigned.shard_id, lsn)
+            if not got:
+                due = group.next_deadline()
+                if due is None:
+                    break
+                model.now = max(model.now, due)
+                group.tick(model.now)
+        for shard, of in model.shards.items():
+            assert of.low() == max(of.tail, of.next), f"S1: {shard} stops at {of.low()}"
+        assert group.lag() == type(group.lag())(0, 0)
+
+
+TestGroup = GroupMachine.TestCase
+TestGroup.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
