@@ -72,10 +72,8 @@ def messages() -> tuple[Any, Any]:
     flag.value.add(name="RAW", number=1)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return tuple(
-        message_factory.GetMessageClass(pool.FindMessageTypeByName(f"hstream.{name}"))
-        for name in ("Batch", "LooseBatch")
-    )
+    batch, loose = (pool.FindMessageTypeByName(f"hstream.{n}") for n in ("Batch", "LooseBatch"))
+    return message_factory.GetMessageClass(batch), message_factory.GetMessageClass(loose)
 
 
 Batch, LooseBatch = messages()
