@@ -372,7 +372,9 @@ class Feed:
             if not ops:
                 return 0
             try:
-                self.journal.stage(ops, _MEMORY, system=True)
+                if self.journal.try_stage(ops, _MEMORY, system=True) is None:
+                    self.forget_stored()
+                    return 0
             except StorageFull as error:
                 self.forget_stored()
                 log.warning("progress of subscription %r is not stored: %s", self.state.name, error)

@@ -173,20 +173,37 @@ class ProducerCore:
         return self.open.born_ns + int(self.options.batch_age * 1e9)
 
     def send(self) -> None:
-        """Stage the open batch. An error settles it and ends the producer: records behind lost ones
-        would break the order."""
+        """Stage the open batch."""
+        batch = self.detach()
+        if batch is not None:
+            self.stage(batch)
+            self.settle(batch)
+
+    def detach(self) -> OpenBatch | None:
+        """Take the open batch out; it is to be staged and settled next."""
         batch, self.open = self.open, None
-        if batch is None:
-            return
-        try:
-            self._stage(batch)
-        except BaseException as error:
-            batch.error = self.failure = error
+        return batch
+
+    def settle(self, batch: OpenBatch) -> None:
+        """Count a staged batch. An error ends the producer: records behind lost ones would break
+        the order."""
+        if batch.error is None:
+            self.staged.append(batch)
+        else:
+            self.failure = batch.error
             self.buffered -= batch.bytes
-            if not isinstance(error, Exception):
-                raise
-            return
-        self.staged.append(batch)
+
+    def stage(self, batch: OpenBatch) -> None:
+        """Stage a detached batch; it has ids or an error then. May wait for room."""
+        try:
+            if self.failure is not None:
+                raise self.failure
+            self._stage(batch)
+        except Exception as error:  # noqa: BLE001 - it is the outcome of the batch
+            batch.error = error
+        except BaseException as error:
+            batch.error = error
+            raise
 
     def _stage(self, batch: OpenBatch) -> None:
         engine = self.engine

@@ -135,6 +135,13 @@ class Journal:
         ticket, runs = fast.stage(self.handle, ops, level, system, False)
         return ticket, [Run(*run) for run in runs]
 
+    def try_stage(
+        self, ops: list[Op], level: int, *, system: bool = False
+    ) -> tuple[int, list[Run]] | None:
+        """Stage as `stage` does, or return None where that would have to wait for room."""
+        staged = fast.stage(self.handle, ops, level, system, None)
+        return None if staged is None else (staged[0], [Run(*run) for run in staged[1]])
+
     def wait(self, ticket: int) -> None:
         """Return when the ticket is durable. 0 returns at once."""
         if ticket:
