@@ -59,7 +59,9 @@ class GroupModel:
         self.paused = False
 
     def add_shard(self, shard: int, start: int) -> None:
-        self.shards[shard] = ShardModel(start, start, start, start, 0, (start, start), {}, {0: set()})
+        self.shards[shard] = ShardModel(
+            start, start, start, start, 0, (start, start), {}, {0: set()}
+        )
 
     def ack(self, shard: int, lsn: int) -> AckFlag:
         model = self.shards[shard]
@@ -77,9 +79,7 @@ class GroupModel:
 
     def acceptable(self, shard: int, lsns: list[int]) -> bool:
         model = self.shards[shard]
-        return all(
-            model.known(lsn) or model.seen[0] <= lsn < model.seen[1] for lsn in lsns
-        )
+        return all(model.known(lsn) or model.seen[0] <= lsn < model.seen[1] for lsn in lsns)
 
     def outstanding(self) -> int:
         return sum(len(model.open()) for model in self.shards.values())
@@ -167,8 +167,10 @@ class GroupModel:
             skipped = [
                 lsn
                 for lsn in model.open()
-                if lsn < lsns[-1] and model.records[lsn].deliveries == 0
-                and model.records[lsn].owner is None and lsn < before[shard]
+                if lsn < lsns[-1]
+                and model.records[lsn].deliveries == 0
+                and model.records[lsn].owner is None
+                and lsn < before[shard]
             ]
             assert not skipped, f"{skipped} should come before {lsns}"
 
@@ -242,8 +244,14 @@ class GroupModel:
             if kept is None:
                 tail = model.tail
                 self.shards[shard] = ShardModel(
-                    starts[shard], tail, starts[shard], starts[shard], 0,
-                    (starts[shard], starts[shard]), {}, {0: set()},
+                    starts[shard],
+                    tail,
+                    starts[shard],
+                    starts[shard],
+                    0,
+                    (starts[shard], starts[shard]),
+                    {},
+                    {0: set()},
                 )
                 continue
             self._fall_back(shard, kept.generation, progress)
@@ -267,7 +275,12 @@ class GroupModel:
                     was = model.records[lsn].deliveries
                     assert count <= was, f"{lsn}: {count} deliveries stored, {was} happened"
         self.shards[shard] = ShardModel(
-            state.origin, model.tail, state.next, state.low, generation,
-            (state.origin, state.origin), records,
+            state.origin,
+            model.tail,
+            state.next,
+            state.low,
+            generation,
+            (state.origin, state.origin),
+            records,
             {g: s for g, s in model.history.items() if g < generation} | {generation: stored},
         )

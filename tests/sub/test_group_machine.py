@@ -194,9 +194,7 @@ class GroupMachine(RuleBasedStateMachine):
         after=st.sampled_from([0, 1, TIMEOUT // 2, TIMEOUT * 3]),
         extend=st.booleans(),
     )
-    def release_or_extend(
-        self, data: st.DataObject, count: int, after: int, extend: bool
-    ) -> None:
+    def release_or_extend(self, data: st.DataObject, count: int, after: int, extend: bool) -> None:
         name = data.draw(st.sampled_from(self.model.consumers))
         shard = self.draw_shard(data)
         first = self.draw_lsn(data, shard)
