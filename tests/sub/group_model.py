@@ -234,7 +234,7 @@ class GroupModel:
         model.generation += 1
         model.history[model.generation] = set()
 
-    def restart(self, progress: Progress, starts: dict[int, int]) -> None:
+    def restart(self, progress: Progress, starts: dict[int, int], *, exact: bool) -> None:
         """Check that stored progress is not ahead of the truth, and fall back to it."""
         self.consumers.clear()
         self.leases.clear()
@@ -254,9 +254,9 @@ class GroupModel:
                     {0: set()},
                 )
                 continue
-            self._fall_back(shard, kept.generation, progress)
+            self._fall_back(shard, kept.generation, progress, exact)
 
-    def _fall_back(self, shard: int, generation: int, progress: Progress) -> None:
+    def _fall_back(self, shard: int, generation: int, progress: Progress, exact: bool) -> None:
         model = self.shards[shard]
         kept = progress.shards[shard]
         state = kept.acks.state
@@ -265,6 +265,7 @@ class GroupModel:
         for first, end in kept.acks.acked_runs(state.low, state.next):
             stored |= set(range(first, end))
         assert stored <= truth, f"S10: stored acks {sorted(stored - truth)} never happened"
+        assert not exact or truth <= stored, f"S4: acks {sorted(truth - stored)} are forgotten"
         records = {lsn: RecordState(acked=True, deliveries=1) for lsn in stored}
         for first, end, count in kept.delivered_counts():
             for lsn in range(first, end):
@@ -274,6 +275,7 @@ class GroupModel:
                 if generation == model.generation:
                     was = model.records[lsn].deliveries
                     assert count <= was, f"{lsn}: {count} deliveries stored, {was} happened"
+                    assert not exact or count == was, f"{lsn}: {count} stored of {was} deliveries"
         self.shards[shard] = ShardModel(
             state.origin,
             model.tail,
