@@ -23,7 +23,6 @@ from hstreamlite.config import (
 )
 from hstreamlite.engine import Engine, ids_order
 from hstreamlite.errors import BufferFull, DuplicateAppend, ProducerClosed
-from hstreamlite.log.catalog import StreamState
 from hstreamlite.log.journal import PRODUCERS, Run
 from hstreamlite.log.producers import ProducerState, StoredBatch, stage_op
 from hstreamlite.records import Record, RecordIds
@@ -216,7 +215,7 @@ class ProducerCore:
             batch.ids = record_ids(runs, order, ops)
             return
         parts = [Run(op[0], 0, op[3] if len(op) > 3 else len(op[1])) for op in ops]
-        op_order = _op_order(order, parts, state)
+        op_order = _op_order(order, parts)
         extra = stage_op(state.id, self.options.name or "", batch.first, parts, op_order)
         with engine.lock:
             batch.ticket, runs = engine.journal.stage([*ops, extra], self.level)
@@ -259,7 +258,7 @@ def record_ids(runs: list[Run], order: list[int] | None, ops: list[Any]) -> Reco
     return RecordIds(runs, ids_order(runs, order, shards))
 
 
-def _op_order(order: list[int] | None, parts: list[Run], state: StreamState) -> list[int] | None:
+def _op_order(order: list[int] | None, parts: list[Run]) -> list[int] | None:
     """Return the index of each record's part, where a shard may have several parts."""
     if order is None:
         return None

@@ -15,7 +15,6 @@ from hstreamlite.feed import (
     AckResult,
     DeliveryBatch,
     Feed,
-    Span,
     check_receive,
     spans_of,
 )

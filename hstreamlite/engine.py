@@ -56,6 +56,7 @@ from hstreamlite.log.reader import Scan
 from hstreamlite.records import Record, RecordId
 
 log = logging.getLogger("hstreamlite")
+log.addHandler(logging.NullHandler())
 
 ProgressSnapshot = Callable[[], AbstractContextManager[list[bytes]]]
 """Yields the progress records that rebuild every subscription, and keeps them from changing."""

@@ -56,7 +56,7 @@ Span = tuple[int, int, int]
 """Shard, first LSN, end LSN."""
 
 
-class DeliveryBatch(tuple[Delivery, ...]):
+class DeliveryBatch(tuple[Delivery, ...]):  # noqa: SLOT001 - a tuple can have no slots of its own
     """Deliveries of one `receive`, in log order per shard; falsy when there were none.
 
     A tuple that remembers which ranges it covers, so that acking it whole costs one call.

@@ -138,7 +138,7 @@ class Stream:
         narrow it down. RecordTrimmed when start, or a record that the reader stands at, is gone;
         iterating on goes on behind the gap.
         """
-        scan = self._scan(start, until, limit, key, shard, follow)
+        scan = self._scan(start, until, limit, key, shard, follow=follow)
         return Reader(self._engine, self.name, scan, follow=follow)
 
     def read_batches(
@@ -151,7 +151,7 @@ class Stream:
         follow: bool = False,
     ) -> BatchReader:
         """Return an iterator over whole undecoded batches, under the rules of `read`."""
-        scan = self._scan(start, until, limit, None, shard, follow)
+        scan = self._scan(start, until, limit, None, shard, follow=follow)
         return BatchReader(self._engine, self.name, scan, follow=follow)
 
     def _scan(
@@ -161,6 +161,7 @@ class Stream:
         limit: int | None,
         key: str | None,
         shard: int | None,
+        *,
         follow: bool,
     ) -> Scan:
         return self._engine.scan(

@@ -4,8 +4,8 @@ Nothing here blocks the loop. Appends are staged in place, and their futures res
 they are in is on disk: one eventfd event a group, however many callers. What may have to wait for
 the disk otherwise (opening, catalog changes, cold reads, a full stage) runs in a worker thread.
 
-Cancelling a call loses nothing: an append that was staged goes to disk all the same, deliveries that
-nobody is left to take go back to their subscription.
+Cancelling a call loses nothing: an append that was staged goes to disk all the same, deliveries
+that nobody is left to take go back to their subscription.
 """
 
 from hstreamlite.aio.consumer import Consumer

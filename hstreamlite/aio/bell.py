@@ -88,8 +88,8 @@ class Bell:
             self.loop.call_soon(self._kick)
         return future
 
-    async def change(self, durable: int, timeout: float | None) -> None:
-        """Return after the next group or poke, or the time-out."""
+    async def change(self, durable: int, seconds: float | None) -> None:
+        """Return after the next group or poke, or after so many seconds."""
         engine = self._engine
         if engine is None or engine.journal.durable() > durable:
             return
@@ -99,7 +99,7 @@ class Bell:
             self._kick()
         future = self.loop.create_future()
         self._changes.append(future)
-        timer = None if timeout is None else self.loop.call_later(timeout, _settle, future)
+        timer = None if seconds is None else self.loop.call_later(seconds, _settle, future)
         try:
             await future
         finally:

@@ -23,8 +23,12 @@ class Consumer(ConsumerBase):
         self._bell = bell
         super().__init__(feed, name, prefetch)
 
-    async def receive(self, max_records: int = 100, timeout: float | None = None) -> DeliveryBatch:
-        """Return up to max_records deliveries, as soon as there is one; () after timeout seconds."""
+    async def receive(
+        self,
+        max_records: int = 100,
+        timeout: float | None = None,  # noqa: ASYNC109 - the noun has it on both faces
+    ) -> DeliveryBatch:
+        """Return up to max_records deliveries, as soon as there is one; () after the timeout."""
         check_receive(max_records)
         clock = self._feed.engine.env.clock
         end = None

@@ -25,7 +25,7 @@ def _append(
     engine: Engine, shard: int, item: object, key: str | None, level: int
 ) -> tuple[RecordId, int]:
     """Stage a record; waits for room."""
-    return fast.append(engine.handle, shard, item, key, level, False)  # noqa: FBT003
+    return fast.append(engine.handle, shard, item, key, level, False)
 
 
 class Stream:
@@ -137,7 +137,7 @@ class Stream:
         follow: bool = False,
     ) -> Reader:
         """Return an async iterator over records, as `hstreamlite.Stream.read`."""
-        scan = self._scan(start, until, limit, key, shard, follow)
+        scan = self._scan(start, until, limit, key, shard, follow=follow)
         return Reader(self._engine, self._bell, self.name, scan, scan.records, follow=follow)
 
     def read_batches(
@@ -150,7 +150,7 @@ class Stream:
         follow: bool = False,
     ) -> BatchReader:
         """Return an async iterator over whole undecoded batches."""
-        scan = self._scan(start, until, limit, None, shard, follow)
+        scan = self._scan(start, until, limit, None, shard, follow=follow)
         return BatchReader(self._engine, self._bell, self.name, scan, scan.batches, follow=follow)
 
     def _scan(
@@ -160,6 +160,7 @@ class Stream:
         limit: int | None,
         key: str | None,
         shard: int | None,
+        *,
         follow: bool,
     ) -> Scan:
         return self._engine.scan(

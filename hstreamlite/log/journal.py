@@ -187,8 +187,9 @@ class Journal:
 
     # Shards.
 
-    def add_shard(self, shard: int, next: int = 1, last_time: int = 0, first: int = 1) -> None:
-        self.check(lib.hsl_log_shard_restore(self.log, shard, next, last_time, first))
+    def add_shard(self, shard: int, next_lsn: int = 1, last_time: int = 0, first: int = 1) -> None:
+        """Make a shard known, or raise what is known of it."""
+        self.check(lib.hsl_log_shard_restore(self.log, shard, next_lsn, last_time, first))
 
     def close_shard(self, shard: int) -> None:
         """Refuse later appends to the shard."""
