@@ -21,15 +21,6 @@ if TYPE_CHECKING:
     from hstreamlite.consumer import (
         Consumer as Consumer,
     )
-    from hstreamlite.engine import (
-        EARLIEST as EARLIEST,
-    )
-    from hstreamlite.engine import (
-        LATEST as LATEST,
-    )
-    from hstreamlite.engine import (
-        Place as Place,
-    )
     from hstreamlite.errors import (
         AppendTimeout as AppendTimeout,
     )
@@ -168,6 +159,15 @@ if TYPE_CHECKING:
     from hstreamlite.log.recovery import (
         RecoveryReport as RecoveryReport,
     )
+    from hstreamlite.place import (
+        EARLIEST as EARLIEST,
+    )
+    from hstreamlite.place import (
+        LATEST as LATEST,
+    )
+    from hstreamlite.place import (
+        Place as Place,
+    )
     from hstreamlite.producer import (
         Producer as Producer,
     )
@@ -229,7 +229,7 @@ _NAMES = {
         "StoreConfig",
     ),
     "hstreamlite.consumer": ("Consumer",),
-    "hstreamlite.engine": (
+    "hstreamlite.place": (
         "EARLIEST",
         "LATEST",
         "Place",

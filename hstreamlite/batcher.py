@@ -21,10 +21,11 @@ from hstreamlite.config import (
     check_int,
     check_seconds,
 )
-from hstreamlite.engine import Engine, ids_order
+from hstreamlite.engine import Engine
 from hstreamlite.errors import BufferFull, DuplicateAppend, ProducerClosed
 from hstreamlite.log.journal import PRODUCERS, Run
 from hstreamlite.log.producers import ProducerState, StoredBatch, stage_op
+from hstreamlite.log.routing import ids_order, record_ids
 from hstreamlite.records import Record, RecordIds
 
 _RECORD_OVERHEAD = 64
@@ -248,14 +249,6 @@ def record_size(item: Any) -> int:
     size = len(payload) if isinstance(payload, bytes) else 256
     key = item.key if isinstance(item, Record) else None
     return size + _RECORD_OVERHEAD + (len(key) if key else 0)
-
-
-def record_ids(runs: list[Run], order: list[int] | None, ops: list[Any]) -> RecordIds:
-    """Return the ids of one append in the order of its records."""
-    if order is None:
-        return RecordIds(runs)
-    shards = list(dict.fromkeys(op[0] for op in ops))
-    return RecordIds(runs, ids_order(runs, order, shards))
 
 
 def _op_order(order: list[int] | None, parts: list[Run]) -> list[int] | None:

@@ -7,8 +7,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from hstreamlite.config import ACK_TIMEOUT_SECONDS_MAX, check_seconds
-from hstreamlite.engine import check_duration
+from hstreamlite.config import ACK_TIMEOUT_SECONDS_MAX, check_duration, check_seconds
 from hstreamlite.errors import ConsumerClosed
 from hstreamlite.feed import (
     EMPTY,

@@ -21,16 +21,19 @@ from hstreamlite.config import (
     StoreConfig,
     check_durability,
     check_int,
+    check_name,
 )
 from hstreamlite.consumer import Consumer
-from hstreamlite.engine import EARLIEST, Engine, Place, check_name
+from hstreamlite.engine import Engine
 from hstreamlite.env import Env
 from hstreamlite.errors import (
     HStreamError,
 )
-from hstreamlite.feed import Feed, Feeds
+from hstreamlite.feed import Feed
+from hstreamlite.feeds import Feeds
 from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo, stats_of
 from hstreamlite.log.recovery import RecoveryReport
+from hstreamlite.place import EARLIEST, Place
 from hstreamlite.stream import Stream
 from hstreamlite.sub.effects import Lag
 from hstreamlite.ticker import Ticker
@@ -141,7 +144,7 @@ class Store:
         """
         self._engine.journal.wait(self._engine.delete_stream(name, force=force).ticket)
         self._engine.journal.poke()
-        self._engine.free_segments()
+        self._ticker.house.free_segments()
 
     # Subscriptions.
 

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self, TypeVar
 
 from hstreamlite._native import fast
-from hstreamlite.batcher import ProducerCore, ProducerOptions, record_ids
+from hstreamlite.batcher import ProducerCore, ProducerOptions
 from hstreamlite.config import Compression, Durability, check_compression, check_durability
-from hstreamlite.engine import EARLIEST, Engine, Place
+from hstreamlite.engine import Engine
 from hstreamlite.errors import BatchTooLarge, StreamNotFound, TransactionTooLarge
 from hstreamlite.info import StreamInfo
 from hstreamlite.log.reader import Batch, Scan
+from hstreamlite.log.routing import record_ids
+from hstreamlite.place import EARLIEST, Place
 from hstreamlite.producer import Producer
 from hstreamlite.records import Payload, Record, RecordId, RecordIds
 from hstreamlite.ticker import Ticker
@@ -185,7 +187,7 @@ class Stream:
         """
         pending = self._engine.trim(self.name, before)
         self._engine.journal.wait(pending.ticket)
-        self._engine.apply_trims(pending.value)
+        self._ticker.house.apply(pending.value)
 
     def info(self) -> StreamInfo:
         """Return what is known of the stream; StreamNotFound if it does not exist."""

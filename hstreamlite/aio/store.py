@@ -17,13 +17,14 @@ from hstreamlite.aio.consumer import Consumer
 from hstreamlite.aio.producer import Producer
 from hstreamlite.aio.stream import Stream
 from hstreamlite.aio.transaction import Transaction
-from hstreamlite.config import Durability, StoreConfig, check_int
-from hstreamlite.engine import EARLIEST, Engine, Place, check_name
+from hstreamlite.config import Durability, StoreConfig, check_int, check_name
+from hstreamlite.engine import Engine
 from hstreamlite.env import Env
 from hstreamlite.errors import HStreamError
-from hstreamlite.feed import Feeds
+from hstreamlite.feeds import Feeds
 from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo, stats_of
 from hstreamlite.log.recovery import RecoveryReport
+from hstreamlite.place import EARLIEST, Place
 from hstreamlite.store import config_for, path_text
 from hstreamlite.sub.effects import Lag
 from hstreamlite.ticker import Ticker
@@ -135,7 +136,7 @@ class Store:
         return self._stream(check_name("stream", name))
 
     def _stream(self, name: str) -> Stream:
-        return Stream(self._engine, self._bell, self._producers, name)
+        return Stream(self._engine, self._bell, self._ticker.house, self._producers, name)
 
     async def streams(self) -> list[StreamInfo]:
         """Return what there is, by name."""
@@ -147,7 +148,7 @@ class Store:
         pending = await in_thread(self._engine.delete_stream, name, force=force)
         await self._bell.ticket(pending.ticket)
         self._engine.journal.poke()
-        await in_thread(self._engine.free_segments)
+        await in_thread(self._ticker.house.free_segments)
 
     async def create_subscription(
         self,
