@@ -100,6 +100,7 @@ class Group:
                 self._leases.put(shard, first, end, count + 1)
                 if count == 0:
                     window.acks.hold(first, end)
+                    window.saved_zeros = True
 
     def offer(self, shard: int, tail: int) -> None:
         """Let records below ``tail`` be delivered; they must be durable. Never moves back."""
@@ -175,7 +176,7 @@ class Group:
         for slot in self._leases.of_consumer(consumer):
             returned += self._windows[slot.shard].acks.count_unacked(slot.first, slot.end)
             self._take_back(slot, now, now)
-        self._line.leave(consumer)
+        self._line.forget(consumer)
         del self._consumers[consumer]
         return returned
 
@@ -207,7 +208,7 @@ class Group:
             self._set_eager(eager=True)
             slots = self._assign(consumer, max_records, now)
         if slots:
-            self._line.leave(consumer)
+            self._line.serve(consumer, sum(slot.end - slot.first for slot in slots))
             self._call(now)
         elif queue:
             self._line.join(consumer)
@@ -218,8 +219,7 @@ class Group:
         )
 
     def _assign(self, consumer: str, max_records: int, now: int) -> list[Slot]:
-        head = self._line.head()
-        if self.paused or (head not in (None, consumer) and self._call(now)):
+        if self.paused or (not self._line.comes_first(consumer) and self._call(now)):
             return []
         return self._dispatch.assign(consumer, max_records)
 
@@ -511,7 +511,7 @@ class Group:
             return "paused"
         if not self._consumers:
             return "no consumers"
-        if any(self._leases.first_ready(shard) for shard in self._windows):
+        if any(self._dispatch.next_ready(shard) for shard in self._leases.ready_shards()):
             return ""
         backed_up = [window for window in self._windows.values() if window.tail > window.next]
         if not backed_up:
