@@ -277,6 +277,7 @@ void hsl_log_poke(struct hsl_log *log)
     log->pokes++;
     pthread_cond_broadcast(&log->durable_cv);
     pthread_mutex_unlock(&log->stage_mu);
+    hsl_notify(log->cfg.notify_fd);
 }
 
 void hsl_log_interrupt(struct hsl_log *log)

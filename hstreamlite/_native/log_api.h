@@ -193,6 +193,10 @@ int hsl_log_wait_tail(struct hsl_log *log, uint64_t seen, int64_t timeout_ns);
  * pokes they have seen. */
 uint64_t hsl_log_pokes(struct hsl_log *log);
 void hsl_log_poke(struct hsl_log *log);
+/* The notify_fd of a log: an eventfd that becomes readable with every group and every poke. */
+int hsl_notify_open(void);
+void hsl_notify_drain(int fd);
+void hsl_notify_close(int fd);
 int hsl_log_wait_change(struct hsl_log *log, uint64_t seen, uint64_t pokes, int64_t timeout_ns);
 int hsl_log_step(struct hsl_log *log);
 uint64_t hsl_log_next_deadline(struct hsl_log *log);

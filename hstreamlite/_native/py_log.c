@@ -60,13 +60,27 @@ static int wait_ticket(struct hsl_log *log, uint64_t ticket)
     return 0;
 }
 
-/* hsl_stage_begin that may wait. 0 with the stage locked, or -1 with an error. */
-static int begin(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags)
+enum waiting { WAIT_NOT = 0, WAIT_LEVEL = 1, WAIT_NEVER = 2 };
+
+/* What a `wait` argument says: True waits for the level, False for room only, None for nothing. */
+static enum waiting waiting_of(PyObject *o)
 {
-    for (;;) {
+    return o == Py_None ? WAIT_NEVER : o == Py_True ? WAIT_LEVEL : WAIT_NOT;
+}
+
+/* 0 with the stage locked, 1 if it would have to wait and may not, -1 with an error. */
+static int begin(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags,
+                 enum waiting waiting)
+{
+    for (int tries = 0;; tries++) {
         int rc = hsl_stage_begin(log, bytes, blocks, flags | HSL_STAGE_TRY);
         if (rc == HSL_OK)
             return 0;
+        if (rc == HSL_AGAIN && waiting == WAIT_NEVER) {
+            if (tries < 100)
+                continue; /* the lock is held for microseconds */
+            return 1;
+        }
         if (rc == HSL_AGAIN) {
             Py_BEGIN_ALLOW_THREADS;
             rc = hsl_stage_room(log, bytes, blocks, flags);
@@ -89,7 +103,8 @@ static int settle(struct hsl_log *log, int level, bool safe, bool wait, uint64_t
     return wait_ticket(log, *ticket);
 }
 
-/* append(log, shard, item, key, level, wait) -> RecordId, or (RecordId, ticket) if not wait */
+/* append(log, shard, item, key, level, wait) -> RecordId, or (RecordId, ticket) if wait is not
+ * True; None if wait is None and it would have to */
 static PyObject *py_append(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     uint64_t shard_id;
@@ -105,7 +120,8 @@ static PyObject *py_append(PyObject *module, PyObject *const *args, Py_ssize_t n
     if (hsl_py_key(args[3], &key, &key_len) < 0)
         return NULL;
     int level = (int)PyLong_AsLong(args[4]);
-    bool wait = args[5] == Py_True;
+    enum waiting waiting = waiting_of(args[5]);
+    bool wait = waiting == WAIT_LEVEL;
     struct hsl_record_ref ref;
     PyObject *keep;
     if (hsl_py_record_ref(args[2], key, key_len, &ref, &keep) < 0)
@@ -116,8 +132,11 @@ static PyObject *py_append(PyObject *module, PyObject *const *args, Py_ssize_t n
         raise_status(log, HSL_TOO_LARGE, size, log->cfg.block_bytes);
         goto out;
     }
-    if (begin(log, hsl_block_bytes(size), 1, level == LEVEL_OS ? HSL_STAGE_OS : 0) < 0)
+    int begun = begin(log, hsl_block_bytes(size), 1, level == LEVEL_OS ? HSL_STAGE_OS : 0, waiting);
+    if (begun != 0) {
+        result = begun > 0 ? Py_NewRef(Py_None) : NULL;
         goto out;
+    }
     struct hsl_shard *shard = hsl_shard_get(log, shard_id);
     if (!shard || shard->closed) {
         hsl_stage_abort(log);
@@ -351,7 +370,7 @@ static PyObject *make_runs(const struct call *call, const struct placed *placed)
 }
 
 /* stage(log, ops, level, system, wait) -> (ticket, [(shard, first LSN, count), ...]); all of it
- * lies in one frame. The ticket is 0 when the level is reached. */
+ * lies in one frame. The ticket is 0 when the level is reached. wait as for append. */
 static PyObject *py_stage(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 5) {
@@ -362,7 +381,8 @@ static PyObject *py_stage(PyObject *module, PyObject *const *args, Py_ssize_t na
     int level = (int)PyLong_AsLong(args[2]);
     if (!log || (level == -1 && PyErr_Occurred()))
         return NULL;
-    bool system = args[3] == Py_True, wait = args[4] == Py_True;
+    enum waiting waiting = waiting_of(args[4]);
+    bool system = args[3] == Py_True, wait = waiting == WAIT_LEVEL;
     struct call call = {0};
     PyObject *result = NULL;
     struct placed *placed = NULL;
@@ -378,8 +398,11 @@ static PyObject *py_stage(PyObject *module, PyObject *const *args, Py_ssize_t na
         goto out;
     }
     int flags = (level == LEVEL_OS ? HSL_STAGE_OS : 0) | (system ? HSL_STAGE_SYSTEM : 0);
-    if (begin(log, call.bytes, call.blocks, flags) < 0)
+    int begun = begin(log, call.bytes, call.blocks, flags, waiting);
+    if (begun != 0) {
+        result = begun > 0 ? Py_NewRef(Py_None) : NULL;
         goto out;
+    }
     for (size_t i = 0; i < call.count; i++) {
         const struct hsl_shard *shard = hsl_shard_get(log, call.ops[i].shard);
         if (!shard || shard->closed) {
