@@ -18,18 +18,16 @@ from hstreamlite.feed import AckResult, DeliveryBatch
 from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo
 from hstreamlite.log.reader import Batch
 from hstreamlite.log.recovery import RecoveryReport
+from hstreamlite.producer import Producer, Submitted
 from hstreamlite.records import Delivery, Payload, Record, RecordId, RecordIds
 from hstreamlite.store import (
-    Producer,
-    Reader,
     Store,
-    Stream,
-    Submitted,
     Subscription,
-    Transaction,
     open,  # noqa: A004 - hstreamlite.open is how users say it
 )
+from hstreamlite.stream import BatchReader, Reader, Stream
 from hstreamlite.sub.effects import Gap, GroupStats, Lag
+from hstreamlite.transaction import Transaction
 
 if TYPE_CHECKING:
     from hstreamlite import aio
@@ -41,6 +39,7 @@ __all__ = [
     "LATEST",
     "AckResult",
     "Batch",
+    "BatchReader",
     "Compression",
     "Consumer",
     "Delivery",

@@ -99,9 +99,7 @@ class Consumer(ConsumerBase):
     block detaches it: what it had not acked goes to others at once.
     """
 
-    def receive(
-        self, max_records: int = 100, timeout: float | None = None
-    ) -> DeliveryBatch:
+    def receive(self, max_records: int = 100, timeout: float | None = None) -> DeliveryBatch:
         """Return up to max_records deliveries, as soon as there is one; () when timeout seconds
         pass without.
 
@@ -196,7 +194,7 @@ class Consumer(ConsumerBase):
         self.close()
 
 
-def by_consumer(deliveries: object) -> list[tuple[Feed, str, list[Span] | Delivery]]:
+def by_consumer(deliveries: object) -> list[tuple[Feed, str, object]]:
     """Return (feed, consumer name, items) for deliveries that a transaction is to ack."""
     if isinstance(deliveries, DeliveryBatch):
         consumer = deliveries.consumer
@@ -206,7 +204,7 @@ def by_consumer(deliveries: object) -> list[tuple[Feed, str, list[Span] | Delive
     items = [deliveries] if isinstance(deliveries, Delivery) else deliveries
     if not isinstance(items, Iterable):
         raise TypeError(f"deliveries must be deliveries, not {type(deliveries).__name__}")
-    found = []
+    found: list[tuple[Feed, str, object]] = []
     for item in items:
         if not isinstance(item, Delivery) or not isinstance(item.consumer, ConsumerBase):
             raise TypeError(

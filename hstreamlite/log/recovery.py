@@ -317,9 +317,7 @@ def _seal_middle(journal: Journal, segment: _Segment, numbers: list[int]) -> Non
     journal.check(lib.hsl_log_seal_loaded(journal.log, False))
 
 
-def _finish_tail(
-    journal: Journal, superblock: Any, tail: _Segment, report: RecoveryReport
-) -> None:
+def _finish_tail(journal: Journal, superblock: Any, tail: _Segment, report: RecoveryReport) -> None:
     """Seal the newest segment behind what is valid, or refuse it."""
     found = tail.report
     claims = [found.durable_claim]
@@ -328,9 +326,7 @@ def _finish_tail(
     claim = max(c & _OFFSET_MASK if c >> 32 == tail.number else 0 for c in claims)
     if claim > found.end:
         damage = found.damage or lib.HSL_DAMAGE_FRAME
-        raise _refuse(
-            journal, tail, f"{_DAMAGE[damage]} (durable up to {claim})", "other bytes"
-        )
+        raise _refuse(journal, tail, f"{_DAMAGE[damage]} (durable up to {claim})", "other bytes")
     if found.sealed:
         return
     if found.next_valid:
