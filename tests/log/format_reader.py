@@ -184,7 +184,6 @@ class Entry:
 class Store:
     super: Super
     segments: list[Segment]
-    staged: list[Block]
     logs: dict[int, list[Block]] = field(default_factory=dict)
 
     def records(self, shard: int, first: int = 1) -> Iterator[Entry]:
@@ -351,9 +350,7 @@ def read_frame(
     return frame, blocks
 
 
-def read_segment(
-    name: str, data: bytes, uuid: bytes, next_seq: dict[int, int]
-) -> Segment:
+def read_segment(name: str, data: bytes, uuid: bytes, next_seq: dict[int, int]) -> Segment:
     header = SegmentHeader(*SEGMENT.unpack_from(data))
     need(header.magic == b"HSLSEG", f"{name}: magic")
     need(header.crc == crc(data[12:PAGE]), f"{name}: CRC of the header")
@@ -452,9 +449,7 @@ def stage_blocks(data: bytes, at: int, count: int) -> list[Block]:
         )
         need((magic, version, ext) == (0x4248, 1, 0), "block of a stage entry")
         payload = data[at + BLOCK.size : at + BLOCK.size + size]
-        found.append(
-            Block(shard, seq, time_ms, records, order, codec, flags, decoded, payload)
-        )
+        found.append(Block(shard, seq, time_ms, records, order, codec, flags, decoded, payload))
         at += align(BLOCK.size + size, 8)
     return found
 
@@ -481,9 +476,9 @@ def read_store(files: Mapping[str, bytes], boot: bytes = b"") -> Store:
     need(superblock.last_segment <= newest, "the newest segment is missing")
     if segments:
         claims = [superblock.durable, *(frame.durable for frame in segments[-1].frames)]
-        claimed = max(claim & 0xFFFFFFFF for claim in claims if claim >> 32 == newest)
+        claimed = max((c & 0xFFFFFFFF for c in claims if c >> 32 == newest), default=0)
         need(claimed <= segments[-1].end, "something durable is missing")
-    store = Store(superblock, segments, [])
+    store = Store(superblock, segments)
     for segment in segments:
         for _, block in segment.blocks:
             store.logs.setdefault(block.shard, []).append(block)
@@ -492,9 +487,7 @@ def read_store(files: Mapping[str, bytes], boot: bytes = b"") -> Store:
     return store
 
 
-def replay(
-    store: Store, entries: list[tuple[int, list[Block]]], next_seq: dict[int, int]
-) -> None:
+def replay(store: Store, entries: list[tuple[int, list[Block]]], next_seq: dict[int, int]) -> None:
     for _, blocks in entries:
         if blocks[0].seq > next_seq.get(blocks[0].shard, 1):
             return
@@ -505,7 +498,7 @@ def replay(
             log = store.logs.setdefault(block.shard, [])
             if block.flags & FLAG_CONTINUED:
                 head = log.pop()
-                block = Block(
+                whole = Block(
                     head.shard,
                     head.seq,
                     head.time_ms,
@@ -517,8 +510,8 @@ def replay(
                     head.payload + block.payload,
                 )
             else:
-                store.staged.append(block)
-            log.append(block)
+                whole = block
+            log.append(whole)
 
 
 # ---- records ----

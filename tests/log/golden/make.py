@@ -176,7 +176,9 @@ def second_life(env: SimEnv, model: Model) -> None:
     store.sync()
     notes = store.stream("notes")
     staged: list[tuple[Any, list[Any], str | None]] = []
-    staged.append(([notes.append(b"only in the stage", durability="os")], [b"only in the stage"], None))
+    staged.append(
+        ([notes.append(b"only in the stage", durability="os")], [b"only in the stage"], None)
+    )
     staged.append(([notes.append(b"continued", durability="os")], [b"continued"], None))
     payloads: list[Any] = [b"several", b"in one entry"]
     staged.append((notes.append_many(payloads, key="s", durability="os"), payloads, "s"))
@@ -295,11 +297,15 @@ def differences() -> list[str]:
     for name, image in images.items():
         golden = load(name)
         found += [f"{name}: {file} is missing" for file in sorted(golden.keys() - image.keys())]
-        found += [f"{name}: {file} is not in the archive" for file in sorted(image.keys() - golden.keys())]
+        found += [
+            f"{name}: {file} is not in the archive" for file in sorted(image.keys() - golden.keys())
+        ]
         for file in sorted(golden.keys() & image.keys()):
             if golden[file] != image[file]:
                 pairs = enumerate(zip(golden[file], image[file], strict=False))
-                at = next((i for i, (a, b) in pairs if a != b), min(len(golden[file]), len(image[file])))
+                at = next(
+                    (i for i, (a, b) in pairs if a != b), min(len(golden[file]), len(image[file]))
+                )
                 found.append(f"{name}: {file} differs from offset {at} on")
     return found
 
