@@ -1,0 +1,35 @@
+"""A reopened store goes on where the one before stopped: cases that were once got wrong."""
+
+from __future__ import annotations
+
+import hstreamlite as hs
+from hstreamlite.testing.simenv import SimEnv
+
+SMALL = hs.StoreConfig(
+    segment_bytes_min=64 << 10,
+    segment_bytes_max=64 << 10,
+    frame_bytes=16 << 10,
+    eager_bytes=4 << 10,
+    batch_bytes_max=4 << 10,
+    transaction_bytes_max=32 << 10,
+    chunk_bytes=64 << 10,
+    stage_bytes=1 << 20,
+    prewrite_bytes=8 << 10,
+    os_stage_bytes=64 << 10,
+)
+
+
+def open_store(env: SimEnv) -> hs.Store:
+    return hs.open("/db", config=SMALL, env=env)
+
+
+def test_store_rolls_segments_after_replaying_much_of_the_mapped_stage() -> None:
+    env = SimEnv(seed=1)
+    stream = open_store(env).create_stream("a")
+    for number in range(8):
+        stream.append(bytes([number]) * 3800, durability="os")
+    store = open_store(env.process_crash())
+    assert store.recovery.stage_records == 8
+    for number in range(8, 40):
+        store.stream("a").append(bytes([number]) * 3800)
+    assert [r.payload[0] for r in store.stream("a").read()] == list(range(40))
