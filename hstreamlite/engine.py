@@ -165,7 +165,7 @@ class Engine:
         journal = self.journal
         snapshot = [int(lsn) for lsn in opened.super.snapshot]
         for shard, lsn in zip(SYSTEM_LOGS, snapshot, strict=True):
-            journal.add_shard(shard, first=max(lsn, 1))
+            journal.add_shard(shard, next=max(lsn, 1), first=max(lsn, 1))
         cursor = journal.cursor(CATALOG, max(snapshot[0], 1))
         self._apply_catalog(cursor)
         self._restore_shards()
@@ -603,7 +603,8 @@ class Engine:
         for state in self.catalog.by_id.values():
             for shard in state.shard_ids:
                 info = journal.info(shard)
-                rows.append((shard, info.durable_next, info.last_time, info.first))
+                first = max(info.first, self.catalog.trims.get(shard, 1))
+                rows.append((shard, info.durable_next, info.last_time, first))
         segments = journal.segments()
         known = max(segments, default=self.catalog.known_segment)
         return self.catalog.snapshot(rows, segments, known)

@@ -33,3 +33,39 @@ def test_store_rolls_segments_after_replaying_much_of_the_mapped_stage() -> None
     for number in range(8, 40):
         store.stream("a").append(bytes([number]) * 3800)
     assert [r.payload[0] for r in store.stream("a").read()] == list(range(40))
+
+
+def test_producers_log_goes_on_behind_a_snapshot_that_left_it_empty() -> None:
+    env = SimEnv(seed=1)
+    store = open_store(env)
+    with store.create_stream("gone").producer(name="p") as producer:
+        for number in range(5):
+            producer.submit(b"%d" % number)
+            producer.flush()
+    store.delete_stream("gone")
+    stream = store.create_stream("a")
+    for _ in range(40):
+        stream.append(bytes(3000))
+    stream.trim(before=hs.LATEST)
+    store.close()
+    store = open_store(env := env.process_crash())
+    with store.stream("a").producer(name="q") as producer:
+        producer.submit(b"kept")
+    store.close()
+    store = open_store(env.process_crash())
+    assert store.stream("a").producer(name="q").last_sequence == 1
+
+
+def test_trim_that_is_staged_survives_a_snapshot_taken_before_it_is_applied() -> None:
+    env = SimEnv(seed=1)
+    store = open_store(env)
+    stream = store.create_stream("a")
+    ids = [stream.append(b"%d" % number) for number in range(4)]
+    engine = store._engine
+    pending = engine.trim("a", ids[2])
+    engine.snapshot()
+    engine.journal.wait(pending.ticket)
+    engine.apply_trims(pending.value)
+    store.close()
+    store = open_store(env.process_crash())
+    assert [r.payload for r in store.stream("a").read()] == [b"2", b"3"]
