@@ -69,3 +69,14 @@ def test_trim_that_is_staged_survives_a_snapshot_taken_before_it_is_applied() ->
     store.close()
     store = open_store(env.process_crash())
     assert [r.payload for r in store.stream("a").read()] == [b"2", b"3"]
+
+
+def test_transaction_tells_ids_in_the_order_of_its_appends_over_several_shards() -> None:
+    store = open_store(SimEnv(seed=1))
+    pending = store._engine.create_stream("a", shards=4)
+    store._engine.journal.wait(pending.ticket)
+    with store.transaction() as tx:
+        for number in range(12):
+            tx.append("a", b"%d" % number, key=f"k{number % 5}")
+    found = {record.id: record.payload for record in store.stream("a").read()}
+    assert [found[record_id] for record_id in tx.ids["a"]] == [b"%d" % n for n in range(12)]
