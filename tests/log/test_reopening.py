@@ -80,3 +80,13 @@ def test_transaction_tells_ids_in_the_order_of_its_appends_over_several_shards()
             tx.append("a", b"%d" % number, key=f"k{number % 5}")
     found = {record.id: record.payload for record in store.stream("a").read()}
     assert [found[record_id] for record_id in tx.ids["a"]] == [b"%d" % n for n in range(12)]
+
+
+def test_receive_answers_with_what_lies_behind_a_gap() -> None:
+    store = open_store(SimEnv(seed=1))
+    stream = store.create_stream("a")
+    store.create_subscription("s", stream="a")
+    ids = [stream.append(b"%d" % number) for number in range(4)]
+    stream.trim(before=ids[2])
+    with store.subscription("s").consumer("c") as consumer:
+        assert [d.payload for d in consumer.receive(timeout=0)] == [b"2", b"3"]
