@@ -103,6 +103,7 @@ class Feed:
                 self.group.add_shard(shard, state.start.get(shard, 1))
         self.addresses = {shard: self.group.ack_address(shard) for shard in self.shards}
         self._needs_snapshot = progress is None
+        self._gaps_passed = 0
         self._stored_ns = engine.env.clock.mono_ns()
 
     # Consumers.
@@ -163,6 +164,7 @@ class Feed:
         found: list[Delivery] = []
         spans: list[Span] = []
         blocked = False
+        gaps_passed = self._gaps_passed
         try:
             for assignment in assigned:
                 got = None
@@ -177,6 +179,8 @@ class Feed:
                     self.group.confirm(assignment.lease, 0, self._now())
             raise
         if not found:
+            if self._gaps_passed != gaps_passed:
+                return self.fetch(consumer, cursors, max_records, owner, may_block=may_block)
             return None if blocked and not may_block else EMPTY
         batch = DeliveryBatch(found)
         batch.spans = tuple(spans)
@@ -232,6 +236,7 @@ class Feed:
 
     def _pass_gap(self, shard: int, first_kept: int) -> None:
         with self.lock:
+            self._gaps_passed += 1
             gap = self.group.gap(shard, first_kept)
         if gap is not None:
             log.warning(

@@ -127,7 +127,8 @@ class Housekeeping:
         for state in engine.catalog.by_id.values():
             for shard in state.shard_ids:
                 info = journal.info(shard)
-                rows.append((shard, info.durable_next, info.last_time, info.first))
+                first = max(info.first, engine.catalog.trims.get(shard, 1))
+                rows.append((shard, info.durable_next, info.last_time, first))
         segments = journal.segments()
         known = max(segments, default=engine.catalog.known_segment)
         return engine.catalog.snapshot(rows, segments, known)

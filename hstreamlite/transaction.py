@@ -20,6 +20,7 @@ from hstreamlite.feed import Feed, Span, spans_of
 from hstreamlite.log import catalog as catalogs
 from hstreamlite.log.catalog import StreamState
 from hstreamlite.log.journal import CATALOG, Op, Run
+from hstreamlite.log.routing import ids_order
 from hstreamlite.records import Payload, Record, RecordIds
 
 
@@ -82,7 +83,7 @@ class Collected:
             created = self._new_states()
             changes = [catalogs.stream_change(state) for state in created.values()]
             changes += [engine.deletion_of(state, force=False) for state in deleted]
-            ops, names = self._append_ops(created)
+            ops, parts = self._append_ops(created)
             stored = [op for feed in feeds for op in feed.progress_ops(self._spans(feed))]
             system = bool(changes or stored) and not ops
             if changes:
@@ -99,12 +100,9 @@ class Collected:
                 engine.retire(state, archived=False)
             for feed in feeds:
                 feed.ack_spans(self._spans(feed))
-        ids: dict[str, list[Run]] = {}
-        shards = {shard: name for name, shard_ids in names.items() for shard in shard_ids}
-        for run in runs:
-            if run.shard in shards:
-                ids.setdefault(shards[run.shard], []).append(run)
-        return Pending({name: RecordIds(found) for name, found in ids.items()}, ticket)
+        return Pending(
+            {name: _ids(runs, shards, order) for name, (shards, order) in parts.items()}, ticket
+        )
 
     def _spans(self, feed: Feed) -> list[Span]:
         _, consumers = self._acks[feed.state.name]
@@ -130,16 +128,24 @@ class Collected:
 
     def _append_ops(
         self, created: dict[str, StreamState]
-    ) -> tuple[list[Op], dict[str, tuple[int, ...]]]:
+    ) -> tuple[list[Op], dict[str, tuple[list[int], list[int] | None]]]:
+        """Return the ops of all appends and, per stream, its shards in their order with the place
+        of each record's shard among them."""
         engine = self.engine
         ops: list[Op] = []
-        names = {}
+        parts = {}
         for name, records in self._appends.items():
             state = created.get(name) or engine.stream(name)
-            part, _ = engine.ops_of(state, records, None, CODECS["none"])
+            part, order = engine.ops_of(state, records, None, CODECS["none"])
             ops += part
-            names[name] = state.shard_ids
-        return ops, names
+            parts[name] = ([op[0] for op in part], order)
+        return ops, parts
+
+
+def _ids(runs: list[Run], shards: list[int], order: list[int] | None) -> RecordIds:
+    """Return the ids of one stream's records, in the order they were appended."""
+    own = [run for run in runs if run.shard in shards]
+    return RecordIds(own, ids_order(own, order, shards))
 
 
 class Transaction:

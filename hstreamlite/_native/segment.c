@@ -488,13 +488,14 @@ int hsl_log_drop_segments(struct hsl_log *log, const uint64_t *numbers, size_t c
     return rc == HSL_OK && err < 0 ? hsl_fail(log, "sync", path, -err) : rc;
 }
 
-/* Files left by the process before: a spare is of no use, a reserve of the right size is. */
+/* Files left by the process before: a spare is of no use, a reserve of the right size is. Replaying
+ * the mapped stage may have made a spare of this process already. */
 int hsl_segments_tidy(struct hsl_log *log)
 {
     char path[HSL_PATH_MAX + 64];
     const struct hsl_io *io = log->io;
     hsl_path(log, path, "segments/spare");
-    int err = io->unlink(io->ctx, path);
+    int err = log->spare ? 0 : io->unlink(io->ctx, path);
     if (err < 0 && err != -ENOENT)
         return hsl_fail(log, "unlink", path, -err);
     hsl_path(log, path, "segments/reserve");

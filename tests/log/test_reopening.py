@@ -1,0 +1,92 @@
+"""A reopened store goes on where the one before stopped: cases that were once got wrong."""
+
+from __future__ import annotations
+
+import hstreamlite as hs
+from hstreamlite.testing.simenv import SimEnv
+
+SMALL = hs.StoreConfig(
+    segment_bytes_min=64 << 10,
+    segment_bytes_max=64 << 10,
+    frame_bytes=16 << 10,
+    eager_bytes=4 << 10,
+    batch_bytes_max=4 << 10,
+    transaction_bytes_max=32 << 10,
+    chunk_bytes=64 << 10,
+    stage_bytes=1 << 20,
+    prewrite_bytes=8 << 10,
+    os_stage_bytes=64 << 10,
+)
+
+
+def open_store(env: SimEnv) -> hs.Store:
+    return hs.open("/db", config=SMALL, env=env)
+
+
+def test_store_rolls_segments_after_replaying_much_of_the_mapped_stage() -> None:
+    env = SimEnv(seed=1)
+    stream = open_store(env).create_stream("a")
+    for number in range(8):
+        stream.append(bytes([number]) * 3800, durability="os")
+    store = open_store(env.process_crash())
+    assert store.recovery.stage_records == 8
+    for number in range(8, 40):
+        store.stream("a").append(bytes([number]) * 3800)
+    assert [r.payload[0] for r in store.stream("a").read()] == list(range(40))
+
+
+def test_producers_log_goes_on_behind_a_snapshot_that_left_it_empty() -> None:
+    env = SimEnv(seed=1)
+    store = open_store(env)
+    with store.create_stream("gone").producer(name="p") as producer:
+        for number in range(5):
+            producer.submit(b"%d" % number)
+            producer.flush()
+    store.delete_stream("gone")
+    stream = store.create_stream("a")
+    for _ in range(40):
+        stream.append(bytes(3000))
+    stream.trim(before=hs.LATEST)
+    store.close()
+    store = open_store(env := env.process_crash())
+    with store.stream("a").producer(name="q") as producer:
+        producer.submit(b"kept")
+    store.close()
+    store = open_store(env.process_crash())
+    assert store.stream("a").producer(name="q").last_sequence == 1
+
+
+def test_trim_that_is_staged_survives_a_snapshot_taken_before_it_is_applied() -> None:
+    env = SimEnv(seed=1)
+    store = open_store(env)
+    stream = store.create_stream("a")
+    ids = [stream.append(b"%d" % number) for number in range(4)]
+    engine = store._engine
+    pending = engine.trim("a", ids[2])
+    engine.snapshot()
+    engine.journal.wait(pending.ticket)
+    engine.apply_trims(pending.value)
+    store.close()
+    store = open_store(env.process_crash())
+    assert [r.payload for r in store.stream("a").read()] == [b"2", b"3"]
+
+
+def test_transaction_tells_ids_in_the_order_of_its_appends_over_several_shards() -> None:
+    store = open_store(SimEnv(seed=1))
+    pending = store._engine.create_stream("a", shards=4)
+    store._engine.journal.wait(pending.ticket)
+    with store.transaction() as tx:
+        for number in range(12):
+            tx.append("a", b"%d" % number, key=f"k{number % 5}")
+    found = {record.id: record.payload for record in store.stream("a").read()}
+    assert [found[record_id] for record_id in tx.ids["a"]] == [b"%d" % n for n in range(12)]
+
+
+def test_receive_answers_with_what_lies_behind_a_gap() -> None:
+    store = open_store(SimEnv(seed=1))
+    stream = store.create_stream("a")
+    store.create_subscription("s", stream="a")
+    ids = [stream.append(b"%d" % number) for number in range(4)]
+    stream.trim(before=ids[2])
+    with store.subscription("s").consumer("c") as consumer:
+        assert [d.payload for d in consumer.receive(timeout=0)] == [b"2", b"3"]
