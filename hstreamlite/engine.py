@@ -116,7 +116,7 @@ class Engine:
         journal = self.journal
         snapshot = [int(lsn) for lsn in opened.super.snapshot]
         for shard, lsn in zip(SYSTEM_LOGS, snapshot, strict=True):
-            journal.add_shard(shard, next=max(lsn, 1), first=max(lsn, 1))
+            journal.add_shard(shard, next_lsn=max(lsn, 1), first=max(lsn, 1))
         cursor = journal.cursor(CATALOG, max(snapshot[0], 1))
         self._apply_catalog(cursor)
         self._restore_shards()
