@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from hstreamlite.config import CODECS
-from hstreamlite.engine import Engine, Pending
-from hstreamlite.errors import StreamExists
+from hstreamlite.engine import Engine, Pending, check_name
+from hstreamlite.errors import StreamExists, StreamNotFound
 from hstreamlite.feed import Feed, Span, spans_of
 from hstreamlite.log import catalog as catalogs
 from hstreamlite.log.catalog import StreamState
@@ -28,7 +28,7 @@ class Collected:
         self.engine = engine
         self._appends: dict[str, list[Record]] = {}
         self._creates: dict[str, dict[str, Any]] = {}
-        self._deletes: list[str] = []
+        self._deletes: dict[str, None] = {}
         self._acks: dict[str, tuple[Feed, dict[str, list[Span]]]] = {}
         self.ended = False
 
@@ -38,10 +38,18 @@ class Collected:
             raise ValueError("the transaction has ended; begin another with store.transaction()")
 
     def append(self, stream: str, record: Record) -> None:
-        self.check()
-        if stream not in self._creates:
-            self.engine.stream(stream)
+        self._stream(stream)
         self._appends.setdefault(stream, []).append(record)
+
+    def _stream(self, name: str) -> None:
+        """Raise StreamNotFound unless the stream exists at this point of the transaction."""
+        self.check()
+        if not isinstance(name, str):
+            check_name("stream", name)
+        if name in self._deletes:
+            raise StreamNotFound(name)
+        if name not in self._creates:
+            self.engine.stream(name)
 
     def create_stream(self, name: str, options: dict[str, Any]) -> None:
         self.check()
@@ -52,9 +60,10 @@ class Collected:
         self._creates[name] = options
 
     def delete_stream(self, name: str) -> None:
-        self.check()
-        self.engine.stream(name)
-        self._deletes.append(name)
+        self._stream(name)
+        if name in self._creates:
+            raise ValueError(f"stream {name!r} is created in this transaction; leave both out")
+        self._deletes[name] = None
 
     def ack(self, feed: Feed, consumer: str, items: object) -> None:
         self.check()
