@@ -48,6 +48,7 @@ class ConsumerBase:
     def _check(self) -> None:
         if self._closed:
             raise ConsumerClosed(self.subscription, self.name)
+        self._feed.check()
 
     def _fetch(self, max_records: int, *, may_block: bool) -> DeliveryBatch | None:
         batch = self._feed.fetch(self.name, self._cursors, max_records, self, may_block=may_block)

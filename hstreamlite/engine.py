@@ -233,7 +233,11 @@ class Engine:
             self.env.files.close(self._lock_handle)
 
     def check_open(self) -> None:
-        """Raise StoreClosed, or Forked in a child of the process that opened the store."""
+        """Raise StoreClosed, or Forked in a child of the process that opened the store.
+
+        Asked before any lock is taken: in a forked child it may be held by a thread that is not
+        there.
+        """
         if self.forked:
             raise Forked(self.path, self._pid)
         if self.closed:
@@ -300,6 +304,7 @@ class Engine:
 
     def create_stream(self, name: str, *, exists_ok: bool = False, **options: Any) -> Pending:
         """Stage the creation of a stream."""
+        self.check_open()
         with self.lock:
             self.check_open()
             existing = self.catalog.streams.get(check_name("stream", name))
@@ -321,6 +326,7 @@ class Engine:
 
     def delete_stream(self, name: str, *, force: bool = False) -> Pending:
         """Stage the deletion; with force the backlog stays for the subscriptions there are."""
+        self.check_open()
         with self.lock:
             state = self.stream(name)
             change = self.deletion_of(state, force=force)
@@ -491,6 +497,7 @@ class Engine:
 
     def trim(self, name: str, before: object) -> Pending:
         """Stage a trim; apply it when the ticket is durable, by `apply_trims` of the value."""
+        self.check_open()
         with self.lock:
             state = self.stream(name)
             try:

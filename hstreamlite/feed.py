@@ -116,7 +116,7 @@ class Feed:
 
     def attach(self, consumer: str) -> None:
         with self.lock:
-            self._check()
+            self.check()
             if self.consumers >= CONSUMERS_MAX:
                 raise ValueError(f"a subscription has at most {CONSUMERS_MAX} consumers")
             self.group.attach(consumer)
@@ -124,6 +124,8 @@ class Feed:
 
     def detach(self, consumer: str) -> None:
         """Hand back what the consumer holds, at once, and store progress."""
+        if self.engine.forked:
+            return
         with self.lock:
             if self.deleted or self.engine.closed:
                 return
@@ -136,7 +138,8 @@ class Feed:
     def busy(self) -> bool:
         return self.consumers > 0 or self._needs_snapshot
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise what tells why the subscription cannot be used, if it cannot. Takes no lock."""
         self.engine.check_open()
         if self.deleted:
             raise SubscriptionNotFound(self.state.name)
@@ -161,7 +164,7 @@ class Feed:
         CorruptionError when a record cannot be read: it stays undelivered, and so do later ones.
         """
         with self.lock:
-            self._check()
+            self.check()
             for shard in self.shards:
                 self.group.offer(shard, self.journal.info(shard).durable_next)
             assigned = self.group.fetch(consumer, max_records, self._now(), queue=True)
@@ -268,7 +271,7 @@ class Feed:
         if flags > AckFlag.DUPLICATE:
             if flags & (AckFlag.UNKNOWN | AckFlag.VOID):
                 with self.lock:
-                    self._check()
+                    self.check()
                     flags = self.group.ack(shard, lsn)
             self.attend()
         return flags
@@ -277,7 +280,7 @@ class Feed:
         """Ack ranges, each all or nothing."""
         new = duplicate = void = 0
         with self.lock:
-            self._check()
+            self.check()
             for shard, first, end in spans:
                 counts = self.group.ack_range(shard, first, end)
                 new += counts.new
@@ -300,7 +303,7 @@ class Feed:
 
     def release(self, consumer: str, spans: Iterable[Span], after_ns: int) -> int:
         with self.lock:
-            self._check()
+            self.check()
             now = self._now()
             count = sum(
                 self.group.release(consumer, shard, first, end, after_ns, now)
@@ -311,7 +314,7 @@ class Feed:
 
     def extend(self, consumer: str, spans: Iterable[Span], by_ns: int) -> int:
         with self.lock:
-            self._check()
+            self.check()
             now = self._now()
             return sum(
                 self.group.extend(consumer, shard, first, end, by_ns, now)
@@ -320,7 +323,7 @@ class Feed:
 
     def check_held(self, consumer: str, spans: Iterable[Span]) -> None:
         """LeaseLost unless the consumer holds every record, none of it acked. Lock held."""
-        self._check()
+        self.check()
         for shard, first, end in spans:
             if not self.group.held_by(consumer, shard, first, end):
                 raise LeaseLost(self.state.name, (f"{shard}-{first}-0",))
@@ -388,7 +391,7 @@ class Feed:
 
     def lag(self) -> Lag:
         with self.lock:
-            self._check()
+            self.check()
             for shard in self.shards:
                 self.group.offer(shard, self.journal.info(shard).durable_next)
             return self.group.lag()
@@ -400,7 +403,7 @@ class Feed:
 
     def gaps(self, consumer: str) -> tuple[Gap, ...]:
         with self.lock:
-            self._check()
+            self.check()
             return self.group.gaps(consumer)
 
 
@@ -459,6 +462,7 @@ class Feeds:
         check_name("subscription", name)
         if mode != "shared":
             raise ValueError(f"mode must be 'shared', not {mode!r}")
+        engine.check_open()
         with engine.lock:
             engine.check_open()
             existing = self._feeds.get(name)
@@ -491,6 +495,7 @@ class Feeds:
     def delete(self, name: str, *, force: bool = False) -> Pending:
         """Stage the deletion; attached consumers end with SubscriptionNotFound."""
         engine = self.engine
+        engine.check_open()
         with engine.lock:
             feed = self.get(name)
             with feed.lock:

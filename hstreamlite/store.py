@@ -245,11 +245,13 @@ class Store:
         engine = self._engine
         if engine.closed:
             return
+        if engine.forked:
+            engine.close()
+            return
         self._ticker.stop()
         try:
-            if not engine.forked:
-                self._ticker.flush_producers()
-                self._feeds.store_all()
+            self._ticker.flush_producers()
+            self._feeds.store_all()
         except HStreamError as error:
             log.warning("closing %r: %s", self.path, error)
         finally:
@@ -600,8 +602,9 @@ class Producer:
         if key is not None or attributes is not None or isinstance(payload, dict):
             item = record_of(payload, key, attributes)
         size = record_size(item)
+        core = self._core
+        self._engine.check_open()
         with self._lock:
-            core = self._core
             core.check()
             if sequence is not None:
                 known = core.duplicate(sequence)
@@ -624,6 +627,8 @@ class Producer:
         return Submitted(self, batch, index)
 
     def _send(self, batch: OpenBatch) -> None:
+        if self._engine.forked:
+            self._engine.check_open()
         with self._lock:
             if self._core.open is batch:
                 self._core.send()
@@ -642,6 +647,8 @@ class Producer:
 
     def flush(self) -> None:
         """Return when everything submitted has reached its level; raises what failed."""
+        if self._engine.forked:
+            self._engine.check_open()
         with self._lock:
             self._core.send()
             ticket = self._core.last_ticket()
@@ -653,6 +660,8 @@ class Producer:
 
     def close(self) -> None:
         """Flush and refuse further records. A second call does nothing."""
+        if self._engine.forked:
+            return
         with self._lock:
             if self._core.closed:
                 return
