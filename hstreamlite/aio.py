@@ -46,7 +46,13 @@ from hstreamlite.feed import EMPTY, AckResult, DeliveryBatch, Feeds, check_recei
 from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo, stats_of
 from hstreamlite.log.reader import Batch, NotReady, Scan
 from hstreamlite.log.recovery import RecoveryReport
-from hstreamlite.producer import OpenBatch, ProducerCore, ProducerOptions, record_ids, record_size
+from hstreamlite.producer import (
+    OpenBatch,
+    ProducerCore,
+    ProducerOptions,
+    record_ids,
+    submitted_item,
+)
 from hstreamlite.records import Delivery, Payload, Record, RecordId, RecordIds
 from hstreamlite.store import config_for, path_text
 from hstreamlite.sub.effects import Lag
@@ -694,10 +700,8 @@ class Producer:
         sequence: int | None = None,
     ) -> Submitted:
         """Take a record in; waits only while the buffer is full."""
-        item: Any = payload
-        if key is not None or attributes is not None or isinstance(payload, dict):
-            item = record_of(payload, key, attributes)
-        size = record_size(item)
+        most = self._engine.config.batch_bytes_max
+        item, size = submitted_item(payload, key, attributes, most)
         core = self._core
         core.check()
         while not core.room(size):

@@ -14,6 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+from hstreamlite._native import fast
 from hstreamlite.config import (
     PRODUCER_NAME_MAX,
     check_compression,
@@ -22,11 +23,12 @@ from hstreamlite.config import (
     check_seconds,
 )
 from hstreamlite.engine import Engine, ids_order
-from hstreamlite.errors import BufferFull, DuplicateAppend, ProducerClosed
+from hstreamlite.errors import BufferFull, DuplicateAppend, ProducerClosed, RecordTooLarge
 from hstreamlite.log.catalog import StreamState
 from hstreamlite.log.journal import PRODUCERS, Run
 from hstreamlite.log.producers import ProducerState, StoredBatch, stage_op
-from hstreamlite.records import Record, RecordIds
+from hstreamlite.records import Payload, Record, RecordIds
+from hstreamlite.transaction import record_of
 
 _RECORD_OVERHEAD = 64
 
@@ -238,12 +240,21 @@ class ProducerCore:
         return max((batch.ticket for batch in self.staged), default=0)
 
 
-def record_size(item: Any) -> int:
-    """Return what a record counts in the buffer."""
-    payload = item.payload if isinstance(item, Record) else item
-    size = len(payload) if isinstance(payload, bytes) else 256
-    key = item.key if isinstance(item, Record) else None
-    return size + _RECORD_OVERHEAD + (len(key) if key else 0)
+def submitted_item(
+    payload: Payload | Record, key: str | None, attributes: object, batch_bytes_max: int
+) -> tuple[Any, int]:
+    """Return a record as it waits in the buffer, and what it counts there.
+
+    What cannot be appended is refused here: in a batch it would take its neighbours with it. A
+    payload that its owner may change is copied.
+    """
+    item: Any = payload
+    if type(payload) is not bytes or key is not None or attributes is not None:
+        item = record_of(payload, key, attributes)
+    size: int = fast.record_bytes(item)
+    if size > batch_bytes_max:
+        raise RecordTooLarge(size, batch_bytes_max)
+    return item, size + _RECORD_OVERHEAD
 
 
 def record_ids(runs: list[Run], order: list[int] | None, ops: list[Any]) -> RecordIds:

@@ -38,7 +38,13 @@ from hstreamlite.feed import Feed, Feeds
 from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo, stats_of
 from hstreamlite.log.reader import Batch, Scan
 from hstreamlite.log.recovery import RecoveryReport
-from hstreamlite.producer import OpenBatch, ProducerCore, ProducerOptions, record_ids, record_size
+from hstreamlite.producer import (
+    OpenBatch,
+    ProducerCore,
+    ProducerOptions,
+    record_ids,
+    submitted_item,
+)
 from hstreamlite.records import Payload, Record, RecordId, RecordIds
 from hstreamlite.sub.effects import Lag
 from hstreamlite.ticker import Ticker
@@ -598,10 +604,8 @@ class Producer:
 
         sequence: its number, for producers with a name; by default the next one.
         """
-        item: Any = payload
-        if key is not None or attributes is not None or isinstance(payload, dict):
-            item = record_of(payload, key, attributes)
-        size = record_size(item)
+        most = self._engine.config.batch_bytes_max
+        item, size = submitted_item(payload, key, attributes, most)
         core = self._core
         self._engine.check_open()
         with self._lock:
