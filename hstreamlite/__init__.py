@@ -19,6 +19,7 @@ from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo
 from hstreamlite.log.reader import Batch
 from hstreamlite.log.recovery import RecoveryReport
 from hstreamlite.records import Delivery, Payload, Record, RecordId, RecordIds
+from hstreamlite.signals import exit_on_sigterm
 from hstreamlite.store import (
     Producer,
     Reader,
@@ -68,6 +69,7 @@ __all__ = [
     "Transaction",
     "aio",
     "errors",
+    "exit_on_sigterm",
     "open",
 ]
 __all__ += errors.__all__

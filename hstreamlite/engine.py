@@ -117,6 +117,19 @@ def check_duration(name: str, value: object, most: float, *, least: float = 0.0)
     return float(value)
 
 
+def check_key(key: object) -> str:
+    """Return a key that can be hashed; TypeError or ValueError saying what is wrong with it."""
+    if not isinstance(key, str):
+        raise TypeError(f"key must be a str or None, not {type(key).__name__}")
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"key must be text that UTF-8 can hold, and {key!a} has a surrogate"
+        ) from None
+    return key
+
+
 class Engine:
     """One open store. `Engine.open` makes it; `close` ends it."""
 
@@ -284,9 +297,12 @@ class Engine:
         """Return a validated state for a stream that does not exist yet; nothing is staged."""
         check_name("stream", name)
         check_int("shards", shards, 1, SHARDS_MAX)
-        if isinstance(protect, str):
-            raise TypeError("protect must be a collection of subscription names, not a str")
-        state = StreamState(
+        if isinstance(protect, str) or not isinstance(protect, Iterable):
+            raise TypeError(
+                "protect must be a collection of subscription names, "
+                f"not {type(protect).__name__}"
+            )
+        return StreamState(
             id=self.catalog.next_stream,
             name=name,
             shard_ids=tuple(
@@ -298,21 +314,20 @@ class Engine:
             replication=check_int("replication", replication, 1, 1 << 31),
             protect=tuple(check_name("subscription", s) for s in protect),
         )
-        if len(self.catalog.streams) >= STREAMS_MAX:
-            raise ValueError(f"a store holds at most {STREAMS_MAX} streams")
-        return state
 
     def create_stream(self, name: str, *, exists_ok: bool = False, **options: Any) -> Pending:
         """Stage the creation of a stream."""
         self.check_open()
         with self.lock:
             self.check_open()
-            existing = self.catalog.streams.get(check_name("stream", name))
+            state = self.new_stream(name, **options)
+            existing = self.catalog.streams.get(name)
             if existing is not None:
                 if not exists_ok:
                     raise StreamExists(name)
                 return Pending(existing, self.created_tickets.get(name, 0))
-            state = self.new_stream(name, **options)
+            if len(self.catalog.streams) >= STREAMS_MAX:
+                raise ValueError(f"a store holds at most {STREAMS_MAX} streams")
             self.open_stream(state)
             ticket = self.stage_changes([catalogs.stream_change(state)])
             self.created_tickets[name] = ticket
@@ -384,9 +399,7 @@ class Engine:
     def shard_for(self, state: StreamState, key: str | None) -> int:
         """Return the shard of one record of a stream with several."""
         router = self.routers[state.id]
-        if key is not None and not isinstance(key, str):
-            raise TypeError(f"key must be a str, not {type(key).__name__}")
-        return router.shard_of(key) if key else router.next_keyless()
+        return router.shard_of(check_key(key)) if key else router.next_keyless()
 
     def _packed(self, shard: int, items: list[Any], key: str | None, codec: int) -> list[Op]:
         body = fast.encode_batch(items, key)
@@ -476,8 +489,7 @@ class Engine:
                 raise ValueError(f"shard {shard} is not one of stream {state.name!r}")
             starts = {shard: starts[shard]}
         if key is not None:
-            if not isinstance(key, str):
-                raise TypeError(f"key must be a str, not {type(key).__name__}")
+            check_key(key)
             if key and shard is None:
                 only = self.routers[state.id].shard_of(key)
                 starts = {only: starts[only]}
@@ -643,6 +655,8 @@ def _group(
     router: Router, items: list[Any], key: str | None
 ) -> tuple[dict[int, list[Any]], list[int]]:
     """Split items by shard, in order; the second result is each item's place among the groups."""
+    if key is not None:
+        check_key(key)
     groups: dict[int, list[Any]] = {}
     places: dict[int, int] = {}
     order = []

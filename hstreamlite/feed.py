@@ -267,7 +267,9 @@ class Feed:
         try:
             flags: int = fast.ackmap_ack(self.addresses[shard], lsn)
         except KeyError:
-            raise UnknownRecord(self.state.name, f"{shard}-{lsn}-0", "another stream") from None
+            raise UnknownRecord(
+                self.state.name, f"{shard}-{lsn}", "it is of another stream"
+            ) from None
         if flags > AckFlag.DUPLICATE:
             if flags & (AckFlag.UNKNOWN | AckFlag.VOID):
                 with self.lock:
@@ -465,12 +467,17 @@ class Feeds:
         engine.check_open()
         with engine.lock:
             engine.check_open()
+            stream_state = engine.stream(stream)
             existing = self._feeds.get(name)
             if existing is not None:
                 if not exists_ok:
                     raise SubscriptionExists(name)
+                if existing.state.stream_id != stream_state.id:
+                    of = engine.catalog.stream_name(existing.state.stream_id)
+                    raise ValueError(
+                        f"stream must be {of!r}, which subscription {name!r} is of, not {stream!r}"
+                    )
                 return Pending(existing, engine.created_tickets.get(f"/{name}", 0))
-            stream_state = engine.stream(stream)
             if len(self._feeds) >= SUBSCRIPTIONS_MAX:
                 raise ValueError(f"a store holds at most {SUBSCRIPTIONS_MAX} subscriptions")
             state = SubscriptionState(

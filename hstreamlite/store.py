@@ -15,6 +15,7 @@ from os import fspath
 from types import TracebackType
 from typing import Any, Self
 
+from hstreamlite import signals
 from hstreamlite._native import fast
 from hstreamlite._native.files import real_env
 from hstreamlite.config import (
@@ -113,6 +114,8 @@ class Store:
         self._feeds = Feeds(engine)
         self._ticker = Ticker(engine, self._feeds)
         self._ticker.start()
+        if engine.env.threaded:
+            signals.close_at_exit(self)
 
     # Streams.
 
@@ -248,6 +251,7 @@ class Store:
 
     def close(self) -> None:
         """Close. Consumers and readers in other threads end with StoreClosed."""
+        signals.closed(self)
         engine = self._engine
         if engine.closed:
             return
@@ -265,6 +269,7 @@ class Store:
             engine.close()
 
     def __enter__(self) -> Self:
+        self._engine.check_open()
         return self
 
     def __exit__(
@@ -459,10 +464,13 @@ class _Scanner:
         self._scan = scan
         self._follow = follow
         self._closed = False
+        self._buffer: Iterator[Any] = iter(())
 
     def close(self) -> None:
         """End the iteration, also one that waits in another thread."""
         self._closed = True
+        for _ in self._buffer:
+            pass  # an iteration under way shares this iterator, and ends with it
         self._engine.journal.poke()
 
     def __enter__(self) -> Self:
@@ -495,9 +503,7 @@ class _Scanner:
 class Reader(_Scanner):
     """Iterates over records. One thread at a time."""
 
-    def __init__(self, stream: Stream, scan: Scan, *, follow: bool) -> None:
-        super().__init__(stream, scan, follow=follow)
-        self._buffer: Iterator[Record] = iter(())
+    _buffer: Iterator[Record]
 
     def __iter__(self) -> Iterator[Record]:
         while not self._closed:
@@ -508,33 +514,33 @@ class Reader(_Scanner):
             self._buffer = iter(records)
 
     def __next__(self) -> Record:
-        while True:
+        while not self._closed:
             for record in self._buffer:
                 return record
-            records = [] if self._closed else self._gather(self._scan.records, _READ_RECORDS)
+            records = self._gather(self._scan.records, _READ_RECORDS)
             if not records:
-                raise StopIteration
+                break
             self._buffer = iter(records)
+        raise StopIteration
 
 
 class BatchReader(_Scanner):
     """Iterates over batches. One thread at a time."""
 
-    def __init__(self, stream: Stream, scan: Scan, *, follow: bool) -> None:
-        super().__init__(stream, scan, follow=follow)
-        self._buffer: Iterator[Batch] = iter(())
+    _buffer: Iterator[Batch]
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Batch:
-        while True:
+        while not self._closed:
             for batch in self._buffer:
                 return batch
-            batches = [] if self._closed else self._gather(self._scan.batches, _READ_BATCHES)
+            batches = self._gather(self._scan.batches, _READ_BATCHES)
             if not batches:
-                raise StopIteration
+                break
             self._buffer = iter(batches)
+        raise StopIteration
 
 
 class Submitted:
@@ -757,9 +763,18 @@ class Transaction:
         for feed, consumer, items in by_consumer(deliveries):
             self._collected.ack(feed, consumer, items)
 
-    def create_stream(self, name: str, **options: Any) -> None:
+    def create_stream(
+        self,
+        name: str,
+        *,
+        backlog: float | timedelta = 0,
+        max_bytes: int = 0,
+        protect: Iterable[str] = (),
+    ) -> None:
         """Create a stream at the commit; options as `Store.create_stream`."""
-        self._collected.create_stream(name, options)
+        self._collected.create_stream(
+            name, {"backlog": backlog, "max_bytes": max_bytes, "protect": protect}
+        )
 
     def delete_stream(self, name: str) -> None:
         self._collected.delete_stream(name)

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from hstreamlite.config import CODECS
+from hstreamlite.config import CODECS, STREAMS_MAX
 from hstreamlite.engine import Engine, Pending, check_name
 from hstreamlite.errors import StreamExists, StreamNotFound
 from hstreamlite.feed import Feed, Span, spans_of
@@ -133,6 +133,8 @@ class Collected:
             shards += len(state.shard_ids)
             engine.open_stream(state)
             states[name] = state
+        if len(engine.catalog.streams) + len(states) > STREAMS_MAX:
+            raise ValueError(f"a store holds at most {STREAMS_MAX} streams")
         return states
 
     def _append_ops(
@@ -165,4 +167,6 @@ def item_list(records: Iterable[object]) -> list[object]:
             f"records must be an iterable of records, not one {type(records).__name__}; "
             "append takes a single one"
         )
+    if not isinstance(records, Iterable):
+        raise TypeError(f"records must be an iterable of records, not {type(records).__name__}")
     return records if type(records) is list else list(records)

@@ -271,7 +271,7 @@ class Group:
         """Ack one record; UnknownRecord if the group never delivered it."""
         flags = self._window_of(shard, lsn).ack(lsn)
         if flags & AckFlag.UNKNOWN:
-            raise UnknownRecord(self.name, (shard, lsn))
+            raise UnknownRecord(self.name, f"{shard}-{lsn}")
         return flags
 
     def ack_range(self, shard: int, first: int, end: int) -> AckCounts:
@@ -279,7 +279,7 @@ class Group:
         _check_run(first, end)
         counts = self._window_of(shard, first).ack_range(first, end)
         if counts.flags & AckFlag.UNKNOWN:
-            raise UnknownRecord(self.name, (shard, f"{first} to {end - 1}"))
+            raise UnknownRecord(self.name, _run_name(shard, first, end))
         return counts
 
     def ack_many(self, shard: int, lsns: Iterable[int]) -> AckCounts:
@@ -288,7 +288,7 @@ class Group:
         window = self._window_of(shard, lsns[0] if lsns else 0)
         counts = window.ack_many(lsns)
         if counts.flags & AckFlag.UNKNOWN:
-            raise UnknownRecord(self.name, (shard, window.first_unknown(lsns)))
+            raise UnknownRecord(self.name, f"{shard}-{window.first_unknown(lsns)}")
         return counts
 
     def holds(self, lease: int, shard: int, first: int, end: int) -> bool:
@@ -569,7 +569,7 @@ class Group:
     def _window_of(self, shard: int, lsn: int) -> Window:
         window = self._windows.get(shard)
         if window is None:
-            raise UnknownRecord(self.name, (shard, lsn), "a foreign shard")
+            raise UnknownRecord(self.name, f"{shard}-{lsn}", "it is of another stream")
         return window
 
     def _consumer(self, consumer: str) -> deque[Gap]:
@@ -606,3 +606,8 @@ class Group:
 def _check_run(first: int, end: int) -> None:
     if first >= end:
         raise ValueError(f"end is {end}, must be above first, which is {first}")
+
+
+def _run_name(shard: int, first: int, end: int) -> str:
+    """Return how an error names the records ``[first, end)``: by LSN, which any id of them has."""
+    return f"{shard}-{first}" if end == first + 1 else f"{shard}-{first} to {shard}-{end - 1}"
