@@ -15,7 +15,6 @@ from hstreamlite.feed import (
     AckResult,
     DeliveryBatch,
     Feed,
-    Span,
     check_receive,
     spans_of,
 )
@@ -100,9 +99,7 @@ class Consumer(ConsumerBase):
     block detaches it: what it had not acked goes to others at once.
     """
 
-    def receive(
-        self, max_records: int = 100, timeout: float | None = None
-    ) -> DeliveryBatch:
+    def receive(self, max_records: int = 100, timeout: float | None = None) -> DeliveryBatch:
         """Return up to max_records deliveries, as soon as there is one; () when timeout seconds
         pass without.
 
@@ -197,7 +194,7 @@ class Consumer(ConsumerBase):
         self.close()
 
 
-def by_consumer(deliveries: object) -> list[tuple[Feed, str, list[Span] | Delivery]]:
+def by_consumer(deliveries: object) -> list[tuple[Feed, str, object]]:
     """Return (feed, consumer name, items) for deliveries that a transaction is to ack."""
     if isinstance(deliveries, DeliveryBatch):
         consumer = deliveries.consumer
@@ -210,7 +207,7 @@ def by_consumer(deliveries: object) -> list[tuple[Feed, str, list[Span] | Delive
             "deliveries must be a Delivery, what receive returned, or an iterable of Deliveries, "
             f"not {type(deliveries).__name__}"
         )
-    found = []
+    found: list[tuple[Feed, str, object]] = []
     for item in items:
         if not isinstance(item, Delivery) or not isinstance(item.consumer, ConsumerBase):
             raise TypeError(

@@ -56,6 +56,7 @@ from hstreamlite.log.reader import Scan
 from hstreamlite.records import Record, RecordId
 
 log = logging.getLogger("hstreamlite")
+log.addHandler(logging.NullHandler())
 
 ProgressSnapshot = Callable[[], AbstractContextManager[list[bytes]]]
 """Yields the progress records that rebuild every subscription, and keeps them from changing."""
@@ -305,9 +306,7 @@ class Engine:
         return StreamState(
             id=self.catalog.next_stream,
             name=name,
-            shard_ids=tuple(
-                SHARD_BASE + self.catalog.next_shard + i for i in range(shards)
-            ),
+            shard_ids=tuple(SHARD_BASE + self.catalog.next_shard + i for i in range(shards)),
             created_ms=self.env.clock.wall_ms(),
             backlog=check_duration("backlog", backlog, BACKLOG_SECONDS_MAX),
             max_bytes=check_int("max_bytes", max_bytes, 0, 1 << 62),
@@ -424,8 +423,7 @@ class Engine:
         if isinstance(place, Position | RecordId):
             return place
         raise TypeError(
-            f"{name} must be EARLIEST, LATEST, a RecordId or a datetime, "
-            f"not {type(place).__name__}"
+            f"{name} must be EARLIEST, LATEST, a RecordId or a datetime, not {type(place).__name__}"
         )
 
     def resolve(self, state: StreamState, name: str, place: object) -> dict[int, int]:
@@ -679,7 +677,7 @@ def ids_order(runs: list[Run], order: list[int] | None, shards: list[int]) -> li
         return None
     queues: dict[int, list[int]] = {}
     for index, run in enumerate(runs):
-        queues.setdefault(run.shard, []).extend([index] * run.count)
+        queues.setdefault(run.shard, []).extend([index] * run.records)
     iterators = {shard: iter(queue) for shard, queue in queues.items()}
     return [next(iterators[shards[place]]) for place in order]
 
@@ -706,7 +704,8 @@ class ExpiryClock:
         if leap > self._jump_ms:
             if not self.suspicious:
                 log.warning(
-                    "the wall clock leapt forward by %d s: expiry keeps to running time", leap // 1000
+                    "the wall clock leapt forward by %d s: expiry keeps to running time",
+                    leap // 1000,
                 )
             self.suspicious = True
             self._wall, self._mono = expected, mono
@@ -719,4 +718,3 @@ class ExpiryClock:
 def renamed(error: HStreamError, name: str) -> HStreamError:
     """Return StreamNotFound under the name the user knows."""
     return StreamNotFound(name) if isinstance(error, StreamNotFound) else error
-

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from hstreamlite._native import fast
 from hstreamlite.config import (
@@ -56,14 +56,14 @@ Span = tuple[int, int, int]
 """Shard, first LSN, end LSN."""
 
 
-class DeliveryBatch(tuple[Delivery, ...]):
+class DeliveryBatch(tuple[Delivery, ...]):  # noqa: SLOT001 - a tuple can have no slots of its own
     """Deliveries of one `receive`, in log order per shard; falsy when there were none.
 
     A tuple that remembers which ranges it covers, so that acking it whole costs one call.
     """
 
     spans: tuple[Span, ...] = ()
-    consumer: object | None = None
+    consumer: Any = None
 
     def __repr__(self) -> str:
         if not self:
@@ -442,7 +442,7 @@ class Feeds:
     def get(self, name: str) -> Feed:
         """Return a subscription; SubscriptionNotFound if there is none."""
         self.engine.check_open()
-        feed = self._feeds.get(name) if isinstance(name, str) else None
+        feed = self._feeds.get(name)
         if feed is None:
             check_name("subscription", name)
             raise SubscriptionNotFound(name)
@@ -583,4 +583,3 @@ def _merge(items: Iterable[object]) -> list[Span]:
 
 def check_receive(max_records: object) -> int:
     return check_int("max_records", max_records, 1, RECEIVE_MAX)
-

@@ -11,19 +11,15 @@ from __future__ import annotations
 import atexit
 import logging
 import signal
+from collections.abc import Callable
 from types import FrameType
-from typing import Protocol
 
 from hstreamlite.errors import HStreamError
 
 log = logging.getLogger("hstreamlite")
 
 
-class Closable(Protocol):
-    def close(self) -> None: ...
-
-
-_open: set[Closable] = set()
+_open: set[Callable[[], None]] = set()
 
 
 def exit_on_sigterm() -> None:
@@ -40,22 +36,22 @@ def _exit(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - given
     raise SystemExit(128 + number)
 
 
-def close_at_exit(store: Closable) -> None:
-    """Close the store when the interpreter ends, unless `closed` comes first.
+def close_at_exit(close: Callable[[], None]) -> None:
+    """Call this when the interpreter ends, unless `closed` comes first.
 
-    The store is kept until then: its own threads go on, whoever may have forgotten it.
+    It keeps the store until then: its own threads go on, whoever may have forgotten it.
     """
-    _open.add(store)
+    _open.add(close)
 
 
-def closed(store: Closable) -> None:
-    _open.discard(store)
+def closed(close: Callable[[], None]) -> None:
+    _open.discard(close)
 
 
 @atexit.register
 def _close_all() -> None:
-    for store in list(_open):
+    for close in list(_open):
         try:
-            store.close()
+            close()
         except HStreamError as error:
             log.warning("closing at exit: %s", error)

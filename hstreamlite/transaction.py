@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
 
 from hstreamlite.config import CODECS, STREAMS_MAX
+from hstreamlite.consumer import by_consumer
 from hstreamlite.engine import Engine, Pending, check_name
 from hstreamlite.errors import StreamExists, StreamNotFound
 from hstreamlite.feed import Feed, Span, spans_of
@@ -151,6 +154,80 @@ class Collected:
         return ops, names
 
 
+class Transaction:
+    """Collects appends, acks and catalog changes; commits at the end of the `with` block.
+
+    An exception in the block abandons it. One thread at a time.
+    """
+
+    def __init__(self, collected: Collected) -> None:
+        self._collected = collected
+        self.ids: dict[str, RecordIds] = {}
+
+    def append(
+        self,
+        stream: str,
+        payload: Payload | Record,
+        *,
+        key: str | None = None,
+        attributes: dict[str, str] | None = None,
+    ) -> None:
+        """Append a record to a stream at the commit; its id is then in `ids[stream]`."""
+        self._collected.append(stream, record_of(payload, key, attributes))
+
+    def append_many(
+        self, stream: str, records: Iterable[Payload | Record], *, key: str | None = None
+    ) -> None:
+        for record in item_list(records):
+            self._collected.append(
+                stream, record if isinstance(record, Record) else record_of(record, key, None)
+            )
+
+    def ack(self, deliveries: object) -> None:
+        """Ack deliveries at the commit: LeaseLost then, and nothing done, if one is not held."""
+        for feed, consumer, items in by_consumer(deliveries):
+            self._collected.ack(feed, consumer, items)
+
+    def create_stream(
+        self,
+        name: str,
+        *,
+        backlog: float | timedelta = 0,
+        max_bytes: int = 0,
+        protect: Iterable[str] = (),
+    ) -> None:
+        """Create a stream at the commit; options as `Store.create_stream`."""
+        self._collected.create_stream(
+            name, {"backlog": backlog, "max_bytes": max_bytes, "protect": protect}
+        )
+
+    def delete_stream(self, name: str) -> None:
+        self._collected.delete_stream(name)
+
+    def commit(self) -> None:
+        """Commit now; on disk when this returns."""
+        pending = self._collected.commit()
+        self._collected.engine.journal.wait(pending.ticket)
+        self.ids = pending.value
+
+    def __enter__(self) -> Self:
+        self._collected.check()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None and not self._collected.ended:
+            self.commit()
+        self._collected.ended = True
+
+    def __repr__(self) -> str:
+        return f"<Transaction {'ended' if self._collected.ended else 'open'}>"
+
+
 def record_of(payload: Payload | Record, key: str | None, attributes: object) -> Record:
     """Return the record to append for what a user passed."""
     if isinstance(payload, Record):
@@ -160,7 +237,7 @@ def record_of(payload: Payload | Record, key: str | None, attributes: object) ->
     return Record(payload, key=key, attributes=attributes)  # type: ignore[arg-type]
 
 
-def item_list(records: Iterable[object]) -> list[object]:
+def item_list(records: Iterable[Payload | Record]) -> list[Payload | Record]:
     """Return a list of the records of one append; TypeError for what is no collection of them."""
     if isinstance(records, str | bytes | bytearray | memoryview | dict | Record):
         raise TypeError(
