@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from hstreamlite.config import CODECS
+from hstreamlite.config import CODECS, STREAMS_MAX, check_name
 from hstreamlite.consumer import by_consumer
 from hstreamlite.engine import Engine, Pending
-from hstreamlite.errors import StreamExists
+from hstreamlite.errors import StreamExists, StreamNotFound
 from hstreamlite.feed import Feed, Span, spans_of
 from hstreamlite.log import catalog as catalogs
 from hstreamlite.log.catalog import StreamState
@@ -31,7 +32,7 @@ class Collected:
         self.engine = engine
         self._appends: dict[str, list[Record]] = {}
         self._creates: dict[str, dict[str, Any]] = {}
-        self._deletes: list[str] = []
+        self._deletes: dict[str, None] = {}
         self._acks: dict[str, tuple[Feed, dict[str, list[Span]]]] = {}
         self.ended = False
 
@@ -41,10 +42,18 @@ class Collected:
             raise ValueError("the transaction has ended; begin another with store.transaction()")
 
     def append(self, stream: str, record: Record) -> None:
-        self.check()
-        if stream not in self._creates:
-            self.engine.stream(stream)
+        self._stream(stream)
         self._appends.setdefault(stream, []).append(record)
+
+    def _stream(self, name: str) -> None:
+        """Raise StreamNotFound unless the stream exists at this point of the transaction."""
+        self.check()
+        if not isinstance(name, str):
+            check_name("stream", name)
+        if name in self._deletes:
+            raise StreamNotFound(name)
+        if name not in self._creates:
+            self.engine.stream(name)
 
     def create_stream(self, name: str, options: dict[str, Any]) -> None:
         self.check()
@@ -55,9 +64,10 @@ class Collected:
         self._creates[name] = options
 
     def delete_stream(self, name: str) -> None:
-        self.check()
-        self.engine.stream(name)
-        self._deletes.append(name)
+        self._stream(name)
+        if name in self._creates:
+            raise ValueError(f"stream {name!r} is created in this transaction; leave both out")
+        self._deletes[name] = None
 
     def ack(self, feed: Feed, consumer: str, items: object) -> None:
         self.check()
@@ -124,6 +134,8 @@ class Collected:
             shards += len(state.shard_ids)
             engine.open_stream(state)
             states[name] = state
+        if len(engine.catalog.streams) + len(states) > STREAMS_MAX:
+            raise ValueError(f"a store holds at most {STREAMS_MAX} streams")
         return states
 
     def _append_ops(
@@ -182,9 +194,18 @@ class Transaction:
         for feed, consumer, items in by_consumer(deliveries):
             self._collected.ack(feed, consumer, items)
 
-    def create_stream(self, name: str, **options: Any) -> None:
+    def create_stream(
+        self,
+        name: str,
+        *,
+        backlog: float | timedelta = 0,
+        max_bytes: int = 0,
+        protect: Iterable[str] = (),
+    ) -> None:
         """Create a stream at the commit; options as `Store.create_stream`."""
-        self._collected.create_stream(name, options)
+        self._collected.create_stream(
+            name, {"backlog": backlog, "max_bytes": max_bytes, "protect": protect}
+        )
 
     def delete_stream(self, name: str) -> None:
         self._collected.delete_stream(name)
@@ -229,4 +250,6 @@ def item_list(records: Iterable[Payload | Record]) -> list[Payload | Record]:
             f"records must be an iterable of records, not one {type(records).__name__}; "
             "append takes a single one"
         )
+    if not isinstance(records, Iterable):
+        raise TypeError(f"records must be an iterable of records, not {type(records).__name__}")
     return records if type(records) is list else list(records)
