@@ -127,6 +127,7 @@ def open_journal(
                 f"{path}/SUPER", 0, 8192, "a superblock", f"none, beside {len(numbers)} segments"
             )
         loaded = _load_segments(journal, superblock, numbers, report)
+        _sync_directories(env, path, whole=int(superblock.last_segment) == 0)
         _set_next(journal, superblock, loaded)
     except BaseException:
         files.close(lock)
@@ -188,6 +189,15 @@ def _create(env: Env, journal: Journal) -> None:
         journal.store_super((0, 0, 0))
     files.sync_dir(segments)
     files.sync_dir(journal.path)
+
+
+def _sync_directories(env: Env, path: str, *, whole: bool) -> None:
+    """Make the names found durable: a process may have died between naming a file and that. Before
+    the first segment is stated in the superblock this holds for the store's own directory too."""
+    env.files.sync_dir(f"{path}/segments")
+    if whole:
+        env.files.sync_dir(path)
+        env.files.sync_dir(_parent(path))
 
 
 def _segment_numbers(env: Env, path: str) -> list[int]:

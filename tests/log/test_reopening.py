@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+
 import hstreamlite as hs
 from hstreamlite.testing.simenv import SimEnv
 
@@ -90,3 +93,46 @@ def test_receive_answers_with_what_lies_behind_a_gap() -> None:
     stream.trim(before=ids[2])
     with store.subscription("s").consumer("c") as consumer:
         assert [d.payload for d in consumer.receive(timeout=0)] == [b"2", b"3"]
+
+
+def test_names_left_by_a_killed_process_are_made_durable_before_they_are_relied_on() -> None:
+    """Whichever call a process dies at, the next one's records survive a power cut after it."""
+    mutation = 0
+    while True:
+        env = SimEnv(seed=mutation)
+        if not stop(env, mutation, lambda store: store.create_stream("a").append(b"first")):
+            break
+        env = env.process_crash()
+        stream = open_store(env).create_stream("a", exists_ok=True)
+        stream.append(b"kept")
+        env = env.power_cut(profile="drop")
+        payloads = [record.payload for record in open_store(env).stream("a").read()]
+        assert payloads[-1:] == [b"kept"], f"killed at mutation {mutation}"
+        mutation += 1
+    assert mutation > 10
+
+
+def test_recovery_of_a_killed_process_survives_a_power_cut_in_its_midst() -> None:
+    """A process dies at one call, the power goes at a call of the recovery after it."""
+    for killed in range(40):
+        cut = 0
+        stopped = True
+        while stopped:
+            env = SimEnv(seed=1)
+            open_store(env).create_stream("a").append(b"kept")
+            env = env.process_crash()
+            stop(env, killed, lambda store: store.stream("a").append(b"more"))
+            env = env.process_crash()
+            stopped = stop(env, cut, lambda store: None)
+            env = env.power_cut(profile="drop")
+            payloads = [record.payload for record in open_store(env).stream("a").read()]
+            assert payloads[:1] == [b"kept"], f"killed at {killed}, cut at {cut}"
+            cut += 1
+
+
+def stop(env: SimEnv, mutation: int, work: Callable[[hs.Store], object]) -> bool:
+    """Work on a store until a mutation; True if it came to that."""
+    env.disk.stop_at(mutation)
+    with suppress(hs.HStreamError, OSError):
+        work(open_store(env))
+    return env.disk.stopped
