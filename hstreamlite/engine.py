@@ -547,7 +547,17 @@ class Engine:
         return first
 
     def free_segments(self) -> None:
-        """Drop segments in which nothing lives; waits for the disk."""
+        """Drop segments in which nothing lives; waits for the disk.
+
+        What made them dead is durable already, so that a full or failing disk is no error of the
+        caller's: retention tries again.
+        """
+        try:
+            self._free_segments()
+        except OSError as error:
+            log.warning("segments of %r are freed later: %s", self.path, error)
+
+    def _free_segments(self) -> None:
         journal = self.journal
         if len(journal.dead_segments(system=True)) > len(journal.dead_segments()):
             self.snapshot()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from contextlib import suppress
 
 import hstreamlite as hs
 from hstreamlite.testing.simenv import SimEnv
+from hstreamlite.testing.simfs import Fail, Op
 
 SMALL = hs.StoreConfig(
     segment_bytes_min=64 << 10,
@@ -136,3 +138,28 @@ def stop(env: SimEnv, mutation: int, work: Callable[[hs.Store], object]) -> bool
     with suppress(hs.HStreamError, OSError):
         work(open_store(env))
     return env.disk.stopped
+
+
+def test_trim_on_a_disk_too_full_to_free_segments_succeeds() -> None:
+    env = SimEnv(seed=1)
+    store = open_store(env)
+    stream = store.create_stream("a")
+    for _ in range(40):
+        stream.append(bytes(3000))
+    env.disk.inject(Fail(ops=Op.ALLOCATE, errno=errno.ENOSPC, from_then_on=True))
+    for name in ("b", "c"):
+        store.create_stream(name)
+    stream.trim(before=hs.LATEST)
+    store.delete_stream("a")
+    assert [info.name for info in store.streams()] == ["b", "c"]
+
+
+def test_trim_succeeds_where_unlinking_fails() -> None:
+    env = SimEnv(seed=1)
+    store = open_store(env)
+    stream = store.create_stream("a")
+    for _ in range(40):
+        stream.append(bytes(3000))
+    env.disk.inject(Fail(ops=Op.UNLINK, from_then_on=True))
+    stream.trim(before=hs.LATEST)
+    assert list(stream.read()) == []
