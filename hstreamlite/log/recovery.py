@@ -343,6 +343,9 @@ def _finish_tail(
         )
     if found.sealed:
         return
+    if found.file_bytes < found.capacity and found.damage != lib.HSL_DAMAGE_FOOTER:
+        expected = f"a file of {found.capacity} bytes, or a footer at its end"
+        raise _refuse(journal, tail, expected, f"{found.file_bytes} bytes")
     if found.next_valid:
         report.bytes_discarded += found.file_bytes - found.end
     buffered = not journal.stats()["direct"]
