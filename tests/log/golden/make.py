@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import hstreamlite as hs
-from hstreamlite import engine
+from hstreamlite.log import routing
 from hstreamlite.testing.simenv import SimEnv
 
 HERE = Path(__file__).parent / "v1"
@@ -106,7 +106,7 @@ def first_life(env: SimEnv, model: Model) -> None:
             "orders", [rid], [payload], key=f"customer-{number % 4}", time_ms=env.clock.wall_ms()
         )
     with store.transaction() as tx:
-        tx.create_stream("clicks", shards=3)
+        tx._collected.create_stream("clicks", {"shards": 3})
         tx.create_stream("notes", max_bytes=1 << 30)
         tx.append("notes", b"one frame with its stream", key="first")
     time_ms = env.clock.wall_ms()
@@ -204,12 +204,12 @@ def image_of(env: SimEnv) -> Image:
 
 @contextmanager
 def compression_by(compress: Compress) -> Iterator[None]:
-    original = engine.compress
-    engine.compress = compress  # type: ignore[assignment]
+    original = routing.compress
+    routing.compress = compress  # type: ignore[assignment]
     try:
         yield
     finally:
-        engine.compress = original  # type: ignore[assignment]
+        routing.compress = original  # type: ignore[assignment]
 
 
 def recorded(rows: dict[str, str]) -> Compress:
@@ -222,7 +222,7 @@ def recorded(rows: dict[str, str]) -> Compress:
 
 
 def recording(rows: dict[str, str]) -> Compress:
-    original = engine.compress
+    original = routing.compress
 
     def compress(codec: int, body: bytes) -> bytes:
         packed = original(codec, body)
