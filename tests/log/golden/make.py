@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import hstreamlite as hs
-from hstreamlite import engine
+from hstreamlite.log import routing
 from hstreamlite.testing.simenv import SimEnv
 
 HERE = Path(__file__).parent / "v1"
@@ -204,12 +204,12 @@ def image_of(env: SimEnv) -> Image:
 
 @contextmanager
 def compression_by(compress: Compress) -> Iterator[None]:
-    original = engine.compress
-    engine.compress = compress  # type: ignore[assignment]
+    original = routing.compress
+    routing.compress = compress  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        engine.compress = original  # type: ignore[assignment]
+        routing.compress = original  # type: ignore[attr-defined]
 
 
 def recorded(rows: dict[str, str]) -> Compress:
@@ -222,7 +222,7 @@ def recorded(rows: dict[str, str]) -> Compress:
 
 
 def recording(rows: dict[str, str]) -> Compress:
-    original = engine.compress
+    original = routing.compress
 
     def compress(codec: int, body: bytes) -> bytes:
         packed = original(codec, body)
