@@ -161,6 +161,19 @@ def check_duration(name: str, value: object, most: float, *, least: float = 0.0)
     return float(value)
 
 
+def check_key(key: object) -> str:
+    """Return a key that can be hashed; TypeError or ValueError saying what is wrong with it."""
+    if not isinstance(key, str):
+        raise TypeError(f"key must be a str or None, not {type(key).__name__}")
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"key must be text that UTF-8 can hold, and {key!a} has a surrogate"
+        ) from None
+    return key
+
+
 def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")

@@ -24,6 +24,7 @@ from hstreamlite.config import (
     StoreConfig,
     check_duration,
     check_int,
+    check_key,
     check_name,
 )
 from hstreamlite.env import Env
@@ -36,8 +37,7 @@ from hstreamlite.errors import (
     StreamInUse,
     StreamNotFound,
 )
-from hstreamlite.log import catalog as catalogs
-from hstreamlite.log import recovery
+from hstreamlite.log import catalog as catalogs, recovery
 from hstreamlite.log.catalog import SHARD_BASE, Catalog, Change, StreamState
 from hstreamlite.log.journal import (
     CATALOG,
@@ -116,7 +116,7 @@ class Engine:
         journal = self.journal
         snapshot = [int(lsn) for lsn in opened.super.snapshot]
         for shard, lsn in zip(SYSTEM_LOGS, snapshot, strict=True):
-            journal.add_shard(shard, first=max(lsn, 1))
+            journal.add_shard(shard, next_lsn=max(lsn, 1), first=max(lsn, 1))
         cursor = journal.cursor(CATALOG, max(snapshot[0], 1))
         self._apply_catalog(cursor)
         self._restore_shards()
@@ -183,7 +183,11 @@ class Engine:
             self.env.files.close(self._lock_handle)
 
     def check_open(self) -> None:
-        """Raise StoreClosed, or Forked in a child of the process that opened the store."""
+        """Raise StoreClosed, or Forked in a child of the process that opened the store.
+
+        Asked before any lock is taken: in a forked child it may be held by a thread that is not
+        there.
+        """
         if self.forked:
             raise Forked(self.path, self._pid)
         if self.closed:
@@ -230,9 +234,11 @@ class Engine:
         """Return a validated state for a stream that does not exist yet; nothing is staged."""
         check_name("stream", name)
         check_int("shards", shards, 1, SHARDS_MAX)
-        if isinstance(protect, str):
-            raise TypeError("protect must be a collection of subscription names, not a str")
-        state = StreamState(
+        if isinstance(protect, str) or not isinstance(protect, Iterable):
+            raise TypeError(
+                f"protect must be a collection of subscription names, not {type(protect).__name__}"
+            )
+        return StreamState(
             id=self.catalog.next_stream,
             name=name,
             shard_ids=tuple(SHARD_BASE + self.catalog.next_shard + i for i in range(shards)),
@@ -242,20 +248,20 @@ class Engine:
             replication=check_int("replication", replication, 1, 1 << 31),
             protect=tuple(check_name("subscription", s) for s in protect),
         )
-        if len(self.catalog.streams) >= STREAMS_MAX:
-            raise ValueError(f"a store holds at most {STREAMS_MAX} streams")
-        return state
 
     def create_stream(self, name: str, *, exists_ok: bool = False, **options: Any) -> Pending:
         """Stage the creation of a stream."""
+        self.check_open()
         with self.lock:
             self.check_open()
-            existing = self.catalog.streams.get(check_name("stream", name))
+            state = self.new_stream(name, **options)
+            existing = self.catalog.streams.get(name)
             if existing is not None:
                 if not exists_ok:
                     raise StreamExists(name)
                 return Pending(existing, self.created_tickets.get(name, 0))
-            state = self.new_stream(name, **options)
+            if len(self.catalog.streams) >= STREAMS_MAX:
+                raise ValueError(f"a store holds at most {STREAMS_MAX} streams")
             self.open_stream(state)
             ticket = self.stage_changes([catalogs.stream_change(state)])
             self.created_tickets[name] = ticket
@@ -269,6 +275,7 @@ class Engine:
 
     def delete_stream(self, name: str, *, force: bool = False) -> Pending:
         """Stage the deletion; with force the backlog stays for the subscriptions there are."""
+        self.check_open()
         with self.lock:
             state = self.stream(name)
             change = self.deletion_of(state, force=force)
@@ -314,9 +321,7 @@ class Engine:
     def shard_for(self, state: StreamState, key: str | None) -> int:
         """Return the shard of one record of a stream with several."""
         router = self.routers[state.id]
-        if key is not None and not isinstance(key, str):
-            raise TypeError(f"key must be a str, not {type(key).__name__}")
-        return router.shard_of(key) if key else router.next_keyless()
+        return router.shard_of(check_key(key)) if key else router.next_keyless()
 
     # Places and scans.
 
@@ -381,8 +386,7 @@ class Engine:
                 raise ValueError(f"shard {shard} is not one of stream {state.name!r}")
             starts = {shard: starts[shard]}
         if key is not None:
-            if not isinstance(key, str):
-                raise TypeError(f"key must be a str, not {type(key).__name__}")
+            check_key(key)
             if key and shard is None:
                 only = self.routers[state.id].shard_of(key)
                 starts = {only: starts[only]}
@@ -402,6 +406,7 @@ class Engine:
 
     def trim(self, name: str, before: object) -> Pending:
         """Stage a trim; apply it when the ticket is durable, by `Housekeeping.apply` of the value."""
+        self.check_open()
         with self.lock:
             state = self.stream(name)
             try:

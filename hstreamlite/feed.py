@@ -103,13 +103,14 @@ class Feed:
                 self.group.add_shard(shard, state.start.get(shard, 1))
         self.addresses = {shard: self.group.ack_address(shard) for shard in self.shards}
         self._needs_snapshot = progress is None
+        self._gaps_passed = 0
         self._stored_ns = engine.env.clock.mono_ns()
 
     # Consumers.
 
     def attach(self, consumer: str) -> None:
         with self.lock:
-            self._check()
+            self.check()
             if self.consumers >= CONSUMERS_MAX:
                 raise ValueError(f"a subscription has at most {CONSUMERS_MAX} consumers")
             self.group.attach(consumer)
@@ -117,6 +118,8 @@ class Feed:
 
     def detach(self, consumer: str) -> None:
         """Hand back what the consumer holds, at once, and store progress."""
+        if self.engine.forked:
+            return
         with self.lock:
             if self.deleted or self.engine.closed:
                 return
@@ -129,7 +132,8 @@ class Feed:
     def busy(self) -> bool:
         return self.consumers > 0 or self._needs_snapshot
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise what tells why the subscription cannot be used, if it cannot. Takes no lock."""
         self.engine.check_open()
         if self.deleted:
             raise SubscriptionNotFound(self.state.name)
@@ -154,7 +158,7 @@ class Feed:
         CorruptionError when a record cannot be read: it stays undelivered, and so do later ones.
         """
         with self.lock:
-            self._check()
+            self.check()
             for shard in self.shards:
                 self.group.offer(shard, self.journal.info(shard).durable_next)
             assigned = self.group.fetch(consumer, max_records, self._now(), queue=True)
@@ -163,6 +167,7 @@ class Feed:
         found: list[Delivery] = []
         spans: list[Span] = []
         blocked = False
+        gaps_passed = self._gaps_passed
         try:
             for assignment in assigned:
                 got = None
@@ -177,6 +182,8 @@ class Feed:
                     self.group.confirm(assignment.lease, 0, self._now())
             raise
         if not found:
+            if self._gaps_passed != gaps_passed:
+                return self.fetch(consumer, cursors, max_records, owner, may_block=may_block)
             return None if blocked and not may_block else EMPTY
         batch = DeliveryBatch(found)
         batch.spans = tuple(spans)
@@ -232,6 +239,7 @@ class Feed:
 
     def _pass_gap(self, shard: int, first_kept: int) -> None:
         with self.lock:
+            self._gaps_passed += 1
             gap = self.group.gap(shard, first_kept)
         if gap is not None:
             log.warning(
@@ -257,11 +265,13 @@ class Feed:
         try:
             flags: int = fast.ackmap_ack(self.addresses[shard], lsn)
         except KeyError:
-            raise UnknownRecord(self.state.name, f"{shard}-{lsn}-0", "another stream") from None
+            raise UnknownRecord(
+                self.state.name, f"{shard}-{lsn}", "it is of another stream"
+            ) from None
         if flags > AckFlag.DUPLICATE:
             if flags & (AckFlag.UNKNOWN | AckFlag.VOID):
                 with self.lock:
-                    self._check()
+                    self.check()
                     flags = self.group.ack(shard, lsn)
             self.attend()
         return flags
@@ -270,7 +280,7 @@ class Feed:
         """Ack ranges, each all or nothing."""
         new = duplicate = void = 0
         with self.lock:
-            self._check()
+            self.check()
             for shard, first, end in spans:
                 counts = self.group.ack_range(shard, first, end)
                 new += counts.new
@@ -293,7 +303,7 @@ class Feed:
 
     def release(self, consumer: str, spans: Iterable[Span], after_ns: int) -> int:
         with self.lock:
-            self._check()
+            self.check()
             now = self._now()
             count = sum(
                 self.group.release(consumer, shard, first, end, after_ns, now)
@@ -304,7 +314,7 @@ class Feed:
 
     def extend(self, consumer: str, spans: Iterable[Span], by_ns: int) -> int:
         with self.lock:
-            self._check()
+            self.check()
             now = self._now()
             return sum(
                 self.group.extend(consumer, shard, first, end, by_ns, now)
@@ -313,7 +323,7 @@ class Feed:
 
     def check_held(self, consumer: str, spans: Iterable[Span]) -> None:
         """LeaseLost unless the consumer holds every record, none of it acked. Lock held."""
-        self._check()
+        self.check()
         for shard, first, end in spans:
             if not self.group.held_by(consumer, shard, first, end):
                 raise LeaseLost(self.state.name, (f"{shard}-{first}-0",))
@@ -381,7 +391,7 @@ class Feed:
 
     def lag(self) -> Lag:
         with self.lock:
-            self._check()
+            self.check()
             for shard in self.shards:
                 self.group.offer(shard, self.journal.info(shard).durable_next)
             return self.group.lag()
@@ -393,7 +403,7 @@ class Feed:
 
     def gaps(self, consumer: str) -> tuple[Gap, ...]:
         with self.lock:
-            self._check()
+            self.check()
             return self.group.gaps(consumer)
 
 

@@ -76,14 +76,20 @@ class Feeds:
         check_name("subscription", name)
         if mode != "shared":
             raise ValueError(f"mode must be 'shared', not {mode!r}")
+        engine.check_open()
         with engine.lock:
             engine.check_open()
+            stream_state = engine.stream(stream)
             existing = self._feeds.get(name)
             if existing is not None:
                 if not exists_ok:
                     raise SubscriptionExists(name)
+                if existing.state.stream_id != stream_state.id:
+                    of = engine.catalog.stream_name(existing.state.stream_id)
+                    raise ValueError(
+                        f"stream must be {of!r}, which subscription {name!r} is of, not {stream!r}"
+                    )
                 return Pending(existing, engine.created_tickets.get(f"/{name}", 0))
-            stream_state = engine.stream(stream)
             if len(self._feeds) >= SUBSCRIPTIONS_MAX:
                 raise ValueError(f"a store holds at most {SUBSCRIPTIONS_MAX} subscriptions")
             state = SubscriptionState(
@@ -108,6 +114,7 @@ class Feeds:
     def delete(self, name: str, *, force: bool = False) -> Pending:
         """Stage the deletion; attached consumers end with SubscriptionNotFound."""
         engine = self.engine
+        engine.check_open()
         with engine.lock:
             feed = self.get(name)
             with feed.lock:

@@ -70,7 +70,17 @@ class Housekeeping:
         return first
 
     def free_segments(self) -> None:
-        """Drop segments in which nothing lives; waits for the disk."""
+        """Drop segments in which nothing lives.
+
+        What made them dead is durable already, so that a full or failing disk is no error of the
+        caller's: retention tries again.
+        """
+        try:
+            self._free_segments()
+        except OSError as error:
+            log.warning("segments of %r are freed later: %s", self._engine.path, error)
+
+    def _free_segments(self) -> None:
         engine = self._engine
         journal = engine.journal
         if len(journal.dead_segments(system=True)) > len(journal.dead_segments()):
@@ -127,7 +137,8 @@ class Housekeeping:
         for state in engine.catalog.by_id.values():
             for shard in state.shard_ids:
                 info = journal.info(shard)
-                rows.append((shard, info.durable_next, info.last_time, info.first))
+                first = max(info.first, engine.catalog.trims.get(shard, 1))
+                rows.append((shard, info.durable_next, info.last_time, first))
         segments = journal.segments()
         known = max(segments, default=engine.catalog.known_segment)
         return engine.catalog.snapshot(rows, segments, known)

@@ -15,6 +15,7 @@ from os import fspath
 from types import TracebackType
 from typing import Self
 
+from hstreamlite import signals
 from hstreamlite._native.files import real_env
 from hstreamlite.config import (
     Durability,
@@ -97,6 +98,8 @@ class Store:
         self._feeds = Feeds(engine)
         self._ticker = Ticker(engine, self._feeds)
         self._ticker.start()
+        if engine.env.threaded:
+            signals.close_at_exit(self.close)
 
     # Streams.
 
@@ -235,14 +238,17 @@ class Store:
 
     def close(self) -> None:
         """Close. Consumers and readers in other threads end with StoreClosed."""
+        signals.closed(self.close)
         engine = self._engine
         if engine.closed:
             return
+        if engine.forked:
+            engine.close()
+            return
         self._ticker.stop()
         try:
-            if not engine.forked:
-                self._ticker.flush_producers()
-                self._feeds.store_all()
+            self._ticker.flush_producers()
+            self._feeds.store_all()
         except HStreamError as error:
             log.warning("closing %r: %s", self.path, error)
         finally:
@@ -250,6 +256,7 @@ class Store:
             engine.close()
 
     def __enter__(self) -> Self:
+        self._engine.check_open()
         return self
 
     def __exit__(

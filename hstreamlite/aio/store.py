@@ -10,6 +10,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
+from hstreamlite import signals
 from hstreamlite._native import lib
 from hstreamlite._native.files import real_env
 from hstreamlite.aio.bell import Bell, in_thread
@@ -109,6 +110,8 @@ class Store:
         self._producers: set[Producer] = set()
         self._ticker = Ticker(engine, self._feeds)
         self._ticker.start()
+        if engine.env.threaded:
+            signals.close_at_exit(self._close)
 
     async def create_stream(
         self,
@@ -229,6 +232,10 @@ class Store:
         self._bell.close()
 
     def _close(self) -> None:
+        signals.closed(self._close)
+        if self._engine.forked:
+            self._engine.close()
+            return
         self._ticker.stop()
         try:
             self._feeds.store_all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hstreamlite._native import fast
+from hstreamlite.config import check_key
 from hstreamlite.log.journal import Op, Run, compress
 from hstreamlite.log.keyspace import Router
 from hstreamlite.records import Record, RecordIds
@@ -49,6 +50,8 @@ def _group(
     router: Router, items: list[Any], key: str | None
 ) -> tuple[dict[int, list[Any]], list[int]]:
     """Split items by shard, in order; the second result is each item's place among the groups."""
+    if key is not None:
+        check_key(key)
     groups: dict[int, list[Any]] = {}
     places: dict[int, int] = {}
     order = []

@@ -265,7 +265,7 @@ class Group:
         """Ack one record; UnknownRecord if the group never delivered it."""
         flags = self._window_of(shard, lsn).ack(lsn)
         if flags & AckFlag.UNKNOWN:
-            raise UnknownRecord(self.name, (shard, lsn))
+            raise UnknownRecord(self.name, f"{shard}-{lsn}")
         return flags
 
     def ack_range(self, shard: int, first: int, end: int) -> AckCounts:
@@ -273,7 +273,7 @@ class Group:
         _check_run(first, end)
         counts = self._window_of(shard, first).ack_range(first, end)
         if counts.flags & AckFlag.UNKNOWN:
-            raise UnknownRecord(self.name, (shard, f"{first} to {end - 1}"))
+            raise UnknownRecord(self.name, _run_name(shard, first, end))
         return counts
 
     def ack_many(self, shard: int, lsns: Iterable[int]) -> AckCounts:
@@ -282,7 +282,7 @@ class Group:
         window = self._window_of(shard, lsns[0] if lsns else 0)
         counts = window.ack_many(lsns)
         if counts.flags & AckFlag.UNKNOWN:
-            raise UnknownRecord(self.name, (shard, window.first_unknown(lsns)))
+            raise UnknownRecord(self.name, f"{shard}-{window.first_unknown(lsns)}")
         return counts
 
     def holds(self, lease: int, shard: int, first: int, end: int) -> bool:
@@ -418,22 +418,7 @@ class Group:
 
         For a transaction, which stores its acks before it makes them: nothing changes here.
         """
-        if not runs:
-            return ()
-        return encode(
-            ShardProgress(
-                shard=shard,
-                full=False,
-                generation=self._window(shard).generation,
-                origin=(state := self._window(shard).acks.state).origin,
-                low=state.low,
-                next=state.next,
-                acked=sorted(acked),
-                attempts=[],
-                forget_attempts=False,
-            )
-            for shard, acked in runs.items()
-        )
+        return self._recorder.acked_delta(runs)
 
     def snapshot(self) -> tuple[bytes, ...]:
         """Return the whole progress, which makes everything stored before it superfluous."""
@@ -461,7 +446,7 @@ class Group:
     def _window_of(self, shard: int, lsn: int) -> Window:
         window = self._windows.get(shard)
         if window is None:
-            raise UnknownRecord(self.name, (shard, lsn), "a foreign shard")
+            raise UnknownRecord(self.name, f"{shard}-{lsn}", "it is of another stream")
         return window
 
     def _require(self, consumer: str) -> None:
@@ -496,3 +481,8 @@ class Group:
 def _check_run(first: int, end: int) -> None:
     if first >= end:
         raise ValueError(f"end is {end}, must be above first, which is {first}")
+
+
+def _run_name(shard: int, first: int, end: int) -> str:
+    """Return how an error names the records ``[first, end)``: by LSN, which any id of them has."""
+    return f"{shard}-{first}" if end == first + 1 else f"{shard}-{first} to {shard}-{end - 1}"

@@ -7,6 +7,7 @@ never taken for stored without being so.
 
 from collections.abc import Mapping
 
+from hstreamlite.sub.ackmap import Run
 from hstreamlite.sub.checkpoint import AttemptRun, ShardProgress, encode
 from hstreamlite.sub.leases import Fate, Leases
 from hstreamlite.sub.window import Window
@@ -51,6 +52,27 @@ class Recorder:
             if window.unsaved() or window.shard in self._changed
         ]
         return self._saved(changed, snapshot=False)
+
+    def acked_delta(self, runs: Mapping[int, list[Run]]) -> tuple[bytes, ...]:
+        """Return what makes ``runs`` count as acked when it is stored behind a `delta`."""
+        if not runs:
+            return ()
+        return encode(self._as_if_acked(self._windows[shard], runs[shard]) for shard in runs)
+
+    @staticmethod
+    def _as_if_acked(window: Window, runs: list[Run]) -> ShardProgress:
+        state = window.acks.state
+        return ShardProgress(
+            shard=window.shard,
+            full=False,
+            generation=window.generation,
+            origin=state.origin,
+            low=state.low,
+            next=state.next,
+            acked=sorted(runs),
+            attempts=[],
+            forget_attempts=False,
+        )
 
     def snapshot(self) -> tuple[bytes, ...]:
         whole = [self._progress_of(window, full=True) for window in self._windows.values()]

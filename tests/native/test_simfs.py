@@ -529,6 +529,7 @@ def test_replaced_files_and_lost_ones_give_their_space_back() -> None:
     disk.close(durable_file(disk, "/a", b"x" * (3 * PAGE)))
     disk.close(durable_file(disk, "/b", b"x" * (2 * PAGE)))
     disk.rename("/b", "/a")
+    disk.rename("/a", "/a")
     assert disk.counts().used == 2 * PAGE
     assert disk.clone().power_cut(profile="drop").counts().used == 5 * PAGE
     disk.write_all(disk.open("/c", RW), b"c", 0)
@@ -835,7 +836,8 @@ class Driver:
             return None
         number = arguments[0] % len(self.handles)
         if name == "close":
-            return self.files.close(self.handles.pop(number))
+            self.files.close(self.handles.pop(number))
+            return None
         fd, rest = self.handles[number], arguments[1:]
         if name == "pwrite":
             return self.files.pwrite(fd, bytes([rest[0]]) * rest[1], rest[2])
@@ -853,6 +855,10 @@ class Driver:
 @example([("mkdir", "d"), ("mkdir", "d/e"), ("rename", "d", "d/e"), ("rename", "d/e", "d")])
 @example([("mkdir", "d"), ("open", "d/a", RW), ("rename", "d/a", "d"), ("unlink", "d")])
 @example([("open", "a", RW), ("truncate", 0, 9000), ("allocate", 0, 5000, 0), ("size", 0)])
+@example(
+    [("open", "a", RW), ("pwrite", 0, 7, 9000, 0), ("truncate", 0, 100), ("truncate", 0, 9000)]
+)
+@example([("open", "a", RW), ("rename", "a", "a"), ("mkdir", "d"), ("rename", "d", "d")])
 def test_without_faults_it_behaves_as_the_operating_system(steps: list[tuple[Any, ...]]) -> None:
     top = tempfile.mkdtemp()
     disk = SimFiles()

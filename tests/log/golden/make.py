@@ -106,7 +106,7 @@ def first_life(env: SimEnv, model: Model) -> None:
             "orders", [rid], [payload], key=f"customer-{number % 4}", time_ms=env.clock.wall_ms()
         )
     with store.transaction() as tx:
-        tx.create_stream("clicks", shards=3)
+        tx._collected.create_stream("clicks", {"shards": 3})
         tx.create_stream("notes", max_bytes=1 << 30)
         tx.append("notes", b"one frame with its stream", key="first")
     time_ms = env.clock.wall_ms()
@@ -205,11 +205,11 @@ def image_of(env: SimEnv) -> Image:
 @contextmanager
 def compression_by(compress: Compress) -> Iterator[None]:
     original = routing.compress
-    routing.compress = compress  # type: ignore[attr-defined]
+    routing.compress = compress  # type: ignore[assignment]
     try:
         yield
     finally:
-        routing.compress = original  # type: ignore[attr-defined]
+        routing.compress = original  # type: ignore[assignment]
 
 
 def recorded(rows: dict[str, str]) -> Compress:
