@@ -475,6 +475,10 @@ def read_store(files: Mapping[str, bytes], boot: bytes = b"") -> Store:
         segments.append(segment)
     newest = segments[-1].number if segments else 0
     need(superblock.last_segment <= newest, "the newest segment is missing")
+    if segments and not segments[-1].sealed:
+        data = files[names[-1]]
+        torn = data[-TRAILER.size :][:8] == b"HSLFOOT1"
+        need(torn or len(data) >= segments[-1].header.capacity, "the newest segment is cut short")
     if segments:
         claims = [superblock.durable, *(frame.durable for frame in segments[-1].frames)]
         claimed = max((c & 0xFFFFFFFF for c in claims if c >> 32 == newest), default=0)
