@@ -97,7 +97,7 @@ _Static_assert(sizeof(struct hsl_footer_dir) == 24, "footer directory");
 
 struct hsl_trailer {
     char magic[8];
-    uint32_t crc; /* of bytes 12 to 63 */
+    uint32_t crc; /* of bytes 12 to 63; seeded with the uid's low half, as the page CRCs are */
     uint16_t version, flags;
     uint64_t footer_off;
     uint64_t footer_len; /* directory and rows; page CRCs follow */

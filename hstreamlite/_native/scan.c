@@ -384,7 +384,8 @@ static int load_footer(struct reader *r, struct insert *in, bool *loaded)
     if (memcmp(t.magic, HSL_FOOTER_MAGIC, 8) != 0)
         return HSL_OK;
     report->damage = HSL_DAMAGE_FOOTER;
-    if (t.crc != hsl_crc32c(0, (uint8_t *)&t + 12, sizeof t - 12) || t.version != 1 ||
+    uint32_t seed = (uint32_t)in->segment->uid;
+    if (t.crc != hsl_crc32c(seed, (uint8_t *)&t + 12, sizeof t - 12) || t.version != 1 ||
         t.footer_off % HSL_PAGE || t.footer_off < HSL_PAGE || t.footer_off > r->size)
         return HSL_OK;
     uint64_t pages = (t.footer_len + HSL_FOOTER_PAGE - 1) / HSL_FOOTER_PAGE;
@@ -399,7 +400,7 @@ static int load_footer(struct reader *r, struct insert *in, bool *loaded)
         uint64_t off = i * HSL_FOOTER_PAGE, n = t.footer_len - off;
         uint32_t crc;
         memcpy(&crc, body + t.footer_len + 4 * i, 4);
-        if (crc != hsl_crc32c(0, body + off, n < HSL_FOOTER_PAGE ? n : HSL_FOOTER_PAGE))
+        if (crc != hsl_crc32c(seed, body + off, n < HSL_FOOTER_PAGE ? n : HSL_FOOTER_PAGE))
             return HSL_OK;
     }
     int rc = hsl_footer_decode(body, t.footer_len, t.shards, t.blocks, insert_row, in);

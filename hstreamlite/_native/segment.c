@@ -254,7 +254,8 @@ int hsl_roll(struct hsl_log *log)
     return rc;
 }
 
-/* Footer, page CRCs and trailer in one buffer that ends on a page boundary. */
+/* Footer, page CRCs and trailer in one buffer that ends on a page boundary. The CRCs are seeded with
+ * the segment's uid: sectors of another segment's footer must not fit in between. */
 static uint8_t *build_footer(const struct hsl_segment *s, size_t *len)
 {
     size_t bound = hsl_footer_bound(s->rows_len) + sizeof(struct hsl_trailer);
@@ -274,7 +275,8 @@ static uint8_t *build_footer(const struct hsl_segment *s, size_t *len)
     trailer.footer_len = total;
     for (size_t off = 0; off < trailer.footer_len; off += HSL_FOOTER_PAGE) {
         size_t n = trailer.footer_len - off;
-        uint32_t crc = hsl_crc32c(0, buf + off, n < HSL_FOOTER_PAGE ? n : HSL_FOOTER_PAGE);
+        uint32_t crc = hsl_crc32c((uint32_t)s->uid, buf + off,
+                                  n < HSL_FOOTER_PAGE ? n : HSL_FOOTER_PAGE);
         memcpy(buf + total, &crc, 4);
         total += 4;
     }
@@ -286,7 +288,7 @@ static uint8_t *build_footer(const struct hsl_segment *s, size_t *len)
     }
     *len = hsl_align_page(total + sizeof trailer);
     memset(buf + total, 0, *len - total);
-    trailer.crc = hsl_crc32c(0, (uint8_t *)&trailer + 12, sizeof trailer - 12);
+    trailer.crc = hsl_crc32c((uint32_t)s->uid, (uint8_t *)&trailer + 12, sizeof trailer - 12);
     memcpy(buf + *len - sizeof trailer, &trailer, sizeof trailer);
     return buf;
 }

@@ -264,7 +264,7 @@ def read_rows(data: bytes, at: int, shard: int, seq: int, count: int) -> Iterato
         seq += records
 
 
-def read_footer(data: bytes) -> tuple[list[Row], int, int, int] | None:
+def read_footer(data: bytes, uid: int) -> tuple[list[Row], int, int, int] | None:
     """Return rows, end of the frames, last CRC and number of frames; None without a footer."""
     if len(data) < 2 * PAGE or len(data) % PAGE:
         return None
@@ -274,13 +274,14 @@ def read_footer(data: bytes) -> tuple[list[Row], int, int, int] | None:
     )
     if magic != b"HSLFOOT1":
         return None
-    need(own == crc(raw[12:]) and version == 1 and flags == 0, "trailer")
+    seed = uid & 0xFFFFFFFF
+    need(own == crc(raw[12:], seed) and version == 1 and flags == 0, "trailer")
     pages = -(-length // 65536)
     need(align(off + length + 4 * pages + TRAILER.size, PAGE) == len(data), "length of a footer")
     body = data[off : off + length]
     stored = struct.unpack_from(f"<{pages}I", data, off + length)
     for number, expected in enumerate(stored):
-        need(crc(body[number * 65536 : (number + 1) * 65536]) == expected, "page of a footer")
+        need(crc(body[number * 65536 : (number + 1) * 65536], seed) == expected, "page of a footer")
     rows = read_index(body, shards, blocks)
     need(low == min((r.time_ms for r in rows), default=(1 << 64) - 1), "least time")
     need(high == max((r.time_ms for r in rows), default=0), "greatest time")
@@ -358,7 +359,7 @@ def read_segment(name: str, data: bytes, uuid: bytes, next_seq: dict[int, int]) 
     need(header.uuid == uuid, f"{name}: store")
     need(f"{header.number:016x}.seg" == name, f"{name}: number")
     need(header.level == header.retention_class == 0, f"{name}: level")
-    footer = read_footer(data)
+    footer = read_footer(data, header.uid)
     limit = footer[1] if footer else len(data)
     frames: list[Frame] = []
     blocks: list[tuple[Row, Block]] = []
@@ -474,6 +475,10 @@ def read_store(files: Mapping[str, bytes], boot: bytes = b"") -> Store:
         segments.append(segment)
     newest = segments[-1].number if segments else 0
     need(superblock.last_segment <= newest, "the newest segment is missing")
+    if segments and not segments[-1].sealed:
+        data = files[names[-1]]
+        torn = data[-TRAILER.size :][:8] == b"HSLFOOT1"
+        need(torn or len(data) >= segments[-1].header.capacity, "the newest segment is cut short")
     if segments:
         claims = [superblock.durable, *(frame.durable for frame in segments[-1].frames)]
         claimed = max((c & 0xFFFFFFFF for c in claims if c >> 32 == newest), default=0)
