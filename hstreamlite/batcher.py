@@ -14,6 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+from hstreamlite._native import fast
 from hstreamlite.config import (
     PRODUCER_NAME_MAX,
     check_compression,
@@ -21,11 +22,12 @@ from hstreamlite.config import (
     check_int,
     check_seconds,
 )
-from hstreamlite.engine import Engine, ids_order
-from hstreamlite.errors import BufferFull, DuplicateAppend, ProducerClosed
+from hstreamlite.engine import Engine
+from hstreamlite.errors import BufferFull, DuplicateAppend, ProducerClosed, RecordTooLarge
 from hstreamlite.log.journal import PRODUCERS, Run
 from hstreamlite.log.producers import ProducerState, StoredBatch, stage_op
-from hstreamlite.records import Record, RecordIds
+from hstreamlite.log.routing import ids_order, record_ids
+from hstreamlite.records import RecordIds
 
 _RECORD_OVERHEAD = 64
 
@@ -242,20 +244,15 @@ class ProducerCore:
         return max((batch.ticket for batch in self.staged), default=0)
 
 
-def record_size(item: Any) -> int:
-    """Return what a record counts in the buffer."""
-    payload = item.payload if isinstance(item, Record) else item
-    size = len(payload) if isinstance(payload, bytes) else 256
-    key = item.key if isinstance(item, Record) else None
-    return size + _RECORD_OVERHEAD + (len(key) if key else 0)
+def record_size(item: Any, batch_bytes_max: int) -> int:
+    """Return what a record counts in the buffer.
 
-
-def record_ids(runs: list[Run], order: list[int] | None, ops: list[Any]) -> RecordIds:
-    """Return the ids of one append in the order of its records."""
-    if order is None:
-        return RecordIds(runs)
-    shards = list(dict.fromkeys(op[0] for op in ops))
-    return RecordIds(runs, ids_order(runs, order, shards))
+    What cannot be appended is refused here: in a batch it would take its neighbours with it.
+    """
+    size: int = fast.record_bytes(item)
+    if size > batch_bytes_max:
+        raise RecordTooLarge(size, batch_bytes_max)
+    return size + _RECORD_OVERHEAD
 
 
 def _op_order(order: list[int] | None, parts: list[Run]) -> list[int] | None:

@@ -79,11 +79,12 @@ class Producer:
         sequence: its number, for producers with a name; by default the next one.
         """
         item: Any = payload
-        if key is not None or attributes is not None or isinstance(payload, dict):
+        if type(payload) is not bytes or key is not None or attributes is not None:
             item = record_of(payload, key, attributes)
-        size = record_size(item)
+        size = record_size(item, self._engine.config.batch_bytes_max)
+        core = self._core
+        self._engine.check_open()
         with self._lock:
-            core = self._core
             core.check()
             if sequence is not None:
                 known = core.duplicate(sequence)
@@ -106,6 +107,8 @@ class Producer:
         return Submitted(self, batch, index)
 
     def _send(self, batch: OpenBatch) -> None:
+        if self._engine.forked:
+            self._engine.check_open()
         with self._lock:
             if self._core.open is batch:
                 self._core.send()
@@ -124,6 +127,8 @@ class Producer:
 
     def flush(self) -> None:
         """Return when everything submitted has reached its level; raises what failed."""
+        if self._engine.forked:
+            self._engine.check_open()
         with self._lock:
             self._core.send()
             ticket = self._core.last_ticket()
@@ -135,6 +140,8 @@ class Producer:
 
     def close(self) -> None:
         """Flush and refuse further records. A second call does nothing."""
+        if self._engine.forked:
+            return
         with self._lock:
             if self._core.closed:
                 return

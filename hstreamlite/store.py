@@ -15,22 +15,26 @@ from os import fspath
 from types import TracebackType
 from typing import Self
 
+from hstreamlite import signals
 from hstreamlite._native.files import real_env
 from hstreamlite.config import (
     Durability,
     StoreConfig,
     check_durability,
     check_int,
+    check_name,
 )
 from hstreamlite.consumer import Consumer
-from hstreamlite.engine import EARLIEST, Engine, Place, check_name
+from hstreamlite.engine import Engine
 from hstreamlite.env import Env
 from hstreamlite.errors import (
     HStreamError,
 )
-from hstreamlite.feed import Feed, Feeds
+from hstreamlite.feed import Feed
+from hstreamlite.feeds import Feeds
 from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo, stats_of
 from hstreamlite.log.recovery import RecoveryReport
+from hstreamlite.place import EARLIEST, Place
 from hstreamlite.stream import Stream
 from hstreamlite.sub.effects import Lag
 from hstreamlite.ticker import Ticker
@@ -94,6 +98,8 @@ class Store:
         self._feeds = Feeds(engine)
         self._ticker = Ticker(engine, self._feeds)
         self._ticker.start()
+        if engine.env.threaded:
+            signals.close_at_exit(self.close)
 
     # Streams.
 
@@ -141,7 +147,7 @@ class Store:
         """
         self._engine.journal.wait(self._engine.delete_stream(name, force=force).ticket)
         self._engine.journal.poke()
-        self._engine.free_segments()
+        self._ticker.house.free_segments()
 
     # Subscriptions.
 
@@ -232,14 +238,17 @@ class Store:
 
     def close(self) -> None:
         """Close. Consumers and readers in other threads end with StoreClosed."""
+        signals.closed(self.close)
         engine = self._engine
         if engine.closed:
             return
+        if engine.forked:
+            engine.close()
+            return
         self._ticker.stop()
         try:
-            if not engine.forked:
-                self._ticker.flush_producers()
-                self._feeds.store_all()
+            self._ticker.flush_producers()
+            self._feeds.store_all()
         except HStreamError as error:
             log.warning("closing %r: %s", self.path, error)
         finally:
@@ -247,6 +256,7 @@ class Store:
             engine.close()
 
     def __enter__(self) -> Self:
+        self._engine.check_open()
         return self
 
     def __exit__(

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self, TypeVar
 
 from hstreamlite._native import fast
-from hstreamlite.batcher import ProducerCore, ProducerOptions, record_ids
+from hstreamlite.batcher import ProducerCore, ProducerOptions
 from hstreamlite.config import Compression, Durability, check_compression, check_durability
-from hstreamlite.engine import EARLIEST, Engine, Place
+from hstreamlite.engine import Engine
 from hstreamlite.errors import BatchTooLarge, StreamNotFound, TransactionTooLarge
 from hstreamlite.info import StreamInfo
 from hstreamlite.log.reader import Batch, Scan
+from hstreamlite.log.routing import record_ids
+from hstreamlite.place import EARLIEST, Place
 from hstreamlite.producer import Producer
 from hstreamlite.records import Payload, Record, RecordId, RecordIds
 from hstreamlite.ticker import Ticker
@@ -185,7 +187,7 @@ class Stream:
         """
         pending = self._engine.trim(self.name, before)
         self._engine.journal.wait(pending.ticket)
-        self._engine.apply_trims(pending.value)
+        self._ticker.house.apply(pending.value)
 
     def info(self) -> StreamInfo:
         """Return what is known of the stream; StreamNotFound if it does not exist."""
@@ -207,10 +209,13 @@ class _Scanner:
         self._scan = scan
         self._follow = follow
         self._closed = False
+        self._buffer: Iterator[Any] = iter(())
 
     def close(self) -> None:
         """End the iteration, also one that waits in another thread."""
         self._closed = True
+        for _ in self._buffer:
+            pass  # an iteration under way shares this iterator, and ends with it
         self._engine.journal.poke()
 
     def __enter__(self) -> Self:
@@ -243,9 +248,7 @@ class _Scanner:
 class Reader(_Scanner):
     """Iterates over records. One thread at a time."""
 
-    def __init__(self, engine: Engine, stream: str, scan: Scan, *, follow: bool) -> None:
-        super().__init__(engine, stream, scan, follow=follow)
-        self._buffer: Iterator[Record] = iter(())
+    _buffer: Iterator[Record]
 
     def __iter__(self) -> Iterator[Record]:
         while not self._closed:
@@ -256,30 +259,30 @@ class Reader(_Scanner):
             self._buffer = iter(records)
 
     def __next__(self) -> Record:
-        while True:
+        while not self._closed:
             for record in self._buffer:
                 return record
-            records = [] if self._closed else self._gather(self._scan.records, _READ_RECORDS)
+            records = self._gather(self._scan.records, _READ_RECORDS)
             if not records:
-                raise StopIteration
+                break
             self._buffer = iter(records)
+        raise StopIteration
 
 
 class BatchReader(_Scanner):
     """Iterates over batches. One thread at a time."""
 
-    def __init__(self, engine: Engine, stream: str, scan: Scan, *, follow: bool) -> None:
-        super().__init__(engine, stream, scan, follow=follow)
-        self._buffer: Iterator[Batch] = iter(())
+    _buffer: Iterator[Batch]
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Batch:
-        while True:
+        while not self._closed:
             for batch in self._buffer:
                 return batch
-            batches = [] if self._closed else self._gather(self._scan.batches, _READ_BATCHES)
+            batches = self._gather(self._scan.batches, _READ_BATCHES)
             if not batches:
-                raise StopIteration
+                break
             self._buffer = iter(batches)
+        raise StopIteration

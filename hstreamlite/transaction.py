@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from hstreamlite.config import CODECS
+from hstreamlite.config import CODECS, STREAMS_MAX, check_name
 from hstreamlite.consumer import by_consumer
 from hstreamlite.engine import Engine, Pending
-from hstreamlite.errors import StreamExists
+from hstreamlite.errors import StreamExists, StreamNotFound
 from hstreamlite.feed import Feed, Span, spans_of
 from hstreamlite.log import catalog as catalogs
 from hstreamlite.log.catalog import StreamState
 from hstreamlite.log.journal import CATALOG, Op, Run
+from hstreamlite.log.routing import ids_order
 from hstreamlite.records import Payload, Record, RecordIds
 
 
@@ -30,7 +32,7 @@ class Collected:
         self.engine = engine
         self._appends: dict[str, list[Record]] = {}
         self._creates: dict[str, dict[str, Any]] = {}
-        self._deletes: list[str] = []
+        self._deletes: dict[str, None] = {}
         self._acks: dict[str, tuple[Feed, dict[str, list[Span]]]] = {}
         self.ended = False
 
@@ -40,10 +42,18 @@ class Collected:
             raise ValueError("the transaction has ended; begin another with store.transaction()")
 
     def append(self, stream: str, record: Record) -> None:
-        self.check()
-        if stream not in self._creates:
-            self.engine.stream(stream)
+        self._stream(stream)
         self._appends.setdefault(stream, []).append(record)
+
+    def _stream(self, name: str) -> None:
+        """Raise StreamNotFound unless the stream exists at this point of the transaction."""
+        self.check()
+        if not isinstance(name, str):
+            check_name("stream", name)
+        if name in self._deletes:
+            raise StreamNotFound(name)
+        if name not in self._creates:
+            self.engine.stream(name)
 
     def create_stream(self, name: str, options: dict[str, Any]) -> None:
         self.check()
@@ -54,9 +64,10 @@ class Collected:
         self._creates[name] = options
 
     def delete_stream(self, name: str) -> None:
-        self.check()
-        self.engine.stream(name)
-        self._deletes.append(name)
+        self._stream(name)
+        if name in self._creates:
+            raise ValueError(f"stream {name!r} is created in this transaction; leave both out")
+        self._deletes[name] = None
 
     def ack(self, feed: Feed, consumer: str, items: object) -> None:
         self.check()
@@ -82,7 +93,7 @@ class Collected:
             created = self._new_states()
             changes = [catalogs.stream_change(state) for state in created.values()]
             changes += [engine.deletion_of(state, force=False) for state in deleted]
-            ops, names = self._append_ops(created)
+            ops, parts = self._append_ops(created)
             stored = [op for feed in feeds for op in feed.progress_ops(self._spans(feed))]
             system = bool(changes or stored) and not ops
             if changes:
@@ -99,12 +110,9 @@ class Collected:
                 engine.retire(state, archived=False)
             for feed in feeds:
                 feed.ack_spans(self._spans(feed))
-        ids: dict[str, list[Run]] = {}
-        shards = {shard: name for name, shard_ids in names.items() for shard in shard_ids}
-        for run in runs:
-            if run.shard in shards:
-                ids.setdefault(shards[run.shard], []).append(run)
-        return Pending({name: RecordIds(found) for name, found in ids.items()}, ticket)
+        return Pending(
+            {name: _ids(runs, shards, order) for name, (shards, order) in parts.items()}, ticket
+        )
 
     def _spans(self, feed: Feed) -> list[Span]:
         _, consumers = self._acks[feed.state.name]
@@ -126,20 +134,30 @@ class Collected:
             shards += len(state.shard_ids)
             engine.open_stream(state)
             states[name] = state
+        if len(engine.catalog.streams) + len(states) > STREAMS_MAX:
+            raise ValueError(f"a store holds at most {STREAMS_MAX} streams")
         return states
 
     def _append_ops(
         self, created: dict[str, StreamState]
-    ) -> tuple[list[Op], dict[str, tuple[int, ...]]]:
+    ) -> tuple[list[Op], dict[str, tuple[list[int], list[int] | None]]]:
+        """Return the ops of all appends and, per stream, its shards in their order with the place
+        of each record's shard among them."""
         engine = self.engine
         ops: list[Op] = []
-        names = {}
+        parts = {}
         for name, records in self._appends.items():
             state = created.get(name) or engine.stream(name)
-            part, _ = engine.ops_of(state, records, None, CODECS["none"])
+            part, order = engine.ops_of(state, records, None, CODECS["none"])
             ops += part
-            names[name] = state.shard_ids
-        return ops, names
+            parts[name] = ([op[0] for op in part], order)
+        return ops, parts
+
+
+def _ids(runs: list[Run], shards: list[int], order: list[int] | None) -> RecordIds:
+    """Return the ids of one stream's records, in the order they were appended."""
+    own = [run for run in runs if run.shard in shards]
+    return RecordIds(own, ids_order(own, order, shards))
 
 
 class Transaction:
@@ -176,9 +194,18 @@ class Transaction:
         for feed, consumer, items in by_consumer(deliveries):
             self._collected.ack(feed, consumer, items)
 
-    def create_stream(self, name: str, **options: Any) -> None:
+    def create_stream(
+        self,
+        name: str,
+        *,
+        backlog: float | timedelta = 0,
+        max_bytes: int = 0,
+        protect: Iterable[str] = (),
+    ) -> None:
         """Create a stream at the commit; options as `Store.create_stream`."""
-        self._collected.create_stream(name, options)
+        self._collected.create_stream(
+            name, {"backlog": backlog, "max_bytes": max_bytes, "protect": protect}
+        )
 
     def delete_stream(self, name: str) -> None:
         self._collected.delete_stream(name)
@@ -223,4 +250,6 @@ def item_list(records: Iterable[Payload | Record]) -> list[Payload | Record]:
             f"records must be an iterable of records, not one {type(records).__name__}; "
             "append takes a single one"
         )
+    if not isinstance(records, Iterable):
+        raise TypeError(f"records must be an iterable of records, not {type(records).__name__}")
     return records if type(records) is list else list(records)

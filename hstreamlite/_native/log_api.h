@@ -67,6 +67,7 @@ struct hsl_segment_report {
     uint32_t pred_crc;
     uint32_t last_crc;          /* CRC of the last accepted frame header, or of the segment header */
     uint64_t file_bytes;
+    uint64_t capacity;          /* size the file had until it was sealed */
     uint64_t end;               /* offset behind the last accepted frame */
     uint64_t frames;
     uint64_t blocks;

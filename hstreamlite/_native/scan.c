@@ -439,7 +439,7 @@ static int load_header(struct reader *r, struct hsl_segment *s, struct hsl_segme
     report->pred_crc = h.pred_crc;
     report->number = h.number;
     memcpy(report->uuid, h.uuid, 16);
-    s->capacity = h.capacity;
+    report->capacity = s->capacity = h.capacity;
     s->last_crc = report->last_crc = h.crc;
     s->end = report->end = HSL_PAGE;
     s->checkpoint_end = HSL_PAGE;
@@ -534,6 +534,8 @@ static int rewrite_loaded(struct hsl_log *log, struct hsl_segment *s, const char
     int from = io->open(io->ctx, path, HSL_OPEN_READ);
     int to = io->open(io->ctx, copy, HSL_OPEN_READ | HSL_OPEN_WRITE | HSL_OPEN_CREATE);
     int err = !buf ? -ENOMEM : from < 0 ? from : to < 0 ? to : io->truncate(io->ctx, to, 0);
+    if (err == 0)
+        err = io->truncate(io->ctx, to, s->capacity);
     for (uint64_t off = 0; err == 0 && off < s->end;) {
         size_t n = s->end - off < WINDOW ? s->end - off : WINDOW;
         err = hsl_read_all(io, from, buf, n, off);

@@ -63,7 +63,7 @@ static int reserve_file(struct hsl_log *log, const char *path, uint64_t bytes, i
         return hsl_fail(log, "create", path, -fd);
     int err = io->allocate(io->ctx, fd, 0, bytes);
     if (err == -EOPNOTSUPP)
-        err = 0;
+        err = io->truncate(io->ctx, fd, bytes);
     if (err < 0) {
         io->close(io->ctx, fd);
         io->unlink(io->ctx, path);
@@ -291,7 +291,8 @@ static uint8_t *build_footer(const struct hsl_segment *s, size_t *len)
     return buf;
 }
 
-/* Writes the footer, cuts the file to its length and syncs. The segment is immutable then. */
+/* Writes the footer, cuts the file to its length and syncs. The segment is immutable then. The
+ * footer is durable before the cut, so that a file below its capacity without one was damaged. */
 int hsl_seal(struct hsl_log *log, struct hsl_segment *s)
 {
     const struct hsl_io *io = log->io;
@@ -301,6 +302,8 @@ int hsl_seal(struct hsl_log *log, struct hsl_segment *s)
         return HSL_NO_MEMORY;
     int err = hsl_write_all(io, s->fd, footer, len, s->end);
     free(footer);
+    if (err == 0)
+        err = io->datasync(io->ctx, s->fd);
     if (err == 0)
         err = io->truncate(io->ctx, s->fd, s->end + len);
     if (err == 0)
@@ -488,13 +491,14 @@ int hsl_log_drop_segments(struct hsl_log *log, const uint64_t *numbers, size_t c
     return rc == HSL_OK && err < 0 ? hsl_fail(log, "sync", path, -err) : rc;
 }
 
-/* Files left by the process before: a spare is of no use, a reserve of the right size is. */
+/* Files left by the process before: a spare is of no use, a reserve of the right size is. Replaying
+ * the mapped stage may have made a spare of this process already. */
 int hsl_segments_tidy(struct hsl_log *log)
 {
     char path[HSL_PATH_MAX + 64];
     const struct hsl_io *io = log->io;
     hsl_path(log, path, "segments/spare");
-    int err = io->unlink(io->ctx, path);
+    int err = log->spare ? 0 : io->unlink(io->ctx, path);
     if (err < 0 && err != -ENOENT)
         return hsl_fail(log, "unlink", path, -err);
     hsl_path(log, path, "segments/reserve");

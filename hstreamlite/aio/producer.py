@@ -72,9 +72,9 @@ class Producer:
     ) -> Submitted:
         """Take a record in; waits only while the buffer is full."""
         item: Any = payload
-        if key is not None or attributes is not None or isinstance(payload, dict):
+        if type(payload) is not bytes or key is not None or attributes is not None:
             item = record_of(payload, key, attributes)
-        size = record_size(item)
+        size = record_size(item, self._engine.config.batch_bytes_max)
         core = self._core
         core.check()
         while not core.room(size):

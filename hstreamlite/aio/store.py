@@ -10,6 +10,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
+from hstreamlite import signals
 from hstreamlite._native import lib
 from hstreamlite._native.files import real_env
 from hstreamlite.aio.bell import Bell, in_thread
@@ -17,13 +18,14 @@ from hstreamlite.aio.consumer import Consumer
 from hstreamlite.aio.producer import Producer
 from hstreamlite.aio.stream import Stream
 from hstreamlite.aio.transaction import Transaction
-from hstreamlite.config import Durability, StoreConfig, check_int
-from hstreamlite.engine import EARLIEST, Engine, Place, check_name
+from hstreamlite.config import Durability, StoreConfig, check_int, check_name
+from hstreamlite.engine import Engine
 from hstreamlite.env import Env
 from hstreamlite.errors import HStreamError
-from hstreamlite.feed import Feeds
+from hstreamlite.feeds import Feeds
 from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo, stats_of
 from hstreamlite.log.recovery import RecoveryReport
+from hstreamlite.place import EARLIEST, Place
 from hstreamlite.store import config_for, path_text
 from hstreamlite.sub.effects import Lag
 from hstreamlite.ticker import Ticker
@@ -108,6 +110,8 @@ class Store:
         self._producers: set[Producer] = set()
         self._ticker = Ticker(engine, self._feeds)
         self._ticker.start()
+        if engine.env.threaded:
+            signals.close_at_exit(self._close)
 
     async def create_stream(
         self,
@@ -135,7 +139,7 @@ class Store:
         return self._stream(check_name("stream", name))
 
     def _stream(self, name: str) -> Stream:
-        return Stream(self._engine, self._bell, self._producers, name)
+        return Stream(self._engine, self._bell, self._ticker.house, self._producers, name)
 
     async def streams(self) -> list[StreamInfo]:
         """Return what there is, by name."""
@@ -147,7 +151,7 @@ class Store:
         pending = await in_thread(self._engine.delete_stream, name, force=force)
         await self._bell.ticket(pending.ticket)
         self._engine.journal.poke()
-        await in_thread(self._engine.free_segments)
+        await in_thread(self._ticker.house.free_segments)
 
     async def create_subscription(
         self,
@@ -228,6 +232,10 @@ class Store:
         self._bell.close()
 
     def _close(self) -> None:
+        signals.closed(self._close)
+        if self._engine.forked:
+            self._engine.close()
+            return
         self._ticker.stop()
         try:
             self._feeds.store_all()

@@ -8,12 +8,15 @@ from typing import Any, Self
 from hstreamlite._native import fast
 from hstreamlite.aio.bell import Bell, in_thread
 from hstreamlite.aio.producer import Producer
-from hstreamlite.batcher import ProducerCore, ProducerOptions, record_ids
+from hstreamlite.batcher import ProducerCore, ProducerOptions
 from hstreamlite.config import Compression, Durability, check_compression, check_durability
-from hstreamlite.engine import EARLIEST, Engine, Place
+from hstreamlite.engine import Engine
 from hstreamlite.errors import BatchTooLarge, StreamNotFound, TransactionTooLarge
+from hstreamlite.housekeeping import Housekeeping
 from hstreamlite.info import StreamInfo
 from hstreamlite.log.reader import Batch, NotReady, Scan
+from hstreamlite.log.routing import record_ids
+from hstreamlite.place import EARLIEST, Place
 from hstreamlite.records import Payload, Record, RecordId, RecordIds
 from hstreamlite.transaction import item_list, record_of
 
@@ -31,11 +34,19 @@ def _append(
 class Stream:
     """A handle of one stream."""
 
-    __slots__ = ("_bell", "_engine", "_producers", "name")
+    __slots__ = ("_bell", "_engine", "_house", "_producers", "name")
 
-    def __init__(self, engine: Engine, bell: Bell, producers: set[Producer], name: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        bell: Bell,
+        house: Housekeeping,
+        producers: set[Producer],
+        name: str,
+    ) -> None:
         self._engine = engine
         self._bell = bell
+        self._house = house
         self._producers = producers
         self.name = name
 
@@ -181,7 +192,7 @@ class Stream:
         """Remove the records before a place, as `hstreamlite.Stream.trim`."""
         pending = await in_thread(self._engine.trim, self.name, before)
         await self._bell.ticket(pending.ticket)
-        await in_thread(self._engine.apply_trims, pending.value)
+        await in_thread(self._house.apply, pending.value)
 
     async def info(self) -> StreamInfo:
         """Return what is known of the stream; StreamNotFound if it does not exist."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from hstreamlite.aio.bell import Bell, in_thread
 from hstreamlite.consumer import by_consumer
@@ -44,9 +45,18 @@ class Transaction:
         for feed, consumer, items in by_consumer(deliveries):
             self._collected.ack(feed, consumer, items)
 
-    def create_stream(self, name: str, **options: Any) -> None:
+    def create_stream(
+        self,
+        name: str,
+        *,
+        backlog: float | timedelta = 0,
+        max_bytes: int = 0,
+        protect: Iterable[str] = (),
+    ) -> None:
         """Create a stream at the commit; options as `Store.create_stream`."""
-        self._collected.create_stream(name, options)
+        self._collected.create_stream(
+            name, {"backlog": backlog, "max_bytes": max_bytes, "protect": protect}
+        )
 
     def delete_stream(self, name: str) -> None:
         self._collected.delete_stream(name)

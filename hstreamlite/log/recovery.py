@@ -125,6 +125,7 @@ def open_journal(
                 f"{path}/SUPER", 0, 8192, "a superblock", f"none, beside {len(numbers)} segments"
             )
         loaded = _load_segments(journal, superblock, numbers, report)
+        _sync_directories(env, path, whole=int(superblock.last_segment) == 0)
         _set_next(journal, superblock, loaded)
     except BaseException:
         files.close(lock)
@@ -186,6 +187,15 @@ def _create(env: Env, journal: Journal) -> None:
         journal.store_super((0, 0, 0))
     files.sync_dir(segments)
     files.sync_dir(journal.path)
+
+
+def _sync_directories(env: Env, path: str, *, whole: bool) -> None:
+    """Make the names found durable: a process may have died between naming a file and that. Before
+    the first segment is stated in the superblock this holds for the store's own directory too."""
+    env.files.sync_dir(f"{path}/segments")
+    if whole:
+        env.files.sync_dir(path)
+        env.files.sync_dir(_parent(path))
 
 
 def _segment_numbers(env: Env, path: str) -> list[int]:
@@ -325,6 +335,9 @@ def _finish_tail(journal: Journal, superblock: Any, tail: _Segment, report: Reco
         raise _refuse(journal, tail, f"{_DAMAGE[damage]} (durable up to {claim})", "other bytes")
     if found.sealed:
         return
+    if found.file_bytes < found.capacity and found.damage != lib.HSL_DAMAGE_FOOTER:
+        expected = f"a file of {found.capacity} bytes, or a footer at its end"
+        raise _refuse(journal, tail, expected, f"{found.file_bytes} bytes")
     if found.next_valid:
         report.bytes_discarded += found.file_bytes - found.end
     buffered = not journal.stats()["direct"]

@@ -1,7 +1,7 @@
 """The group against the reference: several consumers, time, loss, gaps, seeks and restarts."""
 
 import pytest
-from group_model import CONSUMERS, GroupModel
+from hstreamlite.testing.group_model import CONSUMERS, GroupModel
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule

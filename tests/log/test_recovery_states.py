@@ -1,0 +1,389 @@
+"""Every step of a workload crashed, every call of it failed, every file of it damaged.
+
+Goal: whatever happens, an open succeeds or names the damage; nothing acknowledged is lost, nothing
+foreign or failed appears. Method: one scripted workload over the simulated disk, witnessed by the
+reference model, is stopped at each of its mutations, and meets each fault at each of its calls.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from hstreamlite.errors import (
+    CorruptionError,
+    HStreamError,
+    NotAStore,
+    StoreFailed,
+    StoreVersionUnsupported,
+)
+from hstreamlite.testing.model import Outcome
+from hstreamlite.testing.simenv import SimEnv
+from hstreamlite.testing.simfs import Fail, FailSync, Fault, Interrupt, Op, Short
+from hstreamlite.testing.witness import Witness
+
+NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
+CUTS = 50 if NIGHTLY else 8
+"""Power cuts, each with another fate of what was unsynced, at every mutation."""
+
+
+class Stopped(Exception):
+    """A call of the script did not succeed."""
+
+
+def must(outcome: Outcome) -> None:
+    if outcome != "ok":
+        raise Stopped
+
+
+def batch(tag: str, count: int, size: int, keys: int = 0) -> list[tuple[str | None, bytes]]:
+    return [
+        (f"k{i % keys}" if keys else None, f"{tag}-{i}:".encode().ljust(size, b"."))
+        for i in range(count)
+    ]
+
+
+def script(w: Witness) -> Iterator[Outcome]:
+    yield w.create("a")
+    yield w.create("b", shards=3)
+    yield w.append("a", batch("one", 1, 100))
+    yield w.subscribe("s", "a")
+    yield w.append("a", batch("many", 8, 3000))
+    yield w.append("b", batch("zstd", 20, 300, keys=5), compression="zstd")
+    w.receive("s", "c", 6)
+    yield w.ack("s", "c", 3)
+    yield w.transact({"a": batch("tx", 2, 500), "b": batch("tx", 3, 500, keys=3)}, ("s", "c"), count=2)
+    yield w.append("a", batch("roll", 8, 3500))
+    yield w.pass_time(1.0)
+    yield w.trim("a", w.store.stream("a").tail())
+    yield w.append("b", batch("os", 2, 900, keys=2), level="os")
+    yield w.append("b", batch("memory", 3, 900, keys=2), level="memory")
+    yield w.create("c")
+    yield w.delete("b")
+    yield w.append("c", batch("last", 2, 3000))
+
+
+def run(w: Witness) -> None:
+    for outcome in script(w):
+        must(outcome)
+
+
+def finish(w: Witness) -> None:
+    """Use a recovered store as any other, and see it right again after a clean restart."""
+    w.check()
+    w.drain()
+    if "a" in w.model.streams:
+        must(w.append("a", batch(f"after-{w.model.epoch}", 2, 700)))
+        w.check()
+
+
+def fresh(seed: int = 1) -> Witness:
+    return Witness(SimEnv(seed=seed))
+
+
+def stopped_at(mutation: int) -> Witness | None:
+    """Run the script until power fails before a mutation; None if it never comes to that."""
+    w = fresh()
+    w.env.disk.stop_at(mutation)
+    try:
+        run(w)
+        w.store.close()
+    except (Stopped, HStreamError, OSError):
+        assert w.env.disk.stopped
+        return w
+    return None
+
+
+def opening_stopped(w: Witness, mutation: int) -> bool:
+    w.env.disk.stop_at(mutation)
+    try:
+        w.open()
+    except (HStreamError, OSError):
+        assert w.env.disk.stopped
+        return True
+    stopped = w.env.disk.stopped
+    w.env.disk.stop_at(None)
+    return stopped
+
+
+def mutations() -> range:
+    w = fresh()
+    first = w.env.disk.counts().mutations
+    run(w)
+    w.store.close()
+    return range(first, w.env.disk.counts().mutations)
+
+
+def test_crash_at_every_mutation_loses_nothing() -> None:
+    crashes = recovered = 0
+    for mutation in mutations():
+        w = stopped_at(mutation)
+        if w is None:
+            continue
+        for cut in range(CUTS + 1):
+            other = w.branch(w.env.clone())
+            if cut == CUTS:
+                other.restart("process")
+            else:
+                other.restart("power", seed=cut)
+            recovered += other.check()
+            finish(other)
+            crashes += 1
+    print(f"crash states: {crashes}, records read back: {recovered}")
+    assert crashes > 60 * CUTS
+
+
+def test_recovery_crashed_at_every_mutation_recovers() -> None:
+    crashes = 0
+    every = mutations()
+    for mutation in every if NIGHTLY else every[::3]:
+        w = stopped_at(mutation)
+        if w is None:
+            continue
+        cut = w.branch(w.env.clone())
+        cut.restart("power" if mutation % 2 else "process", seed=mutation, reopen=False)
+        step = 0
+        while True:
+            again = cut.branch(cut.env.clone())
+            if not opening_stopped(again, step):
+                break
+            again.restart("power", seed=step)
+            finish(again)
+            crashes += 1
+            step += 1
+    print(f"crashed recoveries: {crashes}")
+    assert crashes > 200
+
+
+EXCEPT_CLOSE = Op.ANY & ~Op.CLOSE & ~Op.UNMAP
+SPACE = Op.ALLOCATE | Op.PWRITE | Op.MKDIR | Op.OPEN
+FILE_SYNCS = Op.DATASYNC | Op.SYNC
+"""A directory entry that a failed sync lost cannot be made durable again by anybody; journalling
+file systems stop at that point, and so is not asked of the store."""
+FAULTS: dict[str, Callable[[int], Fault]] = {
+    "EIO": lambda nth: Fail(ops=EXCEPT_CLOSE, nth=nth),
+    "ENOSPC": lambda nth: Fail(ops=SPACE, nth=nth, errno=errno.ENOSPC),
+    "short": lambda nth: Short(nth=nth),
+    "interrupt": lambda nth: Interrupt(nth=nth),
+    "sync lost": lambda nth: FailSync(ops=FILE_SYNCS, nth=nth, outcome="lost"),
+    "sync reverted": lambda nth: FailSync(ops=FILE_SYNCS, nth=nth, outcome="reverted"),
+    "sync survived": lambda nth: FailSync(nth=nth, outcome="survived"),
+}
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "buffered"])
+@pytest.mark.parametrize("kind", FAULTS)
+def test_fault_at_every_call_is_typed_and_loses_nothing(kind: str, direct: bool) -> None:
+    make = FAULTS[kind]
+    struck = 0
+    nth = 1
+    step = 1 if direct or NIGHTLY else 3
+    while True:
+        env = SimEnv(seed=nth)
+        if not direct:
+            env.disk.set_direct(0)
+        hits = env.disk.inject(make(nth))
+        try:
+            w = Witness(env)
+        except (HStreamError, OSError):
+            env.disk.clear_faults()
+            w = Witness(env.process_crash())
+        try:
+            run(w)
+        except Stopped:
+            pass
+        except (CorruptionError, OSError) as error:
+            assert kind in ("EIO", "short"), error
+        if not hits():
+            break
+        struck += 1
+        env.disk.clear_faults()
+        if kind in ("short", "interrupt"):
+            assert not w.failed, f"{kind} at call {nth}"
+        w.check()
+        w.restart(("process", "power", "close")[nth % 3], seed=nth)  # type: ignore[arg-type]
+        finish(w)
+        nth += step
+    print(f"faults: {struck}")
+    assert struck > 5
+
+
+# Damage.
+
+
+def filled() -> Witness:
+    """Several segments of streams, a subscription and a named producer."""
+    w = fresh()
+    must(w.create("a"))
+    must(w.create("b", shards=3))
+    must(w.subscribe("s", "a"))
+    for number in range(6):
+        must(w.append("a", batch(f"a{number}", 8, 3000)))
+        must(w.append("b", batch(f"b{number}", 20, 300, keys=5), compression="zstd"))
+        w.receive("s", "c", 5)
+        must(w.ack("s", "c", 3))
+        must(w.pass_time(0.5))
+    must(w.trim("b", w.store.stream("b").tail()))
+    return w
+
+
+def closed_store() -> Witness:
+    w = filled()
+    w.restart("close", reopen=False)
+    return w
+
+
+def crashed_store() -> Witness:
+    """A store cut off in the middle, its newest segment open, behind an idle mark."""
+    w = filled()
+    for number in range(4):
+        must(w.append("a", batch(f"tail{number}", 3, 900)))
+    w.env.advance(w.config.idle_mark)
+    must(w.tick())
+    must(w.pass_time(0.01))
+    w.env.disk.sync_all()
+    w.restart("power", seed=0, reopen=False)
+    return w
+
+
+def examine(w: Witness) -> str:
+    """Open a damaged store and read all of it: "reported" or "intact", or a violation."""
+    try:
+        w.open()
+        w.check()
+    except CorruptionError as error:
+        assert error.path.startswith("/db")
+        return "reported"
+    except (NotAStore, StoreVersionUnsupported):
+        return "reported"
+    w.drain()
+    return "intact"
+
+
+@pytest.mark.parametrize("make", [closed_store, crashed_store])
+def test_flipped_bit_is_reported_or_harmless(make: Callable[[], Witness]) -> None:
+    origin = make()
+    verdicts: dict[str, int] = {}
+    for path in origin.env.disk.walk("/db"):
+        if path.endswith(("LOCK", "STAGE", "reserve", "spare")):
+            continue
+        data = origin.env.disk.read_all(path)
+        used = [at for at in range(len(data)) if data[at]]
+        dense = 1 if NIGHTLY else max(1, len(used) // 120)
+        for number, at in enumerate([*used[::dense], *range(0, len(data), 4096 if NIGHTLY else 16384)]):
+            w = origin.branch(origin.env.clone())
+            w.env.disk.flip(path, at * 8 + number % 8)
+            verdict = examine(w)
+            verdicts[verdict] = verdicts.get(verdict, 0) + 1
+    print(f"flips: {verdicts}")
+    assert verdicts["reported"] > 100
+
+
+@pytest.mark.parametrize("make", [closed_store, crashed_store])
+def test_truncated_file_is_reported_or_harmless(make: Callable[[], Witness]) -> None:
+    origin = make()
+    verdicts: dict[str, int] = {}
+    for path in origin.env.disk.walk("/db"):
+        size = len(origin.env.disk.read_all(path))
+        for length in sorted({0, 1, 95, 4095, *range(4096, size, 4096), max(0, size - 1)}):
+            if length >= size:
+                continue
+            w = origin.branch(origin.env.clone())
+            w.env.disk.truncate_raw(path, length)
+            verdict = examine(w)
+            verdicts[verdict] = verdicts.get(verdict, 0) + 1
+    print(f"truncations: {verdicts}")
+    assert verdicts["reported"] > 20
+
+
+@pytest.mark.parametrize("make", [closed_store, crashed_store])
+def test_lost_swapped_and_foreign_files_are_reported(make: Callable[[], Witness]) -> None:
+    origin = make()
+    stranger = Witness(SimEnv(seed=99))
+    run(stranger)
+    stranger.restart("close", reopen=False)
+    paths = [p for p in origin.env.disk.walk("/db") if p.endswith(".seg")]
+    assert len(paths) > 1
+    for path in paths:
+        lost = origin.branch(origin.env.clone())
+        lost.env.disk.unlink_raw(path)
+        assert examine(lost) == "reported", f"deleted {path}"
+        swapped = origin.branch(origin.env.clone())
+        other = paths[paths.index(path) - 1]
+        swapped.env.disk.rename_raw(path, "/db/aside")
+        swapped.env.disk.rename_raw(other, path)
+        swapped.env.disk.rename_raw("/db/aside", other)
+        assert examine(swapped) == "reported", f"swapped {path}"
+        if path in stranger.env.disk.walk("/db"):
+            foreign = origin.branch(origin.env.clone())
+            foreign.env.disk.overwrite(path, 0, stranger.env.disk.read_all(path)[:4096])
+            assert examine(foreign) == "reported", f"foreign {path}"
+    headless = origin.branch(origin.env.clone())
+    headless.env.disk.unlink_raw("/db/SUPER")
+    assert examine(headless) == "reported"
+
+
+def test_files_of_a_newer_format_are_refused_by_version() -> None:
+    origin = closed_store()
+    segment = next(p for p in origin.env.disk.walk("/db") if p.endswith(".seg"))
+    for path, major in ((segment, 6), ("/db/SUPER", 12)):
+        for page in range(1 if path == segment else 2):
+            w = origin.branch(origin.env.clone())
+            data = bytearray(w.env.disk.read_all(path)[page * 4096 : page * 4096 + 4096])
+            data[major] = 2
+            start = 12
+            data[8:12] = crc32c(bytes(data[start:])).to_bytes(4, "little")
+            w.env.disk.overwrite(path, page * 4096, bytes(data))
+            with pytest.raises(StoreVersionUnsupported) as raised:
+                w.open()
+            assert (raised.value.found, raised.value.supported) == (2, 1)
+
+
+def crc32c(data: bytes) -> int:
+    from hstreamlite._native import ffi, lib
+
+    return int(lib.hsl_crc32c(0, ffi.from_buffer(data), len(data)))
+
+
+def test_frames_of_an_older_life_of_a_file_are_never_believed() -> None:
+    """The file that becomes the next segment is full of valid frames of the segment before."""
+    w = fresh()
+    must(w.create("a"))
+    must(w.append("a", batch("old", 8, 3000)))
+    (segment,) = [p for p in w.env.disk.walk("/db") if p.endswith(".seg")]
+    w.restart("close")
+    stale = w.env.disk.read_all(segment)
+    for seed in range(20):
+        other = w.branch(w.env.clone())
+        other.open()
+        other.env.disk.copy_raw(segment, "/db/segments/spare")
+        other.env.disk.overwrite("/db/segments/spare", 0, stale[4096:] + stale[:4096])
+        must(other.append("a", batch("new", 1, 200)))
+        other.restart("power", seed=seed)
+        finish(other)
+
+
+def test_failed_store_stays_failed_until_it_is_reopened() -> None:
+    w = fresh()
+    must(w.create("a"))
+    w.env.disk.inject(FailSync(ops=Op.DATASYNC))
+    assert w.append("a", batch("lost", 1, 10)) == "unknown"
+    for _ in range(3):
+        with pytest.raises(StoreFailed):
+            w.store.stream("a").append(b"refused")
+    w.check()
+    w.restart("close")
+    finish(w)
+
+
+def test_reading_survives_what_only_reading_met() -> None:
+    w = fresh()
+    run(w)
+    w.restart("close")
+    w.env.disk.inject(Fail(ops=Op.PREAD, path=".seg"))
+    with pytest.raises(OSError, match="read"):
+        list(w.store.stream("a").read())
+    w.check()

@@ -1,0 +1,165 @@
+"""A reopened store goes on where the one before stopped: cases that were once got wrong."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from contextlib import suppress
+
+import hstreamlite as hs
+from hstreamlite.testing.simenv import SimEnv
+from hstreamlite.testing.simfs import Fail, Op
+
+SMALL = hs.StoreConfig(
+    segment_bytes_min=64 << 10,
+    segment_bytes_max=64 << 10,
+    frame_bytes=16 << 10,
+    eager_bytes=4 << 10,
+    batch_bytes_max=4 << 10,
+    transaction_bytes_max=32 << 10,
+    chunk_bytes=64 << 10,
+    stage_bytes=1 << 20,
+    prewrite_bytes=8 << 10,
+    os_stage_bytes=64 << 10,
+)
+
+
+def open_store(env: SimEnv) -> hs.Store:
+    return hs.open("/db", config=SMALL, env=env)
+
+
+def test_store_rolls_segments_after_replaying_much_of_the_mapped_stage() -> None:
+    env = SimEnv(seed=1)
+    stream = open_store(env).create_stream("a")
+    for number in range(8):
+        stream.append(bytes([number]) * 3800, durability="os")
+    store = open_store(env.process_crash())
+    assert store.recovery.stage_records == 8
+    for number in range(8, 40):
+        store.stream("a").append(bytes([number]) * 3800)
+    assert [r.payload[0] for r in store.stream("a").read()] == list(range(40))
+
+
+def test_producers_log_goes_on_behind_a_snapshot_that_left_it_empty() -> None:
+    env = SimEnv(seed=1)
+    store = open_store(env)
+    with store.create_stream("gone").producer(name="p") as producer:
+        for number in range(5):
+            producer.submit(b"%d" % number)
+            producer.flush()
+    store.delete_stream("gone")
+    stream = store.create_stream("a")
+    for _ in range(40):
+        stream.append(bytes(3000))
+    stream.trim(before=hs.LATEST)
+    store.close()
+    store = open_store(env := env.process_crash())
+    with store.stream("a").producer(name="q") as producer:
+        producer.submit(b"kept")
+    store.close()
+    store = open_store(env.process_crash())
+    assert store.stream("a").producer(name="q").last_sequence == 1
+
+
+def test_trim_that_is_staged_survives_a_snapshot_taken_before_it_is_applied() -> None:
+    env = SimEnv(seed=1)
+    store = open_store(env)
+    stream = store.create_stream("a")
+    ids = [stream.append(b"%d" % number) for number in range(4)]
+    engine = store._engine
+    pending = engine.trim("a", ids[2])
+    store._ticker.house.snapshot()
+    engine.journal.wait(pending.ticket)
+    store._ticker.house.apply(pending.value)
+    store.close()
+    store = open_store(env.process_crash())
+    assert [r.payload for r in store.stream("a").read()] == [b"2", b"3"]
+
+
+def test_transaction_tells_ids_in_the_order_of_its_appends_over_several_shards() -> None:
+    store = open_store(SimEnv(seed=1))
+    pending = store._engine.create_stream("a", shards=4)
+    store._engine.journal.wait(pending.ticket)
+    with store.transaction() as tx:
+        for number in range(12):
+            tx.append("a", b"%d" % number, key=f"k{number % 5}")
+    found = {record.id: record.payload for record in store.stream("a").read()}
+    assert [found[record_id] for record_id in tx.ids["a"]] == [b"%d" % n for n in range(12)]
+
+
+def test_receive_answers_with_what_lies_behind_a_gap() -> None:
+    store = open_store(SimEnv(seed=1))
+    stream = store.create_stream("a")
+    store.create_subscription("s", stream="a")
+    ids = [stream.append(b"%d" % number) for number in range(4)]
+    stream.trim(before=ids[2])
+    with store.subscription("s").consumer("c") as consumer:
+        assert [d.payload for d in consumer.receive(timeout=0)] == [b"2", b"3"]
+
+
+def test_names_left_by_a_killed_process_are_made_durable_before_they_are_relied_on() -> None:
+    """Whichever call a process dies at, the next one's records survive a power cut after it."""
+    mutation = 0
+    while True:
+        env = SimEnv(seed=mutation)
+        if not stop(env, mutation, lambda store: store.create_stream("a").append(b"first")):
+            break
+        env = env.process_crash()
+        stream = open_store(env).create_stream("a", exists_ok=True)
+        stream.append(b"kept")
+        env = env.power_cut(profile="drop")
+        payloads = [record.payload for record in open_store(env).stream("a").read()]
+        assert payloads[-1:] == [b"kept"], f"killed at mutation {mutation}"
+        mutation += 1
+    assert mutation > 10
+
+
+def test_recovery_of_a_killed_process_survives_a_power_cut_in_its_midst() -> None:
+    """A process dies at one call, the power goes at a call of the recovery after it."""
+    for killed in range(40):
+        cut = 0
+        stopped = True
+        while stopped:
+            env = SimEnv(seed=1)
+            open_store(env).create_stream("a").append(b"kept")
+            env = env.process_crash()
+            stop(env, killed, lambda store: store.stream("a").append(b"more"))
+            env = env.process_crash()
+            stopped = stop(env, cut, lambda store: None)
+            env = env.power_cut(profile="drop")
+            payloads = [record.payload for record in open_store(env).stream("a").read()]
+            assert payloads[:1] == [b"kept"], f"killed at {killed}, cut at {cut}"
+            cut += 1
+
+
+def stop(env: SimEnv, mutation: int, work: Callable[[hs.Store], object]) -> bool:
+    """Work on a store until a mutation; True if it came to that."""
+    env.disk.stop_at(mutation)
+    with suppress(hs.HStreamError, OSError):
+        work(open_store(env))
+    return env.disk.stopped
+
+
+def test_trim_on_a_disk_too_full_to_free_segments_succeeds() -> None:
+    env = SimEnv(seed=1)
+    store = open_store(env)
+    stream = store.create_stream("a")
+    for _ in range(40):
+        stream.append(bytes(3000))
+    env.disk.inject(Fail(ops=Op.ALLOCATE, errno=errno.ENOSPC, from_then_on=True))
+    for name in ("b", "c"):
+        store.create_stream(name)
+    stream.trim(before=hs.LATEST)
+    store.delete_stream("a")
+    assert [info.name for info in store.streams()] == ["b", "c"]
+
+
+def test_trim_succeeds_where_unlinking_fails() -> None:
+    env = SimEnv(seed=1)
+    store = open_store(env)
+    stream = store.create_stream("a")
+    for _ in range(40):
+        stream.append(bytes(3000))
+    env.disk.inject(Fail(ops=Op.UNLINK, from_then_on=True))
+    stream.trim(before=hs.LATEST)
+    assert list(stream.read()) == []
