@@ -8,6 +8,8 @@ from typing import Literal, get_args
 Durability = Literal["sync", "os", "memory"]
 Compression = Literal["none", "gzip", "zstd"]
 
+PATH_BYTES_MAX = 1023
+"""Absolute path of a store; the native core keeps it in a buffer."""
 NAME_MAX = 255
 """Characters of a stream or subscription name (HStreamDB's rule)."""
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_-]*"

@@ -14,6 +14,7 @@ import sys
 import weakref
 import zlib
 from collections.abc import Sequence
+from os import fsencode
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -120,7 +121,7 @@ class Journal:
         native.direct = config.direct_io
         native.notify_fd = notify_fd
         self.uuid = bytes(native.uuid)
-        log = lib.hsl_log_new(env.files.io, native, path.encode())
+        log = lib.hsl_log_new(env.files.io, native, fsencode(path))
         if log == ffi.NULL:
             raise MemoryError
         self.log = ffi.gc(log, lib.hsl_log_free)
