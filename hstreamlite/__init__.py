@@ -2,83 +2,260 @@
 
 Streams are appended to and read; subscriptions share a stream among consumers, at least once. Start
 with `open`. The asyncio face is `hstreamlite.aio`.
+
+Importing this package loads nothing else: each public name brings its module when it is first used.
 """
 
-from __future__ import annotations
-
-import logging
-from typing import TYPE_CHECKING, Any
-
-from hstreamlite import errors
-from hstreamlite.config import Compression, Durability, StoreConfig
-from hstreamlite.consumer import Consumer
-from hstreamlite.engine import EARLIEST, LATEST, Place
-from hstreamlite.errors import *  # noqa: F403 - every error is part of the public face
-from hstreamlite.feed import AckResult, DeliveryBatch
-from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo
-from hstreamlite.log.reader import Batch
-from hstreamlite.log.recovery import RecoveryReport
-from hstreamlite.records import Delivery, Payload, Record, RecordId, RecordIds
-from hstreamlite.store import (
-    Producer,
-    Reader,
-    Store,
-    Stream,
-    Submitted,
-    Subscription,
-    Transaction,
-    open,  # noqa: A004 - hstreamlite.open is how users say it
-)
-from hstreamlite.sub.effects import Gap, GroupStats, Lag
-
+TYPE_CHECKING = False  # typing itself costs a third of starting Python
 if TYPE_CHECKING:
-    from hstreamlite import aio
+    from hstreamlite import aio, errors
+    from hstreamlite.config import Compression, Durability, StoreConfig
+    from hstreamlite.consumer import Consumer
+    from hstreamlite.errors import (
+        AppendTimeout,
+        BatchTooLarge,
+        BufferFull,
+        ConnectionLost,
+        ConnectorError,
+        ConsumerClosed,
+        ConsumerExists,
+        CorruptionError,
+        DuplicateAppend,
+        Fenced,
+        Forked,
+        HStreamError,
+        LeaseLost,
+        LocalProtocolError,
+        NotAStore,
+        NotOwner,
+        Outcome,
+        ProducerClosed,
+        ReadOnly,
+        RecordTooLarge,
+        RecordTrimmed,
+        RemoteError,
+        RemoteProtocolError,
+        SqlError,
+        StorageFull,
+        StoreClosed,
+        StoreError,
+        StoreFailed,
+        StoreLocked,
+        StoreVersionUnsupported,
+        StreamExists,
+        StreamInUse,
+        StreamNotFound,
+        SubscriptionExists,
+        SubscriptionInUse,
+        SubscriptionNotFound,
+        TransactionTooLarge,
+        Unavailable,
+        UnknownRecord,
+    )
+    from hstreamlite.feed import AckResult, DeliveryBatch
+    from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo
+    from hstreamlite.log.reader import Batch
+    from hstreamlite.log.recovery import RecoveryReport
+    from hstreamlite.place import EARLIEST, LATEST, Place
+    from hstreamlite.producer import Producer, Submitted
+    from hstreamlite.records import Delivery, Payload, Record, RecordId, RecordIds
+    from hstreamlite.signals import exit_on_sigterm
+    from hstreamlite.store import (
+        Store,
+        Subscription,
+        open,  # noqa: A004 - hstreamlite.open is how users say it
+    )
+    from hstreamlite.stream import BatchReader, Reader, Stream
+    from hstreamlite.sub.effects import Gap, GroupStats, Lag
+    from hstreamlite.transaction import Transaction
 
 __version__ = "0.1.0"
+
+_NAMES = {
+    "hstreamlite.config": (
+        "Compression",
+        "Durability",
+        "StoreConfig",
+    ),
+    "hstreamlite.consumer": ("Consumer",),
+    "hstreamlite.place": (
+        "EARLIEST",
+        "LATEST",
+        "Place",
+    ),
+    "hstreamlite.errors": (
+        "AppendTimeout",
+        "BatchTooLarge",
+        "BufferFull",
+        "ConnectionLost",
+        "ConnectorError",
+        "ConsumerClosed",
+        "ConsumerExists",
+        "CorruptionError",
+        "DuplicateAppend",
+        "Fenced",
+        "Forked",
+        "HStreamError",
+        "LeaseLost",
+        "LocalProtocolError",
+        "NotAStore",
+        "NotOwner",
+        "Outcome",
+        "ProducerClosed",
+        "ReadOnly",
+        "RecordTooLarge",
+        "RecordTrimmed",
+        "RemoteError",
+        "RemoteProtocolError",
+        "SqlError",
+        "StorageFull",
+        "StoreClosed",
+        "StoreError",
+        "StoreFailed",
+        "StoreLocked",
+        "StoreVersionUnsupported",
+        "StreamExists",
+        "StreamInUse",
+        "StreamNotFound",
+        "SubscriptionExists",
+        "SubscriptionInUse",
+        "SubscriptionNotFound",
+        "TransactionTooLarge",
+        "Unavailable",
+        "UnknownRecord",
+    ),
+    "hstreamlite.feed": (
+        "AckResult",
+        "DeliveryBatch",
+    ),
+    "hstreamlite.info": (
+        "StoreStats",
+        "StreamInfo",
+        "SubscriptionInfo",
+    ),
+    "hstreamlite.log.reader": ("Batch",),
+    "hstreamlite.log.recovery": ("RecoveryReport",),
+    "hstreamlite.producer": (
+        "Producer",
+        "Submitted",
+    ),
+    "hstreamlite.records": (
+        "Delivery",
+        "Payload",
+        "Record",
+        "RecordId",
+        "RecordIds",
+    ),
+    "hstreamlite.signals": ("exit_on_sigterm",),
+    "hstreamlite.store": (
+        "Store",
+        "Subscription",
+        "open",
+    ),
+    "hstreamlite.stream": (
+        "BatchReader",
+        "Reader",
+        "Stream",
+    ),
+    "hstreamlite.sub.effects": (
+        "Gap",
+        "GroupStats",
+        "Lag",
+    ),
+    "hstreamlite.transaction": ("Transaction",),
+}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "EARLIEST",
     "LATEST",
     "AckResult",
+    "AppendTimeout",
     "Batch",
+    "BatchReader",
+    "BatchTooLarge",
+    "BufferFull",
     "Compression",
+    "ConnectionLost",
+    "ConnectorError",
     "Consumer",
+    "ConsumerClosed",
+    "ConsumerExists",
+    "CorruptionError",
     "Delivery",
     "DeliveryBatch",
+    "DuplicateAppend",
     "Durability",
+    "Fenced",
+    "Forked",
     "Gap",
     "GroupStats",
+    "HStreamError",
     "Lag",
+    "LeaseLost",
+    "LocalProtocolError",
+    "NotAStore",
+    "NotOwner",
+    "Outcome",
     "Payload",
     "Place",
     "Producer",
+    "ProducerClosed",
+    "ReadOnly",
     "Reader",
     "Record",
     "RecordId",
     "RecordIds",
+    "RecordTooLarge",
+    "RecordTrimmed",
     "RecoveryReport",
+    "RemoteError",
+    "RemoteProtocolError",
+    "SqlError",
+    "StorageFull",
     "Store",
+    "StoreClosed",
     "StoreConfig",
+    "StoreError",
+    "StoreFailed",
+    "StoreLocked",
     "StoreStats",
+    "StoreVersionUnsupported",
     "Stream",
+    "StreamExists",
+    "StreamInUse",
     "StreamInfo",
+    "StreamNotFound",
     "Submitted",
     "Subscription",
+    "SubscriptionExists",
+    "SubscriptionInUse",
     "SubscriptionInfo",
+    "SubscriptionNotFound",
     "Transaction",
+    "TransactionTooLarge",
+    "Unavailable",
+    "UnknownRecord",
     "aio",
     "errors",
+    "exit_on_sigterm",
     "open",
 ]
-__all__ += errors.__all__
-
-logging.getLogger("hstreamlite").addHandler(logging.NullHandler())
 
 
-def __getattr__(name: str) -> Any:
-    """Load the asyncio face when it is first asked for: it costs as much again as the rest."""
-    if name == "aio":
-        import importlib
+def __getattr__(name: str) -> object:
+    """Load a public name when it is first asked for."""
+    from importlib import import_module
 
-        return importlib.import_module("hstreamlite.aio")
-    raise AttributeError(f"module 'hstreamlite' has no attribute {name!r}")
+    if name in ("aio", "errors"):
+        return import_module(f"hstreamlite.{name}")
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module 'hstreamlite' has no attribute {name!r}")
+    value: object = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

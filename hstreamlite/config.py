@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from typing import Literal, get_args
 
 Durability = Literal["sync", "os", "memory"]
@@ -134,6 +135,43 @@ def check_seconds(name: str, value: object, low: float, high: float) -> float:
     if not low <= value <= high:
         raise ValueError(f"{name} must be from {low:g} to {high:g} seconds, not {value}")
     return float(value)
+
+
+def check_name(kind: str, name: object) -> str:
+    """Return a valid name; TypeError or ValueError saying what is wrong with it."""
+    if not isinstance(name, str):
+        raise TypeError(f"{kind} name must be a str, not {type(name).__name__}")
+    if not 1 <= len(name) <= NAME_MAX:
+        raise ValueError(f"{kind} name must have 1 to {NAME_MAX} characters, not {len(name)}")
+    if not name[0].isalpha() or not all(c.isalnum() or c in "-_" for c in name):
+        raise ValueError(
+            f"{kind} name must be a letter followed by letters, digits, '-' or '_', not {name!r}"
+        )
+    return name
+
+
+def check_duration(name: str, value: object, most: float, *, least: float = 0.0) -> float:
+    """Return seconds from a number or a timedelta in [least, most]."""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be seconds or a timedelta, not {type(value).__name__}")
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be from {least:g} to {most:g} seconds, not {value}")
+    return float(value)
+
+
+def check_key(key: object) -> str:
+    """Return a key that can be hashed; TypeError or ValueError saying what is wrong with it."""
+    if not isinstance(key, str):
+        raise TypeError(f"key must be a str or None, not {type(key).__name__}")
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"key must be text that UTF-8 can hold, and {key!a} has a surrogate"
+        ) from None
+    return key
 
 
 def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

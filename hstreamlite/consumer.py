@@ -7,15 +7,13 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from hstreamlite.config import ACK_TIMEOUT_SECONDS_MAX, check_seconds
-from hstreamlite.engine import check_duration
+from hstreamlite.config import ACK_TIMEOUT_SECONDS_MAX, check_duration, check_seconds
 from hstreamlite.errors import ConsumerClosed
 from hstreamlite.feed import (
     EMPTY,
     AckResult,
     DeliveryBatch,
     Feed,
-    Span,
     check_receive,
     spans_of,
 )
@@ -48,6 +46,7 @@ class ConsumerBase:
     def _check(self) -> None:
         if self._closed:
             raise ConsumerClosed(self.subscription, self.name)
+        self._feed.check()
 
     def _fetch(self, max_records: int, *, may_block: bool) -> DeliveryBatch | None:
         batch = self._feed.fetch(self.name, self._cursors, max_records, self, may_block=may_block)
@@ -99,9 +98,7 @@ class Consumer(ConsumerBase):
     block detaches it: what it had not acked goes to others at once.
     """
 
-    def receive(
-        self, max_records: int = 100, timeout: float | None = None
-    ) -> DeliveryBatch:
+    def receive(self, max_records: int = 100, timeout: float | None = None) -> DeliveryBatch:
         """Return up to max_records deliveries, as soon as there is one; () when timeout seconds
         pass without.
 
@@ -196,7 +193,7 @@ class Consumer(ConsumerBase):
         self.close()
 
 
-def by_consumer(deliveries: object) -> list[tuple[Feed, str, list[Span] | Delivery]]:
+def by_consumer(deliveries: object) -> list[tuple[Feed, str, object]]:
     """Return (feed, consumer name, items) for deliveries that a transaction is to ack."""
     if isinstance(deliveries, DeliveryBatch):
         consumer = deliveries.consumer
@@ -205,12 +202,16 @@ def by_consumer(deliveries: object) -> list[tuple[Feed, str, list[Span] | Delive
         return [(consumer._feed, consumer.name, deliveries)]
     items = [deliveries] if isinstance(deliveries, Delivery) else deliveries
     if not isinstance(items, Iterable):
-        raise TypeError(f"deliveries must be deliveries, not {type(deliveries).__name__}")
-    found = []
+        raise TypeError(
+            "deliveries must be a Delivery, what receive returned, or an iterable of Deliveries, "
+            f"not {type(deliveries).__name__}"
+        )
+    found: list[tuple[Feed, str, object]] = []
     for item in items:
         if not isinstance(item, Delivery) or not isinstance(item.consumer, ConsumerBase):
             raise TypeError(
-                f"a transaction acks deliveries as they were received, not {type(item).__name__}"
+                "deliveries must hold Deliveries as they were received, for a transaction acks "
+                f"only what is held, not {type(item).__name__}"
             )
         found.append((item.consumer._feed, item.consumer.name, item))
     return found

@@ -12,32 +12,32 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
-from hstreamlite._native import fast, lib
+from hstreamlite._native import lib
 from hstreamlite.config import (
     BACKLOG_SECONDS_MAX,
     LEVELS,
-    NAME_MAX,
     SHARDS_MAX,
     STREAMS_MAX,
     StoreConfig,
+    check_duration,
     check_int,
+    check_key,
+    check_name,
 )
 from hstreamlite.env import Env
 from hstreamlite.errors import (
     CorruptionError,
     Forked,
-    HStreamError,
     RecordTrimmed,
     StoreClosed,
     StreamExists,
     StreamInUse,
     StreamNotFound,
 )
-from hstreamlite.log import catalog as catalogs
-from hstreamlite.log import recovery
+from hstreamlite.log import catalog as catalogs, recovery
 from hstreamlite.log.catalog import SHARD_BASE, Catalog, Change, StreamState
 from hstreamlite.log.journal import (
     CATALOG,
@@ -47,42 +47,21 @@ from hstreamlite.log.journal import (
     SYSTEM,
     SYSTEM_LOGS,
     Op,
-    Run,
-    compress,
 )
 from hstreamlite.log.keyspace import Router
 from hstreamlite.log.producers import ProducerTable
 from hstreamlite.log.reader import Scan
-from hstreamlite.records import Record, RecordId
+from hstreamlite.log.routing import route
+from hstreamlite.place import EARLIEST, LATEST, check_place
+from hstreamlite.records import RecordId
 
 log = logging.getLogger("hstreamlite")
+log.addHandler(logging.NullHandler())
 
 ProgressSnapshot = Callable[[], AbstractContextManager[list[bytes]]]
 """Yields the progress records that rebuild every subscription, and keeps them from changing."""
 
 _SYNC: Final = LEVELS["sync"]
-_SNAPSHOT_BYTES_MIN = 1 << 20
-
-
-class Position:
-    """A named place in a stream."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __repr__(self) -> str:
-        return f"hstreamlite.{self.name}"
-
-
-EARLIEST: Final = Position("EARLIEST")
-"""The first record kept."""
-LATEST: Final = Position("LATEST")
-"""Behind the last record that is durable now."""
-
-Place = Position | RecordId | datetime
-"""What names a place in a stream: EARLIEST, LATEST, a record id, an aware datetime."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,30 +70,6 @@ class Pending:
 
     value: Any
     ticket: int
-
-
-def check_name(kind: str, name: object) -> str:
-    """Return a valid name; TypeError or ValueError saying what is wrong with it."""
-    if not isinstance(name, str):
-        raise TypeError(f"{kind} name must be a str, not {type(name).__name__}")
-    if not 1 <= len(name) <= NAME_MAX:
-        raise ValueError(f"{kind} name must have 1 to {NAME_MAX} characters, not {len(name)}")
-    if not name[0].isalpha() or not all(c.isalnum() or c in "-_" for c in name):
-        raise ValueError(
-            f"{kind} name must be a letter followed by letters, digits, '-' or '_', not {name!r}"
-        )
-    return name
-
-
-def check_duration(name: str, value: object, most: float, *, least: float = 0.0) -> float:
-    """Return seconds from a number or a timedelta in [least, most]."""
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be seconds or a timedelta, not {type(value).__name__}")
-    if not least <= value <= most:
-        raise ValueError(f"{name} must be from {least:g} to {most:g} seconds, not {value}")
-    return float(value)
 
 
 class Engine:
@@ -137,12 +92,8 @@ class Engine:
         self.forked = False
         self._pid = env.pid()
         self._lock_handle = opened.lock
-        self._snapshot_bytes = _SNAPSHOT_BYTES_MIN
-        self._snapshot_lsns = [0, 0, 0]
         self.progress_records: list[bytes] = []
         self.progress_snapshot: ProgressSnapshot = lambda: nullcontext([])
-        self._clock = ExpiryClock(env, config.clock_jump_max)
-        self.next_retention_ns = env.clock.mono_ns() + int(config.retention_interval * 1e9)
 
     # Opening and closing.
 
@@ -165,7 +116,7 @@ class Engine:
         journal = self.journal
         snapshot = [int(lsn) for lsn in opened.super.snapshot]
         for shard, lsn in zip(SYSTEM_LOGS, snapshot, strict=True):
-            journal.add_shard(shard, next=max(lsn, 1), first=max(lsn, 1))
+            journal.add_shard(shard, next_lsn=max(lsn, 1), first=max(lsn, 1))
         cursor = journal.cursor(CATALOG, max(snapshot[0], 1))
         self._apply_catalog(cursor)
         self._restore_shards()
@@ -175,7 +126,6 @@ class Engine:
         self._restore_shards()
         self._drop_orphans()
         recovery.check_gaps(journal)
-        self._snapshot_lsns = snapshot
         for record in self._system_records(PRODUCERS, snapshot[2]):
             self.producers.apply(record)
         self.progress_records = list(self._system_records(PROGRESS, snapshot[1]))
@@ -233,7 +183,11 @@ class Engine:
             self.env.files.close(self._lock_handle)
 
     def check_open(self) -> None:
-        """Raise StoreClosed, or Forked in a child of the process that opened the store."""
+        """Raise StoreClosed, or Forked in a child of the process that opened the store.
+
+        Asked before any lock is taken: in a forked child it may be held by a thread that is not
+        there.
+        """
         if self.forked:
             raise Forked(self.path, self._pid)
         if self.closed:
@@ -280,34 +234,34 @@ class Engine:
         """Return a validated state for a stream that does not exist yet; nothing is staged."""
         check_name("stream", name)
         check_int("shards", shards, 1, SHARDS_MAX)
-        if isinstance(protect, str):
-            raise TypeError("protect must be a collection of subscription names, not a str")
-        state = StreamState(
+        if isinstance(protect, str) or not isinstance(protect, Iterable):
+            raise TypeError(
+                f"protect must be a collection of subscription names, not {type(protect).__name__}"
+            )
+        return StreamState(
             id=self.catalog.next_stream,
             name=name,
-            shard_ids=tuple(
-                SHARD_BASE + self.catalog.next_shard + i for i in range(shards)
-            ),
+            shard_ids=tuple(SHARD_BASE + self.catalog.next_shard + i for i in range(shards)),
             created_ms=self.env.clock.wall_ms(),
             backlog=check_duration("backlog", backlog, BACKLOG_SECONDS_MAX),
             max_bytes=check_int("max_bytes", max_bytes, 0, 1 << 62),
             replication=check_int("replication", replication, 1, 1 << 31),
             protect=tuple(check_name("subscription", s) for s in protect),
         )
-        if len(self.catalog.streams) >= STREAMS_MAX:
-            raise ValueError(f"a store holds at most {STREAMS_MAX} streams")
-        return state
 
     def create_stream(self, name: str, *, exists_ok: bool = False, **options: Any) -> Pending:
         """Stage the creation of a stream."""
+        self.check_open()
         with self.lock:
             self.check_open()
-            existing = self.catalog.streams.get(check_name("stream", name))
+            state = self.new_stream(name, **options)
+            existing = self.catalog.streams.get(name)
             if existing is not None:
                 if not exists_ok:
                     raise StreamExists(name)
                 return Pending(existing, self.created_tickets.get(name, 0))
-            state = self.new_stream(name, **options)
+            if len(self.catalog.streams) >= STREAMS_MAX:
+                raise ValueError(f"a store holds at most {STREAMS_MAX} streams")
             self.open_stream(state)
             ticket = self.stage_changes([catalogs.stream_change(state)])
             self.created_tickets[name] = ticket
@@ -321,6 +275,7 @@ class Engine:
 
     def delete_stream(self, name: str, *, force: bool = False) -> Pending:
         """Stage the deletion; with force the backlog stays for the subscriptions there are."""
+        self.check_open()
         with self.lock:
             state = self.stream(name)
             change = self.deletion_of(state, force=force)
@@ -359,55 +314,16 @@ class Engine:
     def ops_of(
         self, state: StreamState, items: list[Any], key: str | None, codec: int
     ) -> tuple[list[Op], list[int] | None]:
-        """Return what to stage for the items of one append, and, where several shards take part,
-        the index of each record's op."""
+        """Return what to stage for the items of one append, as `routing.route`."""
         router = self.routers[state.id]
-        if len(router.ids) == 1:
-            groups: dict[int, list[Any]] = {router.ids[0]: items}
-            order = None
-        else:
-            groups, order = _group(router, items, key)
-        ops: list[Op] = []
-        for shard, part in groups.items():
-            if codec:
-                ops.extend(self._packed(shard, part, key, codec))
-            else:
-                ops.append((shard, part, key))
-        return ops, order
+        return route(router, items, key, codec, self.config.batch_bytes_max)
 
     def shard_for(self, state: StreamState, key: str | None) -> int:
         """Return the shard of one record of a stream with several."""
         router = self.routers[state.id]
-        if key is not None and not isinstance(key, str):
-            raise TypeError(f"key must be a str, not {type(key).__name__}")
-        return router.shard_of(key) if key else router.next_keyless()
-
-    def _packed(self, shard: int, items: list[Any], key: str | None, codec: int) -> list[Op]:
-        body = fast.encode_batch(items, key)
-        if len(body) > self.config.batch_bytes_max and len(items) > 1:
-            half = len(items) // 2
-            return [
-                *self._packed(shard, items[:half], key, codec),
-                *self._packed(shard, items[half:], key, codec),
-            ]
-        packed = compress(codec, body)
-        if len(packed) >= len(body):
-            return [(shard, items, key)]
-        return [(shard, codec, packed, len(items), len(body))]
+        return router.shard_of(check_key(key)) if key else router.next_keyless()
 
     # Places and scans.
-
-    def check_place(self, name: str, place: object) -> Place:
-        if isinstance(place, datetime):
-            if place.tzinfo is None:
-                raise ValueError(f"{name} must be an aware datetime, not the naive {place}")
-            return place
-        if isinstance(place, Position | RecordId):
-            return place
-        raise TypeError(
-            f"{name} must be EARLIEST, LATEST, a RecordId or a datetime, "
-            f"not {type(place).__name__}"
-        )
 
     def resolve(self, state: StreamState, name: str, place: object) -> dict[int, int]:
         """Return the LSN in each shard at which a place lies.
@@ -415,7 +331,7 @@ class Engine:
         RecordTrimmed for an id that is gone; ValueError for one of another stream or never given.
         """
         journal = self.journal
-        place = self.check_place(name, place)
+        place = check_place(name, place)
         if place is EARLIEST:
             return {shard: journal.info(shard).first for shard in state.shard_ids}
         if place is LATEST:
@@ -470,8 +386,7 @@ class Engine:
                 raise ValueError(f"shard {shard} is not one of stream {state.name!r}")
             starts = {shard: starts[shard]}
         if key is not None:
-            if not isinstance(key, str):
-                raise TypeError(f"key must be a str, not {type(key).__name__}")
+            check_key(key)
             if key and shard is None:
                 only = self.routers[state.id].shard_of(key)
                 starts = {only: starts[only]}
@@ -490,16 +405,17 @@ class Engine:
     # Trimming and retention.
 
     def trim(self, name: str, before: object) -> Pending:
-        """Stage a trim; apply it when the ticket is durable, by `apply_trims` of the value."""
+        """Stage a trim; apply it when the ticket is durable, by `Housekeeping.apply` of the value."""
+        self.check_open()
         with self.lock:
             state = self.stream(name)
             try:
                 firsts = self.resolve(state, "before", before)
             except RecordTrimmed:
                 return Pending({}, 0)
-            return self._stage_trims(firsts)
+            return self.stage_trims(firsts)
 
-    def _stage_trims(self, firsts: Mapping[int, int]) -> Pending:
+    def stage_trims(self, firsts: Mapping[int, int]) -> Pending:
         moved = {
             shard: first
             for shard, first in firsts.items()
@@ -510,115 +426,6 @@ class Engine:
         change: Change = {"op": "trim", "shards": [list(item) for item in moved.items()]}
         return Pending(moved, self.stage_changes([change]))
 
-    def apply_trims(self, firsts: Mapping[int, int]) -> None:
-        """Forget records whose trim is durable, and the segments that hold nothing else."""
-        for shard, first in firsts.items():
-            self.journal.trim(shard, first)
-        if firsts:
-            self.free_segments()
-
-    def expire(self, protected: Mapping[int, int]) -> None:
-        """Trim what retention no longer keeps; waits for the disk.
-
-        `protected` maps shards to the first LSN that a protecting subscription still needs.
-        """
-        now = self._clock.now_ms()
-        with self.lock:
-            if self.closed:
-                return
-            firsts: dict[int, int] = {}
-            for state in self.catalog.by_id.values():
-                for shard in state.shard_ids if state.backlog or state.max_bytes else ():
-                    first = self._expired(state, shard, now)
-                    firsts[shard] = min(first, protected.get(shard, END))
-            pending = self._stage_trims(firsts)
-        self.journal.wait(pending.ticket)
-        self.apply_trims(pending.value)
-        self.free_segments()
-
-    def _expired(self, state: StreamState, shard: int, now_ms: int) -> int:
-        first = self.journal.info(shard).first
-        if state.backlog:
-            cutoff = now_ms - int(state.backlog * 1000)
-            first = max(first, self.journal.seek_time(shard, cutoff) if cutoff > 0 else 1)
-        if state.max_bytes:
-            share = state.max_bytes // len(state.shard_ids)
-            first = max(first, self.journal.seek_bytes(shard, share))
-        return first
-
-    def free_segments(self) -> None:
-        """Drop segments in which nothing lives; waits for the disk.
-
-        What made them dead is durable already, so that a full or failing disk is no error of the
-        caller's: retention tries again.
-        """
-        try:
-            self._free_segments()
-        except OSError as error:
-            log.warning("segments of %r are freed later: %s", self.path, error)
-
-    def _free_segments(self) -> None:
-        journal = self.journal
-        if len(journal.dead_segments(system=True)) > len(journal.dead_segments()):
-            self.snapshot()
-        with self.lock:
-            dead = journal.dead_segments()
-            if not dead or self.closed:
-                return
-            segments = journal.segments()
-            live = sorted(set(segments) - set(dead))
-            change: Change = {"op": "drop", "live": live, "known": max(segments)}
-            ticket = self.stage_changes([change])
-        journal.wait(ticket)
-        journal.drop_segments(dead)
-
-    # Snapshots of the system logs.
-
-    def snapshot_due(self) -> bool:
-        grown = sum(self.journal.info(shard).bytes for shard in SYSTEM_LOGS)
-        return grown > 2 * self._snapshot_bytes
-
-    def snapshot(self) -> None:
-        """Write the state of the system logs anew, so that their older records may go.
-
-        The superblock moves to the snapshot once it is durable; a crash before leaves the old one.
-        """
-        journal = self.journal
-        with self.lock, self.progress_snapshot() as progress:
-            if self.closed:
-                return
-            parts = {
-                CATALOG: [catalogs.encode(c) for c in self._catalog_snapshot()],
-                PROGRESS: progress,
-                PRODUCERS: self.producers.snapshot(),
-            }
-            lsns = [journal.info(shard).next for shard in SYSTEM_LOGS]
-            ticket = 0
-            size = 0
-            for shard in (PROGRESS, PRODUCERS, CATALOG):
-                for ops in _pieces(shard, parts[shard], journal.config.transaction_bytes_max // 4):
-                    ticket = max(ticket, journal.stage([ops], _SYNC, system=True)[0])
-                size += sum(map(len, parts[shard]))
-            self.catalog.live = set(journal.segments())
-            self._snapshot_bytes = max(size, _SNAPSHOT_BYTES_MIN)
-        journal.wait(ticket)
-        journal.store_super(lsns)
-        self._snapshot_lsns = lsns
-        for shard, lsn in zip(SYSTEM_LOGS, lsns, strict=True):
-            journal.trim(shard, lsn)
-
-    def _catalog_snapshot(self) -> Iterable[Change]:
-        journal = self.journal
-        rows = []
-        for state in self.catalog.by_id.values():
-            for shard in state.shard_ids:
-                info = journal.info(shard)
-                first = max(info.first, self.catalog.trims.get(shard, 1))
-                rows.append((shard, info.durable_next, info.last_time, first))
-        segments = journal.segments()
-        known = max(segments, default=self.catalog.known_segment)
-        return self.catalog.snapshot(rows, segments, known)
-
     # Facts.
 
     def stream_bytes(self, state: StreamState) -> tuple[int, int]:
@@ -628,85 +435,3 @@ class Engine:
             sum(i.durable_next - i.first for i in infos),
             sum(i.bytes for i in infos),
         )
-
-
-def _pieces(shard: int, payloads: list[bytes], most: int) -> Iterable[Op]:
-    piece: list[bytes] = []
-    size = 0
-    for payload in payloads:
-        if piece and size + len(payload) > most:
-            yield (shard, piece, None)
-            piece, size = [], 0
-        piece.append(payload)
-        size += len(payload) + 16
-    if piece:
-        yield (shard, piece, None)
-
-
-def _group(
-    router: Router, items: list[Any], key: str | None
-) -> tuple[dict[int, list[Any]], list[int]]:
-    """Split items by shard, in order; the second result is each item's place among the groups."""
-    groups: dict[int, list[Any]] = {}
-    places: dict[int, int] = {}
-    order = []
-    keyless = router.next_keyless()
-    for item in items:
-        own = item.key if isinstance(item, Record) and item.key is not None else key
-        shard = router.shard_of(own) if own else keyless
-        if shard not in groups:
-            places[shard] = len(groups)
-            groups[shard] = []
-        groups[shard].append(item)
-        order.append(places[shard])
-    return groups, order
-
-
-def ids_order(runs: list[Run], order: list[int] | None, shards: list[int]) -> list[int] | None:
-    """Return for each record the index of its run, where the ops of `order` were split into
-    several runs."""
-    if order is None:
-        return None
-    queues: dict[int, list[int]] = {}
-    for index, run in enumerate(runs):
-        queues.setdefault(run.shard, []).extend([index] * run.count)
-    iterators = {shard: iter(queue) for shard, queue in queues.items()}
-    return [next(iterators[shards[place]]) for place in order]
-
-
-class ExpiryClock:
-    """Wall time for retention that does not believe sudden leaps.
-
-    A forward step larger than the bound is taken for a wrong clock: expiry then goes on at the pace
-    of running time. A clock that runs back never makes records younger than they were.
-    """
-
-    def __init__(self, env: Env, jump_max: float) -> None:
-        self._clock = env.clock
-        self._jump_ms = int(jump_max * 1000)
-        self._wall = env.clock.wall_ms()
-        self._mono = env.clock.mono_ns()
-        self.suspicious = False
-
-    def now_ms(self) -> int:
-        """Return the time to judge ages by."""
-        mono, wall = self._clock.mono_ns(), self._clock.wall_ms()
-        expected = self._wall + (mono - self._mono) // 1_000_000
-        leap = wall - expected
-        if leap > self._jump_ms:
-            if not self.suspicious:
-                log.warning(
-                    "the wall clock leapt forward by %d s: expiry keeps to running time", leap // 1000
-                )
-            self.suspicious = True
-            self._wall, self._mono = expected, mono
-        else:
-            self.suspicious = False
-            self._wall, self._mono = max(wall, self._wall), mono
-        return self._wall
-
-
-def renamed(error: HStreamError, name: str) -> HStreamError:
-    """Return StreamNotFound under the name the user knows."""
-    return StreamNotFound(name) if isinstance(error, StreamNotFound) else error
-

@@ -4,14 +4,13 @@ A store reaches files, clocks, randomness, threads and the process through one `
 nothing else. So the code that runs in production runs unchanged over a simulated disk with virtual
 time (``hstreamlite.testing.SimEnv``), where every crash and every fault is repeatable by its seed.
 
-This is the only module, with the native core and ``hstreamlite.testing``, that may import ``os``,
-``secrets`` and ``threading``. It knows the native core by protocol only: ``real_env()`` in
+This is the only module, with the native core and ``hstreamlite.testing``, that may import ``os``
+and ``threading``. It knows the native core by protocol only: ``real_env()`` in
 ``hstreamlite._native.files`` joins the two.
 """
 
 import builtins
 import os
-import secrets
 import threading
 import weakref
 from collections.abc import Callable
@@ -114,7 +113,7 @@ class Rng(Protocol):
 
 
 class Lock(Protocol):
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
+    def acquire(self, blocking: bool = ..., timeout: float = ...) -> bool: ...  # noqa: FBT001 - as threading's
     def release(self) -> None: ...
     def __enter__(self) -> bool: ...
     def __exit__(
@@ -185,16 +184,16 @@ class Env:
 
 class _SystemRng:
     def u64(self) -> int:
-        return secrets.randbits(64)
+        return int.from_bytes(os.urandom(8), "little")
 
-    def fork(self, name: str) -> "_SystemRng":
+    def fork(self, name: str) -> "_SystemRng":  # noqa: ARG002 - names matter in simulation
         return self
 
-    def chance(self, name: str, p: float) -> bool:
+    def chance(self, name: str, p: float) -> bool:  # noqa: ARG002 - the same
         return False
 
     def bytes(self, n: int) -> builtins.bytes:
-        return secrets.token_bytes(n)
+        return os.urandom(n)
 
 
 class _SystemThreads:

@@ -11,32 +11,25 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from hstreamlite._native import fast
 from hstreamlite.config import (
-    ACK_TIMEOUT_SECONDS_MAX,
     CONSUMERS_MAX,
     LEVELS,
-    MAX_UNACKED_MAX,
     RECEIVE_MAX,
-    SUBSCRIPTIONS_MAX,
     check_int,
 )
-from hstreamlite.engine import Engine, Pending, check_duration, check_name
+from hstreamlite.engine import Engine
 from hstreamlite.errors import (
     LeaseLost,
     RecordTrimmed,
     StorageFull,
-    SubscriptionExists,
-    SubscriptionInUse,
     SubscriptionNotFound,
     UnknownRecord,
 )
-from hstreamlite.log import catalog as catalogs
 from hstreamlite.log.catalog import SubscriptionState
 from hstreamlite.log.journal import PROGRESS, Cursor, Op
 from hstreamlite.records import Delivery, RecordId
@@ -50,20 +43,20 @@ log = logging.getLogger("hstreamlite")
 
 _MEMORY: Final = LEVELS["memory"]
 _READ_BYTES = 8 << 20
-_PREFIX = struct.Struct("<Q")
+PREFIX = struct.Struct("<Q")
 
 Span = tuple[int, int, int]
 """Shard, first LSN, end LSN."""
 
 
-class DeliveryBatch(tuple[Delivery, ...]):
+class DeliveryBatch(tuple[Delivery, ...]):  # noqa: SLOT001 - a tuple can have no slots of its own
     """Deliveries of one `receive`, in log order per shard; falsy when there were none.
 
     A tuple that remembers which ranges it covers, so that acking it whole costs one call.
     """
 
     spans: tuple[Span, ...] = ()
-    consumer: object | None = None
+    consumer: Any = None
 
     def __repr__(self) -> str:
         if not self:
@@ -117,7 +110,7 @@ class Feed:
 
     def attach(self, consumer: str) -> None:
         with self.lock:
-            self._check()
+            self.check()
             if self.consumers >= CONSUMERS_MAX:
                 raise ValueError(f"a subscription has at most {CONSUMERS_MAX} consumers")
             self.group.attach(consumer)
@@ -125,6 +118,8 @@ class Feed:
 
     def detach(self, consumer: str) -> None:
         """Hand back what the consumer holds, at once, and store progress."""
+        if self.engine.forked:
+            return
         with self.lock:
             if self.deleted or self.engine.closed:
                 return
@@ -137,7 +132,8 @@ class Feed:
     def busy(self) -> bool:
         return self.consumers > 0 or self._needs_snapshot
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise what tells why the subscription cannot be used, if it cannot. Takes no lock."""
         self.engine.check_open()
         if self.deleted:
             raise SubscriptionNotFound(self.state.name)
@@ -162,7 +158,7 @@ class Feed:
         CorruptionError when a record cannot be read: it stays undelivered, and so do later ones.
         """
         with self.lock:
-            self._check()
+            self.check()
             for shard in self.shards:
                 self.group.offer(shard, self.journal.info(shard).durable_next)
             assigned = self.group.fetch(consumer, max_records, self._now(), queue=True)
@@ -269,11 +265,13 @@ class Feed:
         try:
             flags: int = fast.ackmap_ack(self.addresses[shard], lsn)
         except KeyError:
-            raise UnknownRecord(self.state.name, f"{shard}-{lsn}-0", "another stream") from None
+            raise UnknownRecord(
+                self.state.name, f"{shard}-{lsn}", "it is of another stream"
+            ) from None
         if flags > AckFlag.DUPLICATE:
             if flags & (AckFlag.UNKNOWN | AckFlag.VOID):
                 with self.lock:
-                    self._check()
+                    self.check()
                     flags = self.group.ack(shard, lsn)
             self.attend()
         return flags
@@ -282,7 +280,7 @@ class Feed:
         """Ack ranges, each all or nothing."""
         new = duplicate = void = 0
         with self.lock:
-            self._check()
+            self.check()
             for shard, first, end in spans:
                 counts = self.group.ack_range(shard, first, end)
                 new += counts.new
@@ -305,7 +303,7 @@ class Feed:
 
     def release(self, consumer: str, spans: Iterable[Span], after_ns: int) -> int:
         with self.lock:
-            self._check()
+            self.check()
             now = self._now()
             count = sum(
                 self.group.release(consumer, shard, first, end, after_ns, now)
@@ -316,7 +314,7 @@ class Feed:
 
     def extend(self, consumer: str, spans: Iterable[Span], by_ns: int) -> int:
         with self.lock:
-            self._check()
+            self.check()
             now = self._now()
             return sum(
                 self.group.extend(consumer, shard, first, end, by_ns, now)
@@ -325,7 +323,7 @@ class Feed:
 
     def check_held(self, consumer: str, spans: Iterable[Span]) -> None:
         """LeaseLost unless the consumer holds every record, none of it acked. Lock held."""
-        self._check()
+        self.check()
         for shard, first, end in spans:
             if not self.group.held_by(consumer, shard, first, end):
                 raise LeaseLost(self.state.name, (f"{shard}-{first}-0",))
@@ -358,7 +356,7 @@ class Feed:
         for shard, first, end in spans:
             runs.setdefault(shard, []).append((first, end))
         pieces += self.group.acked_delta(runs)
-        prefix = _PREFIX.pack(self.state.id)
+        prefix = PREFIX.pack(self.state.id)
         return [(PROGRESS, [prefix + piece], None) for piece in pieces]
 
     def forget_stored(self) -> None:
@@ -393,7 +391,7 @@ class Feed:
 
     def lag(self) -> Lag:
         with self.lock:
-            self._check()
+            self.check()
             for shard in self.shards:
                 self.group.offer(shard, self.journal.info(shard).durable_next)
             return self.group.lag()
@@ -405,140 +403,8 @@ class Feed:
 
     def gaps(self, consumer: str) -> tuple[Gap, ...]:
         with self.lock:
-            self._check()
+            self.check()
             return self.group.gaps(consumer)
-
-
-class Feeds:
-    """All subscriptions of an open store."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self._feeds: dict[str, Feed] = {}
-        progress: dict[int, Progress] = {}
-        for payload in engine.progress_records:
-            (subscription,) = _PREFIX.unpack_from(payload)
-            progress.setdefault(subscription, Progress()).apply(payload[_PREFIX.size :])
-        engine.progress_records = []
-        for state in engine.catalog.subscriptions.values():
-            self._feeds[state.name] = Feed(engine, state, progress.get(state.id))
-        engine.progress_snapshot = self._snapshot
-
-    @contextmanager
-    def _snapshot(self) -> Iterator[list[bytes]]:
-        """Yield records that rebuild all progress; no other progress is stored meanwhile."""
-        with ExitStack() as held:
-            out = []
-            for feed in self._feeds.values():
-                held.enter_context(feed.lock)
-                prefix = _PREFIX.pack(feed.state.id)
-                out += [prefix + piece for piece in feed.group.snapshot()]
-            yield out
-
-    def all(self) -> list[Feed]:
-        with self.engine.lock:
-            return list(self._feeds.values())
-
-    def get(self, name: str) -> Feed:
-        """Return a subscription; SubscriptionNotFound if there is none."""
-        self.engine.check_open()
-        feed = self._feeds.get(name) if isinstance(name, str) else None
-        if feed is None:
-            check_name("subscription", name)
-            raise SubscriptionNotFound(name)
-        return feed
-
-    def create(
-        self,
-        name: str,
-        *,
-        stream: str,
-        mode: str = "shared",
-        ack_timeout: object = 60.0,
-        max_unacked: int = 10_000,
-        start: object,
-        exists_ok: bool = False,
-    ) -> Pending:
-        """Stage the creation of a subscription; its start is fixed now."""
-        engine = self.engine
-        check_name("subscription", name)
-        if mode != "shared":
-            raise ValueError(f"mode must be 'shared', not {mode!r}")
-        with engine.lock:
-            engine.check_open()
-            existing = self._feeds.get(name)
-            if existing is not None:
-                if not exists_ok:
-                    raise SubscriptionExists(name)
-                return Pending(existing, engine.created_tickets.get(f"/{name}", 0))
-            stream_state = engine.stream(stream)
-            if len(self._feeds) >= SUBSCRIPTIONS_MAX:
-                raise ValueError(f"a store holds at most {SUBSCRIPTIONS_MAX} subscriptions")
-            state = SubscriptionState(
-                id=engine.catalog.next_subscription,
-                name=name,
-                stream_id=stream_state.id,
-                created_ms=engine.env.clock.wall_ms(),
-                start=engine.resolve(stream_state, "start", start),
-                ack_timeout=check_duration(
-                    "ack_timeout", ack_timeout, ACK_TIMEOUT_SECONDS_MAX, least=0.001
-                ),
-                max_unacked=check_int("max_unacked", max_unacked, 1, MAX_UNACKED_MAX),
-            )
-            feed = Feed(engine, state, None)
-            ticket = engine.stage_changes(
-                [catalogs.subscription_change(state)], feed.progress_ops()
-            )
-            self._feeds[name] = feed
-            engine.created_tickets[f"/{name}"] = ticket
-            return Pending(feed, ticket)
-
-    def delete(self, name: str, *, force: bool = False) -> Pending:
-        """Stage the deletion; attached consumers end with SubscriptionNotFound."""
-        engine = self.engine
-        with engine.lock:
-            feed = self.get(name)
-            with feed.lock:
-                consumers = feed.group.stats().consumers
-                if consumers and not force:
-                    raise SubscriptionInUse(name, consumers)
-                change = {"op": "delete_subscription", "name": name}
-                ticket = engine.stage_changes([change])
-                feed.deleted = True
-            del self._feeds[name]
-            engine.created_tickets.pop(f"/{name}", None)
-            engine.retire_archived(feed.state.stream_id)
-        engine.journal.poke()
-        return Pending(None, ticket)
-
-    def tick(self, now: int) -> int | None:
-        """Let time pass for every subscription; return the next deadline."""
-        deadlines = [feed.tick(now) for feed in self.all()]
-        return min((at for at in deadlines if at is not None), default=None)
-
-    def busy(self) -> bool:
-        """Say whether progress may have to be stored soon."""
-        return any(feed.busy for feed in self.all())
-
-    def protected(self) -> dict[int, int]:
-        """Return, per shard, the first LSN that a protecting subscription still needs."""
-        engine = self.engine
-        out: dict[int, int] = {}
-        with engine.lock:
-            for stream in engine.catalog.by_id.values():
-                for name in stream.protect:
-                    feed = self._feeds.get(name)
-                    if feed is None or feed.state.stream_id != stream.id:
-                        continue
-                    with feed.lock:
-                        for shard in feed.shards:
-                            low, _ = feed.group.position(shard)
-                            out[shard] = min(low, out.get(shard, low))
-        return out
-
-    def store_all(self) -> int:
-        """Stage the progress of every subscription; returns the ticket."""
-        return max((feed.store_progress() for feed in self.all()), default=0)
 
 
 def spans_of(item: object) -> list[Span]:
@@ -576,4 +442,3 @@ def _merge(items: Iterable[object]) -> list[Span]:
 
 def check_receive(max_records: object) -> int:
     return check_int("max_records", max_records, 1, RECEIVE_MAX)
-

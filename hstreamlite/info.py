@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Self
 
 from hstreamlite.engine import Engine
-from hstreamlite.feed import Feed, Feeds
+from hstreamlite.feed import Feed
+from hstreamlite.feeds import Feeds
 from hstreamlite.log.catalog import StreamState
 from hstreamlite.sub.effects import GroupStats
 

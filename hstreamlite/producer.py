@@ -1,275 +1,165 @@
-"""Buffered producers: records gather into batches, and futures tell their ids.
-
-A batch goes out when it has enough records or bytes, when its oldest record is old enough, at
-`flush`, or when somebody asks for a result. The buffer is bounded by bytes that are not yet on disk
-(at the level asked for): beyond it `submit` waits, or raises. Batches of one producer are staged in
-the order of submission, so records of one key keep their order.
-
-The core here never waits; its shells do.
-"""
+"""The blocking face of a producer: submit, flush, results."""
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-from hstreamlite.config import (
-    PRODUCER_NAME_MAX,
-    check_compression,
-    check_durability,
-    check_int,
-    check_seconds,
-)
-from hstreamlite.engine import Engine, ids_order
-from hstreamlite.errors import BufferFull, DuplicateAppend, ProducerClosed
-from hstreamlite.log.catalog import StreamState
-from hstreamlite.log.journal import PRODUCERS, Run
-from hstreamlite.log.producers import ProducerState, StoredBatch, stage_op
-from hstreamlite.records import Record, RecordIds
-
-_RECORD_OVERHEAD = 64
+from hstreamlite.batcher import OpenBatch, ProducerCore, record_size
+from hstreamlite.records import Payload, Record, RecordId
+from hstreamlite.ticker import Ticker
+from hstreamlite.transaction import record_of
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProducerOptions:
-    """How a producer gathers. See `Stream.producer`."""
+class Submitted:
+    """A record on its way: `result` waits for its id."""
 
-    batch_records: int = 1000
-    batch_bytes: int = 64 << 10
-    batch_age: float = 0.01
-    buffer_bytes: int = 32 << 20
-    on_full: str = "block"
-    durability: str | None = None
-    compression: str = "none"
-    name: str | None = None
+    __slots__ = ("_batch", "_index", "_producer")
 
-    def __post_init__(self) -> None:
-        check_int("batch_records", self.batch_records, 1, 1_000_000)
-        check_int("batch_bytes", self.batch_bytes, 1, 16 << 20)
-        check_seconds("batch_age", self.batch_age, 0.0, 3600.0)
-        check_int("buffer_bytes", self.buffer_bytes, 1, 1 << 40)
-        if self.on_full not in ("block", "raise"):
-            raise ValueError(f"on_full must be 'block' or 'raise', not {self.on_full!r}")
-        if self.durability is not None:
-            check_durability(self.durability)
-        check_compression(self.compression)
-        if self.name is not None and (
-            not isinstance(self.name, str) or not 1 <= len(self.name) <= PRODUCER_NAME_MAX
-        ):
-            raise ValueError(f"name must be a str of 1 to {PRODUCER_NAME_MAX} characters")
+    def __init__(self, producer: Producer, batch: OpenBatch, index: int) -> None:
+        self._producer = producer
+        self._batch = batch
+        self._index = index
 
+    def result(self) -> RecordId:
+        """Return the id once the record has reached its level, or raise the append's own error.
 
-class OpenBatch:
-    """Records submitted together; settled once by an error or by ids and a ticket."""
+        Sends the batch at once if it is still gathering.
+        """
+        batch = self._batch
+        if not batch.settled:
+            self._producer._send(batch)
+        if batch.error is not None:
+            raise batch.error
+        assert batch.ids is not None
+        self._producer._engine.journal.wait(batch.ticket)
+        return batch.ids[self._index]
 
-    __slots__ = ("born_ns", "bytes", "error", "first", "ids", "records", "ticket")
-
-    def __init__(self, first: int, born_ns: int) -> None:
-        self.records: list[Any] = []
-        self.bytes = 0
-        self.first = first
-        self.born_ns = born_ns
-        self.ids: RecordIds | None = None
-        self.ticket = 0
-        self.error: BaseException | None = None
-
-    @property
-    def settled(self) -> bool:
-        return self.ids is not None or self.error is not None
-
-
-class ProducerCore:
-    """The state of one producer, under the lock of its shell."""
-
-    def __init__(self, engine: Engine, stream: str, options: ProducerOptions) -> None:
-        self.engine = engine
-        self.stream = stream
-        self.options = options
-        self.level = (
-            engine.level if options.durability is None else check_durability(options.durability)
+    def done(self) -> bool:
+        """Say whether `result` would answer at once."""
+        batch = self._batch
+        return batch.error is not None or (
+            batch.ids is not None and batch.ticket <= self._producer._engine.journal.durable()
         )
-        self.codec = check_compression(options.compression)
-        self.closed = False
-        self.failure: BaseException | None = None
-        self.open: OpenBatch | None = None
-        self.staged: deque[OpenBatch] = deque()
-        self.buffered = 0
-        state = engine.stream(stream)
-        self._stream_id = state.id
-        self.known: ProducerState | None = None
-        if options.name is not None:
-            with engine.lock:
-                self.known = engine.producers.get(state.id, options.name)
-        self._next = 1 + (self.known.last if self.known else 0)
+
+    def __repr__(self) -> str:
+        return f"<Submitted {'done' if self.done() else 'pending'}>"
+
+
+class Producer:
+    """Gathers records into batches. Thread-safe.
+
+    With a name it is idempotent: its records are numbered from 1, `last_sequence` tells after a
+    restart how far they are stored, and submitting a number again stores nothing and answers with
+    the id of the first time. One producer of a name at a time.
+    """
+
+    def __init__(self, ticker: Ticker, core: ProducerCore) -> None:
+        self._ticker = ticker
+        self._engine = core.engine
+        self._core = core
+        self._lock = core.engine.env.threads.rlock()
+        ticker.add_producer(self)
 
     @property
     def last_sequence(self) -> int:
-        return self._next - 1
+        """Number of the last record submitted or stored."""
+        return self._core.last_sequence
 
-    def check(self) -> None:
-        if self.failure is not None:
-            raise self.failure
-        if self.closed:
-            raise ProducerClosed(self.stream)
-        self.engine.check_open()
+    def submit(
+        self,
+        payload: Payload | Record,
+        *,
+        key: str | None = None,
+        attributes: dict[str, str] | None = None,
+        sequence: int | None = None,
+    ) -> Submitted:
+        """Take a record in; waits only while the buffer is full.
 
-    def room(self, size: int) -> bool:
-        """Say whether a record of this size may come in; an empty buffer takes any."""
-        self.reap()
-        return self.buffered == 0 or self.buffered + size <= self.options.buffer_bytes
-
-    def full(self, size: int) -> BufferFull:
-        return BufferFull(size, self.options.buffer_bytes, self.stream)
-
-    def duplicate(self, sequence: int) -> OpenBatch | tuple[OpenBatch, int] | None:
-        """Return where a number was stored before, or None for the next one.
-
-        DuplicateAppend when it was stored but its id is forgotten; ValueError when it would leave
-        a hole.
+        sequence: its number, for producers with a name; by default the next one.
         """
-        if self.known is None:
-            raise ValueError("sequence needs a producer with a name")
-        check_int("sequence", sequence, 1, (1 << 63) - 1)
-        if sequence == self._next:
-            return None
-        if sequence > self._next:
-            raise ValueError(f"sequence must be {self._next} or below, not {sequence}")
-        if self.open is not None and sequence >= self.open.first:
-            return self.open, sequence - self.open.first
-        for batch in reversed(self.staged):
-            if batch.first <= sequence < batch.first + len(batch.records):
-                return batch, sequence - batch.first
-        found = self.known.find(sequence)
-        if found is None:
-            raise DuplicateAppend(self.options.name or "", sequence)
-        stored, index = found
-        batch = OpenBatch(stored.first, 0)
-        batch.ids, batch.ticket = stored.ids, stored.ticket
-        return batch, index
+        item: Any = payload
+        if type(payload) is not bytes or key is not None or attributes is not None:
+            item = record_of(payload, key, attributes)
+        size = record_size(item, self._engine.config.batch_bytes_max)
+        core = self._core
+        self._engine.check_open()
+        with self._lock:
+            core.check()
+            if sequence is not None:
+                known = core.duplicate(sequence)
+                if known is not None:
+                    return Submitted(self, known[0], known[1])
+            while not core.room(size):
+                if core.options.on_full == "raise":
+                    raise core.full(size)
+                core.send()
+                core.check()
+                ticket = core.oldest_ticket()
+                if ticket is not None:
+                    self._engine.journal.wait(ticket)
+            fresh = core.open is None
+            batch, index = core.add(item, size)
+            if core.due():
+                core.send()
+            elif fresh:
+                self._ticker.wake()
+        return Submitted(self, batch, index)
 
-    def add(self, item: Any, size: int) -> tuple[OpenBatch, int]:
-        """Take a record in; the caller has made sure of the room."""
-        batch = self.open
-        if batch is None:
-            batch = self.open = OpenBatch(self._next, self.engine.env.clock.mono_ns())
-        batch.records.append(item)
-        batch.bytes += size
-        self.buffered += size
-        self._next += 1
-        return batch, len(batch.records) - 1
+    def _send(self, batch: OpenBatch) -> None:
+        if self._engine.forked:
+            self._engine.check_open()
+        with self._lock:
+            if self._core.open is batch:
+                self._core.send()
 
-    def due(self) -> bool:
-        """Say whether the open batch has reached a limit of size."""
-        batch, options = self.open, self.options
-        return batch is not None and (
-            len(batch.records) >= options.batch_records or batch.bytes >= options.batch_bytes
-        )
+    def send_if_due(self, now: int) -> int | None:
+        """Send a batch whose age is up; return the next such time. For the store's own thread."""
+        with self._lock:
+            deadline = self._core.deadline_ns()
+            if deadline is not None and deadline <= now:
+                self._core.send()
+                deadline = None
+            ticket = self._core.last_ticket()
+        if ticket:
+            self._engine.journal.kick(ticket)
+        return deadline
 
-    def deadline_ns(self) -> int | None:
-        """Return when the open batch must go out by age."""
-        if self.open is None:
-            return None
-        return self.open.born_ns + int(self.options.batch_age * 1e9)
+    def flush(self) -> None:
+        """Return when everything submitted has reached its level; raises what failed."""
+        if self._engine.forked:
+            self._engine.check_open()
+        with self._lock:
+            self._core.send()
+            ticket = self._core.last_ticket()
+        self._engine.journal.wait(ticket)
+        with self._lock:
+            self._core.reap()
+            if self._core.failure is not None:
+                raise self._core.failure
 
-    def send(self) -> None:
-        """Stage the open batch."""
-        batch = self.detach()
-        if batch is not None:
-            self.stage(batch)
-            self.settle(batch)
-
-    def detach(self) -> OpenBatch | None:
-        """Take the open batch out; it is to be staged and settled next."""
-        batch, self.open = self.open, None
-        return batch
-
-    def settle(self, batch: OpenBatch) -> None:
-        """Count a staged batch. An error ends the producer: records behind lost ones would break
-        the order."""
-        if batch.error is None:
-            self.staged.append(batch)
-        else:
-            self.failure = batch.error
-            self.buffered -= batch.bytes
-
-    def stage(self, batch: OpenBatch) -> None:
-        """Stage a detached batch; it has ids or an error then. May wait for room."""
-        try:
-            if self.failure is not None:
-                raise self.failure
-            self._stage(batch)
-        except Exception as error:  # noqa: BLE001 - it is the outcome of the batch
-            batch.error = error
-        except BaseException as error:
-            batch.error = error
-            raise
-
-    def _stage(self, batch: OpenBatch) -> None:
-        engine = self.engine
-        state = engine.stream(self.stream)
-        if state.id != self._stream_id:
-            raise ProducerClosed(self.stream)
-        ops, order = engine.ops_of(state, batch.records, None, self.codec)
-        if self.known is None:
-            batch.ticket, runs = engine.journal.stage(ops, self.level)
-            batch.ids = record_ids(runs, order, ops)
+    def close(self) -> None:
+        """Flush and refuse further records. A second call does nothing."""
+        if self._engine.forked:
             return
-        parts = [Run(op[0], 0, op[3] if len(op) > 3 else len(op[1])) for op in ops]
-        op_order = _op_order(order, parts, state)
-        extra = stage_op(state.id, self.options.name or "", batch.first, parts, op_order)
-        with engine.lock:
-            batch.ticket, runs = engine.journal.stage([*ops, extra], self.level)
-            runs = [run for run in runs if run.shard != PRODUCERS]
-            batch.ids = record_ids(runs, order, ops)
-            stored = StoredBatch(batch.first, tuple(_located(parts, runs)), op_order, batch.ticket)
-            self.known.put(stored)
+        with self._lock:
+            if self._core.closed:
+                return
+            self._core.closed = True
+        self._ticker.remove_producer(self)
+        if not self._engine.closed:
+            self.flush()
 
-    def reap(self) -> None:
-        """Give back the room of batches that have reached their level."""
-        durable = self.engine.journal.durable()
-        while self.staged and self.staged[0].ticket <= durable:
-            self.buffered -= self.staged.popleft().bytes
+    def __enter__(self) -> Self:
+        return self
 
-    def oldest_ticket(self) -> int | None:
-        return self.staged[0].ticket if self.staged else None
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
-    def last_ticket(self) -> int:
-        return max((batch.ticket for batch in self.staged), default=0)
-
-
-def record_size(item: Any) -> int:
-    """Return what a record counts in the buffer."""
-    payload = item.payload if isinstance(item, Record) else item
-    size = len(payload) if isinstance(payload, bytes) else 256
-    key = item.key if isinstance(item, Record) else None
-    return size + _RECORD_OVERHEAD + (len(key) if key else 0)
-
-
-def record_ids(runs: list[Run], order: list[int] | None, ops: list[Any]) -> RecordIds:
-    """Return the ids of one append in the order of its records."""
-    if order is None:
-        return RecordIds(runs)
-    shards = list(dict.fromkeys(op[0] for op in ops))
-    return RecordIds(runs, ids_order(runs, order, shards))
-
-
-def _op_order(order: list[int] | None, parts: list[Run], state: StreamState) -> list[int] | None:
-    """Return the index of each record's part, where a shard may have several parts."""
-    if order is None:
-        return None
-    shards = list(dict.fromkeys(part.shard for part in parts))
-    return ids_order(parts, order, shards)
-
-
-def _located(parts: list[Run], runs: list[Run]) -> list[Run]:
-    """Fill in the first LSN of each part from the runs that were staged for it, in order."""
-    located = []
-    at = 0
-    for part in parts:
-        located.append(Run(part.shard, runs[at].first, part.count))
-        left = part.count
-        while left > 0:
-            left -= runs[at].count
-            at += 1
-    return located
+    def __repr__(self) -> str:
+        return f"<Producer of {self._core.stream!r} buffered={self._core.buffered}>"

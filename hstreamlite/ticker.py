@@ -12,7 +12,8 @@ from typing import Protocol
 
 from hstreamlite.engine import Engine
 from hstreamlite.errors import HStreamError, StorageFull, StoreClosed, StoreFailed
-from hstreamlite.feed import Feeds
+from hstreamlite.feeds import Feeds
+from hstreamlite.housekeeping import Housekeeping
 
 log = logging.getLogger("hstreamlite")
 
@@ -31,12 +32,14 @@ class Ticker:
         self._engine = engine
         self._feeds = feeds
         self._condition = engine.env.threads.condition()
+        self.house = Housekeeping(engine)
         self._producers: dict[int, TimedProducer] = {}
         self._stopped = False
         self._woken = False
         self._thread: object | None = None
         self._progress_ns = int(engine.config.progress_interval * 1e9 / 2)
         self._retention_ns = int(engine.config.retention_interval * 1e9)
+        self._next_retention_ns = engine.env.clock.mono_ns() + self._retention_ns
 
     def start(self) -> None:
         if self._engine.env.threaded:
@@ -98,7 +101,7 @@ class Ticker:
         now = engine.env.clock.mono_ns()
         with self._condition:
             producers = list(self._producers.values())
-        deadlines = [engine.next_retention_ns]
+        deadlines = [self._next_retention_ns]
         for producer in producers:
             at = producer.send_if_due(now)
             if at is not None:
@@ -108,18 +111,18 @@ class Ticker:
             deadlines.append(max(at, now + 1_000_000))
         if self._feeds.busy():
             deadlines.append(now + self._progress_ns)
-        if now >= engine.next_retention_ns:
-            engine.next_retention_ns = now + self._retention_ns
-            deadlines[0] = engine.next_retention_ns
+        if now >= self._next_retention_ns:
+            self._next_retention_ns = now + self._retention_ns
+            deadlines[0] = self._next_retention_ns
             self._keep_house()
         return min(deadlines)
 
     def _keep_house(self) -> None:
         engine = self._engine
         try:
-            engine.expire(self._feeds.protected())
-            if engine.snapshot_due():
-                engine.snapshot()
+            self.house.expire(self._feeds.protected())
+            if self.house.snapshot_due():
+                self.house.snapshot()
         except StorageFull as error:
             log.warning("retention has to wait: %s", error)
         except (StoreClosed, StoreFailed):

@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
 
-from hstreamlite.config import CODECS
-from hstreamlite.engine import Engine, Pending, ids_order
-from hstreamlite.errors import StreamExists
+from hstreamlite.config import CODECS, STREAMS_MAX, check_name
+from hstreamlite.consumer import by_consumer
+from hstreamlite.engine import Engine, Pending
+from hstreamlite.errors import StreamExists, StreamNotFound
 from hstreamlite.feed import Feed, Span, spans_of
 from hstreamlite.log import catalog as catalogs
 from hstreamlite.log.catalog import StreamState
 from hstreamlite.log.journal import CATALOG, Op, Run
+from hstreamlite.log.routing import ids_order
 from hstreamlite.records import Payload, Record, RecordIds
 
 
@@ -28,7 +32,7 @@ class Collected:
         self.engine = engine
         self._appends: dict[str, list[Record]] = {}
         self._creates: dict[str, dict[str, Any]] = {}
-        self._deletes: list[str] = []
+        self._deletes: dict[str, None] = {}
         self._acks: dict[str, tuple[Feed, dict[str, list[Span]]]] = {}
         self.ended = False
 
@@ -38,10 +42,18 @@ class Collected:
             raise ValueError("the transaction has ended; begin another with store.transaction()")
 
     def append(self, stream: str, record: Record) -> None:
-        self.check()
-        if stream not in self._creates:
-            self.engine.stream(stream)
+        self._stream(stream)
         self._appends.setdefault(stream, []).append(record)
+
+    def _stream(self, name: str) -> None:
+        """Raise StreamNotFound unless the stream exists at this point of the transaction."""
+        self.check()
+        if not isinstance(name, str):
+            check_name("stream", name)
+        if name in self._deletes:
+            raise StreamNotFound(name)
+        if name not in self._creates:
+            self.engine.stream(name)
 
     def create_stream(self, name: str, options: dict[str, Any]) -> None:
         self.check()
@@ -52,9 +64,10 @@ class Collected:
         self._creates[name] = options
 
     def delete_stream(self, name: str) -> None:
-        self.check()
-        self.engine.stream(name)
-        self._deletes.append(name)
+        self._stream(name)
+        if name in self._creates:
+            raise ValueError(f"stream {name!r} is created in this transaction; leave both out")
+        self._deletes[name] = None
 
     def ack(self, feed: Feed, consumer: str, items: object) -> None:
         self.check()
@@ -121,6 +134,8 @@ class Collected:
             shards += len(state.shard_ids)
             engine.open_stream(state)
             states[name] = state
+        if len(engine.catalog.streams) + len(states) > STREAMS_MAX:
+            raise ValueError(f"a store holds at most {STREAMS_MAX} streams")
         return states
 
     def _append_ops(
@@ -145,6 +160,80 @@ def _ids(runs: list[Run], shards: list[int], order: list[int] | None) -> RecordI
     return RecordIds(own, ids_order(own, order, shards))
 
 
+class Transaction:
+    """Collects appends, acks and catalog changes; commits at the end of the `with` block.
+
+    An exception in the block abandons it. One thread at a time.
+    """
+
+    def __init__(self, collected: Collected) -> None:
+        self._collected = collected
+        self.ids: dict[str, RecordIds] = {}
+
+    def append(
+        self,
+        stream: str,
+        payload: Payload | Record,
+        *,
+        key: str | None = None,
+        attributes: dict[str, str] | None = None,
+    ) -> None:
+        """Append a record to a stream at the commit; its id is then in `ids[stream]`."""
+        self._collected.append(stream, record_of(payload, key, attributes))
+
+    def append_many(
+        self, stream: str, records: Iterable[Payload | Record], *, key: str | None = None
+    ) -> None:
+        for record in item_list(records):
+            self._collected.append(
+                stream, record if isinstance(record, Record) else record_of(record, key, None)
+            )
+
+    def ack(self, deliveries: object) -> None:
+        """Ack deliveries at the commit: LeaseLost then, and nothing done, if one is not held."""
+        for feed, consumer, items in by_consumer(deliveries):
+            self._collected.ack(feed, consumer, items)
+
+    def create_stream(
+        self,
+        name: str,
+        *,
+        backlog: float | timedelta = 0,
+        max_bytes: int = 0,
+        protect: Iterable[str] = (),
+    ) -> None:
+        """Create a stream at the commit; options as `Store.create_stream`."""
+        self._collected.create_stream(
+            name, {"backlog": backlog, "max_bytes": max_bytes, "protect": protect}
+        )
+
+    def delete_stream(self, name: str) -> None:
+        self._collected.delete_stream(name)
+
+    def commit(self) -> None:
+        """Commit now; on disk when this returns."""
+        pending = self._collected.commit()
+        self._collected.engine.journal.wait(pending.ticket)
+        self.ids = pending.value
+
+    def __enter__(self) -> Self:
+        self._collected.check()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None and not self._collected.ended:
+            self.commit()
+        self._collected.ended = True
+
+    def __repr__(self) -> str:
+        return f"<Transaction {'ended' if self._collected.ended else 'open'}>"
+
+
 def record_of(payload: Payload | Record, key: str | None, attributes: object) -> Record:
     """Return the record to append for what a user passed."""
     if isinstance(payload, Record):
@@ -154,11 +243,13 @@ def record_of(payload: Payload | Record, key: str | None, attributes: object) ->
     return Record(payload, key=key, attributes=attributes)  # type: ignore[arg-type]
 
 
-def item_list(records: Iterable[object]) -> list[object]:
+def item_list(records: Iterable[Payload | Record]) -> list[Payload | Record]:
     """Return a list of the records of one append; TypeError for what is no collection of them."""
     if isinstance(records, str | bytes | bytearray | memoryview | dict | Record):
         raise TypeError(
             f"records must be an iterable of records, not one {type(records).__name__}; "
             "append takes a single one"
         )
+    if not isinstance(records, Iterable):
+        raise TypeError(f"records must be an iterable of records, not {type(records).__name__}")
     return records if type(records) is list else list(records)

@@ -924,7 +924,7 @@ class TestMemory:
             bytearray(b"x"),
         ]
         body = fast.encode_batch(items)
-        tried = [
+        tried: list[Callable[[], object]] = [
             lambda: fast.encode_batch(items, key="k"),
             lambda: fast.decode_batch(body, 1, 5),
             lambda: fast.decode_batch(body, 1, 5, owner=owner),

@@ -1,7 +1,7 @@
 """The native core: loads the extension module and installs its fast functions."""
 
-from hstreamlite._native import _lib
-from hstreamlite._native._lib import ffi, lib
+from . import _lib
+from ._lib import ffi, lib
 
 if lib.hsl_module_install(ffi.cast("void *", id(_lib))) != 0:  # pragma: no cover
     raise ImportError("hstreamlite: the native core could not be initialised")

@@ -93,8 +93,8 @@ static const uint8_t *read_group(const uint8_t *p, const uint8_t *end, int depth
     }
 }
 
-static inline const uint8_t *read_field(const uint8_t *p, const uint8_t *end, int depth,
-                                        struct hsl_wire_field *out)
+static const uint8_t *read_field(const uint8_t *p, const uint8_t *end, int depth,
+                                 struct hsl_wire_field *out)
 {
     uint64_t tag, len;
     p = read_varint(p, end, TAG_BYTES_MAX, &tag);
@@ -127,12 +127,32 @@ static inline const uint8_t *read_field(const uint8_t *p, const uint8_t *end, in
     }
 }
 
-static inline int next_field(const uint8_t **pos, const uint8_t *end, struct hsl_wire_field *out)
+/* Inlined, so that the field stays in registers; short string and number fields are read here. */
+static inline __attribute__((always_inline)) int
+next_field(const uint8_t **pos, const uint8_t *end, struct hsl_wire_field *out)
 {
-    const uint8_t *p;
-    if (*pos == end)
+    const uint8_t *p = *pos;
+    struct hsl_wire_field slow;
+    if (p == end)
         return 0;
-    p = read_field(*pos, end, 0, out);
+    if (end - p >= 2 && p[0] < 0x80 && p[0] >= TAG(1, 0) && p[1] < 0x80) {
+        out->number = p[0] >> 3;
+        out->type = p[0] & 7;
+        out->value = out->len = p[1];
+        out->data = p + 2;
+        if (out->type == VARINT) {
+            *pos = p + 2;
+            return 1;
+        }
+        if (out->type == BYTES) {
+            if (out->len > (size_t)(end - p - 2))
+                return -1;
+            *pos = p + 2 + out->len;
+            return 1;
+        }
+    }
+    p = read_field(p, end, 0, &slow);
+    *out = slow;
     if (p == NULL)
         return -1;
     *pos = p;

@@ -58,7 +58,17 @@ static int posix_open(void *ctx, const char *path, int flags)
         return -EINVAL;
 #endif
     }
-    return open_retry(path, how, FILE_MODE);
+    int fd = open_retry(path, how, FILE_MODE);
+    if (fd < 0 || (flags & HSL_OPEN_WRITE))
+        return fd;
+    /* The system opens a directory for reading and fails at the first read. */
+    struct stat st;
+    int rc = fstat(fd, &st) < 0 ? -errno : S_ISDIR(st.st_mode) ? -EISDIR : 0;
+    if (rc < 0) {
+        close(fd);
+        return rc;
+    }
+    return fd;
 }
 
 static int posix_close(void *ctx, int fd)

@@ -30,9 +30,15 @@ int hsl_fail(struct hsl_log *log, const char *what, const char *path, int err)
     return hsl_status_of(err);
 }
 
+/* In a forked child the locks may be held by threads that do not exist there: asked before any. */
+bool hsl_forked(const struct hsl_log *log)
+{
+    return atomic_load_explicit(&hsl_fork_generation, memory_order_relaxed) != log->fork_generation;
+}
+
 int hsl_state(const struct hsl_log *log)
 {
-    if (atomic_load_explicit(&hsl_fork_generation, memory_order_relaxed) != log->fork_generation)
+    if (hsl_forked(log))
         return HSL_FORKED;
     if (log->failed)
         return HSL_FAILED;
@@ -200,7 +206,7 @@ int hsl_log_wait(struct hsl_log *log, uint64_t ticket, int64_t timeout_ns)
 {
     if (atomic_load_explicit(&log->durable_ticket, memory_order_acquire) >= ticket)
         return HSL_OK;
-    if (atomic_load(&hsl_fork_generation) != log->fork_generation)
+    if (hsl_forked(log))
         return HSL_FORKED;
     struct timespec deadline = {0, 0};
     if (timeout_ns >= 0)
@@ -237,6 +243,8 @@ int hsl_log_wait(struct hsl_log *log, uint64_t ticket, int64_t timeout_ns)
 
 int hsl_log_kick(struct hsl_log *log, uint64_t ticket)
 {
+    if (hsl_forked(log))
+        return HSL_FORKED;
     pthread_mutex_lock(&log->stage_mu);
     int rc = log->failed ? HSL_FAILED : HSL_OK;
     if (ticket > log->want_ticket)
@@ -256,6 +264,8 @@ uint64_t hsl_log_durable(struct hsl_log *log)
 
 uint64_t hsl_log_staged(struct hsl_log *log)
 {
+    if (hsl_forked(log))
+        return UINT64_MAX; /* never durable: waiting for it fails */
     pthread_mutex_lock(&log->stage_mu);
     bool empty = log->has_open && log->open.blocks == 0 && log->open.flags == 0;
     uint64_t ticket = log->next_ticket - (empty ? 2 : 1);
@@ -265,6 +275,8 @@ uint64_t hsl_log_staged(struct hsl_log *log)
 
 uint64_t hsl_log_pokes(struct hsl_log *log)
 {
+    if (hsl_forked(log))
+        return 0;
     pthread_mutex_lock(&log->stage_mu);
     uint64_t pokes = log->pokes;
     pthread_mutex_unlock(&log->stage_mu);
@@ -273,6 +285,8 @@ uint64_t hsl_log_pokes(struct hsl_log *log)
 
 void hsl_log_poke(struct hsl_log *log)
 {
+    if (hsl_forked(log))
+        return;
     pthread_mutex_lock(&log->stage_mu);
     log->pokes++;
     pthread_cond_broadcast(&log->durable_cv);
@@ -282,6 +296,8 @@ void hsl_log_poke(struct hsl_log *log)
 
 void hsl_log_interrupt(struct hsl_log *log)
 {
+    if (hsl_forked(log))
+        return;
     pthread_mutex_lock(&log->stage_mu);
     log->interrupted = true;
     pthread_cond_broadcast(&log->durable_cv);
@@ -290,7 +306,7 @@ void hsl_log_interrupt(struct hsl_log *log)
 
 int hsl_log_wait_change(struct hsl_log *log, uint64_t seen, uint64_t pokes, int64_t timeout_ns)
 {
-    if (atomic_load(&hsl_fork_generation) != log->fork_generation)
+    if (hsl_forked(log))
         return HSL_FORKED;
     struct timespec deadline = {0, 0};
     if (timeout_ns >= 0)
@@ -331,6 +347,8 @@ int hsl_log_wait_tail(struct hsl_log *log, uint64_t seen, int64_t timeout_ns)
 
 int hsl_log_step(struct hsl_log *log)
 {
+    if (hsl_forked(log))
+        return HSL_FORKED;
     pthread_mutex_lock(&log->stage_mu);
     int rc = hsl_state(log);
     if (rc == HSL_OK && !log->writing &&
@@ -358,8 +376,7 @@ uint64_t hsl_log_next_deadline(struct hsl_log *log)
 
 int hsl_log_close(struct hsl_log *log, int32_t clean)
 {
-    bool forked = atomic_load(&hsl_fork_generation) != log->fork_generation;
-    if (forked) {
+    if (hsl_forked(log)) {
         log->closed = true;
         log->has_thread = false;
         return HSL_FORKED;
@@ -407,8 +424,7 @@ void hsl_log_free(struct hsl_log *log)
 {
     if (!log || atomic_fetch_sub(&log->holders, 1) > 1)
         return;
-    bool forked = atomic_load(&hsl_fork_generation) != log->fork_generation;
-    if (forked)
+    if (hsl_forked(log))
         return; /* locks may be held by threads that do not exist here: leave it to exit() */
     hsl_log_close(log, 0);
     for (size_t i = 0; i < log->segments_len; i++)

@@ -164,6 +164,22 @@ out:
     return result;
 }
 
+/* record_bytes(item) -> what a record takes in the body of a block */
+static PyObject *py_record_bytes(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct hsl_record_ref ref;
+    PyObject *keep;
+    if (nargs != 1) {
+        PyErr_SetString(PyExc_TypeError, "record_bytes takes 1 argument");
+        return NULL;
+    }
+    if (hsl_py_record_ref(args[0], "", 0, &ref, &keep) < 0)
+        return NULL;
+    size_t size = hsl_codec_size(&ref);
+    Py_XDECREF(keep);
+    return PyLong_FromSize_t(size);
+}
+
 struct op { /* one shard's part of a call */
     uint64_t shard;
     PyObject *items;     /* list of records, or NULL for a ready body */
@@ -610,6 +626,7 @@ static PyObject *py_set_hooks(PyObject *module, PyObject *const *args, Py_ssize_
 #define FAST(name, fn) {name, (PyCFunction)(void (*)(void))fn, METH_FASTCALL, NULL}
 static PyMethodDef methods[] = {
     FAST("append", py_append),
+    FAST("record_bytes", py_record_bytes),
     FAST("stage", py_stage),
     FAST("wait", py_wait),
     FAST("read", py_read),

@@ -964,10 +964,10 @@ static void reserve_in(struct sim_bytes *bytes, uint64_t end_off)
 
 static int do_allocate(struct call *c, uint64_t off, uint64_t len)
 {
-    if (!(c->handle->flags & HSL_OPEN_WRITE))
-        return -EBADF;
     if (!len || off > INT64_MAX || len > INT64_MAX)
         return -EINVAL;
+    if (!(c->handle->flags & HSL_OPEN_WRITE))
+        return -EBADF;
     if (off + len > FILE_BYTES_MAX)
         return -EFBIG;
     if (off + len > reachable_end(c->fs, c->node))

@@ -156,6 +156,8 @@ static bool stage_room(const struct hsl_log *log, size_t bytes)
  * HSL_AGAIN: call hsl_stage_room, which may block, and try again. */
 int hsl_stage_begin(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags)
 {
+    if (hsl_forked(log))
+        return HSL_FORKED;
     if (flags & HSL_STAGE_TRY) {
         if (pthread_mutex_trylock(&log->stage_mu) != 0)
             return HSL_AGAIN;
@@ -183,6 +185,8 @@ int hsl_stage_begin(struct hsl_log *log, size_t bytes, uint32_t blocks, int flag
 int hsl_stage_room(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags)
 {
     bool system = (flags & HSL_STAGE_SYSTEM) != 0;
+    if (hsl_forked(log))
+        return HSL_FORKED;
     pthread_mutex_lock(&log->stage_mu);
     int rc;
     while ((rc = hsl_state(log)) == HSL_OK) {
@@ -433,6 +437,8 @@ struct hsl_chunk *hsl_cache_pin(struct hsl_log *log, uint64_t segment, uint64_t 
 
 void hsl_cache_unpin(struct hsl_log *log, struct hsl_chunk *chunk)
 {
+    if (hsl_forked(log))
+        return;
     pthread_mutex_lock(&log->stage_mu);
     chunk->refs--;
     pthread_mutex_unlock(&log->stage_mu);

@@ -169,6 +169,10 @@ static int roll_batch(struct hsl_log *log, struct batch *b, uint32_t next)
     if (rc != HSL_OK)
         return rc;
     if (log->active) {
+        /* A footer is believed without a look at the frames, so they must be durable before it. */
+        int err = b->end > log->active->end ? log->io->datasync(log->io->ctx, log->active->fd) : 0;
+        if (err < 0)
+            return hsl_fail(log, "sync", "segment", -err);
         log->active->end = b->end;
         log->active->blocks += b->blocks;
     }

@@ -14,6 +14,7 @@ import sys
 import weakref
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from hstreamlite._native import fast, ffi, lib
@@ -55,11 +56,11 @@ are filled with the first LSNs of the first n ops of the call."""
 
 
 class Run(NamedTuple):
-    """Records [first, first + count) of a shard, in one block."""
+    """Records [first, first + records) of a shard, in one block."""
 
     shard: int
     first: int
-    count: int
+    records: int
 
 
 class ShardInfo(NamedTuple):
@@ -76,7 +77,8 @@ class ShardInfo(NamedTuple):
     blocks: int
 
 
-class RawBatch(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class RawBatch:
     """One block as stored."""
 
     shard: int
@@ -185,8 +187,9 @@ class Journal:
 
     # Shards.
 
-    def add_shard(self, shard: int, next: int = 1, last_time: int = 0, first: int = 1) -> None:
-        self.check(lib.hsl_log_shard_restore(self.log, shard, next, last_time, first))
+    def add_shard(self, shard: int, next_lsn: int = 1, last_time: int = 0, first: int = 1) -> None:
+        """Make a shard known, or raise what is known of it."""
+        self.check(lib.hsl_log_shard_restore(self.log, shard, next_lsn, last_time, first))
 
     def close_shard(self, shard: int) -> None:
         """Refuse later appends to the shard."""
@@ -280,7 +283,9 @@ class Journal:
     def stats(self) -> dict[str, int]:
         out = ffi.new("struct hsl_log_stats *")
         lib.hsl_log_stats(self.log, out)
-        return {name: int(getattr(out, name)) for name, _ in ffi.typeof("struct hsl_log_stats").fields}
+        return {
+            name: int(getattr(out, name)) for name, _ in ffi.typeof("struct hsl_log_stats").fields
+        }
 
     def check_invariants(self) -> None:
         """Verify the index against itself; costs O(blocks)."""
@@ -368,9 +373,7 @@ class Cursor:
     def damage(self) -> CorruptionError:
         out = ffi.new("uint64_t[5]")
         crc = ffi.new("uint32_t[2]")
-        lib.hsl_cursor_damage(
-            self._cursor, out, out + 1, out + 2, out + 3, out + 4, crc, crc + 1
-        )
+        lib.hsl_cursor_damage(self._cursor, out, out + 1, out + 2, out + 3, out + 4, crc, crc + 1)
         number, offset, length, first, end = (int(v) for v in out[0:5])
         return CorruptionError(
             segment_path(self.journal.path, number),

@@ -41,8 +41,8 @@ def split(ids: Sequence[int]) -> tuple[Shard, ...]:
     step = HASH_MAX // len(ids)
     last = len(ids) - 1
     return tuple(
-        Shard(id, i * step, HASH_MAX if i == last else (i + 1) * step - 1)
-        for i, id in enumerate(ids)
+        Shard(shard_id, i * step, HASH_MAX if i == last else (i + 1) * step - 1)
+        for i, shard_id in enumerate(ids)
     )
 
 

@@ -40,7 +40,7 @@ class StoredBatch:
 
     @property
     def last(self) -> int:
-        return self.first + sum(part.count for part in self.parts) - 1
+        return self.first + sum(part.records for part in self.parts) - 1
 
 
 @dataclass(slots=True)
@@ -83,8 +83,7 @@ class ProducerTable:
         row = json.loads(payload[4 : 4 + length])
         lsns = struct.unpack_from(f"<{len(row['parts'])}Q", payload, 4 + length)
         parts = tuple(
-            Run(shard, lsn, count)
-            for (shard, count), lsn in zip(row["parts"], lsns, strict=True)
+            Run(shard, lsn, count) for (shard, count), lsn in zip(row["parts"], lsns, strict=True)
         )
         order = tuple(row["order"]) if row["order"] is not None else None
         self.get(row["stream"], row["name"]).put(StoredBatch(row["first"], parts, order))
@@ -114,7 +113,7 @@ def _record(
         "stream": stream_id,
         "name": name,
         "first": first,
-        "parts": [[part.shard, part.count] for part in parts],
+        "parts": [[part.shard, part.records] for part in parts],
         "order": None if order is None else list(order),
     }
     text = json.dumps(row, separators=(",", ":")).encode()

@@ -173,4 +173,3 @@ def _batch(raw: RawBatch) -> Batch:
         raw.body,
         raw.decoded_len,
     )
-

@@ -68,10 +68,8 @@ class RecoveryReport:
 
     def lines(self) -> list[str]:
         """Return the report as sentences for a person."""
-        out = [
-            f"{self.segments} segments, {self.frames_scanned} frames checked in "
-            f"{self.milliseconds:.1f} ms"
-        ]
+        checked = f"{self.segments} segments, {self.frames_scanned} frames checked"
+        out = [f"{checked} in {self.milliseconds:.1f} ms"]
         if self.bytes_discarded:
             out.append(f"{self.bytes_discarded} bytes of unacknowledged tail discarded")
         if self.stage_records:
@@ -112,7 +110,7 @@ def open_journal(
         files.mkdir(path)
         files.sync_dir(_parent(path))
     names = _list_directory(env, path)
-    if "SUPER" not in names and not _may_create(env, path, names):
+    if "SUPER" not in names and not _may_create(names):
         raise NotAStore(path, "it holds other files and no superblock")
     if "SUPER" not in names and not create:
         raise NotAStore(path, "it is an empty directory")
@@ -148,7 +146,7 @@ def _list_directory(env: Env, path: str) -> list[str]:
         raise NotAStore(path, "it is a file") from None
 
 
-def _may_create(env: Env, path: str, names: list[str]) -> bool:
+def _may_create(names: list[str]) -> bool:
     return not set(names) - _OWN_NAMES
 
 
@@ -229,7 +227,7 @@ def _load_segments(
         segment = _Segment(number, found, _lost(journal))
         _check_identity(journal, segment)
         if loaded:
-            _check_chain(journal, loaded[-1], segment, report)
+            _check_chain(journal, loaded[-1], segment)
         loaded.append(segment)
         report.segments += 1
         report.sealed += bool(found.sealed)
@@ -289,9 +287,7 @@ def _check_identity(journal: Journal, segment: _Segment) -> None:
         raise _refuse(journal, segment, _DAMAGE[damage], "others")
 
 
-def _check_chain(
-    journal: Journal, before: _Segment, segment: _Segment, report: RecoveryReport
-) -> None:
+def _check_chain(journal: Journal, before: _Segment, segment: _Segment) -> None:
     """A segment names uid, end and last frame of the one before it."""
     if before.number + 1 != segment.number:
         return
@@ -327,9 +323,7 @@ def _seal_middle(journal: Journal, segment: _Segment, numbers: list[int]) -> Non
     journal.check(lib.hsl_log_seal_loaded(journal.log, False))
 
 
-def _finish_tail(
-    journal: Journal, superblock: Any, tail: _Segment, report: RecoveryReport
-) -> None:
+def _finish_tail(journal: Journal, superblock: Any, tail: _Segment, report: RecoveryReport) -> None:
     """Seal the newest segment behind what is valid, or refuse it."""
     found = tail.report
     claims = [found.durable_claim]
@@ -338,9 +332,7 @@ def _finish_tail(
     claim = max(c & _OFFSET_MASK if c >> 32 == tail.number else 0 for c in claims)
     if claim > found.end:
         damage = found.damage or lib.HSL_DAMAGE_FRAME
-        raise _refuse(
-            journal, tail, f"{_DAMAGE[damage]} (durable up to {claim})", "other bytes"
-        )
+        raise _refuse(journal, tail, f"{_DAMAGE[damage]} (durable up to {claim})", "other bytes")
     if found.sealed:
         return
     if found.file_bytes < found.capacity and found.damage != lib.HSL_DAMAGE_FOOTER:

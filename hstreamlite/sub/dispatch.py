@@ -1,8 +1,8 @@
 """Who gets what: the order among consumers, and the choice of records for one of them.
 
 `Line` is the order: a consumer that found nothing may stand in line, and while the head of the line
-could be served, nobody else is. So among consumers that are always ready, batches go round, however
-unequal their threads are. A head that does not come within `TURN_NS` loses its turn, which keeps
+could be served, nobody else is. So consumers that always wait get equal shares, whoever asks more
+often. A head that does not come within `TURN_NS` loses its turn, which keeps
 one sleeping thread from holding the others.
 
 `SharedDispatcher` is the choice in mode "shared": records to be sent again first, then new ones; one
@@ -12,6 +12,8 @@ with the same `assign` and `can_assign`.
 
 from collections.abc import Mapping
 
+from sortedcontainers import SortedDict
+
 from hstreamlite.sub.leases import Leases, Slot
 from hstreamlite.sub.limits import Limits
 from hstreamlite.sub.window import Window
@@ -20,32 +22,70 @@ TURN_NS = 20_000_000
 
 
 class Line:
-    """Consumers that wait for records, first come first served."""
+    """Consumers that wait for records; the one that got the fewest of late comes first.
+
+    Each carries the number of records it was served, counted from a common clock: the number of
+    the last one served. So a turn that yields half a batch is made up for, and nobody saves up
+    turns by being away.
+    """
 
     def __init__(self) -> None:
-        self._names: dict[str, None] = {}
+        self._served: dict[str, int] = {}
+        self._waiting: SortedDict[tuple[int, int], str] = SortedDict()
+        self._place: dict[str, tuple[int, int]] = {}
+        self._clock = 0
+        self._arrivals = 0
         self._turn_since: int | None = None
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._place)
 
     def names(self) -> tuple[str, ...]:
-        return tuple(self._names)
+        return tuple(self._waiting.values())
 
     def join(self, name: str) -> None:
-        self._names.setdefault(name)
+        if name not in self._place:
+            self._enter(name, self._count(name))
+
+    def _count(self, name: str) -> int:
+        return max(self._served.get(name, 0), self._clock)
+
+    def _enter(self, name: str, served: int) -> None:
+        self._arrivals += 1
+        self._place[name] = served, self._arrivals
+        self._waiting[self._place[name]] = name
+        if self.head() == name:
+            self._turn_since = None
 
     def leave(self, name: str) -> None:
         if self.head() == name:
             self._turn_since = None
-        self._names.pop(name, None)
+        place = self._place.pop(name, None)
+        if place is not None:
+            del self._waiting[place]
+
+    def serve(self, name: str, records: int) -> None:
+        """Note that a consumer got records; it leaves the line."""
+        self.leave(name)
+        self._clock = self._count(name)
+        self._served[name] = self._clock + records
+
+    def forget(self, name: str) -> None:
+        """Drop a consumer that is detached."""
+        self.leave(name)
+        self._served.pop(name, None)
 
     def head(self) -> str | None:
-        return next(iter(self._names), None)
+        return self._waiting.peekitem(0)[1] if self._waiting else None
+
+    def comes_first(self, name: str) -> bool:
+        """Tell whether a consumer is the head of the line, or would be if it stood in it."""
+        head = self.head()
+        return head is None or head == name or self._count(name) < self._place[head][0]
 
     def call(self, now: int) -> None:
         """Note that the head could be served now; its turn ends `TURN_NS` later."""
-        if self._names and self._turn_since is None:
+        if self._place and self._turn_since is None:
             self._turn_since = now
 
     def rest(self) -> None:
@@ -60,12 +100,14 @@ class Line:
         head = self.head()
         if end is None or head is None or now < end:
             return
+        last = self._waiting.peekitem(-1)[0][0]
         self.leave(head)
-        self.join(head)
-        self._turn_since = now
+        self._enter(head, last)
+        self.call(now)
 
     def check_invariants(self) -> None:
-        assert self._turn_since is None or self._names
+        assert self._turn_since is None or self._place
+        assert {place: name for name, place in self._place.items()} == dict(self._waiting)
 
 
 class SharedDispatcher:
@@ -120,7 +162,7 @@ class SharedDispatcher:
         """Tell whether `assign` would find something for the consumer."""
         if self.quota(consumer) == 0:
             return False
-        if any(self._prune_ready(shard) for shard in self._leases.ready_shards()):
+        if any(self.next_ready(shard) for shard in self._leases.ready_shards()):
             return True
         if self._limits.max_unacked <= self.outstanding():
             return False
@@ -147,7 +189,7 @@ class SharedDispatcher:
             left -= slot.end - slot.first
         return slots
 
-    def _prune_ready(self, shard: int) -> Slot | None:
+    def next_ready(self, shard: int) -> Slot | None:
         """Return the lowest ready slot that has unacked records, starting at one of them."""
         acks = self._windows[shard].acks
         while slot := self._leases.first_ready(shard):
@@ -162,7 +204,7 @@ class SharedDispatcher:
 
     def _take_ready(self, shard: int, most: int) -> Slot | None:
         acks = self._windows[shard].acks
-        while slot := self._prune_ready(shard):
+        while slot := self.next_ready(shard):
             while slot.end - slot.first < most:
                 right = self._leases.at(shard, slot.end)
                 if right is None or right.fate is not slot.fate or right.attempt != slot.attempt:

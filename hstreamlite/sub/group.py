@@ -22,19 +22,20 @@ touch nothing. Acks of records that the group delivered before the seek, but not
 an ack of a record that it delivered again counts, whichever delivery it answers.
 """
 
-from collections import deque
 from collections.abc import Iterable, Mapping
 
 from hstreamlite.errors import ConsumerClosed, ConsumerExists, UnknownRecord
 from hstreamlite.sub.ackmap import LSN_MAX, AckCounts, AckFlag, Run
-from hstreamlite.sub.checkpoint import Progress, ShardProgress, encode
+from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.dispatch import Line, SharedDispatcher
 from hstreamlite.sub.effects import Assignment, Gap, GroupStats, Lag
-from hstreamlite.sub.leases import WAITING, Fate, Leases, Slot
+from hstreamlite.sub.gaps import GapLog
+from hstreamlite.sub.leases import Fate, Leases, Slot
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits, check_range
+from hstreamlite.sub.recorder import Recorder
+from hstreamlite.sub.survey import Survey, lag_of
 from hstreamlite.sub.window import Window
 
-GAPS_KEPT = 1_000
 FETCH_MAX = 1_000_000
 
 
@@ -49,12 +50,10 @@ class Group:
         self._leases = Leases()
         self._line = Line()
         self._dispatch = SharedDispatcher(limits, self._windows, self._leases)
-        self._consumers: dict[str, deque[Gap]] = {}
-        self._gaps: deque[Gap] = deque(maxlen=GAPS_KEPT)
-        self._gap_count = 0
-        self._gap_records = 0
-        self._attempts_changed: set[int] = set()
-        self._removed: set[int] = set()
+        self._consumers: dict[str, None] = {}
+        self._gaps = GapLog()
+        self._recorder = Recorder(self._windows, self._leases)
+        self._survey = Survey(limits, self._windows, self._leases, self._dispatch, self._gaps)
         self._eager = False
 
     # Shards and positions
@@ -68,7 +67,7 @@ class Group:
 
     def _adopt(self, window: Window) -> None:
         self._windows[window.shard] = window
-        self._removed.discard(window.shard)
+        self._recorder.added(window.shard)
         window.acks.attention(self._attention())
 
     def remove_shard(self, shard: int) -> None:
@@ -77,8 +76,7 @@ class Group:
         for slot in self._leases.of_shard(shard):
             self._leases.drop(slot)
         self._dispatch.forget(shard)
-        self._attempts_changed.discard(shard)
-        self._removed.add(shard)
+        self._recorder.removed(shard)
         del self._windows[shard]
 
     def restore(self, progress: Progress) -> None:
@@ -100,6 +98,7 @@ class Group:
                 self._leases.put(shard, first, end, count + 1)
                 if count == 0:
                     window.acks.hold(first, end)
+                    window.saved_zeros = True
 
     def offer(self, shard: int, tail: int) -> None:
         """Let records below ``tail`` be delivered; they must be durable. Never moves back."""
@@ -118,7 +117,6 @@ class Group:
             for slot in self._leases.of_shard(shard):
                 self._leases.drop(slot)
             self._windows[shard].seek(lsn)
-            self._attempts_changed.discard(shard)
             self._dispatch.offer(shard)
 
     def gap(self, shard: int, first_kept: int) -> Gap | None:
@@ -145,20 +143,15 @@ class Group:
             return None
         undelivered = beyond + sum(end - first for first, end in held)
         gap = Gap(shard, state.low, first_kept, records, undelivered)
-        self._gap_count += 1
-        self._gap_records += records
-        for queue in (self._gaps, *self._consumers.values()):
-            queue.append(gap)
+        self._gaps.add(gap)
         return gap
 
     def gaps(self, consumer: str | None = None) -> tuple[Gap, ...]:
         """Return the last gaps of the group, or those a consumer has not asked for yet."""
         if consumer is None:
-            return tuple(self._gaps)
-        queue = self._consumer(consumer)
-        found = tuple(queue)
-        queue.clear()
-        return found
+            return self._gaps.last()
+        self._require(consumer)
+        return self._gaps.take(consumer)
 
     # Consumers
 
@@ -166,16 +159,18 @@ class Group:
         """Add a consumer; its name must not be in use."""
         if consumer in self._consumers:
             raise ConsumerExists(self.name, consumer)
-        self._consumers[consumer] = deque(maxlen=GAPS_KEPT)
+        self._consumers[consumer] = None
+        self._gaps.attach(consumer)
 
     def detach(self, consumer: str, now: int) -> int:
         """Remove a consumer; what it held may go out again at once. Returns its unacked count."""
-        self._consumer(consumer)
+        self._require(consumer)
         returned = 0
         for slot in self._leases.of_consumer(consumer):
             returned += self._windows[slot.shard].acks.count_unacked(slot.first, slot.end)
             self._take_back(slot, now, now)
-        self._line.leave(consumer)
+        self._line.forget(consumer)
+        self._gaps.detach(consumer)
         del self._consumers[consumer]
         return returned
 
@@ -184,7 +179,7 @@ class Group:
         attempt = slot.attempt
         if slot.fate is Fate.IN_FLIGHT:
             attempt += 1
-            self._attempts_changed.add(slot.shard)
+            self._recorder.attempts_changed(slot.shard)
         self._leases.shelve(slot, attempt, due_ns, now)
 
     # Dispatch
@@ -197,7 +192,7 @@ class Group:
         Empty when there is nothing, or when it is another consumer's turn; with ``queue`` the
         consumer then stands in line, until it is served or calls `leave_line`.
         """
-        self._consumer(consumer)
+        self._require(consumer)
         check_range("max_records", max_records, 1, FETCH_MAX)
         self.tick(now)
         slots = self._assign(consumer, max_records, now)
@@ -207,7 +202,7 @@ class Group:
             self._set_eager(eager=True)
             slots = self._assign(consumer, max_records, now)
         if slots:
-            self._line.leave(consumer)
+            self._line.serve(consumer, sum(slot.end - slot.first for slot in slots))
             self._call(now)
         elif queue:
             self._line.join(consumer)
@@ -218,8 +213,7 @@ class Group:
         )
 
     def _assign(self, consumer: str, max_records: int, now: int) -> list[Slot]:
-        head = self._line.head()
-        if self.paused or (head not in (None, consumer) and self._call(now)):
+        if self.paused or (not self._line.comes_first(consumer) and self._call(now)):
             return []
         return self._dispatch.assign(consumer, max_records)
 
@@ -257,7 +251,7 @@ class Group:
         window = self._windows[slot.shard]
         window.acks.free(slot.first, slot.end)
         if slot.attempt > 1 or window.saved_zeros:
-            self._attempts_changed.add(slot.shard)
+            self._recorder.attempts_changed(slot.shard)
         self._leases.confirm(slot, now + self.limits.ack_timeout_ns)
         return slot.first, slot.end
 
@@ -271,7 +265,7 @@ class Group:
         """Ack one record; UnknownRecord if the group never delivered it."""
         flags = self._window_of(shard, lsn).ack(lsn)
         if flags & AckFlag.UNKNOWN:
-            raise UnknownRecord(self.name, (shard, lsn))
+            raise UnknownRecord(self.name, f"{shard}-{lsn}")
         return flags
 
     def ack_range(self, shard: int, first: int, end: int) -> AckCounts:
@@ -279,7 +273,7 @@ class Group:
         _check_run(first, end)
         counts = self._window_of(shard, first).ack_range(first, end)
         if counts.flags & AckFlag.UNKNOWN:
-            raise UnknownRecord(self.name, (shard, f"{first} to {end - 1}"))
+            raise UnknownRecord(self.name, _run_name(shard, first, end))
         return counts
 
     def ack_many(self, shard: int, lsns: Iterable[int]) -> AckCounts:
@@ -288,7 +282,7 @@ class Group:
         window = self._window_of(shard, lsns[0] if lsns else 0)
         counts = window.ack_many(lsns)
         if counts.flags & AckFlag.UNKNOWN:
-            raise UnknownRecord(self.name, (shard, window.first_unknown(lsns)))
+            raise UnknownRecord(self.name, f"{shard}-{window.first_unknown(lsns)}")
         return counts
 
     def holds(self, lease: int, shard: int, first: int, end: int) -> bool:
@@ -343,7 +337,7 @@ class Group:
 
     def _held(self, consumer: str, shard: int, first: int, end: int) -> list[Slot]:
         """Cut out the slots that hold exactly what the consumer has in flight of a range."""
-        self._consumer(consumer)
+        self._require(consumer)
         _check_run(first, end)
         acks = self._window_of(shard, first).acks
         held = []
@@ -394,13 +388,9 @@ class Group:
         for window in self._dispatch.open_windows():
             state = window.acks.state
             due = due or state.acked_since >= self.limits.checkpoint_acks
-            self._settle(window, state.low)
+            self._recorder.settle(window, state.low)
         self._set_eager(eager=bool(self._line))
         return due
-
-    def _settle(self, window: Window, low: int) -> None:
-        while (slot := self._leases.first_of(window.shard)) and slot.end <= low:
-            self._leases.drop(slot)
 
     def _attention(self) -> int:
         return 1 if self._eager else self.limits.checkpoint_acks
@@ -414,95 +404,25 @@ class Group:
 
     def unsaved(self) -> bool:
         """Tell whether there is progress that no `delta` or `snapshot` has returned yet."""
-        return bool(
-            self._attempts_changed
-            or self._removed
-            or any(window.unsaved() for window in self._windows.values())
-        )
+        return self._recorder.unsaved()
 
     def delta(self) -> tuple[bytes, ...]:
         """Return what changed since the last call, to be stored in this order; () if nothing did.
 
         It then counts as stored: if storing fails, the next thing to store is a `snapshot`.
         """
-        changed = [
-            self._progress_of(window, full=window.saved is None)
-            for window in self._windows.values()
-            if window.unsaved() or window.shard in self._attempts_changed
-        ]
-        return self._saved(changed, snapshot=False)
+        return self._recorder.delta()
 
     def acked_delta(self, runs: Mapping[int, list[Run]]) -> tuple[bytes, ...]:
         """Return what to store behind a `delta` so that ``runs`` count as acked.
 
         For a transaction, which stores its acks before it makes them: nothing changes here.
         """
-        if not runs:
-            return ()
-        return encode(
-            ShardProgress(
-                shard=shard,
-                full=False,
-                generation=self._window(shard).generation,
-                origin=(state := self._window(shard).acks.state).origin,
-                low=state.low,
-                next=state.next,
-                acked=sorted(acked),
-                attempts=[],
-                forget_attempts=False,
-            )
-            for shard, acked in runs.items()
-        )
+        return self._recorder.acked_delta(runs)
 
     def snapshot(self) -> tuple[bytes, ...]:
         """Return the whole progress, which makes everything stored before it superfluous."""
-        whole = [self._progress_of(window, full=True) for window in self._windows.values()]
-        return self._saved(whole, snapshot=True)
-
-    def _saved(self, shards: list[ShardProgress], *, snapshot: bool) -> tuple[bytes, ...]:
-        removed = () if snapshot else tuple(sorted(self._removed))
-        self._attempts_changed.clear()
-        self._removed.clear()
-        if not shards and not removed and not snapshot:
-            return ()
-        return encode(shards, removed=removed, snapshot=snapshot)
-
-    def _progress_of(self, window: Window, *, full: bool) -> ShardProgress:
-        """Read the acks last: an ack that comes in between is then stored or stays unsaved."""
-        shard = window.shard
-        window.mark_saved()
-        dirty = window.acks.drain()
-        for first, end in dirty:
-            for slot in list(self._leases.within(shard, first, end)):
-                if not window.acks.count_unacked(slot.first, slot.end):
-                    self._leases.drop(slot)
-        state = window.acks.state
-        self._settle(window, state.low)
-        redo = full or shard in self._attempts_changed or state.held > 0 or window.saved_zeros
-        attempts = self._attempts_of(window) if redo else []
-        window.saved_zeros = any(count == 0 for _, _, count in attempts)
-        acked = window.acks.acked_runs(state.low, state.next) if full else dirty
-        return ShardProgress(
-            shard=shard,
-            full=full,
-            generation=window.generation,
-            origin=state.origin,
-            low=state.low,
-            next=state.next,
-            acked=[(max(a, state.low), b) for a, b in acked if b > state.low],
-            attempts=attempts,
-            forget_attempts=redo,
-        )
-
-    def _attempts_of(self, window: Window) -> list[tuple[int, int, int]]:
-        """Return the runs whose records were not delivered exactly once."""
-        low = window.low
-        runs = []
-        for slot in self._leases.of_shard(window.shard):
-            count = slot.attempt - (slot.fate is not Fate.IN_FLIGHT)
-            if count != 1 and slot.end > low:
-                runs.append((max(slot.first, low), slot.end, count))
-        return runs
+        return self._recorder.snapshot()
 
     # Looking
 
@@ -512,53 +432,10 @@ class Group:
         return state.low, state.next
 
     def lag(self) -> Lag:
-        windows = self._windows.values()
-        return Lag(sum(w.unacked() for w in windows), sum(w.backlog() for w in windows))
+        return lag_of(self._windows.values())
 
     def stats(self) -> GroupStats:
-        lag = self.lag()
-        outstanding = self._dispatch.outstanding()
-        waiting = sum(
-            self._unacked_of([slot])
-            for shard in self._windows
-            for slot in self._leases.of_shard(shard)
-            if slot.fate in WAITING
-        )
-        reserved = sum(w.acks.state.held for w in self._windows.values())
-        return GroupStats(
-            consumers=tuple(self._consumers),
-            paused=self.paused,
-            unacked=lag.unacked,
-            reserved=reserved,
-            in_flight=outstanding - waiting,
-            waiting=waiting,
-            backlog=lag.backlog,
-            gaps=self._gap_count,
-            gap_records=self._gap_records,
-            blocked=self._blocked(outstanding),
-        )
-
-    def _blocked(self, outstanding: int) -> str:
-        if self.paused:
-            return "paused"
-        if not self._consumers:
-            return "no consumers"
-        if any(self._leases.first_ready(shard) for shard in self._windows):
-            return ""
-        backed_up = [window for window in self._windows.values() if window.tail > window.next]
-        if not backed_up:
-            return "no records"
-        if outstanding >= self.limits.max_unacked:
-            oldest = min(self._dispatch.open_windows(), key=lambda w: self._due_of(w.shard, w.low))
-            return f"window full: oldest unacked id {oldest.shard}-{oldest.low}"
-        if all(window.span_full() for window in backed_up):
-            window = backed_up[0]
-            return f"span full: oldest unacked id {window.shard}-{window.low}"
-        return ""
-
-    def _due_of(self, shard: int, lsn: int) -> int:
-        due = [slot.due_ns for slot in self._leases.within(shard, lsn, lsn + 1)]
-        return due[0] if due and due[0] is not None else TIME_MAX_NS
+        return self._survey.stats(tuple(self._consumers), paused=self.paused)
 
     def _window(self, shard: int) -> Window:
         window = self._windows.get(shard)
@@ -569,14 +446,12 @@ class Group:
     def _window_of(self, shard: int, lsn: int) -> Window:
         window = self._windows.get(shard)
         if window is None:
-            raise UnknownRecord(self.name, (shard, lsn), "a foreign shard")
+            raise UnknownRecord(self.name, f"{shard}-{lsn}", "it is of another stream")
         return window
 
-    def _consumer(self, consumer: str) -> deque[Gap]:
-        gaps = self._consumers.get(consumer)
-        if gaps is None:
+    def _require(self, consumer: str) -> None:
+        if consumer not in self._consumers:
             raise ConsumerClosed(self.name, consumer)
-        return gaps
 
     def check_invariants(self) -> None:
         self._leases.check_invariants()
@@ -606,3 +481,8 @@ class Group:
 def _check_run(first: int, end: int) -> None:
     if first >= end:
         raise ValueError(f"end is {end}, must be above first, which is {first}")
+
+
+def _run_name(shard: int, first: int, end: int) -> str:
+    """Return how an error names the records ``[first, end)``: by LSN, which any id of them has."""
+    return f"{shard}-{first}" if end == first + 1 else f"{shard}-{first} to {shard}-{end - 1}"

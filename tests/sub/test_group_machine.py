@@ -1,7 +1,7 @@
 """The group against the reference: several consumers, time, loss, gaps, seeks and restarts."""
 
 import pytest
-from group_model import CONSUMERS, GroupModel
+from hstreamlite.testing.group_model import CONSUMERS, GroupModel
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -23,10 +23,18 @@ class GroupMachine(RuleBasedStateMachine):
         span=st.integers(1, 80),
         tails=st.lists(st.integers(0, 60), min_size=1, max_size=3),
         consumers=st.sets(st.sampled_from(CONSUMERS)),
+        wild=st.booleans(),
     )
     def start(
-        self, max_unacked: int, per_consumer: int, span: int, tails: list[int], consumers: set[str]
+        self,
+        max_unacked: int,
+        per_consumer: int,
+        span: int,
+        tails: list[int],
+        consumers: set[str],
+        wild: bool,
     ) -> None:
+        self.wild = wild
         self.limits = Limits(
             ack_timeout_ns=TIMEOUT,
             max_unacked=max_unacked,
@@ -194,12 +202,14 @@ class GroupMachine(RuleBasedStateMachine):
         after=st.sampled_from([0, 1, TIMEOUT // 2, TIMEOUT * 3]),
         extend=st.booleans(),
     )
-    def release_or_extend(
-        self, data: st.DataObject, count: int, after: int, extend: bool
-    ) -> None:
+    def release_or_extend(self, data: st.DataObject, count: int, after: int, extend: bool) -> None:
         name = data.draw(st.sampled_from(self.model.consumers))
-        shard = self.draw_shard(data)
-        first = self.draw_lsn(data, shard)
+        holding = self.model.held_by(name)
+        if holding:
+            shard, first = data.draw(st.sampled_from(holding))
+        else:
+            shard = self.draw_shard(data)
+            first = self.draw_lsn(data, shard)
         held = self.model.confirmed(name, shard, first, first + count)
         now = self.model.now
         if extend:
@@ -239,8 +249,9 @@ class GroupMachine(RuleBasedStateMachine):
     def holds(self, data: st.DataObject) -> None:
         shard = self.draw_shard(data)
         first = self.draw_lsn(data, shard)
+        record = self.model.shards[shard].records.get(first)
         end = first + data.draw(st.integers(1, 6))
-        lease = data.draw(st.integers(0, 60))
+        lease = record.lease if record and record.lease else data.draw(st.integers(0, 60))
         records = self.model.shards[shard].records
         expected = all(
             lsn in records
@@ -251,6 +262,7 @@ class GroupMachine(RuleBasedStateMachine):
         )
         assert self.group.holds(lease, shard, first, end) == expected
 
+    @precondition(lambda self: self.wild)
     @rule(data=st.data())
     def gap(self, data: st.DataObject) -> None:
         shard = self.draw_shard(data)
@@ -268,6 +280,7 @@ class GroupMachine(RuleBasedStateMachine):
             assert self.group.gaps(name)[-1] == got
             assert self.group.gaps(name) == ()
 
+    @precondition(lambda self: self.wild)
     @rule(data=st.data())
     def seek(self, data: st.DataObject) -> None:
         shard = self.draw_shard(data)
@@ -291,8 +304,11 @@ class GroupMachine(RuleBasedStateMachine):
         assert self.group.delta() == ()
         self.pieces.extend(pieces)
 
-    @rule(data=st.data(), whole=st.booleans())
-    def restart(self, data: st.DataObject, whole: bool) -> None:
+    @precondition(lambda self: self.wild)
+    @rule(data=st.data(), whole=st.booleans(), store=st.sampled_from([None, False, True]))
+    def restart(self, data: st.DataObject, whole: bool, store: bool | None) -> None:
+        if store is not None:
+            self.store(store)
         size = len(self.pieces)
         keep = size if whole else data.draw(st.integers(0, size))
         del self.pieces[keep:]
@@ -300,7 +316,7 @@ class GroupMachine(RuleBasedStateMachine):
         for piece in self.pieces:
             progress.apply(piece)
         truth = self.model
-        truth.restart(progress, self.starts)
+        truth.restart(progress, self.starts, exact=whole and store is not None)
         self.group = Group("billing", self.limits)
         self.group.restore(progress)
         for shard, model in truth.shards.items():
@@ -385,4 +401,4 @@ class GroupMachine(RuleBasedStateMachine):
 
 
 TestGroup = GroupMachine.TestCase
-TestGroup.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestGroup.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)

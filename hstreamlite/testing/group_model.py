@@ -59,7 +59,9 @@ class GroupModel:
         self.paused = False
 
     def add_shard(self, shard: int, start: int) -> None:
-        self.shards[shard] = ShardModel(start, start, start, start, 0, (start, start), {}, {0: set()})
+        self.shards[shard] = ShardModel(
+            start, start, start, start, 0, (start, start), {}, {0: set()}
+        )
 
     def ack(self, shard: int, lsn: int) -> AckFlag:
         model = self.shards[shard]
@@ -77,9 +79,7 @@ class GroupModel:
 
     def acceptable(self, shard: int, lsns: list[int]) -> bool:
         model = self.shards[shard]
-        return all(
-            model.known(lsn) or model.seen[0] <= lsn < model.seen[1] for lsn in lsns
-        )
+        return all(model.known(lsn) or model.seen[0] <= lsn < model.seen[1] for lsn in lsns)
 
     def outstanding(self) -> int:
         return sum(len(model.open()) for model in self.shards.values())
@@ -167,8 +167,10 @@ class GroupModel:
             skipped = [
                 lsn
                 for lsn in model.open()
-                if lsn < lsns[-1] and model.records[lsn].deliveries == 0
-                and model.records[lsn].owner is None and lsn < before[shard]
+                if lsn < lsns[-1]
+                and model.records[lsn].deliveries == 0
+                and model.records[lsn].owner is None
+                and lsn < before[shard]
             ]
             assert not skipped, f"{skipped} should come before {lsns}"
 
@@ -232,7 +234,7 @@ class GroupModel:
         model.generation += 1
         model.history[model.generation] = set()
 
-    def restart(self, progress: Progress, starts: dict[int, int]) -> None:
+    def restart(self, progress: Progress, starts: dict[int, int], *, exact: bool) -> None:
         """Check that stored progress is not ahead of the truth, and fall back to it."""
         self.consumers.clear()
         self.leases.clear()
@@ -242,13 +244,19 @@ class GroupModel:
             if kept is None:
                 tail = model.tail
                 self.shards[shard] = ShardModel(
-                    starts[shard], tail, starts[shard], starts[shard], 0,
-                    (starts[shard], starts[shard]), {}, {0: set()},
+                    starts[shard],
+                    tail,
+                    starts[shard],
+                    starts[shard],
+                    0,
+                    (starts[shard], starts[shard]),
+                    {},
+                    {0: set()},
                 )
                 continue
-            self._fall_back(shard, kept.generation, progress)
+            self._fall_back(shard, kept.generation, progress, exact)
 
-    def _fall_back(self, shard: int, generation: int, progress: Progress) -> None:
+    def _fall_back(self, shard: int, generation: int, progress: Progress, exact: bool) -> None:
         model = self.shards[shard]
         kept = progress.shards[shard]
         state = kept.acks.state
@@ -257,6 +265,7 @@ class GroupModel:
         for first, end in kept.acks.acked_runs(state.low, state.next):
             stored |= set(range(first, end))
         assert stored <= truth, f"S10: stored acks {sorted(stored - truth)} never happened"
+        assert not exact or truth <= stored, f"S4: acks {sorted(truth - stored)} are forgotten"
         records = {lsn: RecordState(acked=True, deliveries=1) for lsn in stored}
         for first, end, count in kept.delivered_counts():
             for lsn in range(first, end):
@@ -266,8 +275,14 @@ class GroupModel:
                 if generation == model.generation:
                     was = model.records[lsn].deliveries
                     assert count <= was, f"{lsn}: {count} deliveries stored, {was} happened"
+                    assert not exact or count == was, f"{lsn}: {count} stored of {was} deliveries"
         self.shards[shard] = ShardModel(
-            state.origin, model.tail, state.next, state.low, generation,
-            (state.origin, state.origin), records,
+            state.origin,
+            model.tail,
+            state.next,
+            state.low,
+            generation,
+            (state.origin, state.origin),
+            records,
             {g: s for g, s in model.history.items() if g < generation} | {generation: stored},
         )

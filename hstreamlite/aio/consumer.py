@@ -1,0 +1,143 @@
+"""The asyncio face of a consumer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Generator, Iterable
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from hstreamlite.aio.bell import Bell, in_thread
+from hstreamlite.config import check_seconds
+from hstreamlite.consumer import ConsumerBase
+from hstreamlite.errors import ConsumerClosed
+from hstreamlite.feed import EMPTY, AckResult, DeliveryBatch, Feed, check_receive
+from hstreamlite.records import Delivery
+
+
+class Consumer(ConsumerBase):
+    """One attached reader of a subscription, as `hstreamlite.Consumer`."""
+
+    def __init__(self, bell: Bell, feed: Feed, name: str, prefetch: int) -> None:
+        self._bell = bell
+        super().__init__(feed, name, prefetch)
+
+    async def receive(
+        self,
+        max_records: int = 100,
+        timeout: float | None = None,  # noqa: ASYNC109 - the noun has it on both faces
+    ) -> DeliveryBatch:
+        """Return up to max_records deliveries, as soon as there is one; () after the timeout."""
+        check_receive(max_records)
+        clock = self._feed.engine.env.clock
+        end = None
+        if timeout is not None:
+            end = clock.mono_ns() + int(check_seconds("timeout", timeout, 0, 1e9) * 1e9)
+        try:
+            while True:
+                self._check()
+                durable = self._journal.durable()
+                batch = self._fetch(max_records, may_block=False)
+                if batch is None:
+                    batch = await self._fetch_in_thread(max_records)
+                if batch:
+                    return batch
+                now = clock.mono_ns()
+                if end is not None and now >= end:
+                    return EMPTY
+                waits = [] if end is None else [end - now]
+                due = self._feed.next_deadline()
+                if due is not None:
+                    waits.append(max(0, due - now))
+                await self._bell.change(durable, min(waits) / 1e9 if waits else None)
+        finally:
+            if not self._closed:
+                self._feed.leave_line(self.name)
+
+    async def _fetch_in_thread(self, max_records: int) -> DeliveryBatch | None:
+        """Fetch what has to be read from a file; deliveries that nobody takes go back."""
+        fetching = asyncio.ensure_future(in_thread(self._fetch, max_records, may_block=True))
+        try:
+            return await asyncio.shield(fetching)
+        except asyncio.CancelledError:
+            fetching.add_done_callback(self._give_back)
+            raise
+
+    def _give_back(self, fetching: asyncio.Future[DeliveryBatch | None]) -> None:
+        if not fetching.cancelled() and fetching.exception() is None and not self._closed:
+            batch = fetching.result()
+            if batch:
+                self._feed.release(self.name, batch.spans, 0)
+
+    async def __aiter__(self) -> AsyncIterator[Delivery]:
+        clock = self._feed.engine.env.clock
+        while not self._closed:
+            try:
+                batch = await self.receive(self._take)
+            except ConsumerClosed:
+                return
+            started = clock.mono_ns()
+            for delivery in batch:
+                if self._closed:
+                    return
+                yield delivery
+            self._pace(clock.mono_ns() - started)
+
+    async def ack(self, deliveries: Delivery | Iterable[Any]) -> AckResult:
+        """Ack a delivery, several, or a whole batch, as `hstreamlite.Consumer.ack`."""
+        return self._ack_items(deliveries)
+
+    async def release(
+        self, deliveries: Delivery | Iterable[Any], *, after: float | timedelta | None = None
+    ) -> int:
+        """Give deliveries back, to be sent again now or after a delay; returns how many."""
+        return self._release_items(deliveries, after)
+
+    async def extend(self, deliveries: Delivery | Iterable[Any], *, by: float | timedelta) -> int:
+        """Move the deadline of deliveries to `by` seconds from now; returns how many are held."""
+        return self._extend_items(deliveries, by)
+
+    async def close(self) -> None:
+        """Detach; what is unacked goes to others at once. A second call does nothing."""
+        await in_thread(self._leave)
+
+    def _ack(self, delivery: Delivery) -> Awaitable[None]:
+        self._check()
+        record_id = delivery.id
+        self._feed.ack_one(record_id.shard_id, record_id.lsn)
+        return _done()
+
+    def _release(self, delivery: Delivery, after: float | timedelta | None) -> Awaitable[None]:
+        self._release_items(delivery, after)
+        return _done()
+
+    def _extend(self, delivery: Delivery, by: float | timedelta) -> Awaitable[None]:
+        self._extend_items(delivery, by)
+        return _done()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+class _Done:
+    """Awaitable that is done: what was asked for happened in the call."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return
+        yield
+
+
+def _done() -> _Done:
+    return _DONE
+
+
+_DONE = _Done()

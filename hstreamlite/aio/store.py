@@ -1,0 +1,296 @@
+"""The asyncio face of a store: open, Store, Subscription."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Generator, Iterable
+from contextlib import suppress
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from hstreamlite import signals
+from hstreamlite._native import lib
+from hstreamlite._native.files import real_env
+from hstreamlite.aio.bell import Bell, in_thread
+from hstreamlite.aio.consumer import Consumer
+from hstreamlite.aio.producer import Producer
+from hstreamlite.aio.stream import Stream
+from hstreamlite.aio.transaction import Transaction
+from hstreamlite.config import Durability, StoreConfig, check_int, check_name
+from hstreamlite.engine import Engine
+from hstreamlite.env import Env
+from hstreamlite.errors import HStreamError
+from hstreamlite.feeds import Feeds
+from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo, stats_of
+from hstreamlite.log.recovery import RecoveryReport
+from hstreamlite.place import EARLIEST, Place
+from hstreamlite.store import config_for, path_text
+from hstreamlite.sub.effects import Lag
+from hstreamlite.ticker import Ticker
+from hstreamlite.transaction import Collected
+
+log = logging.getLogger("hstreamlite")
+
+
+class open:  # noqa: A001, N801 - hstreamlite.aio.open is how users say it
+    """Open a store: ``async with open(path) as store`` or ``store = await open(path)``.
+
+    Arguments and errors as `hstreamlite.open`. The store belongs to the running loop.
+    """
+
+    def __init__(
+        self,
+        path: object,
+        *,
+        durability: Durability | None = None,
+        create: bool = True,
+        config: StoreConfig | None = None,
+        env: Env | None = None,
+    ) -> None:
+        self._path = path_text(path)
+        self._config = config_for(config, durability)
+        self._create = create
+        self._env = env
+        self._store: Store | None = None
+
+    async def _open(self) -> Store:
+        bell = Bell()
+        opening = asyncio.ensure_future(
+            in_thread(
+                Engine.open,
+                self._env or real_env(),
+                self._path,
+                self._config,
+                create=self._create,
+                notify_fd=bell.fd,
+            )
+        )
+        try:
+            engine = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_discard_engine)
+            raise
+        except BaseException:
+            lib.hsl_notify_close(bell.fd)
+            raise
+        return Store(engine, bell)
+
+    def __await__(self) -> Generator[Any, None, Store]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Store:
+        self._store = await self._open()
+        return self._store
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._store is not None
+        await self._store.close()
+
+
+def _discard_engine(opening: asyncio.Future[Engine]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
+
+
+class Store:
+    """An open directory. Belongs to one event loop."""
+
+    def __init__(self, engine: Engine, bell: Bell) -> None:
+        self._engine = engine
+        self._bell = bell
+        bell.attach(engine)
+        self._feeds = Feeds(engine)
+        self._producers: set[Producer] = set()
+        self._ticker = Ticker(engine, self._feeds)
+        self._ticker.start()
+        if engine.env.threaded:
+            signals.close_at_exit(self._close)
+
+    async def create_stream(
+        self,
+        name: str,
+        *,
+        backlog: float | timedelta = 0,
+        max_bytes: int = 0,
+        protect: Iterable[str] = (),
+        exists_ok: bool = False,
+    ) -> Stream:
+        """Create a stream, as `hstreamlite.Store.create_stream`."""
+        pending = await in_thread(
+            self._engine.create_stream,
+            name,
+            backlog=backlog,
+            max_bytes=max_bytes,
+            protect=protect,
+            exists_ok=exists_ok,
+        )
+        await self._bell.ticket(pending.ticket)
+        return self._stream(name)
+
+    def stream(self, name: str) -> Stream:
+        """Return a handle, without looking whether the stream exists."""
+        return self._stream(check_name("stream", name))
+
+    def _stream(self, name: str) -> Stream:
+        return Stream(self._engine, self._bell, self._ticker.house, self._producers, name)
+
+    async def streams(self) -> list[StreamInfo]:
+        """Return what there is, by name."""
+        self._engine.check_open()
+        return await in_thread(_stream_infos, self._engine)
+
+    async def delete_stream(self, name: str, *, force: bool = False) -> None:
+        """Delete a stream and its records, as `hstreamlite.Store.delete_stream`."""
+        pending = await in_thread(self._engine.delete_stream, name, force=force)
+        await self._bell.ticket(pending.ticket)
+        self._engine.journal.poke()
+        await in_thread(self._ticker.house.free_segments)
+
+    async def create_subscription(
+        self,
+        name: str,
+        *,
+        stream: str,
+        mode: str = "shared",
+        ack_timeout: float | timedelta = 60.0,
+        max_unacked: int = 10_000,
+        start: Place = EARLIEST,
+        exists_ok: bool = False,
+    ) -> Subscription:
+        """Create a subscription, as `hstreamlite.Store.create_subscription`."""
+        pending = await in_thread(
+            self._feeds.create,
+            name,
+            stream=stream,
+            mode=mode,
+            ack_timeout=ack_timeout,
+            max_unacked=max_unacked,
+            start=start,
+            exists_ok=exists_ok,
+        )
+        await self._bell.ticket(pending.ticket)
+        return Subscription(self, name)
+
+    def subscription(self, name: str) -> Subscription:
+        """Return a handle, without looking whether the subscription exists."""
+        return Subscription(self, check_name("subscription", name))
+
+    async def subscriptions(self) -> list[SubscriptionInfo]:
+        """Return what there is, by name."""
+        self._engine.check_open()
+        feeds = sorted(self._feeds.all(), key=lambda feed: feed.state.name)
+        return [SubscriptionInfo.of(feed) for feed in feeds]
+
+    async def delete_subscription(self, name: str, *, force: bool = False) -> None:
+        """Delete a subscription, as `hstreamlite.Store.delete_subscription`."""
+        pending = await in_thread(self._feeds.delete, name, force=force)
+        await self._bell.ticket(pending.ticket)
+
+    def transaction(self) -> Transaction:
+        """Return an async context manager that commits at its end, all or nothing."""
+        return Transaction(self._bell, Collected(self._engine))
+
+    @property
+    def path(self) -> str:
+        return self._engine.path
+
+    @property
+    def closed(self) -> bool:
+        return self._engine.closed
+
+    @property
+    def recovery(self) -> RecoveryReport:
+        """What opening found and did."""
+        return self._engine.report
+
+    async def stats(self) -> StoreStats:
+        """Return counters and sizes."""
+        self._engine.check_open()
+        return await in_thread(stats_of, self._engine, self._feeds)
+
+    async def sync(self) -> None:
+        """Return when everything appended so far, at whatever level, is on disk."""
+        self._engine.check_open()
+        await self._bell.ticket(self._engine.journal.staged())
+
+    async def close(self) -> None:
+        """Close. Waiting tasks end with StoreClosed."""
+        engine = self._engine
+        if engine.closed:
+            return
+        for producer in list(self._producers):
+            with suppress(HStreamError):
+                await producer.flush()
+        await in_thread(self._close)
+        self._bell.close()
+
+    def _close(self) -> None:
+        signals.closed(self._close)
+        if self._engine.forked:
+            self._engine.close()
+            return
+        self._ticker.stop()
+        try:
+            self._feeds.store_all()
+        except HStreamError as error:
+            log.warning("closing %r: %s", self.path, error)
+        finally:
+            self._engine.journal.interrupt()
+            self._engine.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{len(self._engine.catalog.streams)} streams"
+        return f"<aio.Store {self.path!r} {state}>"
+
+
+def _stream_infos(engine: Engine) -> list[StreamInfo]:
+    with engine.lock:
+        states = sorted(engine.catalog.streams.values(), key=lambda state: state.name)
+        return [StreamInfo.of(engine, state) for state in states]
+
+
+class Subscription:
+    """A handle of one subscription."""
+
+    __slots__ = ("_store", "name")
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store = store
+        self.name = name
+
+    def consumer(self, name: str, *, prefetch: int = 100) -> Consumer:
+        """Attach a consumer; ConsumerExists if the name is attached already."""
+        check_int("prefetch", prefetch, 1, 1_000_000)
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"consumer name must be a non-empty str, not {name!r}")
+        feed = self._store._feeds.get(self.name)
+        return Consumer(self._store._bell, feed, name, prefetch)
+
+    async def info(self) -> SubscriptionInfo:
+        """Return what is known; SubscriptionNotFound if it does not exist."""
+        return SubscriptionInfo.of(self._store._feeds.get(self.name))
+
+    async def lag(self) -> Lag:
+        """Return how far the group is behind, in records."""
+        return self._store._feeds.get(self.name).lag()
+
+    def __repr__(self) -> str:
+        return f"<aio.Subscription {self.name!r} of {self._store.path!r}>"

@@ -1,0 +1,285 @@
+"""The asyncio face of a stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, Self
+
+from hstreamlite._native import fast
+from hstreamlite.aio.bell import Bell, in_thread
+from hstreamlite.aio.producer import Producer
+from hstreamlite.batcher import ProducerCore, ProducerOptions
+from hstreamlite.config import Compression, Durability, check_compression, check_durability
+from hstreamlite.engine import Engine
+from hstreamlite.errors import BatchTooLarge, StreamNotFound, TransactionTooLarge
+from hstreamlite.housekeeping import Housekeeping
+from hstreamlite.info import StreamInfo
+from hstreamlite.log.reader import Batch, NotReady, Scan
+from hstreamlite.log.routing import record_ids
+from hstreamlite.place import EARLIEST, Place
+from hstreamlite.records import Payload, Record, RecordId, RecordIds
+from hstreamlite.transaction import item_list, record_of
+
+_READ_RECORDS = 4096
+_READ_BATCHES = 64
+
+
+def _append(
+    engine: Engine, shard: int, item: object, key: str | None, level: int
+) -> tuple[RecordId, int]:
+    """Stage a record; waits for room."""
+    return fast.append(engine.handle, shard, item, key, level, False)
+
+
+class Stream:
+    """A handle of one stream."""
+
+    __slots__ = ("_bell", "_engine", "_house", "_producers", "name")
+
+    def __init__(
+        self,
+        engine: Engine,
+        bell: Bell,
+        house: Housekeeping,
+        producers: set[Producer],
+        name: str,
+    ) -> None:
+        self._engine = engine
+        self._bell = bell
+        self._house = house
+        self._producers = producers
+        self.name = name
+
+    async def append(
+        self,
+        payload: Payload | Record,
+        *,
+        key: str | None = None,
+        attributes: dict[str, str] | None = None,
+        durability: Durability | None = None,
+    ) -> RecordId:
+        """Append one record; the level asked for is reached when this returns."""
+        engine = self._engine
+        state = engine.stream(self.name)
+        level = engine.level if durability is None else check_durability(durability)
+        item: Any = payload
+        if attributes is not None or (key is not None and isinstance(payload, Record)):
+            item = record_of(payload, key, attributes)
+        if len(state.shard_ids) == 1:
+            shard = state.shard_ids[0]
+        else:
+            shard = engine.shard_for(state, item.key if isinstance(item, Record) else key)
+        try:
+            staged = fast.append(engine.handle, shard, item, key, level, None)
+            if staged is None:
+                staged = await in_thread(_append, engine, shard, item, key, level)
+        except StreamNotFound:
+            raise StreamNotFound(self.name) from None
+        record_id, ticket = staged
+        if ticket:
+            await self._bell.ticket(ticket)
+        return record_id
+
+    async def append_many(
+        self,
+        records: Iterable[Payload | Record],
+        *,
+        key: str | None = None,
+        durability: Durability | None = None,
+        compression: Compression = "none",
+    ) -> RecordIds:
+        """Append records together, all or none."""
+        engine = self._engine
+        level = engine.level if durability is None else check_durability(durability)
+        codec = check_compression(compression)
+        state = engine.stream(self.name)
+        items = item_list(records)
+        if codec:
+            ops, order = await in_thread(engine.ops_of, state, items, key, codec)
+        else:
+            ops, order = engine.ops_of(state, items, key, codec)
+        try:
+            staged = engine.journal.try_stage(ops, level)
+            if staged is None:
+                staged = await in_thread(engine.journal.stage, ops, level)
+        except StreamNotFound:
+            raise StreamNotFound(self.name) from None
+        except TransactionTooLarge as error:
+            raise BatchTooLarge(error.size, error.limit) from None
+        ticket, runs = staged
+        if ticket:
+            await self._bell.ticket(ticket)
+        return record_ids(runs, order, ops)
+
+    def producer(
+        self,
+        *,
+        name: str | None = None,
+        batch_records: int = 1000,
+        batch_bytes: int = 64 << 10,
+        batch_age: float = 0.01,
+        buffer_bytes: int = 32 << 20,
+        on_full: str = "block",
+        durability: Durability | None = None,
+        compression: Compression = "none",
+    ) -> Producer:
+        """Return a producer that gathers records, as `hstreamlite.Stream.producer`."""
+        options = ProducerOptions(
+            batch_records=batch_records,
+            batch_bytes=batch_bytes,
+            batch_age=batch_age,
+            buffer_bytes=buffer_bytes,
+            on_full=on_full,
+            durability=durability,
+            compression=compression,
+            name=name,
+        )
+        core = ProducerCore(self._engine, self.name, options)
+        return Producer(self._bell, self._producers, core)
+
+    def read(
+        self,
+        *,
+        start: Place = EARLIEST,
+        until: Place | None = None,
+        limit: int | None = None,
+        key: str | None = None,
+        shard: int | None = None,
+        follow: bool = False,
+    ) -> Reader:
+        """Return an async iterator over records, as `hstreamlite.Stream.read`."""
+        scan = self._scan(start, until, limit, key, shard, follow=follow)
+        return Reader(self._engine, self._bell, self.name, scan, scan.records, follow=follow)
+
+    def read_batches(
+        self,
+        *,
+        start: Place = EARLIEST,
+        until: Place | None = None,
+        limit: int | None = None,
+        shard: int | None = None,
+        follow: bool = False,
+    ) -> BatchReader:
+        """Return an async iterator over whole undecoded batches."""
+        scan = self._scan(start, until, limit, None, shard, follow=follow)
+        return BatchReader(self._engine, self._bell, self.name, scan, scan.batches, follow=follow)
+
+    def _scan(
+        self,
+        start: object,
+        until: object,
+        limit: int | None,
+        key: str | None,
+        shard: int | None,
+        *,
+        follow: bool,
+    ) -> Scan:
+        return self._engine.scan(
+            self._engine.stream(self.name),
+            start=start,
+            until=until,
+            limit=limit,
+            key=key,
+            shard=shard,
+            follow=follow,
+        )
+
+    async def tail(self) -> RecordId | None:
+        """Return the id of the newest durable record; None if there never was one."""
+        return self._engine.tail(self._engine.stream(self.name))
+
+    async def trim(self, *, before: Place) -> None:
+        """Remove the records before a place, as `hstreamlite.Stream.trim`."""
+        pending = await in_thread(self._engine.trim, self.name, before)
+        await self._bell.ticket(pending.ticket)
+        await in_thread(self._house.apply, pending.value)
+
+    async def info(self) -> StreamInfo:
+        """Return what is known of the stream; StreamNotFound if it does not exist."""
+        return StreamInfo.of(self._engine, self._engine.stream(self.name))
+
+    def __repr__(self) -> str:
+        return f"<aio.Stream {self.name!r} of {self._engine.path!r}>"
+
+
+class _Scanner:
+    """What readers share: waiting at the tail without holding up the loop."""
+
+    _most: int
+
+    def __init__(
+        self,
+        engine: Engine,
+        bell: Bell,
+        stream: str,
+        scan: Scan,
+        take: Callable[..., list[Any]],
+        *,
+        follow: bool,
+    ) -> None:
+        self._engine = engine
+        self._bell = bell
+        self._stream = stream
+        self._scan = scan
+        self._take = take
+        self._follow = follow
+        self._closed = False
+        self._buffer: list[Any] = []
+
+    async def close(self) -> None:
+        """End the iteration, also one that waits in another task."""
+        self._closed = True
+        if not self._engine.closed:
+            self._engine.journal.poke()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _next(self) -> Any:
+        while not self._closed:
+            if self._buffer:
+                return self._buffer.pop()
+            self._engine.check_open()
+            durable = self._engine.journal.durable()
+            try:
+                found = self._take(self._most, may_block=False)
+            except NotReady:
+                found = await in_thread(self._take, self._most)
+            if found:
+                found.reverse()
+                self._buffer = found
+                continue
+            if self._scan.done or not self._follow:
+                break
+            self._engine.stream(self._stream)
+            await self._bell.change(durable, None)
+        raise StopAsyncIteration
+
+
+class Reader(_Scanner):
+    """Iterates over records. One task at a time."""
+
+    _most = _READ_RECORDS
+
+    def __aiter__(self) -> AsyncIterator[Record]:
+        return self
+
+    async def __anext__(self) -> Record:
+        record: Record = await self._next()
+        return record
+
+
+class BatchReader(_Scanner):
+    """Iterates over batches. One task at a time."""
+
+    _most = _READ_BATCHES
+
+    def __aiter__(self) -> AsyncIterator[Batch]:
+        return self
+
+    async def __anext__(self) -> Batch:
+        batch: Batch = await self._next()
+        return batch

@@ -1,0 +1,160 @@
+"""All subscriptions of a store: made, found, deleted, and kept across restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from hstreamlite.config import (
+    ACK_TIMEOUT_SECONDS_MAX,
+    MAX_UNACKED_MAX,
+    SUBSCRIPTIONS_MAX,
+    check_duration,
+    check_int,
+    check_name,
+)
+from hstreamlite.engine import Engine, Pending
+from hstreamlite.errors import SubscriptionExists, SubscriptionInUse, SubscriptionNotFound
+from hstreamlite.feed import PREFIX, Feed
+from hstreamlite.log import catalog as catalogs
+from hstreamlite.log.catalog import SubscriptionState
+from hstreamlite.sub.checkpoint import Progress
+
+
+class Feeds:
+    """All subscriptions of an open store."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._feeds: dict[str, Feed] = {}
+        progress: dict[int, Progress] = {}
+        for payload in engine.progress_records:
+            (subscription,) = PREFIX.unpack_from(payload)
+            progress.setdefault(subscription, Progress()).apply(payload[PREFIX.size :])
+        engine.progress_records = []
+        for state in engine.catalog.subscriptions.values():
+            self._feeds[state.name] = Feed(engine, state, progress.get(state.id))
+        engine.progress_snapshot = self._snapshot
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[list[bytes]]:
+        """Yield records that rebuild all progress; no other progress is stored meanwhile."""
+        with ExitStack() as held:
+            out = []
+            for feed in self._feeds.values():
+                held.enter_context(feed.lock)
+                prefix = PREFIX.pack(feed.state.id)
+                out += [prefix + piece for piece in feed.group.snapshot()]
+            yield out
+
+    def all(self) -> list[Feed]:
+        with self.engine.lock:
+            return list(self._feeds.values())
+
+    def get(self, name: str) -> Feed:
+        """Return a subscription; SubscriptionNotFound if there is none."""
+        self.engine.check_open()
+        feed = self._feeds.get(name)
+        if feed is None:
+            check_name("subscription", name)
+            raise SubscriptionNotFound(name)
+        return feed
+
+    def create(
+        self,
+        name: str,
+        *,
+        stream: str,
+        mode: str = "shared",
+        ack_timeout: object = 60.0,
+        max_unacked: int = 10_000,
+        start: object,
+        exists_ok: bool = False,
+    ) -> Pending:
+        """Stage the creation of a subscription; its start is fixed now."""
+        engine = self.engine
+        check_name("subscription", name)
+        if mode != "shared":
+            raise ValueError(f"mode must be 'shared', not {mode!r}")
+        engine.check_open()
+        with engine.lock:
+            engine.check_open()
+            stream_state = engine.stream(stream)
+            existing = self._feeds.get(name)
+            if existing is not None:
+                if not exists_ok:
+                    raise SubscriptionExists(name)
+                if existing.state.stream_id != stream_state.id:
+                    of = engine.catalog.stream_name(existing.state.stream_id)
+                    raise ValueError(
+                        f"stream must be {of!r}, which subscription {name!r} is of, not {stream!r}"
+                    )
+                return Pending(existing, engine.created_tickets.get(f"/{name}", 0))
+            if len(self._feeds) >= SUBSCRIPTIONS_MAX:
+                raise ValueError(f"a store holds at most {SUBSCRIPTIONS_MAX} subscriptions")
+            state = SubscriptionState(
+                id=engine.catalog.next_subscription,
+                name=name,
+                stream_id=stream_state.id,
+                created_ms=engine.env.clock.wall_ms(),
+                start=engine.resolve(stream_state, "start", start),
+                ack_timeout=check_duration(
+                    "ack_timeout", ack_timeout, ACK_TIMEOUT_SECONDS_MAX, least=0.001
+                ),
+                max_unacked=check_int("max_unacked", max_unacked, 1, MAX_UNACKED_MAX),
+            )
+            feed = Feed(engine, state, None)
+            ticket = engine.stage_changes(
+                [catalogs.subscription_change(state)], feed.progress_ops()
+            )
+            self._feeds[name] = feed
+            engine.created_tickets[f"/{name}"] = ticket
+            return Pending(feed, ticket)
+
+    def delete(self, name: str, *, force: bool = False) -> Pending:
+        """Stage the deletion; attached consumers end with SubscriptionNotFound."""
+        engine = self.engine
+        engine.check_open()
+        with engine.lock:
+            feed = self.get(name)
+            with feed.lock:
+                consumers = feed.group.stats().consumers
+                if consumers and not force:
+                    raise SubscriptionInUse(name, consumers)
+                change = {"op": "delete_subscription", "name": name}
+                ticket = engine.stage_changes([change])
+                feed.deleted = True
+            del self._feeds[name]
+            engine.created_tickets.pop(f"/{name}", None)
+            engine.retire_archived(feed.state.stream_id)
+        engine.journal.poke()
+        return Pending(None, ticket)
+
+    def tick(self, now: int) -> int | None:
+        """Let time pass for every subscription; return the next deadline."""
+        deadlines = [feed.tick(now) for feed in self.all()]
+        return min((at for at in deadlines if at is not None), default=None)
+
+    def busy(self) -> bool:
+        """Say whether progress may have to be stored soon."""
+        return any(feed.busy for feed in self.all())
+
+    def protected(self) -> dict[int, int]:
+        """Return, per shard, the first LSN that a protecting subscription still needs."""
+        engine = self.engine
+        out: dict[int, int] = {}
+        with engine.lock:
+            for stream in engine.catalog.by_id.values():
+                for name in stream.protect:
+                    feed = self._feeds.get(name)
+                    if feed is None or feed.state.stream_id != stream.id:
+                        continue
+                    with feed.lock:
+                        for shard in feed.shards:
+                            low, _ = feed.group.position(shard)
+                            out[shard] = min(low, out.get(shard, low))
+        return out
+
+    def store_all(self) -> int:
+        """Stage the progress of every subscription; returns the ticket."""
+        return max((feed.store_progress() for feed in self.all()), default=0)

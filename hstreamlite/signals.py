@@ -1,0 +1,57 @@
+"""How a process may end, so that its stores are closed: by a signal, or by running out of code.
+
+Ctrl-C needs nothing: Python raises KeyboardInterrupt in the main thread, and every wait of this
+library lets it through. SIGTERM ends a process on the spot unless it is caught. A store that is not
+closed loses nothing durable; closing also writes what is staged below that level, and the newest
+acks, and spares the next open its scan.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+from hstreamlite.errors import HStreamError
+
+log = logging.getLogger("hstreamlite")
+
+
+_open: set[Callable[[], None]] = set()
+
+
+def exit_on_sigterm() -> None:
+    """Turn SIGTERM into SystemExit(143) in the main thread, where this is called.
+
+    So `with` blocks are left, and stores closed, as at any other exit. A further SIGTERM is
+    ignored: it would interrupt just that.
+    """
+    signal.signal(signal.SIGTERM, _exit)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - given to every handler
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
+def close_at_exit(close: Callable[[], None]) -> None:
+    """Call this when the interpreter ends, unless `closed` comes first.
+
+    It keeps the store until then: its own threads go on, whoever may have forgotten it.
+    """
+    _open.add(close)
+
+
+def closed(close: Callable[[], None]) -> None:
+    _open.discard(close)
+
+
+@atexit.register
+def _close_all() -> None:
+    for close in list(_open):
+        try:
+            close()
+        except HStreamError as error:
+            log.warning("closing at exit: %s", error)

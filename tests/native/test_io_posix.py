@@ -1,0 +1,325 @@
+"""The table over system calls, against a real file system."""
+
+import errno
+import mmap
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hstreamlite._native import ffi, lib
+from hstreamlite._native.files import Files, posix_files, real_env
+from hstreamlite.env import LockHeld, OpenFlag
+
+READ, WRITE, CREATE = OpenFlag.READ, OpenFlag.WRITE, OpenFlag.CREATE
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def files() -> Files:
+    return posix_files()
+
+
+def test_flags_are_those_of_the_declaration() -> None:
+    for flag in OpenFlag:
+        assert getattr(lib, f"HSL_OPEN_{flag.name}") == flag
+
+
+def test_written_bytes_are_read_back(files: Files, tmp_path: Path) -> None:
+    path = str(tmp_path / "a")
+    fd = files.open(path, READ | WRITE | CREATE)
+    files.write_all(fd, b"hello world", 3)
+    files.datasync(fd)
+    files.sync(fd)
+    assert files.size(fd) == 14
+    assert files.pread(fd, 100, 0) == b"\0\0\0hello world"
+    assert files.pread(fd, 5, 14) == b""
+    files.truncate(fd, 5)
+    files.close(fd)
+    assert files.read_all(path) == b"\0\0\0he"
+
+
+def test_created_files_and_directories_belong_to_the_owner_only(
+    files: Files, tmp_path: Path
+) -> None:
+    old = os.umask(0)
+    try:
+        files.close(files.open(str(tmp_path / "a"), WRITE | CREATE))
+        files.close(files.lock(str(tmp_path / "LOCK")))
+        files.mkdir(str(tmp_path / "d"))
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "LOCK").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "d").stat().st_mode) == 0o700
+
+
+def test_a_symbolic_link_is_not_followed(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "target").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    for use in (lambda p: files.open(p, READ), files.lock):
+        with pytest.raises(OSError) as caught:
+            use(str(tmp_path / "link"))
+        assert caught.value.errno == errno.ELOOP
+
+
+def test_descriptors_do_not_leak_into_children(files: Files, tmp_path: Path) -> None:
+    for fd in (
+        files.open(str(tmp_path / "a"), WRITE | CREATE),
+        files.lock(str(tmp_path / "LOCK")),
+    ):
+        assert not os.get_inheritable(fd)
+        files.close(fd)
+
+
+def test_errors_carry_errno_and_filename(files: Files, tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing")
+    with pytest.raises(FileNotFoundError) as caught:
+        files.open(missing, READ)
+    assert caught.value.filename == missing
+    with pytest.raises(FileNotFoundError) as caught:
+        files.rename(missing, str(tmp_path / "b"))
+    assert (caught.value.filename, caught.value.filename2) == (missing, str(tmp_path / "b"))
+    path = str(tmp_path / "a")
+    fd = files.open(path, WRITE | CREATE)
+    with pytest.raises(OSError) as bad:
+        files.pread(fd, 1, 0)
+    assert (bad.value.errno, bad.value.filename) == (errno.EBADF, path)
+    files.close(fd)
+    with pytest.raises(FileExistsError):
+        files.open(path, WRITE | CREATE | OpenFlag.EXCL)
+    with pytest.raises(NotADirectoryError):
+        files.listdir(path)
+    with pytest.raises(IsADirectoryError):
+        files.open(str(tmp_path), READ)
+    with pytest.raises(OSError) as neither:
+        files.open(path, OpenFlag(0))
+    assert neither.value.errno == errno.EINVAL
+
+
+def test_names_are_listed_in_byte_order_however_many(files: Files, tmp_path: Path) -> None:
+    names = [f"n{i:04}" for i in range(500)] + ["é", "Z", "a", "ß" * 100]
+    for name in names:
+        (tmp_path / name).touch()
+    assert files.listdir(str(tmp_path)) == sorted(names, key=os.fsencode)
+    (tmp_path / "empty").mkdir()
+    assert files.listdir(str(tmp_path / "empty")) == []
+
+
+def test_names_change_and_directories_sync(files: Files, tmp_path: Path) -> None:
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    files.close(files.open(a, WRITE | CREATE))
+    files.rename(a, b)
+    files.sync_dir(str(tmp_path))
+    assert (files.exists(a), files.exists(b)) == (False, True)
+    files.unlink(b)
+    assert not files.exists(b)
+    assert not files.exists(b + "/below")
+    assert files.exists(str(tmp_path))
+    with pytest.raises(FileNotFoundError):
+        files.sync_dir(a)
+
+
+def test_allocation_extends_with_zeros_and_takes_blocks(files: Files, tmp_path: Path) -> None:
+    path = str(tmp_path / "a")
+    fd = files.open(path, READ | WRITE | CREATE)
+    files.write_all(fd, b"x", 0)
+    try:
+        files.allocate(fd, 0, 1 << 20)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        pytest.skip("the file system of the temporary directory cannot allocate")
+    assert files.size(fd) == 1 << 20
+    assert os.stat(path).st_blocks * 512 >= 1 << 20
+    assert files.pread(fd, 4096, 0) == b"x" + bytes(4095)
+    files.close(fd)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    if os.getuid() != 0 or not shutil.which("mkfs.ext4"):
+        pytest.skip("mounting a small ext4 needs root and mkfs.ext4")
+    image, top = tmp_path / "image", tmp_path / "mnt"
+    with image.open("wb") as file:
+        file.truncate(8 << 20)
+    top.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True, capture_output=True)
+    mounted = subprocess.run(["mount", "-o", "loop", str(image), str(top)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"cannot mount a loop device: {mounted.stderr.decode().strip()}")
+    try:
+        yield top
+    finally:
+        subprocess.run(["umount", str(top)], check=True)
+
+
+def test_allocation_on_a_full_disk_leaves_no_block_behind(files: Files, small_disk: Path) -> None:
+    path = str(small_disk / "a")
+    fd = files.open(path, READ | WRITE | CREATE)
+    files.write_all(fd, b"x" * 5000, 0)
+    files.sync(fd)
+    before = files.free_bytes(path)
+    try:
+        with pytest.raises(OSError) as caught:
+            files.allocate(fd, 0, 64 << 20)
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, path)
+        assert files.size(fd) == 5000
+        files.sync(fd)
+        # The map of the extents tried may keep a block of the file system's own.
+        assert files.free_bytes(path) >= before - 4096
+        assert files.pread(fd, 5000, 0) == b"x" * 5000
+    finally:
+        files.close(fd)
+
+
+def test_unbuffered_transfers(files: Files, tmp_path: Path) -> None:
+    path = str(tmp_path / "a")
+    try:
+        fd = files.open(path, READ | WRITE | CREATE | OpenFlag.DIRECT)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        pytest.skip("the file system of the temporary directory refuses O_DIRECT")
+    # Unclosed: views of it live on in the traceback of the refused write.
+    view = memoryview(mmap.mmap(-1, 8192))
+    view[:4096] = b"d" * 4096
+    assert files.pwrite(fd, view[:4096], 4096) == 4096
+    files.datasync(fd)
+    assert files.pread_into(fd, view[4096:], 4096) == 4096
+    assert view[4096:] == b"d" * 4096
+    with pytest.raises(OSError) as caught:
+        files.pwrite(fd, view[:100], 0)
+    assert caught.value.errno == errno.EINVAL
+    files.close(fd)
+    assert files.read_all(path) == bytes(4096) + b"d" * 4096
+
+
+def test_a_lock_excludes_others_in_this_process_and_tells_the_pid(
+    files: Files, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "LOCK")
+    fd = files.lock(path)
+    with pytest.raises(LockHeld) as caught:
+        posix_files().lock(path)
+    assert caught.value.owner_pid == os.getpid()
+    assert caught.value.filename == path
+    files.close(fd)
+    files.close(files.lock(path))
+
+
+HOLDER = """
+import sys
+from hstreamlite._native.files import posix_files
+fd = posix_files().lock(sys.argv[1])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_lock_of_another_process_ends_with_it(files: Files, tmp_path: Path) -> None:
+    path = str(tmp_path / "LOCK")
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, path],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(LockHeld) as caught:
+            files.lock(path)
+        assert caught.value.owner_pid == holder.pid
+        holder.kill()
+        holder.wait()
+        fd = files.lock(path)
+    assert int(Path(path).read_text()) == os.getpid()
+    files.close(fd)
+
+
+def test_a_lock_file_without_a_number_gives_an_unknown_owner(files: Files, tmp_path: Path) -> None:
+    path = str(tmp_path / "LOCK")
+    fd = files.lock(path)
+    files.truncate(fd, 0)
+    with pytest.raises(LockHeld) as caught:
+        files.lock(path)
+    assert caught.value.owner_pid == 0
+    files.close(fd)
+
+
+def test_mapped_bytes_and_file_are_one(files: Files, tmp_path: Path) -> None:
+    path = str(tmp_path / "a")
+    fd = files.open(path, READ | WRITE | CREATE)
+    files.truncate(fd, 8192)
+    io = files.io
+    memory = io.map_shared(io.ctx, fd, 8192)
+    assert memory != ffi.NULL
+    mapped = ffi.buffer(memory, 8192)
+    mapped[100:105] = b"store"
+    assert files.pread(fd, 5, 100) == b"store"
+    files.write_all(fd, b"file", 4096)
+    assert mapped[4096:4100] == b"file"
+    assert io.map_shared(io.ctx, fd, 8193) == ffi.NULL
+    assert io.unmap(io.ctx, memory, 8192) == 0
+    files.close(fd)
+
+
+def test_the_boot_id_is_the_kernels(files: Files) -> None:
+    kernels = Path("/proc/sys/kernel/random/boot_id")
+    if not kernels.exists():
+        pytest.skip("no boot id in /proc")
+    assert files.boot_id().hex() == kernels.read_text().strip().replace("-", "")
+
+
+def test_clocks_and_space(files: Files, tmp_path: Path) -> None:
+    first, second = files.mono_ns(), files.mono_ns()
+    assert second >= first > 0
+    assert files.wall_ms() > 1_600_000_000_000
+    assert files.free_bytes(str(tmp_path)) > 0
+
+
+def test_the_real_environment_is_not_stepped(tmp_path: Path) -> None:
+    env = real_env()
+    assert env.threaded
+    assert env.pid() == os.getpid()
+    assert not env.rng.chance("anything", 1.0)
+    assert len(env.rng.fork("name").bytes(16)) == 16
+    done = env.threads.event()
+    thread = env.threads.start("test", done.set)
+    assert done.wait(10)
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_fork_callbacks_run_in_the_child_and_do_not_keep_objects(tmp_path: Path) -> None:
+    script = """
+import os, gc, sys
+from hstreamlite._native.files import real_env
+class Store:
+    def __init__(self, name): self.name = name
+    def forked(self): os.write(1, self.name)
+env = real_env()
+kept, dropped = Store(b"kept "), Store(b"dropped ")
+env.after_fork_in_child(kept.forked)
+env.after_fork_in_child(dropped.forked)
+env.after_fork_in_child(lambda: os.write(1, b"function"))
+del dropped
+gc.collect()
+pid = os.fork()
+if pid == 0:
+    os._exit(0)
+os.waitpid(pid, 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b"kept function"
