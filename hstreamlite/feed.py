@@ -48,6 +48,9 @@ PREFIX = struct.Struct("<Q")
 Span = tuple[int, int, int]
 """Shard, first LSN, end LSN."""
 
+Deliveries = Delivery | RecordId | Iterable[Delivery | RecordId]
+"""What names deliveries: one, its id, several, or what `receive` returned."""
+
 
 class DeliveryBatch(tuple[Delivery, ...]):  # noqa: SLOT001 - a tuple can have no slots of its own
     """Deliveries of one `receive`, in log order per shard; falsy when there were none.
