@@ -72,6 +72,7 @@ class Show:
         counted = self._supervise(
             "consuming", len(flights), self._worker_arguments("tally"), ["--dawdle"]
         )
+        self._progress.note("checking: comparing the streams with the files")
         with hs.open(settings.directory) as store:
             committed = Committed.of(store.stream(SUMS).read())
             reading = monotonic()
