@@ -33,6 +33,7 @@ class Ticker:
         self._feeds = feeds
         self._condition = engine.env.threads.condition()
         self.house = Housekeeping(engine)
+        engine.wake = self.wake
         self._producers: dict[int, TimedProducer] = {}
         self._stopped = False
         self._woken = False

@@ -516,7 +516,7 @@ static PyObject *py_read(PyObject *module, PyObject *const *args, Py_ssize_t nar
     uint64_t bytes = 0, count = 0;
     while (count < max_records && bytes < max_bytes && hsl_cursor_lsn(cursor) < end) {
         struct hsl_block_view view;
-        int rc = next_block(cursor, may_block && count == 0, &view);
+        int rc = next_block(cursor, may_block, &view);
         if (rc == 2 && count == 0) {
             Py_DECREF(records);
             Py_RETURN_NONE;
@@ -580,7 +580,7 @@ static PyObject *py_read_batches(PyObject *module, PyObject *const *args, Py_ssi
     PyObject *batches = PyList_New(0);
     for (uint64_t n = 0; batches && n < max_batches && hsl_cursor_lsn(cursor) < end; n++) {
         struct hsl_block_view view;
-        int rc = next_block(cursor, args[3] == Py_True && n == 0, &view);
+        int rc = next_block(cursor, args[3] == Py_True, &view);
         if (rc == 2 && n == 0) {
             Py_DECREF(batches);
             Py_RETURN_NONE;
