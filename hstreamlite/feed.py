@@ -42,6 +42,7 @@ from hstreamlite.sub.limits import Limits
 log = logging.getLogger("hstreamlite")
 
 _MEMORY: Final = LEVELS["memory"]
+_ROOM_BYTES = 1 << 19
 _READ_BYTES = 8 << 20
 PREFIX = struct.Struct("<Q")
 
@@ -335,7 +336,7 @@ class Feed:
         if waiting is not None:
             self.journal.poke()
         if now - self._stored_ns >= int(self.engine.config.progress_interval * 1e9 / 2):
-            self.store_progress()
+            self.store_progress(may_wait=True)
         return deadline
 
     def progress_ops(self, spans: Iterable[Span] = ()) -> list[Op]:
@@ -356,8 +357,26 @@ class Feed:
         """Note that what `progress_ops` returned was not stored after all."""
         self._needs_snapshot = True
 
-    def store_progress(self, *, force: bool = False) -> int:
-        """Stage progress if there is any; returns the ticket. A full disk is tried again later."""
+    def store_progress(self, *, force: bool = False, may_wait: bool = False) -> int:
+        """Stage progress if there is any; returns the ticket.
+
+        Where there is no room at once, that is waited for without the lock if may_wait, and else
+        left to the store's own thread. A full disk is tried again later.
+        """
+        try:
+            ticket = self._try_store(force=force)
+            while ticket is None and may_wait:
+                self.journal.make_room(_ROOM_BYTES)
+                ticket = self._try_store(force=True)
+        except StorageFull as error:
+            log.warning("progress of subscription %r is not stored: %s", self.state.name, error)
+            return 0
+        if ticket is None:
+            self.engine.wake()
+        return ticket or 0
+
+    def _try_store(self, *, force: bool) -> int | None:
+        """Stage what is unsaved; None where that would have to wait."""
         with self.lock:
             if self.deleted or self.engine.closed:
                 return 0
@@ -368,16 +387,13 @@ class Feed:
             if not ops:
                 return 0
             try:
-                if self.journal.try_stage(ops, _MEMORY, system=True) is None:
-                    self.forget_stored()
-                    return 0
-            except StorageFull as error:
-                self.forget_stored()
-                log.warning("progress of subscription %r is not stored: %s", self.state.name, error)
-                return 0
+                staged = self.journal.try_stage(ops, _MEMORY, system=True)
             except BaseException:
                 self.forget_stored()
                 raise
+            if staged is None:
+                self.forget_stored()
+                return None
             return self.journal.staged()
 
     # Looking and moving.

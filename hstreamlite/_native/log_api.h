@@ -183,6 +183,10 @@ int hsl_log_seek_bytes(struct hsl_log *log, uint64_t shard, uint64_t max_bytes, 
 int hsl_log_block_of(struct hsl_log *log, uint64_t shard, uint64_t lsn, uint64_t *first,
                      uint64_t *order);
 
+/* Waits until a call that stages `bytes` of records for the system logs need not wait. FULL if the
+ * disk has no room. */
+int hsl_log_make_room(struct hsl_log *log, uint64_t bytes);
+
 /* Durability. Tickets grow; a ticket is durable when durable_ticket >= ticket. */
 int hsl_log_wait(struct hsl_log *log, uint64_t ticket, int64_t timeout_ns);
 int hsl_log_kick(struct hsl_log *log, uint64_t ticket);
