@@ -89,7 +89,7 @@ def direct_sync(syncs: int, size: int, records: int) -> Limit:
 
         times = timed_calls(write, range(syncs))
         os.close(fd)
-        return Sample(syncs * records, sum(times) / 1e9, times)
+        return Sample(len(times) * records, sum(times) / 1e9, times)
 
     sharing = f" of {records:,}" if records > 1 else ""
     return Limit(f"direct sync{sharing}", measure)
@@ -131,7 +131,7 @@ def first_page(repeats: int) -> Limit:
             os.close(fd)
 
         times = timed_calls(read, range(repeats))
-        return Sample(repeats, sum(times) / 1e9)
+        return Sample(len(times), sum(times) / 1e9)
 
     return Limit("open, one direct page", measure)
 
