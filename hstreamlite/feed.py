@@ -115,6 +115,7 @@ class Feed:
                 raise ValueError(f"a subscription has at most {CONSUMERS_MAX} consumers")
             self.group.attach(consumer)
             self.consumers += 1
+        self.engine.wake()
 
     def detach(self, consumer: str) -> None:
         """Hand back what the consumer holds, at once, and store progress."""
@@ -125,7 +126,7 @@ class Feed:
                 return
             self.group.detach(consumer, self._now())
             self.consumers -= 1
-        self.store_progress(force=True)
+        self.store_progress(force=True, may_block=True)
         self.journal.poke()
 
     @property
@@ -260,7 +261,7 @@ class Feed:
 
     # Acks.
 
-    def ack_one(self, shard: int, lsn: int) -> int:
+    def ack_one(self, shard: int, lsn: int, *, may_block: bool = True) -> int:
         """Ack one record without a lock; returns AckFlag bits."""
         try:
             flags: int = fast.ackmap_ack(self.addresses[shard], lsn)
@@ -273,10 +274,10 @@ class Feed:
                 with self.lock:
                     self.check()
                     flags = self.group.ack(shard, lsn)
-            self.attend()
+            self.attend(may_block=may_block)
         return flags
 
-    def ack_spans(self, spans: Iterable[Span]) -> AckResult:
+    def ack_spans(self, spans: Iterable[Span], *, may_block: bool = True) -> AckResult:
         """Ack ranges, each all or nothing."""
         new = duplicate = void = 0
         with self.lock:
@@ -286,10 +287,10 @@ class Feed:
                 new += counts.new
                 duplicate += counts.duplicate
                 void += counts.void
-        self.attend()
+        self.attend(may_block=may_block)
         return AckResult(new, duplicate, void)
 
-    def attend(self) -> None:
+    def attend(self, *, may_block: bool) -> None:
         """Store progress if it is due, and wake who waits for room."""
         with self.lock:
             if self.deleted:
@@ -297,7 +298,7 @@ class Feed:
             due = self.group.attend()
             waiting = self.group.next_in_line(self._now())
         if due:
-            self.store_progress()
+            self.store_progress(may_block=may_block)
         if waiting is not None:
             self.journal.poke()
 
@@ -342,7 +343,7 @@ class Feed:
         if waiting is not None:
             self.journal.poke()
         if now - self._stored_ns >= int(self.engine.config.progress_interval * 1e9 / 2):
-            self.store_progress()
+            self.store_progress(may_block=True)
         return deadline
 
     def progress_ops(self, spans: Iterable[Span] = ()) -> list[Op]:
@@ -363,8 +364,12 @@ class Feed:
         """Note that what `progress_ops` returned was not stored after all."""
         self._needs_snapshot = True
 
-    def store_progress(self, *, force: bool = False) -> int:
-        """Stage progress if there is any; returns the ticket. A full disk is tried again later."""
+    def store_progress(self, *, force: bool = False, may_block: bool = False) -> int:
+        """Stage progress if there is any; returns the ticket. A full disk is tried again later.
+
+        Where that would wait for room, as for the first segment of a store just opened, and
+        may_block is False, it is left to the store's own thread, which may wait.
+        """
         with self.lock:
             if self.deleted or self.engine.closed:
                 return 0
@@ -375,8 +380,12 @@ class Feed:
             if not ops:
                 return 0
             try:
-                if self.journal.try_stage(ops, _MEMORY, system=True) is None:
+                if may_block:
+                    self.journal.stage(ops, _MEMORY, system=True)
+                elif self.journal.try_stage(ops, _MEMORY, system=True) is None:
                     self.forget_stored()
+                    self._stored_ns -= 1 << 62
+                    self.engine.wake()
                     return 0
             except StorageFull as error:
                 self.forget_stored()
