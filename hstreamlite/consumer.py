@@ -27,7 +27,10 @@ _TIMEOUT_MAX = 1e9
 
 
 class ConsumerBase:
-    """What the faces of a consumer share; none of it waits."""
+    """What the faces of a consumer share; none of it waits, except as said by `_may_block`."""
+
+    _may_block = True
+    """Whether acks may wait for room when they store progress; if not, the ticker does."""
 
     def __init__(self, feed: Feed, name: str, prefetch: int) -> None:
         self.name = name
@@ -64,7 +67,7 @@ class ConsumerBase:
 
     def _ack_items(self, deliveries: object) -> AckResult:
         self._check()
-        return self._feed.ack_spans(spans_of(deliveries))
+        return self._feed.ack_spans(spans_of(deliveries), may_block=self._may_block)
 
     def _release_items(self, deliveries: object, after: float | timedelta | None) -> int:
         self._check()

@@ -95,6 +95,7 @@ class Engine:
         self._lock_handle = opened.lock
         self.progress_records: list[bytes] = []
         self.progress_snapshot: ProgressSnapshot = lambda: nullcontext([])
+        self.wake: Callable[[], None] = lambda: None
 
     # Opening and closing.
 
@@ -196,7 +197,7 @@ class Engine:
 
     def _in_forked_child(self) -> None:
         """Nothing of the parent's may be used here, least of all its locks and its lock file."""
-        if not self.closed:
+        if not self.closed and not self.forked:
             self.forked = True
             self.env.files.close(self._lock_handle)
 

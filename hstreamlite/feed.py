@@ -42,7 +42,6 @@ from hstreamlite.sub.limits import Limits
 log = logging.getLogger("hstreamlite")
 
 _MEMORY: Final = LEVELS["memory"]
-_ROOM_BYTES = 1 << 19
 _READ_BYTES = 8 << 20
 PREFIX = struct.Struct("<Q")
 
@@ -109,6 +108,7 @@ class Feed:
         self._needs_snapshot = progress is None
         self._gaps_passed = 0
         self._stored_ns = engine.env.clock.mono_ns()
+        self._room_bytes = 0
 
     # Consumers.
 
@@ -130,7 +130,7 @@ class Feed:
                 return
             self.group.detach(consumer, self._now())
             self.consumers -= 1
-        self.store_progress(force=True)
+        self.store_progress(force=True, may_block=True)
         self.journal.poke()
 
     @property
@@ -254,7 +254,7 @@ class Feed:
 
     # Acks.
 
-    def ack_one(self, shard: int, lsn: int) -> int:
+    def ack_one(self, shard: int, lsn: int, *, may_block: bool = True) -> int:
         """Ack one record without a lock; returns AckFlag bits."""
         try:
             flags: int = fast.ackmap_ack(self.addresses[shard], lsn)
@@ -267,10 +267,10 @@ class Feed:
                 with self.lock:
                     self.check()
                     flags = self.group.ack(shard, lsn)
-            self.attend()
+            self.attend(may_block=may_block)
         return flags
 
-    def ack_spans(self, spans: Iterable[Span]) -> AckResult:
+    def ack_spans(self, spans: Iterable[Span], *, may_block: bool = True) -> AckResult:
         """Ack ranges, each all or nothing."""
         new = duplicate = void = 0
         with self.lock:
@@ -280,10 +280,10 @@ class Feed:
                 new += counts.new
                 duplicate += counts.duplicate
                 void += counts.void
-        self.attend()
+        self.attend(may_block=may_block)
         return AckResult(new, duplicate, void)
 
-    def attend(self) -> None:
+    def attend(self, *, may_block: bool) -> None:
         """Store progress if it is due, and wake who waits for room."""
         with self.lock:
             if self.deleted:
@@ -291,7 +291,7 @@ class Feed:
             due = self.group.attend()
             waiting = self.group.next_in_line(self._now())
         if due:
-            self.store_progress()
+            self.store_progress(may_block=may_block)
         if waiting is not None:
             self.journal.poke()
 
@@ -336,7 +336,7 @@ class Feed:
         if waiting is not None:
             self.journal.poke()
         if now - self._stored_ns >= int(self.engine.config.progress_interval * 1e9 / 2):
-            self.store_progress(may_wait=True)
+            self.store_progress(may_block=True)
         return deadline
 
     def progress_ops(self, spans: Iterable[Span] = ()) -> list[Op]:
@@ -357,16 +357,16 @@ class Feed:
         """Note that what `progress_ops` returned was not stored after all."""
         self._needs_snapshot = True
 
-    def store_progress(self, *, force: bool = False, may_wait: bool = False) -> int:
+    def store_progress(self, *, force: bool = False, may_block: bool = False) -> int:
         """Stage progress if there is any; returns the ticket.
 
-        Where there is no room at once, that is waited for without the lock if may_wait, and else
+        Where there is no room at once, that is waited for without the lock if may_block, and else
         left to the store's own thread. A full disk is tried again later.
         """
         try:
             ticket = self._try_store(force=force)
-            while ticket is None and may_wait:
-                self.journal.make_room(_ROOM_BYTES)
+            while ticket is None and may_block:
+                self.journal.make_room(self._room_bytes)
                 ticket = self._try_store(force=True)
         except StorageFull as error:
             log.warning("progress of subscription %r is not stored: %s", self.state.name, error)
@@ -393,6 +393,7 @@ class Feed:
                 raise
             if staged is None:
                 self.forget_stored()
+                self._room_bytes += 64 << 10  # several pieces may need more than was made
                 return None
             return self.journal.staged()
 

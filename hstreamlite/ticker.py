@@ -40,6 +40,7 @@ class Ticker:
         self._thread: object | None = None
         self._progress_ns = int(engine.config.progress_interval * 1e9 / 2)
         self._retention_ns = int(engine.config.retention_interval * 1e9)
+        engine.wake = self.wake
         self._next_retention_ns = engine.env.clock.mono_ns() + self._retention_ns
 
     def start(self) -> None:

@@ -19,6 +19,8 @@ from hstreamlite.records import Delivery
 class Consumer(ConsumerBase):
     """One attached reader of a subscription, as `hstreamlite.Consumer`."""
 
+    _may_block = False
+
     def __init__(self, bell: Bell, feed: Feed, name: str, prefetch: int) -> None:
         self._bell = bell
         super().__init__(feed, name, prefetch)
@@ -105,7 +107,7 @@ class Consumer(ConsumerBase):
     def _ack(self, delivery: Delivery) -> Awaitable[None]:
         self._check()
         record_id = delivery.id
-        self._feed.ack_one(record_id.shard_id, record_id.lsn)
+        self._feed.ack_one(record_id.shard_id, record_id.lsn, may_block=self._may_block)
         return _done()
 
     def _release(self, delivery: Delivery, after: float | timedelta | None) -> Awaitable[None]:

@@ -1,9 +1,7 @@
 """The group against the reference: several consumers, time, loss, gaps, seeks and restarts."""
 
 import pytest
-from hstreamlite.testing.group_model import CONSUMERS, GroupModel
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hstreamlite.errors import ConsumerClosed, ConsumerExists, UnknownRecord
@@ -11,6 +9,7 @@ from hstreamlite.sub.ackmap import AckCounts, AckFlag
 from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.group import Group
 from hstreamlite.sub.limits import Limits
+from hstreamlite.testing.group_model import CONSUMERS, GroupModel
 
 TIMEOUT = 1_000_000
 STARTS = {7: 1, 9: 130, 1 << 41: 2**33}

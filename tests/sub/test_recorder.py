@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.group import Group
