@@ -217,7 +217,9 @@ class Witness:
                 _require(len(stored) <= last <= len(stored) + maybe, f"{producer}: at {last}")
                 if stored and last == len(stored):
                     again = open_.submit(b"again", sequence=last).result()
-                    _require((again.shard_id, again.lsn) == stored[-1].place, f"{producer}: {again}")
+                    _require(
+                        (again.shard_id, again.lsn) == stored[-1].place, f"{producer}: {again}"
+                    )
                 submitted = [open_.submit(payload, key=key) for key, payload in records]
                 return [one.result() for one in submitted]
 
