@@ -138,7 +138,7 @@ def first_page(repeats: int) -> Limit:
 def join(lists: Sequence[Sequence[bytes]], repeats: int) -> Limit:
     """`b"".join` of each list: one copy of the bytes, the least that accepting them can cost."""
 
-    def measure(path: Path) -> Sample:
+    def measure(_path: Path) -> Sample:
         seconds = sum(timed_loop(b"".join, lists) for _ in range(repeats))
         return Sample(repeats * sum(map(len, lists)), seconds)
 
@@ -148,7 +148,7 @@ def join(lists: Sequence[Sequence[bytes]], repeats: int) -> Limit:
 def empty_call(payloads: Sequence[bytes]) -> Limit:
     """A loop that calls a C function of two arguments which does nothing (`operator.is_`)."""
 
-    def measure(path: Path) -> Sample:
+    def measure(_path: Path) -> Sample:
         begin = perf_counter()
         for payload in payloads:
             is_(payload, None)
@@ -162,7 +162,7 @@ def bytes_objects(size: int, records: int) -> Limit:
     unpack = Struct(f"{size}s" * 1000).unpack
     buffers = max(1, records // 1000)
 
-    def measure(path: Path) -> Sample:
+    def measure(_path: Path) -> Sample:
         buffer = os.urandom(size * 1000)
         seconds = timed_loop(unpack, [buffer] * buffers)
         return Sample(buffers * 1000, seconds)
@@ -175,7 +175,7 @@ def id_tuples(size: int, records: int, together: int) -> Limit:
     unpack = Struct(f"{size}s" * together).unpack
     calls = max(1, records // together)
 
-    def measure(path: Path) -> Sample:
+    def measure(_path: Path) -> Sample:
         buffer = os.urandom(size * together)
         begin = perf_counter()
         for first in range(0, calls * together, together):
@@ -213,7 +213,7 @@ def futures(callers: int, calls: int) -> Limit:
         await asyncio.gather(*(caller() for _ in range(callers)))
         return perf_counter() - begin
 
-    def measure(path: Path) -> Sample:
+    def measure(_path: Path) -> Sample:
         return Sample(callers * calls, asyncio.run(resolve_all()))
 
     return Limit("asyncio futures", measure)

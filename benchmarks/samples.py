@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter_ns
 from typing import TypeVar
 
@@ -33,7 +35,7 @@ class Sample:
 
 
 def timed_loop(call: Callable[[T], object], items: Sequence[T]) -> float:
-    """Return the seconds of a plain loop over the items: no clock inside, for the shortest calls."""
+    """Return the seconds of a plain loop over the items, without a clock inside."""
     begin = perf_counter_ns()
     for item in items:
         call(item)
@@ -51,32 +53,30 @@ def timed_calls(call: Callable[[T], object], items: Iterable[T]) -> list[int]:
     return times
 
 
-def timed_threads(call: Callable[[T], object], shares: Sequence[Sequence[T]]) -> Sample:
-    """Call from one thread per share at once; the time runs from the first start to the last end.
+def in_threads(jobs: Sequence[Callable[[], T]]) -> list[T]:
+    """Run the jobs at once, each in a thread of its own; return what they returned, in order.
 
-    An exception in a thread is raised here.
+    An exception in one is raised here, when all have ended.
     """
-    clock = perf_counter_ns
-    gate = threading.Barrier(len(shares))
-    times: list[list[int]] = [[] for _ in shares]
-    spans: list[tuple[int, int]] = []
-    failures: list[BaseException] = []
+    gate = threading.Barrier(len(jobs))
 
-    def work(number: int) -> None:
-        try:
-            gate.wait()
-            begin = clock()
-            times[number] = timed_calls(call, shares[number])
-            spans.append((begin, clock()))
-        except BaseException as failure:
-            failures.append(failure)
+    def work(job: Callable[[], T]) -> T:
+        gate.wait()
+        return job()
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(shares))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-    elapsed = max(end for _, end in spans) - min(begin for begin, _ in spans)
-    return Sample(sum(map(len, shares)), elapsed / 1e9, [ns for share in times for ns in share])
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return list(pool.map(work, jobs))
+
+
+def timed_threads(call: Callable[[T], object], shares: Sequence[Sequence[T]]) -> Sample:
+    """Call from one thread per share; the time runs from the first start to the last end."""
+
+    def work(share: Sequence[T]) -> tuple[int, list[int], int]:
+        begin = perf_counter_ns()
+        return begin, timed_calls(call, share), perf_counter_ns()
+
+    results = in_threads([partial(work, share) for share in shares])
+    begin = min(begin for begin, _, _ in results)
+    end = max(end for _, _, end in results)
+    times = [ns for _, share, _ in results for ns in share]
+    return Sample(len(times), (end - begin) / 1e9, times)

@@ -9,6 +9,8 @@ from typing import Literal, get_args
 Durability = Literal["sync", "os", "memory"]
 Compression = Literal["none", "gzip", "zstd"]
 
+PATH_BYTES_MAX = 1023
+"""Absolute path of a store; the native core keeps it in a buffer."""
 NAME_MAX = 255
 """Characters of a stream or subscription name (HStreamDB's rule)."""
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_-]*"
@@ -91,22 +93,19 @@ class StoreConfig:
 
     def __post_init__(self) -> None:
         _choice("durability", self.durability, get_args(Durability))
-        for name, low, high in (
-            ("segment_bytes_min", 64 << 10, 1 << 30),
-            ("segment_bytes_max", self.segment_bytes_min, 2 << 30),
-            ("frame_bytes", 16 << 10, 16 << 20),
-            ("eager_bytes", 4 << 10, self.frame_bytes // 2),
-            ("batch_bytes_max", 1 << 10, 16 << 20),
-            ("transaction_bytes_max", self.batch_bytes_max, 32 << 20),
-            ("chunk_bytes", 64 << 10, 64 << 20),
-            ("stage_bytes", 4 * self.chunk_bytes, 1 << 30),
-            ("prewrite_bytes", 0, 32 << 20),
-            ("checkpoint_bytes", 64 << 10, 1 << 30),
-            ("os_stage_bytes", 64 << 10, 256 << 20),
-            ("progress_acks", 1, 1_000_000),
-            ("window_span", 1000, 100_000_000),
-        ):
-            check_int(name, getattr(self, name), low, high)
+        self._size("segment_bytes_min", 64 << 10, 1 << 30)
+        self._size("segment_bytes_max", self.segment_bytes_min, 2 << 30)
+        self._size("frame_bytes", 16 << 10, 16 << 20)
+        self._size("eager_bytes", 4 << 10, self.frame_bytes // 2)
+        self._size("batch_bytes_max", 1 << 10, 16 << 20)
+        self._size("transaction_bytes_max", self.batch_bytes_max, 32 << 20)
+        self._size("chunk_bytes", 64 << 10, 64 << 20)
+        self._size("stage_bytes", 4 * self.chunk_bytes, 1 << 30)
+        self._size("prewrite_bytes", 0, 32 << 20)
+        self._size("checkpoint_bytes", 64 << 10, 1 << 30)
+        self._size("os_stage_bytes", 64 << 10, 256 << 20)
+        self._size("progress_acks", 1, 1_000_000)
+        self._size("window_span", 1000, 100_000_000)
         for name, least, most in (
             ("linger", 0.0, 10.0),
             ("idle_mark", 0.01, 3600.0),
@@ -117,6 +116,9 @@ class StoreConfig:
             check_seconds(name, getattr(self, name), least, most)
         if not isinstance(self.direct_io, bool):
             raise TypeError(f"direct_io must be a bool, not {type(self.direct_io).__name__}")
+
+    def _size(self, name: str, low: int, high: int) -> None:
+        check_int(name, getattr(self, name), low, high)
 
 
 def check_int(name: str, value: object, low: int, high: int) -> int:

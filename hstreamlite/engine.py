@@ -392,6 +392,11 @@ class Engine:
                 starts = {only: starts[only]}
         return Scan(self.journal, starts, limits, limit=limit, key=key)
 
+    def check_scanned(self, name: str, scan: Scan) -> None:
+        """Raise StreamNotFound if the stream was deleted, even if another has its name."""
+        if not scan.shards <= set(self.stream(name).shard_ids):
+            raise StreamNotFound(name)
+
     def tail(self, state: StreamState) -> RecordId | None:
         """Return the id of the newest durable record; None for a stream that never had one."""
         best: tuple[int, RecordId] | None = None

@@ -54,11 +54,11 @@ class Feeds:
     def get(self, name: str) -> Feed:
         """Return a subscription; SubscriptionNotFound if there is none."""
         self.engine.check_open()
-        feed = self._feeds.get(name)
-        if feed is None:
+        try:
+            return self._feeds[name]
+        except (KeyError, TypeError):
             check_name("subscription", name)
-            raise SubscriptionNotFound(name)
-        return feed
+            raise SubscriptionNotFound(name) from None
 
     def create(
         self,

@@ -11,13 +11,15 @@ import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
-from os import fspath
+from os import PathLike, fsdecode, fsencode
+from os.path import abspath
 from types import TracebackType
 from typing import Self
 
 from hstreamlite import signals
 from hstreamlite._native.files import real_env
 from hstreamlite.config import (
+    PATH_BYTES_MAX,
     Durability,
     StoreConfig,
     check_durability,
@@ -66,12 +68,15 @@ def open(  # noqa: A001 - hstreamlite.open is how users say it
     '1-1-0'
     """
     config = config_for(config, durability)
-    return Store(Engine.open(env or real_env(), path_text(path), config, create=create))
+    text = path_text(path) if env else real_path(path)
+    return Store(Engine.open(env or real_env(), text, config, create=create))
 
 
 def config_for(config: StoreConfig | None, durability: Durability | None) -> StoreConfig:
     if config is None:
         config = StoreConfig()
+    if not isinstance(config, StoreConfig):
+        raise TypeError(f"config must be a StoreConfig, not {type(config).__name__}")
     if durability is None:
         return config
     check_durability(durability)
@@ -79,12 +84,26 @@ def config_for(config: StoreConfig | None, durability: Durability | None) -> Sto
 
 
 def path_text(path: object) -> str:
-    """Return a path as text without a trailing slash; ValueError for none."""
-    text = fspath(path)  # type: ignore[call-overload]
-    text = text.decode() if isinstance(text, bytes) else text
+    """Return a path as text without a trailing slash; TypeError or ValueError for none."""
+    if not isinstance(path, str | bytes | PathLike):
+        raise TypeError(f"path must be a str, bytes or PathLike, not {type(path).__name__}")
+    text = fsdecode(path)
+    try:
+        fsencode(text)
+    except UnicodeEncodeError:
+        text = ""
     if not text or "\0" in text:
-        raise ValueError(f"path must name a directory, not {text!r}")
+        raise ValueError(f"path must name a directory, not {path!r}")
     return text.rstrip("/") or "/"
+
+
+def real_path(path: object) -> str:
+    """Return an absolute path: the process may change its directory while the store is open."""
+    text = abspath(path_text(path))
+    size = len(fsencode(text))
+    if size > PATH_BYTES_MAX:
+        raise ValueError(f"path must be absolute in at most {PATH_BYTES_MAX} bytes, not {size}")
+    return text
 
 
 class Store:

@@ -9,7 +9,7 @@ from hstreamlite._native import fast
 from hstreamlite.batcher import ProducerCore, ProducerOptions
 from hstreamlite.config import Compression, Durability, check_compression, check_durability
 from hstreamlite.engine import Engine
-from hstreamlite.errors import BatchTooLarge, StreamNotFound, TransactionTooLarge
+from hstreamlite.errors import BatchTooLarge, RecordTrimmed, StreamNotFound, TransactionTooLarge
 from hstreamlite.info import StreamInfo
 from hstreamlite.log.reader import Batch, Scan
 from hstreamlite.log.routing import record_ids
@@ -234,12 +234,16 @@ class _Scanner:
         while not self._closed:
             self._engine.check_open()
             durable, pokes = journal.durable(), journal.pokes()
-            found = take(most)
+            try:
+                found = take(most)
+            except RecordTrimmed:
+                self._engine.check_scanned(self._stream, self._scan)
+                raise
             if found:
                 return found
             if self._scan.done or not self._follow:
                 return []
-            self._engine.stream(self._stream)
+            self._engine.check_scanned(self._stream, self._scan)
             if not self._wait(durable, pokes):
                 return []
         return []

@@ -306,6 +306,28 @@ class TestJson:
         assert record.is_json
         assert same_json(record.payload, from_struct(struct_pb2.Struct.FromString(payload)))
 
+    @pytest.mark.parametrize(
+        ("entry", "payload"),
+        [
+            (b"\x0a\x01a\x0a\x01b", {"b": None}),
+            (b"", {"": None}),
+            (b"\x0a\x01\xff\x0a\x01k", None),
+            (b"\x0a\x01k\x0a\x01\xff", None),
+            (b"\x0a\x01k\x12\x06\x1a\x01\xff\x1a\x01x", None),
+        ],
+    )
+    def test_a_string_that_a_later_one_replaces_must_be_utf8_too(
+        self, entry: bytes, payload: dict[str, Any] | None
+    ) -> None:
+        data = b"\x0a" + varint(len(entry)) + entry
+        record = flagged_json(data)
+        assert record.payload == (data if payload is None else payload)
+        if payload is None:
+            with pytest.raises(DecodeError):
+                struct_pb2.Struct.FromString(data)
+        else:
+            assert from_struct(struct_pb2.Struct.FromString(data)) == payload
+
     def test_values_come_back_in_their_python_types(self) -> None:
         given = {"i": 3, "f": 3.5, "z": 3.0, "t": True, "n": None, "l": (1, [2]), "d": {"": "x"}}
         assert repr(Record(given).payload) == repr(

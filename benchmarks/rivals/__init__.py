@@ -21,9 +21,9 @@ its WAL only, rocksdict and hstreamlite check every byte read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module, metadata
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 Level: TypeAlias = Literal["memory", "os", "sync"]
 
@@ -37,7 +37,7 @@ PENDING_BYTES_MAX = 32 << 20
 class Log(Protocol):
     """A contender as a set of append-only streams numbered from 0, opened at one level."""
 
-    def append_list(self, payloads: list[bytes], stream: int = 0, durable: bool = False) -> None:
+    def append_list(self, payloads: list[bytes], stream: int = 0, *, durable: bool = False) -> None:
         """Append payloads in order; durable=True returns when all so far survives a power cut."""
 
     def appender(self) -> Callable[[bytes], object]:
@@ -50,7 +50,7 @@ class Log(Protocol):
         """Return when everything so far survives a power cut."""
 
     def scan(self) -> tuple[int, int]:
-        """Read stream 0 from its start with ids and payloads; return how many records and bytes."""
+        """Read all streams with ids and payloads; return how many records and bytes there are."""
 
     def group(self, consumers: int) -> Group:
         """Return a group of consumers that share stream 0, starting at its first record."""
@@ -62,20 +62,30 @@ class Log(Protocol):
 class Member(Protocol):
     """One consumer of a group, used by one thread."""
 
-    def receive(self, limit: int) -> Sequence[object]:
-        """Return up to limit deliveries, leased to this member; none at the end of the stream."""
+    def receive(self, limit: int) -> Sequence[Any]:
+        """Return up to limit deliveries, leased to this member; none when there are none."""
 
-    def ack(self, deliveries: Sequence[object]) -> object:
-        """Mark deliveries as done."""
+    def ack(self, deliveries: Any) -> object:
+        """Mark what `receive` returned as done."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over deliveries until the group is closed, taking 100 at a time inside."""
+
+    def ack_one(self, delivery: Any) -> object:
+        """Mark one delivery of the iteration as done."""
 
 
 class Group(Protocol):
     """Consumers over one shared progress, at least once, that is kept across a restart."""
 
-    members: Sequence[Member]
+    @property
+    def members(self) -> Sequence[Member]: ...
+
+    def unacked(self) -> int:
+        """Return how many records of the stream are still to be acked."""
 
     def close(self) -> None:
-        """Detach all members and persist the progress."""
+        """Detach all members, which ends their iteration, and keep the progress."""
 
 
 class Opener(Protocol):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from itertools import count, repeat
+from pathlib import Path
 from threading import Lock
 
 import apsw
@@ -30,7 +30,7 @@ class ApswLog:
     """
 
     def __init__(self, path: str, level: Level, *, streams: int = 1):
-        self._connection = apsw.Connection(os.path.join(path, "log.db"))
+        self._connection = apsw.Connection(str(Path(path, "log.db")))
         self._execute = self._connection.execute
         if level != "sync":
             self._execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -45,7 +45,7 @@ class ApswLog:
         self._next = [1] * streams
         self._pending = 0
 
-    def append_list(self, payloads: list[bytes], stream: int = 0, durable: bool = False) -> None:
+    def append_list(self, payloads: list[bytes], stream: int = 0, *, durable: bool = False) -> None:
         if not self._connection.in_transaction:
             self._execute("BEGIN IMMEDIATE")
         first = self._next[stream]
@@ -82,7 +82,7 @@ class ApswLog:
 
     def scan(self) -> tuple[int, int]:
         records = size = 0
-        for _number, payload in self._execute("SELECT number, payload FROM log ORDER BY number"):
+        for _number, payload in self._execute("SELECT number, payload FROM log"):
             records += 1
             size += len(payload)
         return records, size

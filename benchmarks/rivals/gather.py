@@ -51,8 +51,8 @@ class GatheredLog:
 
         return append
 
-    def append_list(self, payloads: list[bytes], stream: int = 0, durable: bool = False) -> None:
-        self._log.append_list(payloads, stream, durable)
+    def append_list(self, payloads: list[bytes], stream: int = 0, *, durable: bool = False) -> None:
+        self._log.append_list(payloads, stream, durable=durable)
 
     def settle(self) -> None:
         self._log.settle()

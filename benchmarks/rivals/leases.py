@@ -11,15 +11,17 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from threading import Lock
-from time import monotonic
+from time import monotonic, sleep
 from typing import Protocol
 
 _ACK_TIMEOUT = 30.0
 _SAVE_ACKS = 1000
 _SYNC_SECONDS = 0.1
 _FETCH_RECORDS = 1000
+_PREFETCH_RECORDS = 100
+_IDLE_SECONDS = 0.001
 
 
 class Source(Protocol):
@@ -41,22 +43,31 @@ class Leases:
     def __init__(self, source: Source):
         self._source = source
         self._lock = Lock()
-        self._ready: deque[tuple[int, bytes]] = deque()
-        self._next = 1
+        self._fetched: deque[tuple[int, bytes]] = deque()
+        self._fetch_next = 1
+        self._returned: deque[tuple[int, bytes]] = deque()
         self._held: dict[int, bytes] = {}
         self._deadlines: deque[tuple[float, list[int]]] = deque()
         self._acks = 0
         self._sync_at = monotonic() + _SYNC_SECONDS
+        self._closed = False
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        while not self._closed:
+            taken = self.receive(_PREFETCH_RECORDS)
+            if not taken:
+                sleep(_IDLE_SECONDS)
+            yield from taken
 
     def receive(self, limit: int) -> list[tuple[int, bytes]]:
         now = monotonic()
         with self._lock:
             self._expire(now)
-            ready = self._ready
-            if not ready:
-                payloads = self._source.payloads(self._next, max(limit, _FETCH_RECORDS))
-                ready.extend(enumerate(payloads, self._next))
-                self._next += len(payloads)
+            ready = self._returned or self._fetched
+            if not ready and not self._closed:
+                payloads = self._source.payloads(self._fetch_next, max(limit, _FETCH_RECORDS))
+                ready.extend(enumerate(payloads, self._fetch_next))
+                self._fetch_next += len(payloads)
             if limit >= len(ready):
                 taken = list(ready)
                 ready.clear()
@@ -75,10 +86,19 @@ class Leases:
                 pop(number, None)
             self._acks += len(deliveries)
             if self._acks >= _SAVE_ACKS:
-                self._save()
-                if monotonic() >= self._sync_at:
-                    self._source.sync_progress()
-                    self._sync_at = monotonic() + _SYNC_SECONDS
+                self._save_in_time()
+
+    def ack_one(self, delivery: tuple[int, bytes]) -> None:
+        with self._lock:
+            self._held.pop(delivery[0], None)
+            self._acks += 1
+            if self._acks >= _SAVE_ACKS:
+                self._save_in_time()
+
+    def unacked(self) -> int:
+        with self._lock:
+            unfetched = len(self._source.payloads(self._fetch_next, 1))
+            return len(self._held) + len(self._returned) + len(self._fetched) + unfetched
 
     def _expire(self, now: float) -> None:
         held, deadlines = self._held, self._deadlines
@@ -88,15 +108,23 @@ class Leases:
             if unacked and deadline >= now:
                 break
             deadlines.popleft()
-            self._ready.extend((number, held.pop(number)) for number in unacked)
+            self._returned.extend((number, held.pop(number)) for number in unacked)
+
+    def _save_in_time(self) -> None:
+        self._save()
+        if monotonic() >= self._sync_at:
+            self._source.sync_progress()
+            self._sync_at = monotonic() + _SYNC_SECONDS
 
     def _save(self) -> None:
-        undelivered = (number for number, _ in self._ready)
-        self._source.save(array("Q", [self._next, *self._held, *undelivered]).tobytes())
+        deliver_next = self._fetch_next - len(self._fetched)
+        returned = (number for number, _ in self._returned)
+        self._source.save(array("Q", [deliver_next, *self._held, *returned]).tobytes())
         self._acks = 0
 
     def close(self) -> None:
         with self._lock:
+            self._closed = True
             self._save()
             self._source.sync_progress()
 
@@ -107,6 +135,10 @@ class LeaseGroup:
     def __init__(self, source: Source, consumers: int):
         self._leases = Leases(source)
         self.members = [self._leases] * consumers
+
+    def unacked(self) -> int:
+        """Return what is unacked; what was not even fetched counts as one."""
+        return self._leases.unacked()
 
     def close(self) -> None:
         self._leases.close()

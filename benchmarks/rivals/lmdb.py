@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from itertools import count, islice, repeat
+from pathlib import Path
 from struct import Struct
 
 import lmdb
@@ -36,7 +36,7 @@ class LmdbLog:
         self._pending = 0
         self._progress: lmdb.Environment | None = None
 
-    def append_list(self, payloads: list[bytes], stream: int = 0, durable: bool = False) -> None:
+    def append_list(self, payloads: list[bytes], stream: int = 0, *, durable: bool = False) -> None:
         txn = self._txn or self._env.begin(write=True)
         first = self._next[stream]
         numbers = range(first, first + len(payloads))
@@ -89,7 +89,7 @@ class LmdbLog:
 
     def save(self, progress: bytes) -> None:
         if self._progress is None:
-            path = os.path.join(self._path, "progress")
+            path = str(Path(self._path, "progress"))
             self._progress = lmdb.open(path, map_size=_MAP_BYTES, sync=False)
         with self._progress.begin(write=True) as txn:
             txn.put(b"progress", progress)

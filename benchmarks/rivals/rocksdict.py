@@ -37,7 +37,7 @@ class RocksLog:
         self._batch = WriteBatch(raw_mode=True)
         self._progress: Rdict | None = None
 
-    def append_list(self, payloads: list[bytes], stream: int = 0, durable: bool = False) -> None:
+    def append_list(self, payloads: list[bytes], stream: int = 0, *, durable: bool = False) -> None:
         first = self._next[stream]
         numbers = range(first, first + len(payloads))
         self._next[stream] = numbers.stop
@@ -71,7 +71,7 @@ class RocksLog:
 
     def scan(self) -> tuple[int, int]:
         records = size = 0
-        for _key, payload in self._db.items():
+        for _key, payload in self._db.items():  # noqa: PERF102 - reading includes the key
             records += 1
             size += len(payload)
         return records, size

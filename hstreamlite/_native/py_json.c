@@ -318,25 +318,31 @@ static int get_value(const uint8_t *pos, const uint8_t *end, int depth, PyObject
 
 static int get_entry(const uint8_t *pos, const uint8_t *end, int depth, PyObject *dict)
 {
-    struct hsl_wire_field f, key = {.data = pos, .len = 0};
-    PyObject *value = NULL, *name;
+    struct hsl_wire_field f;
+    PyObject *value = NULL, *name = NULL;
     uint32_t kind = KIND_NONE;
     int got, rc = -1;
     while ((got = hsl_wire_next(&pos, end, &f)) > 0) {
         if (f.type != BYTES || f.number > 2)
             goto done;
-        if (f.number == 1)
-            key = f;
-        else if (get_value(f.data, f.data + f.len, depth, &value, &kind) < 0)
+        if (f.number == 1) {
+            /* The last key counts, but all have to be UTF-8 for a parser to take the entry. */
+            Py_XDECREF(name);
+            name = get_string(f.data, f.len);
+            if (name == NULL)
+                goto done;
+        } else if (get_value(f.data, f.data + f.len, depth, &value, &kind) < 0) {
             goto done;
+        }
     }
     if (got < 0)
         goto done;
-    name = get_string(key.data, key.len);
+    if (name == NULL)
+        name = get_string(pos, 0);
     if (name != NULL)
         rc = PyDict_SetItem(dict, name, value != NULL ? value : Py_None);
-    Py_XDECREF(name);
 done:
+    Py_XDECREF(name);
     Py_XDECREF(value);
     return rc;
 }

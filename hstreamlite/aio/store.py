@@ -26,7 +26,7 @@ from hstreamlite.feeds import Feeds
 from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo, stats_of
 from hstreamlite.log.recovery import RecoveryReport
 from hstreamlite.place import EARLIEST, Place
-from hstreamlite.store import config_for, path_text
+from hstreamlite.store import config_for, path_text, real_path
 from hstreamlite.sub.effects import Lag
 from hstreamlite.ticker import Ticker
 from hstreamlite.transaction import Collected
@@ -49,7 +49,7 @@ class open:  # noqa: A001, N801 - hstreamlite.aio.open is how users say it
         config: StoreConfig | None = None,
         env: Env | None = None,
     ) -> None:
-        self._path = path_text(path)
+        self._path = path_text(path) if env else real_path(path)
         self._config = config_for(config, durability)
         self._create = create
         self._env = env

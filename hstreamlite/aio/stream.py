@@ -11,7 +11,7 @@ from hstreamlite.aio.producer import Producer
 from hstreamlite.batcher import ProducerCore, ProducerOptions
 from hstreamlite.config import Compression, Durability, check_compression, check_durability
 from hstreamlite.engine import Engine
-from hstreamlite.errors import BatchTooLarge, StreamNotFound, TransactionTooLarge
+from hstreamlite.errors import BatchTooLarge, RecordTrimmed, StreamNotFound, TransactionTooLarge
 from hstreamlite.housekeeping import Housekeeping
 from hstreamlite.info import StreamInfo
 from hstreamlite.log.reader import Batch, NotReady, Scan
@@ -245,16 +245,20 @@ class _Scanner:
             self._engine.check_open()
             durable = self._engine.journal.durable()
             try:
-                found = self._take(self._most, may_block=False)
-            except NotReady:
-                found = await in_thread(self._take, self._most)
+                try:
+                    found = self._take(self._most, may_block=False)
+                except NotReady:
+                    found = await in_thread(self._take, self._most)
+            except RecordTrimmed:
+                self._engine.check_scanned(self._stream, self._scan)
+                raise
             if found:
                 found.reverse()
                 self._buffer = found
                 continue
             if self._scan.done or not self._follow:
                 break
-            self._engine.stream(self._stream)
+            self._engine.check_scanned(self._stream, self._scan)
             await self._bell.change(durable, None)
         raise StopAsyncIteration
 

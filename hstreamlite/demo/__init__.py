@@ -59,7 +59,7 @@ def _demo(options: argparse.Namespace) -> int:
         return 0 if Show(settings, progress, sys.stdout).run() else 1
     except KeyboardInterrupt:
         progress.clear()
-        print("The demo was interrupted; its processes are gone.", file=sys.stderr)
+        print("Interrupted; the demo has ended its processes.", file=sys.stderr)
         return _INTERRUPTED
     except (DatasetNotInstalled, DirectoryInUse, WorkerFailed, HStreamError) as error:
         progress.clear()

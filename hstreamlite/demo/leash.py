@@ -26,7 +26,10 @@ _ORPHANED = 3
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a worker said: ready (open for work), step (progress) or done, and its counts."""
+    """What a worker said, and its counts.
+
+    Ready: open for work. Took: received a batch. Step: got on. Idle: found nothing to do. Done.
+    """
 
     kind: str
     counts: tuple[int, ...]

@@ -14,7 +14,8 @@ _HOURS = range(6, 24, 3)
 
 def phase_lines(what: str, phase: Phase) -> Iterator[str]:
     """Tell what was done, and where the kills struck."""
-    yield f"{what}, killed {len(phase.kills)} times"
+    times = len(phase.kills)
+    yield f"{what} killed {'once' if times == 1 else f'{times} times'}"
     if phase.kills:
         yield f"  SIGKILL at {', '.join(f'{count:,}' for count in phase.kills)}"
 

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic, sleep
 
-from hstreamlite.demo.leash import Worker, WorkerFailed
+from hstreamlite.demo.leash import Report, Worker, WorkerFailed
 
 _STUCK_SECONDS = 60.0
 """Time without progress after which a worker counts as stuck."""
+_REPRIEVE_REPORTS = 6
+_KILLING_SHARE = 0.75
 
 
 @dataclass(slots=True)
@@ -22,15 +24,16 @@ class Phase:
     lost: int = 0
     """Records reported as safe and missing after the restart, over all restarts."""
     active_seconds: float = 0.0
-    """Time between the first and the last report of each life: without start and data loading."""
+    """Time at work: without process starts, loading of files, and waiting for an ack timeout."""
 
 
 class Supervisor:
     """Starts a worker, kills it at given counts, starts it again, until it is done.
 
-    A report's counts are what is safe, per stream, and never go back; their sum is the progress. A
-    kill strikes at the first report that has reached its count, after a random part of the
-    time that the worker takes from one report to the next: in the middle of its work.
+    A report's counts are what is safe, per stream, and never go back; their sum is the progress.
+    A kill strikes at a random one of the first
+    reports after its count is reached, and then after a random part of the time that the worker
+    takes from one report to the next: in the middle of its work, whatever that is.
     """
 
     def __init__(
@@ -49,7 +52,10 @@ class Supervisor:
         self._chance = chance
         self._show = show
         self._note = note
+        self._reprieve = chance.randrange(_REPRIEVE_REPORTS)
         self._phase = Phase()
+        self._steps = 0
+        self._moved = 0.0
         self._safe: tuple[int, ...] = ()
 
     def run(self) -> Phase:
@@ -65,39 +71,52 @@ class Supervisor:
             self._phase.lost += sum(
                 max(0, before - now) for before, now in zip(self._safe, report.counts, strict=False)
             )
-            self._safe = report.counts
-            began = last = moved = monotonic()
-            steps = 0
-            while report.kind != "done":
-                count = sum(report.counts)
-                self._show(count)
-                worker.go_on()
-                if self._kills and count >= self._kills[0]:
-                    self._phase.active_seconds += last - began
-                    sleep(self._chance.random() * (last - began) / max(1, steps))
+            last = self._moved = monotonic()
+            while True:
+                self._note_report(report)
+                if self._kill_due(report):
+                    worker.go_on()
+                    sleep(self._chance.random() * self._phase.active_seconds / max(1, self._steps))
                     worker.kill()
-                    self._strike(count)
+                    self._strike()
                     return True
+                worker.go_on()
+                if report.kind == "done":
+                    worker.wait(_STUCK_SECONDS)
+                    return False
+                idle = report.kind == "idle"
                 report = worker.wait_report(_STUCK_SECONDS)
-                last = monotonic()
-                steps += 1
-                if report.counts != self._safe:
-                    self._safe = report.counts
-                    moved = last
-                elif last - moved > _STUCK_SECONDS:
-                    raise WorkerFailed(f"A worker process is stuck at {count:,} records.")
-            self._phase.active_seconds += last - began
-            worker.go_on()
-            worker.wait(_STUCK_SECONDS)
-            return False
+                last, before = monotonic(), last
+                if not (idle and report.kind == "idle"):
+                    self._phase.active_seconds += last - before
+                    self._steps += 1
 
-    def _strike(self, count: int) -> None:
+    def _note_report(self, report: Report) -> None:
+        if report.counts != self._safe:
+            self._safe = report.counts
+            self._moved = monotonic()
+        elif monotonic() - self._moved > _STUCK_SECONDS:
+            raise WorkerFailed(f"A worker process is stuck at {sum(self._safe):,} records.")
+        self._show(sum(self._safe))
+
+    def _kill_due(self, report: Report) -> bool:
+        if not self._kills or sum(self._safe) < self._kills[0]:
+            return False
+        self._reprieve -= 1
+        return self._reprieve < 0 or report.kind == "done"
+
+    def _strike(self) -> None:
         del self._kills[0]
+        self._reprieve = self._chance.randrange(_REPRIEVE_REPORTS)
+        count = sum(self._safe)
         self._phase.kills.append(count)
         self._note(f"SIGKILL at {count:,} records; starting the worker again")
 
 
 def kill_counts(number: int, total: int, chance: random.Random) -> list[int]:
-    """Spread kills over a phase: a random count in each of as many equal parts of it."""
-    part = total / max(1, number)
+    """Spread kills over most of a phase: a random count in each of as many equal parts.
+
+    The rest is left to the life that ends by itself.
+    """
+    part = _KILLING_SHARE * total / max(1, number)
     return [int((index + chance.random()) * part) for index in range(number)]

@@ -82,12 +82,13 @@ class _Group:
                 while not self._failed.is_set():
                     batch = consumer.receive(max_records=_BATCH_RECORDS, timeout=_POLL_SECONDS)
                     if batch:
+                        self.report("took")
                         self._commit(batch, 1.5 * ACK_TIMEOUT if dawdle else 0.0)
                         dawdle = False
                     elif self._subscription.lag() == _NOTHING_LEFT:
                         break
                     else:
-                        self.report("step")
+                        self.report("idle")
         except BaseException:
             self._failed.set()
             raise

@@ -15,6 +15,7 @@ import weakref
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import fsencode
 from typing import Any, NamedTuple
 
 from hstreamlite._native import fast, ffi, lib
@@ -120,7 +121,7 @@ class Journal:
         native.direct = config.direct_io
         native.notify_fd = notify_fd
         self.uuid = bytes(native.uuid)
-        log = lib.hsl_log_new(env.files.io, native, path.encode())
+        log = lib.hsl_log_new(env.files.io, native, fsencode(path))
         if log == ffi.NULL:
             raise MemoryError
         self.log = ffi.gc(log, lib.hsl_log_free)

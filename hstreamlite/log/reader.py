@@ -7,7 +7,7 @@ the order of the append calls, however the stream is partitioned.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -89,6 +89,11 @@ class Scan:
         self._limits = dict(limits)
         self._left = END if limit is None else limit
         self._key = key
+
+    @property
+    def shards(self) -> Set[int]:
+        """What is read, also when done with it."""
+        return self._cursors.keys()
 
     @property
     def done(self) -> bool:

@@ -120,10 +120,6 @@ def open_journal(
         journal = Journal(env, path, config, notify_fd)
         superblock = _load_super(env, journal, report)
         numbers = _segment_numbers(env, path)
-        if report.created and numbers:
-            raise CorruptionError(
-                f"{path}/SUPER", 0, 8192, "a superblock", f"none, beside {len(numbers)} segments"
-            )
         loaded = _load_segments(journal, superblock, numbers, report)
         _sync_directories(env, path, whole=int(superblock.last_segment) == 0)
         _set_next(journal, superblock, loaded)
@@ -167,10 +163,18 @@ def _load_super(env: Env, journal: Journal, report: RecoveryReport) -> Any:
         journal.uuid = bytes(superblock.uuid)
         report.clean = bool(superblock.flags & 1)
         return superblock
-    if status == lib.HSL_DAMAGED and _segment_numbers(env, journal.path):
-        raise CorruptionError(path, 0, 8192, "a superblock slot with a matching CRC", "none")
     if status not in (lib.HSL_DAMAGED, lib.HSL_NOT_FOUND):
         journal.check(status)
+    numbers = _segment_numbers(env, journal.path)
+    if numbers:
+        found = "no such file" if status == lib.HSL_NOT_FOUND else "none"
+        raise CorruptionError(
+            path,
+            0,
+            8192,
+            "a superblock slot with a matching CRC",
+            f"{found}, beside {len(numbers)} segments",
+        )
     report.created = True
     _create(env, journal)
     return superblock

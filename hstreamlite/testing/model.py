@@ -147,9 +147,7 @@ class Model:
 
     # Streams and records.
 
-    def create_stream(
-        self, name: str, *, backlog_ms: int = 0, outcome: Outcome = "ok"
-    ) -> None:
+    def create_stream(self, name: str, *, backlog_ms: int = 0, outcome: Outcome = "ok") -> None:
         if outcome != "none":
             status: Status = "acked" if outcome == "ok" else "maybe"
             self.streams[name] = StreamModel(name, backlog_ms, status)

@@ -55,7 +55,9 @@ def script(w: Witness) -> Iterator[Outcome]:
     yield w.append("b", batch("zstd", 20, 300, keys=5), compression="zstd")
     w.receive("s", "c", 6)
     yield w.ack("s", "c", 3)
-    yield w.transact({"a": batch("tx", 2, 500), "b": batch("tx", 3, 500, keys=3)}, ("s", "c"), count=2)
+    yield w.transact(
+        {"a": batch("tx", 2, 500), "b": batch("tx", 3, 500, keys=3)}, ("s", "c"), count=2
+    )
     yield w.append("a", batch("roll", 8, 3500))
     yield w.pass_time(1.0)
     yield w.trim("a", w.store.stream("a").tail())
@@ -273,7 +275,9 @@ def test_flipped_bit_is_reported_or_harmless(make: Callable[[], Witness]) -> Non
         data = origin.env.disk.read_all(path)
         used = [at for at in range(len(data)) if data[at]]
         dense = 1 if NIGHTLY else max(1, len(used) // 120)
-        for number, at in enumerate([*used[::dense], *range(0, len(data), 4096 if NIGHTLY else 16384)]):
+        for number, at in enumerate(
+            [*used[::dense], *range(0, len(data), 4096 if NIGHTLY else 16384)]
+        ):
             w = origin.branch(origin.env.clone())
             w.env.disk.flip(path, at * 8 + number % 8)
             verdict = examine(w)
