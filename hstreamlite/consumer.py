@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from hstreamlite.config import ACK_TIMEOUT_SECONDS_MAX, check_duration, check_seconds
 from hstreamlite.errors import ConsumerClosed
 from hstreamlite.feed import (
     EMPTY,
     AckResult,
+    Deliveries,
     DeliveryBatch,
     Feed,
     check_receive,
@@ -147,7 +148,7 @@ class Consumer(ConsumerBase):
                 yield delivery
             self._pace(clock.mono_ns() - started)
 
-    def ack(self, deliveries: Delivery | Iterable[Any]) -> AckResult:
+    def ack(self, deliveries: Deliveries) -> AckResult:
         """Ack a delivery, several, or a whole batch: they do not come again.
 
         Progress is on disk within `progress_interval`. An ack counts whoever holds the record, also
@@ -156,13 +157,11 @@ class Consumer(ConsumerBase):
         """
         return self._ack_items(deliveries)
 
-    def release(
-        self, deliveries: Delivery | Iterable[Any], *, after: float | timedelta | None = None
-    ) -> int:
+    def release(self, deliveries: Deliveries, *, after: float | timedelta | None = None) -> int:
         """Give deliveries back, to be sent again now or after a delay; returns how many."""
         return self._release_items(deliveries, after)
 
-    def extend(self, deliveries: Delivery | Iterable[Any], *, by: float | timedelta) -> int:
+    def extend(self, deliveries: Deliveries, *, by: float | timedelta) -> int:
         """Move the deadline of deliveries to `by` seconds from now; returns how many are held."""
         return self._extend_items(deliveries, by)
 

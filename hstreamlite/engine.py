@@ -88,6 +88,7 @@ class Engine:
         self.producers = ProducerTable()
         self.routers: dict[int, Router] = {}
         self.created_tickets: dict[str, int] = {}
+        self.wake: Callable[[], None] = lambda: None
         self.closed = False
         self.forked = False
         self._pid = env.pid()
@@ -410,7 +411,7 @@ class Engine:
     # Trimming and retention.
 
     def trim(self, name: str, before: object) -> Pending:
-        """Stage a trim; apply it when the ticket is durable, by `Housekeeping.apply` of the value."""
+        """Stage a trim; `Housekeeping.apply` applies the value when the ticket is durable."""
         self.check_open()
         with self.lock:
             state = self.stream(name)

@@ -48,6 +48,9 @@ PREFIX = struct.Struct("<Q")
 Span = tuple[int, int, int]
 """Shard, first LSN, end LSN."""
 
+Deliveries = Delivery | RecordId | Iterable[Delivery | RecordId]
+"""What names deliveries: one, its id, several, or what `receive` returned."""
+
 
 class DeliveryBatch(tuple[Delivery, ...]):  # noqa: SLOT001 - a tuple can have no slots of its own
     """Deliveries of one `receive`, in log order per shard; falsy when there were none.
@@ -115,6 +118,7 @@ class Feed:
                 raise ValueError(f"a subscription has at most {CONSUMERS_MAX} consumers")
             self.group.attach(consumer)
             self.consumers += 1
+        self.engine.wake()
 
     def detach(self, consumer: str) -> None:
         """Hand back what the consumer holds, at once, and store progress."""
@@ -202,29 +206,18 @@ class Feed:
         if cursor is None:
             cursor = cursors[shard] = self.journal.cursor(shard, first)
         cursor.seek(first)
-        found: list[Delivery] = []
-        while cursor.lsn < end:
-            try:
-                got = cursor.read(
-                    end - cursor.lsn,
-                    end=end,
-                    max_bytes=_READ_BYTES,
-                    owner=owner,
-                    attempt=attempt,
-                    may_block=may_block,
-                )
-            except RecordTrimmed:
-                if found:
-                    break
-                self._pass_gap(shard, cursor.gap()[1])
-                return []
-            if got is None:
-                return found or None
-            if not got:
-                break
-            found += got
-            break
-        return found
+        try:
+            return cursor.read(
+                end - first,
+                end=end,
+                max_bytes=_READ_BYTES,
+                owner=owner,
+                attempt=attempt,
+                may_block=may_block,
+            )
+        except RecordTrimmed:
+            self._pass_gap(shard, cursor.gap()[1])
+            return []
 
     def _confirm(
         self, assignment: Assignment, end: int, got: list[Delivery], found: list[Delivery]

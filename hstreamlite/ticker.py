@@ -1,8 +1,8 @@
 """The store's own thread: what must happen without anybody calling.
 
-Deadlines of deliveries, stored progress, batches whose age is up, retention, snapshots. One thread a
-store, asleep until the earliest of these. Where the environment has no threads, `run_once` is called
-by whoever drives it.
+Deadlines of deliveries, stored progress, batches whose age is up, retention, snapshots. One thread
+a store, asleep until the earliest of these. Where the environment has no threads, `run_once` is
+called by whoever drives it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Ticker:
         self._feeds = feeds
         self._condition = engine.env.threads.condition()
         self.house = Housekeeping(engine)
+        engine.wake = self.wake
         self._producers: dict[int, TimedProducer] = {}
         self._stopped = False
         self._woken = False

@@ -52,7 +52,7 @@ struct hsl_super {
     uint64_t first_segment;
     uint64_t last_segment;      /* highest segment number ever given to a file; 0 = none */
     uint64_t durable;           /* segment << 32 | offset that was durable when written */
-    uint64_t checkpoint;        /* segment << 32 | offset of the newest index checkpoint; 0 = none */
+    uint64_t checkpoint;        /* segment << 32 | offset of the newest checkpoint; 0 = none */
     uint64_t snapshot[3];       /* first LSN of the newest snapshot in each system log; 0 = none */
     uint64_t flags;             /* 1 = closed cleanly */
 };
@@ -65,7 +65,7 @@ struct hsl_segment_report {
     uint64_t pred_uid;
     uint64_t pred_end;
     uint32_t pred_crc;
-    uint32_t last_crc;          /* CRC of the last accepted frame header, or of the segment header */
+    uint32_t last_crc;          /* CRC of the last accepted frame header, or the segment's */
     uint64_t file_bytes;
     uint64_t capacity;          /* size the file had until it was sealed */
     uint64_t end;               /* offset behind the last accepted frame */

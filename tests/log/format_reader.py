@@ -113,7 +113,8 @@ class Frame(NamedTuple):
     zero: int
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Row:
     """What an index says of a block."""
 
     shard: int

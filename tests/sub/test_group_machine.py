@@ -1,16 +1,17 @@
 """The group against the reference: several consumers, time, loss, gaps, seeks and restarts."""
 
+from collections.abc import Callable
+
 import pytest
-from hstreamlite.testing.group_model import CONSUMERS, GroupModel
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hstreamlite.errors import ConsumerClosed, ConsumerExists, UnknownRecord
-from hstreamlite.sub.ackmap import AckFlag
+from hstreamlite.sub.ackmap import AckCounts, AckFlag
 from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.group import Group
 from hstreamlite.sub.limits import Limits
+from hstreamlite.testing.group_model import CONSUMERS, GroupModel
 
 TIMEOUT = 1_000_000
 STARTS = {7: 1, 9: 130, 1 << 41: 2**33}
@@ -168,7 +169,7 @@ class GroupMachine(RuleBasedStateMachine):
         first = self.draw_lsn(data, shard)
         step = 1 if ranged else data.draw(st.integers(1, 3))
         lsns = list(range(first, first + count, step))
-        call = (
+        call: Callable[[], AckCounts] = (
             (lambda: self.group.ack_range(shard, first, first + count))
             if ranged
             else (lambda: self.group.ack_many(shard, lsns))
