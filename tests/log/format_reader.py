@@ -123,7 +123,7 @@ class Row:
     time_ms: int
     off8: int
     length: int
-    count: int
+    records: int
 
 
 @dataclass(frozen=True)
