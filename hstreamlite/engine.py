@@ -88,7 +88,6 @@ class Engine:
         self.producers = ProducerTable()
         self.routers: dict[int, Router] = {}
         self.created_tickets: dict[str, int] = {}
-        self.wake: Callable[[], None] = lambda: None
         self.closed = False
         self.forked = False
         self._pid = env.pid()

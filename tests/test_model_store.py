@@ -382,7 +382,7 @@ class StoreMachine(RuleBasedStateMachine):
             other.check()
             other.store.close()
         except CorruptionError as error:
-            assert error.path.startswith("/db")  # noqa: PT017 - either verdict is right
+            assert error.path.startswith("/db")
             self.counts["damage found"] += 1
         except hs.StoreVersionUnsupported:
             self.counts["damage found"] += 1
@@ -417,7 +417,7 @@ def test_store_agrees_with_its_model(capsys: pytest.CaptureFixture[str]) -> None
     StoreMachine.counts.clear()
     run_state_machine_as_test(StoreMachine, settings=settings(stateful_step_count=50))
     with capsys.disabled():
-        print("\n" + ", ".join(f"{n} {what}" for what, n in sorted(StoreMachine.counts.items())))  # noqa: T201 - what the run went through
+        print("\n" + ", ".join(f"{n} {what}" for what, n in sorted(StoreMachine.counts.items())))
     if settings().max_examples >= 50:
         assert all(StoreMachine.counts[what] for what in LEAST_EVENTS)
 
