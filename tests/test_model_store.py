@@ -432,3 +432,25 @@ def test_leap_of_the_wall_clock_expires_nothing() -> None:
     w.env.disk.set_wall_ms(w.env.clock.wall_ms() - 365 * 24 * HOUR_MS)
     w.pass_time(2.0)
     assert len(w.read("a")) == 5
+
+
+def test_delivery_comes_again_at_its_deadline_and_not_before() -> None:
+    w = Witness(SimEnv(seed=1))
+    assert w.create("a") == "ok"
+    assert w.subscribe("s", "a", ack_timeout=10.0) == "ok"
+    assert w.append("a", [(None, b"one")]) == "ok"
+    assert w.receive("s", "one") == 1
+    w.env.advance(9.9)
+    assert w.receive("s", "two") == 0
+    w.env.advance(0.1)
+    assert w.receive("s", "two") == 1
+
+
+def test_records_expire_at_their_age_and_not_before() -> None:
+    w = Witness(SimEnv(seed=1), small_config(retention_interval=1.0))
+    assert w.create("a", backlog=5.0) == "ok"
+    assert w.append("a", [(None, b"one")]) == "ok"
+    w.pass_time(4.0)
+    assert w.check() == 1
+    w.pass_time(2.0)
+    assert w.check() == 0
