@@ -235,6 +235,7 @@ int hsl_segment_reader(struct hsl_log *log, uint64_t number, struct hsl_segment 
 void hsl_segment_unread(struct hsl_log *log, struct hsl_segment *segment);
 uint64_t hsl_claim(size_t bytes, uint32_t blocks);
 int hsl_segments_tidy(struct hsl_log *log);
+void hsl_segments_close(struct hsl_log *log);
 
 /* super.c */
 int hsl_super_write(struct hsl_log *log);

@@ -146,6 +146,11 @@ int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system)
     bool emergency = false;
     if (rc == HSL_FULL && system) {
         rc = spare_from_reserve(log, path, need, &spare->fd, &capacity);
+        if (rc == HSL_FULL) {
+            /* The reserve was used before; sealing it gave most of its space back. */
+            capacity = least;
+            rc = reserve_file(log, path, capacity, &spare->fd);
+        }
         emergency = rc == HSL_OK;
     }
     if (rc != HSL_OK) {
@@ -392,7 +397,9 @@ int hsl_segment_reader(struct hsl_log *log, uint64_t number, struct hsl_segment 
     int rc = HSL_OK;
     pthread_mutex_lock(&log->index_mu);
     struct hsl_segment *s = hsl_segment_find(log, number);
-    if (!s) {
+    if (log->closed) {
+        rc = HSL_CLOSED;
+    } else if (!s) {
         rc = HSL_NOT_FOUND;
     } else if (s->fd_read < 0) {
         char path[HSL_PATH_MAX + 64];
@@ -493,6 +500,28 @@ int hsl_log_drop_segments(struct hsl_log *log, const uint64_t *numbers, size_t c
     hsl_path(log, path, "segments");
     int err = io->sync_dir(io->ctx, path);
     return rc == HSL_OK && err < 0 ? hsl_fail(log, "sync", path, -err) : rc;
+}
+
+/* Closes every file that no reader is at. The log is closed: none is opened again. */
+void hsl_segments_close(struct hsl_log *log)
+{
+    pthread_mutex_lock(&log->index_mu);
+    for (size_t i = 0; i < log->segments_len; i++) {
+        struct hsl_segment *s = log->segments[i];
+        if (s->fd_read >= 0 && s->readers == 0) {
+            log->io->close(log->io->ctx, s->fd_read);
+            s->fd_read = -1;
+            log->open_files--;
+        }
+        if (s->fd >= 0)
+            log->io->close(log->io->ctx, s->fd);
+        s->fd = -1;
+    }
+    if (log->spare && log->spare->fd >= 0) {
+        log->io->close(log->io->ctx, log->spare->fd);
+        log->spare->fd = -1;
+    }
+    pthread_mutex_unlock(&log->index_mu);
 }
 
 /* Files left by the process before: a spare is of no use, a reserve of the right size is. Replaying
