@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from hstreamlite.config import ACK_TIMEOUT_SECONDS_MAX, check_duration, check_seconds
 from hstreamlite.errors import ConsumerClosed
 from hstreamlite.feed import (
     EMPTY,
     AckResult,
+    Deliveries,
     DeliveryBatch,
     Feed,
     check_receive,
@@ -26,7 +27,10 @@ _TIMEOUT_MAX = 1e9
 
 
 class ConsumerBase:
-    """What the faces of a consumer share; none of it waits."""
+    """What the faces of a consumer share; none of it waits, except as said by `_may_block`."""
+
+    _may_block = True
+    """Whether acks may wait for room when they store progress; if not, the ticker does."""
 
     def __init__(self, feed: Feed, name: str, prefetch: int) -> None:
         self.name = name
@@ -63,7 +67,7 @@ class ConsumerBase:
 
     def _ack_items(self, deliveries: object) -> AckResult:
         self._check()
-        return self._feed.ack_spans(spans_of(deliveries))
+        return self._feed.ack_spans(spans_of(deliveries), may_block=self._may_block)
 
     def _release_items(self, deliveries: object, after: float | timedelta | None) -> int:
         self._check()
@@ -147,7 +151,7 @@ class Consumer(ConsumerBase):
                 yield delivery
             self._pace(clock.mono_ns() - started)
 
-    def ack(self, deliveries: Delivery | Iterable[Any]) -> AckResult:
+    def ack(self, deliveries: Deliveries) -> AckResult:
         """Ack a delivery, several, or a whole batch: they do not come again.
 
         Progress is on disk within `progress_interval`. An ack counts whoever holds the record, also
@@ -156,13 +160,11 @@ class Consumer(ConsumerBase):
         """
         return self._ack_items(deliveries)
 
-    def release(
-        self, deliveries: Delivery | Iterable[Any], *, after: float | timedelta | None = None
-    ) -> int:
+    def release(self, deliveries: Deliveries, *, after: float | timedelta | None = None) -> int:
         """Give deliveries back, to be sent again now or after a delay; returns how many."""
         return self._release_items(deliveries, after)
 
-    def extend(self, deliveries: Delivery | Iterable[Any], *, by: float | timedelta) -> int:
+    def extend(self, deliveries: Deliveries, *, by: float | timedelta) -> int:
         """Move the deadline of deliveries to `by` seconds from now, unless it lies later; returns
         how many are held."""
         return self._extend_items(deliveries, by)

@@ -88,12 +88,14 @@ class Engine:
         self.producers = ProducerTable()
         self.routers: dict[int, Router] = {}
         self.created_tickets: dict[str, int] = {}
+        self.wake: Callable[[], None] = lambda: None
         self.closed = False
         self.forked = False
         self._pid = env.pid()
         self._lock_handle = opened.lock
         self.progress_records: list[bytes] = []
         self.progress_snapshot: ProgressSnapshot = lambda: nullcontext([])
+        self.wake: Callable[[], None] = lambda: None
 
     # Opening and closing.
 
@@ -195,7 +197,7 @@ class Engine:
 
     def _in_forked_child(self) -> None:
         """Nothing of the parent's may be used here, least of all its locks and its lock file."""
-        if not self.closed:
+        if not self.closed and not self.forked:
             self.forked = True
             self.env.files.close(self._lock_handle)
 
@@ -410,7 +412,7 @@ class Engine:
     # Trimming and retention.
 
     def trim(self, name: str, before: object) -> Pending:
-        """Stage a trim; apply it when the ticket is durable, by `Housekeeping.apply` of the value."""
+        """Stage a trim; `Housekeeping.apply` applies the value when the ticket is durable."""
         self.check_open()
         with self.lock:
             state = self.stream(name)

@@ -48,6 +48,9 @@ PREFIX = struct.Struct("<Q")
 Span = tuple[int, int, int]
 """Shard, first LSN, end LSN."""
 
+Deliveries = Delivery | RecordId | Iterable[Delivery | RecordId]
+"""What names deliveries: one, its id, several, or what `receive` returned."""
+
 
 class DeliveryBatch(tuple[Delivery, ...]):  # noqa: SLOT001 - a tuple can have no slots of its own
     """Deliveries of one `receive`, in log order per shard; falsy when there were none.
@@ -105,6 +108,7 @@ class Feed:
         self._needs_snapshot = progress is None
         self._gaps_passed = 0
         self._stored_ns = engine.env.clock.mono_ns()
+        self._room_bytes = 0
 
     # Consumers.
 
@@ -115,6 +119,7 @@ class Feed:
                 raise ValueError(f"a subscription has at most {CONSUMERS_MAX} consumers")
             self.group.attach(consumer)
             self.consumers += 1
+        self.engine.wake()
 
     def detach(self, consumer: str) -> None:
         """Hand back what the consumer holds, at once, and store progress."""
@@ -125,7 +130,7 @@ class Feed:
                 return
             self.group.detach(consumer, self._now())
             self.consumers -= 1
-        self.store_progress(force=True)
+        self.store_progress(force=True, may_block=True)
         self.journal.poke()
 
     @property
@@ -202,29 +207,18 @@ class Feed:
         if cursor is None:
             cursor = cursors[shard] = self.journal.cursor(shard, first)
         cursor.seek(first)
-        found: list[Delivery] = []
-        while cursor.lsn < end:
-            try:
-                got = cursor.read(
-                    end - cursor.lsn,
-                    end=end,
-                    max_bytes=_READ_BYTES,
-                    owner=owner,
-                    attempt=attempt,
-                    may_block=may_block,
-                )
-            except RecordTrimmed:
-                if found:
-                    break
-                self._pass_gap(shard, cursor.gap()[1])
-                return []
-            if got is None:
-                return found or None
-            if not got:
-                break
-            found += got
-            break
-        return found
+        try:
+            return cursor.read(
+                end - first,
+                end=end,
+                max_bytes=_READ_BYTES,
+                owner=owner,
+                attempt=attempt,
+                may_block=may_block,
+            )
+        except RecordTrimmed:
+            self._pass_gap(shard, cursor.gap()[1])
+            return []
 
     def _confirm(
         self, assignment: Assignment, end: int, got: list[Delivery], found: list[Delivery]
@@ -260,7 +254,7 @@ class Feed:
 
     # Acks.
 
-    def ack_one(self, shard: int, lsn: int) -> int:
+    def ack_one(self, shard: int, lsn: int, *, may_block: bool = True) -> int:
         """Ack one record without a lock; returns AckFlag bits."""
         try:
             flags: int = fast.ackmap_ack(self.addresses[shard], lsn)
@@ -273,10 +267,10 @@ class Feed:
                 with self.lock:
                     self.check()
                     flags = self.group.ack(shard, lsn)
-            self.attend()
+            self.attend(may_block=may_block)
         return flags
 
-    def ack_spans(self, spans: Iterable[Span]) -> AckResult:
+    def ack_spans(self, spans: Iterable[Span], *, may_block: bool = True) -> AckResult:
         """Ack ranges, each all or nothing."""
         new = duplicate = void = 0
         with self.lock:
@@ -286,10 +280,10 @@ class Feed:
                 new += counts.new
                 duplicate += counts.duplicate
                 void += counts.void
-        self.attend()
+        self.attend(may_block=may_block)
         return AckResult(new, duplicate, void)
 
-    def attend(self) -> None:
+    def attend(self, *, may_block: bool) -> None:
         """Store progress if it is due, and wake who waits for room."""
         with self.lock:
             if self.deleted:
@@ -297,7 +291,7 @@ class Feed:
             due = self.group.attend()
             waiting = self.group.next_in_line(self._now())
         if due:
-            self.store_progress()
+            self.store_progress(may_block=may_block)
         if waiting is not None:
             self.journal.poke()
 
@@ -342,7 +336,7 @@ class Feed:
         if waiting is not None:
             self.journal.poke()
         if now - self._stored_ns >= int(self.engine.config.progress_interval * 1e9 / 2):
-            self.store_progress()
+            self.store_progress(may_block=True)
         return deadline
 
     def progress_ops(self, spans: Iterable[Span] = ()) -> list[Op]:
@@ -363,8 +357,26 @@ class Feed:
         """Note that what `progress_ops` returned was not stored after all."""
         self._needs_snapshot = True
 
-    def store_progress(self, *, force: bool = False) -> int:
-        """Stage progress if there is any; returns the ticket. A full disk is tried again later."""
+    def store_progress(self, *, force: bool = False, may_block: bool = False) -> int:
+        """Stage progress if there is any; returns the ticket.
+
+        Where there is no room at once, that is waited for without the lock if may_block, and else
+        left to the store's own thread. A full disk is tried again later.
+        """
+        try:
+            ticket = self._try_store(force=force)
+            while ticket is None and may_block:
+                self.journal.make_room(self._room_bytes)
+                ticket = self._try_store(force=True)
+        except StorageFull as error:
+            log.warning("progress of subscription %r is not stored: %s", self.state.name, error)
+            return 0
+        if ticket is None:
+            self.engine.wake()
+        return ticket or 0
+
+    def _try_store(self, *, force: bool) -> int | None:
+        """Stage what is unsaved; None where that would have to wait."""
         with self.lock:
             if self.deleted or self.engine.closed:
                 return 0
@@ -375,16 +387,14 @@ class Feed:
             if not ops:
                 return 0
             try:
-                if self.journal.try_stage(ops, _MEMORY, system=True) is None:
-                    self.forget_stored()
-                    return 0
-            except StorageFull as error:
-                self.forget_stored()
-                log.warning("progress of subscription %r is not stored: %s", self.state.name, error)
-                return 0
+                staged = self.journal.try_stage(ops, _MEMORY, system=True)
             except BaseException:
                 self.forget_stored()
                 raise
+            if staged is None:
+                self.forget_stored()
+                self._room_bytes += 64 << 10  # several pieces may need more than was made
+                return None
             return self.journal.staged()
 
     # Looking and moving.

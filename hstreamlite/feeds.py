@@ -157,4 +157,4 @@ class Feeds:
 
     def store_all(self) -> int:
         """Stage the progress of every subscription; returns the ticket."""
-        return max((feed.store_progress() for feed in self.all()), default=0)
+        return max((feed.store_progress(may_block=True) for feed in self.all()), default=0)

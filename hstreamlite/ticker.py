@@ -1,8 +1,8 @@
 """The store's own thread: what must happen without anybody calling.
 
-Deadlines of deliveries, stored progress, batches whose age is up, retention, snapshots. One thread a
-store, asleep until the earliest of these. Where the environment has no threads, `run_once` is called
-by whoever drives it.
+Deadlines of deliveries, stored progress, batches whose age is up, retention, snapshots. One thread
+a store, asleep until the earliest of these. Where the environment has no threads, `run_once` is
+called by whoever drives it.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ class Ticker:
         self._feeds = feeds
         self._condition = engine.env.threads.condition()
         self.house = Housekeeping(engine)
+        engine.wake = self.wake
         self._producers: dict[int, TimedProducer] = {}
         self._stopped = False
         self._woken = False
         self._thread: object | None = None
         self._progress_ns = int(engine.config.progress_interval * 1e9 / 2)
         self._retention_ns = int(engine.config.retention_interval * 1e9)
+        engine.wake = self.wake
         self._next_retention_ns = engine.env.clock.mono_ns() + self._retention_ns
 
     def start(self) -> None:

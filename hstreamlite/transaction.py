@@ -109,7 +109,7 @@ class Collected:
             for state in deleted:
                 engine.retire(state, archived=False)
             for feed in feeds:
-                feed.ack_spans(self._spans(feed))
+                feed.ack_spans(self._spans(feed), may_block=False)
         return Pending(
             {name: _ids(runs, shards, order) for name, (shards, order) in parts.items()}, ticket
         )

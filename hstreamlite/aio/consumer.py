@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Generator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Generator
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -12,12 +12,14 @@ from hstreamlite.aio.bell import Bell, in_thread
 from hstreamlite.config import check_seconds
 from hstreamlite.consumer import ConsumerBase
 from hstreamlite.errors import ConsumerClosed
-from hstreamlite.feed import EMPTY, AckResult, DeliveryBatch, Feed, check_receive
+from hstreamlite.feed import EMPTY, AckResult, Deliveries, DeliveryBatch, Feed, check_receive
 from hstreamlite.records import Delivery
 
 
 class Consumer(ConsumerBase):
     """One attached reader of a subscription, as `hstreamlite.Consumer`."""
+
+    _may_block = False
 
     def __init__(self, bell: Bell, feed: Feed, name: str, prefetch: int) -> None:
         self._bell = bell
@@ -84,17 +86,17 @@ class Consumer(ConsumerBase):
                 yield delivery
             self._pace(clock.mono_ns() - started)
 
-    async def ack(self, deliveries: Delivery | Iterable[Any]) -> AckResult:
+    async def ack(self, deliveries: Deliveries) -> AckResult:
         """Ack a delivery, several, or a whole batch, as `hstreamlite.Consumer.ack`."""
         return self._ack_items(deliveries)
 
     async def release(
-        self, deliveries: Delivery | Iterable[Any], *, after: float | timedelta | None = None
+        self, deliveries: Deliveries, *, after: float | timedelta | None = None
     ) -> int:
         """Give deliveries back, to be sent again now or after a delay; returns how many."""
         return self._release_items(deliveries, after)
 
-    async def extend(self, deliveries: Delivery | Iterable[Any], *, by: float | timedelta) -> int:
+    async def extend(self, deliveries: Deliveries, *, by: float | timedelta) -> int:
         """Move the deadline of deliveries to `by` seconds from now, unless it lies later; returns
         how many are held."""
         return self._extend_items(deliveries, by)
@@ -106,7 +108,7 @@ class Consumer(ConsumerBase):
     def _ack(self, delivery: Delivery) -> Awaitable[None]:
         self._check()
         record_id = delivery.id
-        self._feed.ack_one(record_id.shard_id, record_id.lsn)
+        self._feed.ack_one(record_id.shard_id, record_id.lsn, may_block=self._may_block)
         return _done()
 
     def _release(self, delivery: Delivery, after: float | timedelta | None) -> Awaitable[None]:

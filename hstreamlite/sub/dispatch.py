@@ -5,9 +5,9 @@ could be served, nobody else is. So consumers that always wait get equal shares,
 often. A head that does not come within `TURN_NS` loses its turn, which keeps
 one sleeping thread from holding the others.
 
-`SharedDispatcher` is the choice in mode "shared": records to be sent again first, then new ones; one
-shard after the other, a batch each; no order across consumers. Another mode is another dispatcher
-with the same `assign` and `can_assign`.
+`SharedDispatcher` is the choice in mode "shared": records to be sent again first, then new ones;
+one shard after the other, a batch each; no order across consumers. Another mode is another
+dispatcher with the same `assign` and `can_assign`.
 """
 
 from collections.abc import Mapping

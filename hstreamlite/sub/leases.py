@@ -34,8 +34,8 @@ WAITING = frozenset({Fate.DELAYED, Fate.READY})
 class Slot:
     """A run of records ``[first, end)`` of one shard with one fate.
 
-    ``attempt`` is that of the delivery under way, or of the next one while the slot waits; ``lease``
-    names the delivery and is shared by the parts of a slot that was split.
+    ``attempt`` is that of the delivery under way, or of the next one while the slot waits;
+    ``lease`` names the delivery and is shared by the parts of a slot that was split.
     """
 
     __slots__ = (
@@ -194,7 +194,7 @@ class Leases:
         return list(self._by_shard.get(shard, {}).values())
 
     def within(self, shard: int, first: int, end: int) -> Iterator[Slot]:
-        """Yield the slots that overlap ``[first, end)``, ascending; do not change them meanwhile."""
+        """Yield the slots that overlap ``[first, end)``, ascending; none may change meanwhile."""
         slots = self._by_shard.get(shard)
         if slots is None or first >= end:
             return

@@ -1,8 +1,8 @@
 """What a group stores of its progress, and when there is something to store.
 
-Acks come without the group's lock at any moment, so the order of looking matters: a window is marked
-saved first, then drained, then read. What falls in between is stored too or stays unsaved; it is
-never taken for stored without being so.
+Acks come without the group's lock at any moment, so the order of looking matters: a window is
+marked saved first, then drained, then read. What falls in between is stored too or stays unsaved;
+it is never taken for stored without being so.
 """
 
 from collections.abc import Mapping

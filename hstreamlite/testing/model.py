@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 __all__ = ["Model", "Outcome", "Place", "Seen", "Slot", "StreamModel", "SubModel", "Violation"]
 
@@ -175,7 +175,8 @@ class Model:
             _require(len(places) == len(records), f"{stream}: {len(places)} ids for {len(records)}")
         else:
             places = [None] * len(records)
-        status: Status = {"ok": "acked", "none": "failed", "unknown": "maybe"}[outcome]  # type: ignore[assignment]
+        statuses: dict[str, Status] = {"ok": "acked", "none": "failed", "unknown": "maybe"}
+        status = statuses[outcome]
         slots = self.streams[stream].slots
         for (key, payload), place in zip(records, places, strict=True):
             _require(payload not in slots, f"{stream}: {payload!r} was appended before")
@@ -421,9 +422,10 @@ class Model:
         _require(not missing, f"{name}: never delivered {missing[:5]} ({len(missing)})")
 
 
-def _settle_names(
-    known: dict[str, StreamModel] | dict[str, SubModel], shown: set[str], kind: str
-) -> None:
+Named = TypeVar("Named", "StreamModel", "SubModel")
+
+
+def _settle_names(known: dict[str, Named], shown: set[str], kind: str) -> None:
     for name, state in list(known.items()):
         if name not in shown:
             _require(state.deleting or state.status == "maybe", f"{kind} {name!r} is lost")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import hstreamlite as hs
+from hstreamlite.housekeeping import Housekeeping
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.simfs import Fail, Op
 
@@ -68,9 +69,10 @@ def test_trim_that_is_staged_survives_a_snapshot_taken_before_it_is_applied() ->
     ids = [stream.append(b"%d" % number) for number in range(4)]
     engine = store._engine
     pending = engine.trim("a", ids[2])
-    store._ticker.house.snapshot()
+    house = Housekeeping(engine)
+    house.snapshot()
     engine.journal.wait(pending.ticket)
-    store._ticker.house.apply(pending.value)
+    house.apply(pending.value)
     store.close()
     store = open_store(env.process_crash())
     assert [r.payload for r in store.stream("a").read()] == [b"2", b"3"]
