@@ -165,7 +165,8 @@ class Consumer(ConsumerBase):
         return self._release_items(deliveries, after)
 
     def extend(self, deliveries: Deliveries, *, by: float | timedelta) -> int:
-        """Move the deadline of deliveries to `by` seconds from now; returns how many are held."""
+        """Move the deadline of deliveries to `by` seconds from now, unless it lies later; returns
+        how many are held."""
         return self._extend_items(deliveries, by)
 
     def close(self) -> None:
