@@ -412,14 +412,12 @@ int hsl_log_close(struct hsl_log *log, int32_t clean)
             rc = hsl_log_os_stage_reset(log);
     }
     pthread_mutex_lock(&log->stage_mu);
-    pthread_mutex_lock(&log->index_mu);
     log->closed = true;
-    pthread_mutex_unlock(&log->index_mu);
     log->writing = false;
     pthread_cond_broadcast(&log->durable_cv);
     pthread_mutex_unlock(&log->stage_mu);
-    hsl_segments_close(log);
     hsl_os_stage_close(log);
+    hsl_segments_release(log);
     return rc;
 }
 

@@ -391,13 +391,36 @@ static void close_one_reader(struct hsl_log *log)
     }
 }
 
+static void close_handle(struct hsl_log *log, int *fd)
+{
+    if (*fd >= 0)
+        log->io->close(log->io->ctx, *fd);
+    *fd = -1;
+}
+
+/* Gives the files back at close: the log itself lives on while anybody holds a cursor. */
+void hsl_segments_release(struct hsl_log *log)
+{
+    pthread_mutex_lock(&log->index_mu);
+    log->released = true;
+    for (size_t i = 0; i < log->segments_len; i++) {
+        struct hsl_segment *s = log->segments[i];
+        close_handle(log, &s->fd);
+        if (s->readers == 0)
+            close_handle(log, &s->fd_read);
+    }
+    if (log->spare)
+        close_handle(log, &log->spare->fd);
+    pthread_mutex_unlock(&log->index_mu);
+}
+
 /* A file handle for reading that stays valid until hsl_segment_unread, through seal and drop. */
 int hsl_segment_reader(struct hsl_log *log, uint64_t number, struct hsl_segment **out, int *fd)
 {
     int rc = HSL_OK;
     pthread_mutex_lock(&log->index_mu);
     struct hsl_segment *s = hsl_segment_find(log, number);
-    if (log->closed) {
+    if (log->released) {
         rc = HSL_CLOSED;
     } else if (!s) {
         rc = HSL_NOT_FOUND;
@@ -427,6 +450,8 @@ void hsl_segment_unread(struct hsl_log *log, struct hsl_segment *s)
 {
     pthread_mutex_lock(&log->index_mu);
     s->readers--;
+    if (log->released && s->readers == 0)
+        close_handle(log, &s->fd_read);
     bool gone = s->dropped && s->readers == 0;
     if (gone)
         log->open_files--;
@@ -500,28 +525,6 @@ int hsl_log_drop_segments(struct hsl_log *log, const uint64_t *numbers, size_t c
     hsl_path(log, path, "segments");
     int err = io->sync_dir(io->ctx, path);
     return rc == HSL_OK && err < 0 ? hsl_fail(log, "sync", path, -err) : rc;
-}
-
-/* Closes every file that no reader is at. The log is closed: none is opened again. */
-void hsl_segments_close(struct hsl_log *log)
-{
-    pthread_mutex_lock(&log->index_mu);
-    for (size_t i = 0; i < log->segments_len; i++) {
-        struct hsl_segment *s = log->segments[i];
-        if (s->fd_read >= 0 && s->readers == 0) {
-            log->io->close(log->io->ctx, s->fd_read);
-            s->fd_read = -1;
-            log->open_files--;
-        }
-        if (s->fd >= 0)
-            log->io->close(log->io->ctx, s->fd);
-        s->fd = -1;
-    }
-    if (log->spare && log->spare->fd >= 0) {
-        log->io->close(log->io->ctx, log->spare->fd);
-        log->spare->fd = -1;
-    }
-    pthread_mutex_unlock(&log->index_mu);
 }
 
 /* Files left by the process before: a spare is of no use, a reserve of the right size is. Replaying
