@@ -76,8 +76,7 @@ class Group:
     def remove_shard(self, shard: int) -> None:
         """Forget a shard that no longer exists, and all that is outstanding of it."""
         self._window(shard)
-        for slot in self._leases.of_shard(shard):
-            self._leases.drop(slot)
+        self._leases.remove_shard(shard)
         self._dispatch.forget(shard)
         self._recorder.removed(shard)
         # Acks that know its address get UNKNOWN from a map that is empty, not one that is freed.
@@ -120,8 +119,7 @@ class Group:
             self._window(shard)
             check_range("lsn", lsn, 1, LSN_MAX)
         for shard, lsn in positions.items():
-            for slot in self._leases.of_shard(shard):
-                self._leases.drop(slot)
+            self._leases.remove_shard(shard)
             self._windows[shard].seek(lsn)
             self._dispatch.offer(shard)
 
