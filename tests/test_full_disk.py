@@ -1,4 +1,4 @@
-"""A small ext4 of our own, filled to the last block: an error that says so, and a store that goes on."""
+"""A full disk: refused at reservation, nothing lost, room can be made, appends go on."""
 
 from __future__ import annotations
 
