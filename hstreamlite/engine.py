@@ -46,6 +46,7 @@ from hstreamlite.log.journal import (
     PROGRESS,
     SYSTEM,
     SYSTEM_LOGS,
+    Cursor,
     Op,
 )
 from hstreamlite.log.keyspace import Router
@@ -154,12 +155,27 @@ class Engine:
 
     def _system_records(self, shard: int, snapshot: int) -> Iterable[bytes]:
         cursor = self.journal.cursor(shard, max(snapshot, 1))
-        while records := cursor.read(10_000):
+        while records := self._read_system(cursor):
             for record in records:
                 yield record.payload
 
-    def _apply_catalog(self, cursor: Any) -> None:
-        while records := cursor.read(10_000):
+    def _read_system(self, cursor: Cursor) -> list[Any]:
+        """Read on in a system log; nothing trims one beyond its snapshot, so a gap is damage."""
+        try:
+            return cursor.read(10_000) or []
+        except RecordTrimmed as error:
+            first, end = cursor.gap()
+            raise CorruptionError(
+                f"{self.path}/segments",
+                0,
+                0,
+                f"records of system log {cursor.shard} from {first}",
+                f"the first one at {end}",
+                (f"shard {cursor.shard} {first}-{end - 1}",),
+            ) from error
+
+    def _apply_catalog(self, cursor: Cursor) -> None:
+        while records := self._read_system(cursor):
             for record in records:
                 try:
                     self.catalog.apply(catalogs.decode(record.payload))

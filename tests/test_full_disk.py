@@ -106,7 +106,8 @@ def commit(store: hs.Store, count: int) -> None:
 def test_acks_trims_and_deletions_work_on_a_full_disk_and_make_room(path: Path) -> None:
     with hs.open(path, config=CONFIG) as store:
         old, new = store.create_stream("old"), store.create_stream("new")
-        old.append_many([RECORD] * 300)
+        for _ in range(300):
+            old.append(RECORD, durability="memory")
         subscription = store.create_subscription("s", stream="new")
         ids = fill(new)
         with subscription.consumer("c") as consumer:

@@ -471,6 +471,11 @@ void hsl_log_stats(struct hsl_log *log, struct hsl_log_stats *out)
 
 int hsl_log_error(struct hsl_log *log, char *text, size_t cap)
 {
+    if (hsl_forked(log)) {
+        if (cap > 0)
+            text[0] = 0;
+        return 0;
+    }
     pthread_mutex_lock(&log->stage_mu);
     int err = log->failed;
     if (cap > 0)

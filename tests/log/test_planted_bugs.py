@@ -78,8 +78,8 @@ BUGS = {
         "agrees",
     ),
     "send again before the deadline": Bug(
-        "sub/group.py",
-        "now + self.limits.ack_timeout_ns",
+        "sub/custody.py",
+        "now + self._limits.ack_timeout_ns",
         "now + self.limits.ack_timeout_ns // 2",
         MODEL,
         "at_its_deadline",
