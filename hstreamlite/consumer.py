@@ -18,7 +18,7 @@ from hstreamlite.feed import (
     spans_of,
 )
 from hstreamlite.log.journal import Cursor
-from hstreamlite.records import Delivery
+from hstreamlite.records import Delivery, RecordId
 from hstreamlite.sub.effects import Gap
 
 _SLICE_NS = 250_000_000
@@ -150,7 +150,7 @@ class Consumer(ConsumerBase):
                 yield delivery
             self._pace(clock.mono_ns() - started)
 
-    def ack(self, deliveries: Delivery | Iterable[Any]) -> AckResult:
+    def ack(self, deliveries: Delivery | RecordId | Iterable[Any]) -> AckResult:
         """Ack a delivery, several, or a whole batch: they do not come again.
 
         Progress is on disk within `progress_interval`. An ack counts whoever holds the record, also
@@ -160,12 +160,17 @@ class Consumer(ConsumerBase):
         return self._ack_items(deliveries)
 
     def release(
-        self, deliveries: Delivery | Iterable[Any], *, after: float | timedelta | None = None
+        self,
+        deliveries: Delivery | RecordId | Iterable[Any],
+        *,
+        after: float | timedelta | None = None,
     ) -> int:
         """Give deliveries back, to be sent again now or after a delay; returns how many."""
         return self._release_items(deliveries, after)
 
-    def extend(self, deliveries: Delivery | Iterable[Any], *, by: float | timedelta) -> int:
+    def extend(
+        self, deliveries: Delivery | RecordId | Iterable[Any], *, by: float | timedelta
+    ) -> int:
         """Move the deadline of deliveries to `by` seconds from now; returns how many are held."""
         return self._extend_items(deliveries, by)
 

@@ -1,4 +1,4 @@
-"""A forked child may not use its parent's store: every use ends with Forked, none hangs or writes."""
+"""A forked child may not use its parent's store: each use is Forked, and none hangs or writes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def in_child(run: Callable[[], object]) -> Any:
 def tell_where_it_hangs() -> None:
     """Have the alarm print a traceback, then kill."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    faulthandler.register(signal.SIGALRM, file=sys.__stderr__, chain=True)
+    faulthandler.register(signal.SIGALRM, file=2, chain=True)
     signal.alarm(HANGS_AFTER_SECONDS)
 
 

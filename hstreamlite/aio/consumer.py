@@ -13,7 +13,7 @@ from hstreamlite.config import check_seconds
 from hstreamlite.consumer import ConsumerBase
 from hstreamlite.errors import ConsumerClosed
 from hstreamlite.feed import EMPTY, AckResult, DeliveryBatch, Feed, check_receive
-from hstreamlite.records import Delivery
+from hstreamlite.records import Delivery, RecordId
 
 
 class Consumer(ConsumerBase):
@@ -86,17 +86,22 @@ class Consumer(ConsumerBase):
                 yield delivery
             self._pace(clock.mono_ns() - started)
 
-    async def ack(self, deliveries: Delivery | Iterable[Any]) -> AckResult:
+    async def ack(self, deliveries: Delivery | RecordId | Iterable[Any]) -> AckResult:
         """Ack a delivery, several, or a whole batch, as `hstreamlite.Consumer.ack`."""
         return self._ack_items(deliveries)
 
     async def release(
-        self, deliveries: Delivery | Iterable[Any], *, after: float | timedelta | None = None
+        self,
+        deliveries: Delivery | RecordId | Iterable[Any],
+        *,
+        after: float | timedelta | None = None,
     ) -> int:
         """Give deliveries back, to be sent again now or after a delay; returns how many."""
         return self._release_items(deliveries, after)
 
-    async def extend(self, deliveries: Delivery | Iterable[Any], *, by: float | timedelta) -> int:
+    async def extend(
+        self, deliveries: Delivery | RecordId | Iterable[Any], *, by: float | timedelta
+    ) -> int:
         """Move the deadline of deliveries to `by` seconds from now; returns how many are held."""
         return self._extend_items(deliveries, by)
 
