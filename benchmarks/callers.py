@@ -19,7 +19,7 @@ from benchmarks.cases import Case, Line, Run, expect
 from benchmarks.plan import Plan
 from benchmarks.rivals import Opener
 from benchmarks.rivals.gather import batched, pooled
-from benchmarks.samples import Sample
+from benchmarks.samples import CALLS_NS_MAX, Sample
 from benchmarks.subject import NAME, HStreamLog
 
 WORKLOAD = "callers"
@@ -50,11 +50,14 @@ async def _call_all(append: _Append, *, payload: bytes, calls: int) -> Sample:
     async def caller() -> None:
         for _ in range(calls):
             begin = perf_counter_ns()
+            if begin > end:
+                return
             await append(payload)
             times.append(perf_counter_ns() - begin)
 
     await append(payload)
     begin = perf_counter_ns()
+    end = begin + CALLS_NS_MAX
     await asyncio.gather(*(caller() for _ in range(_CALLERS)))
     return Sample(len(times), (perf_counter_ns() - begin) / 1e9, times)
 

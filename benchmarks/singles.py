@@ -75,7 +75,7 @@ def _looped(path: Path, *, opener: Opener, items: list[bytes]) -> Sequence[Sampl
     seconds = timed_loop(append, items)
     times = timed_calls(append, probing)
     log.settle()
-    expect("records", log.scan()[0], len(warming) + len(items) + len(probing))
+    expect("records", log.scan()[0], len(warming) + len(items) + len(times))
     log.close()
     return (Sample(len(items), seconds, times),)
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from hstreamlite.config import ACK_TIMEOUT_SECONDS_MAX, check_duration, check_seconds
 from hstreamlite.errors import ConsumerClosed
 from hstreamlite.feed import (
     EMPTY,
     AckResult,
+    Deliveries,
     DeliveryBatch,
     Feed,
     check_receive,
     spans_of,
 )
 from hstreamlite.log.journal import Cursor
-from hstreamlite.records import Delivery, RecordId
+from hstreamlite.records import Delivery
 from hstreamlite.sub.effects import Gap
 
 _SLICE_NS = 250_000_000
@@ -150,7 +151,7 @@ class Consumer(ConsumerBase):
                 yield delivery
             self._pace(clock.mono_ns() - started)
 
-    def ack(self, deliveries: Delivery | RecordId | Iterable[Any]) -> AckResult:
+    def ack(self, deliveries: Deliveries) -> AckResult:
         """Ack a delivery, several, or a whole batch: they do not come again.
 
         Progress is on disk within `progress_interval`. An ack counts whoever holds the record, also
@@ -159,19 +160,13 @@ class Consumer(ConsumerBase):
         """
         return self._ack_items(deliveries)
 
-    def release(
-        self,
-        deliveries: Delivery | RecordId | Iterable[Any],
-        *,
-        after: float | timedelta | None = None,
-    ) -> int:
+    def release(self, deliveries: Deliveries, *, after: float | timedelta | None = None) -> int:
         """Give deliveries back, to be sent again now or after a delay; returns how many."""
         return self._release_items(deliveries, after)
 
-    def extend(
-        self, deliveries: Delivery | RecordId | Iterable[Any], *, by: float | timedelta
-    ) -> int:
-        """Move the deadline of deliveries to `by` seconds from now; returns how many are held."""
+    def extend(self, deliveries: Deliveries, *, by: float | timedelta) -> int:
+        """Move the deadline of deliveries to `by` seconds from now, unless it lies later; returns
+        how many are held."""
         return self._extend_items(deliveries, by)
 
     def close(self) -> None:

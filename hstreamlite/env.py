@@ -113,7 +113,11 @@ class Rng(Protocol):
 
 
 class Lock(Protocol):
-    def acquire(self, blocking: bool = ..., timeout: float = ...) -> bool: ...  # noqa: FBT001 - as threading's
+    def acquire(
+        self,
+        blocking: bool = ...,  # noqa: FBT001 - as threading has it
+        timeout: float = ...,
+    ) -> bool: ...
     def release(self) -> None: ...
     def __enter__(self) -> bool: ...
     def __exit__(

@@ -48,6 +48,9 @@ PREFIX = struct.Struct("<Q")
 Span = tuple[int, int, int]
 """Shard, first LSN, end LSN."""
 
+Deliveries = Delivery | RecordId | Iterable[Delivery | RecordId]
+"""What names deliveries: one, its id, several, or what `receive` returned."""
+
 
 class DeliveryBatch(tuple[Delivery, ...]):  # noqa: SLOT001 - a tuple can have no slots of its own
     """Deliveries of one `receive`, in log order per shard; falsy when there were none.
@@ -105,6 +108,7 @@ class Feed:
         self._needs_snapshot = progress is None
         self._gaps_passed = 0
         self._stored_ns = engine.env.clock.mono_ns()
+        self._room_bytes = 0
 
     # Consumers.
 
@@ -203,29 +207,18 @@ class Feed:
         if cursor is None:
             cursor = cursors[shard] = self.journal.cursor(shard, first)
         cursor.seek(first)
-        found: list[Delivery] = []
-        while cursor.lsn < end:
-            try:
-                got = cursor.read(
-                    end - cursor.lsn,
-                    end=end,
-                    max_bytes=_READ_BYTES,
-                    owner=owner,
-                    attempt=attempt,
-                    may_block=may_block,
-                )
-            except RecordTrimmed:
-                if found:
-                    break
-                self._pass_gap(shard, cursor.gap()[1])
-                return []
-            if got is None:
-                return found or None
-            if not got:
-                break
-            found += got
-            break
-        return found
+        try:
+            return cursor.read(
+                end - first,
+                end=end,
+                max_bytes=_READ_BYTES,
+                owner=owner,
+                attempt=attempt,
+                may_block=may_block,
+            )
+        except RecordTrimmed:
+            self._pass_gap(shard, cursor.gap()[1])
+            return []
 
     def _confirm(
         self, assignment: Assignment, end: int, got: list[Delivery], found: list[Delivery]
@@ -365,11 +358,25 @@ class Feed:
         self._needs_snapshot = True
 
     def store_progress(self, *, force: bool = False, may_block: bool = False) -> int:
-        """Stage progress if there is any; returns the ticket. A full disk is tried again later.
+        """Stage progress if there is any; returns the ticket.
 
-        Where that would wait for room, as for the first segment of a store just opened, and
-        may_block is False, it is left to the store's own thread, which may wait.
+        Where there is no room at once, that is waited for without the lock if may_block, and else
+        left to the store's own thread. A full disk is tried again later.
         """
+        try:
+            ticket = self._try_store(force=force)
+            while ticket is None and may_block:
+                self.journal.make_room(self._room_bytes)
+                ticket = self._try_store(force=True)
+        except StorageFull as error:
+            log.warning("progress of subscription %r is not stored: %s", self.state.name, error)
+            return 0
+        if ticket is None:
+            self.engine.wake()
+        return ticket or 0
+
+    def _try_store(self, *, force: bool) -> int | None:
+        """Stage what is unsaved; None where that would have to wait."""
         with self.lock:
             if self.deleted or self.engine.closed:
                 return 0
@@ -380,20 +387,14 @@ class Feed:
             if not ops:
                 return 0
             try:
-                if may_block:
-                    self.journal.stage(ops, _MEMORY, system=True)
-                elif self.journal.try_stage(ops, _MEMORY, system=True) is None:
-                    self.forget_stored()
-                    self._stored_ns -= 1 << 62
-                    self.engine.wake()
-                    return 0
-            except StorageFull as error:
-                self.forget_stored()
-                log.warning("progress of subscription %r is not stored: %s", self.state.name, error)
-                return 0
+                staged = self.journal.try_stage(ops, _MEMORY, system=True)
             except BaseException:
                 self.forget_stored()
                 raise
+            if staged is None:
+                self.forget_stored()
+                self._room_bytes += 64 << 10  # several pieces may need more than was made
+                return None
             return self.journal.staged()
 
     # Looking and moving.

@@ -1,7 +1,7 @@
 """Housekeeping: what lets disk space go again. Retention, dead segments, snapshots.
 
-A file is unlinked only after a durable record says so, and only when nothing in it lives. What keeps
-old files alive at last is the store's own records; a snapshot writes those anew.
+A file is unlinked only after a durable record says so, and only when nothing in it lives. What
+keeps old files alive at last is the store's own records; a snapshot writes those anew.
 """
 
 from __future__ import annotations

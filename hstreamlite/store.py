@@ -99,7 +99,7 @@ def path_text(path: object) -> str:
 
 def real_path(path: object) -> str:
     """Return an absolute path: the process may change its directory while the store is open."""
-    text = abspath(path_text(path))  # noqa: PTH100 - links stay as they were given
+    text = abspath(path_text(path))  # noqa: PTH100 - links are the user's to keep
     size = len(fsencode(text))
     if size > PATH_BYTES_MAX:
         raise ValueError(f"path must be absolute in at most {PATH_BYTES_MAX} bytes, not {size}")

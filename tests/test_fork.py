@@ -1,4 +1,4 @@
-"""A forked child may not use its parent's store: each use is Forked, and none hangs or writes."""
+"""A forked child may not use its parent's store: each use ends with Forked, none hangs."""
 
 from __future__ import annotations
 

@@ -19,8 +19,7 @@ from typing import Any
 import pytest
 from google.protobuf import struct_pb2
 from google.protobuf.message import DecodeError
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hstreamlite._native import fast
 from hstreamlite.records import Delivery, Record, RecordId, RecordIds
@@ -814,7 +813,8 @@ class TestDelivery:
             delivery.ack()
 
     def test_a_delivery_without_consumer_says_so(self) -> None:
-        lost = Delivery._restore(b"x", True, None, None, False, 0, 0, 0, 0)  # type: ignore[attr-defined]
+        restore = Delivery._restore  # type: ignore[attr-defined]
+        lost = restore(b"x", True, None, None, False, 0, 0, 0, 0)
         with pytest.raises(RuntimeError, match="the consumer of this delivery is gone"):
             lost.ack()
 
@@ -912,7 +912,9 @@ class TestMemory:
             rid = RecordId.parse("1-2-3")
             _ = str(rid), repr(rid), rid < rid, hash(rid), pickle.dumps(rid)
             for failing in (
-                lambda: fast.encode_batch([{"a": 1}, bytearray(b"x"), None]),  # type: ignore[list-item]
+                lambda: fast.encode_batch(
+                    [{"a": 1}, bytearray(b"x"), None]  # type: ignore[list-item]
+                ),
                 lambda: fast.encode_batch([{"a": [1, {2}]}]),
                 lambda: Record({"a": "\ud800"}),
                 lambda: Record(b"x", key="\ud800"),
@@ -926,15 +928,16 @@ class TestMemory:
                 with pytest.raises((ValueError, TypeError)):
                     failing()
 
-        everything()
-        blocks = []
-        for _ in range(3):
+        def growth() -> int:
             gc.collect()
-            blocks.append(sys.getallocatedblocks())
-            for _ in range(50):
+            before = sys.getallocatedblocks()
+            for _ in range(100):
                 everything()
-        gc.collect()
-        assert sys.getallocatedblocks() - blocks[1] < 40
+            gc.collect()
+            return sys.getallocatedblocks() - before
+
+        # The interpreter fills caches of its own for a while; a leak never comes to rest.
+        assert any(growth() < 20 for _ in range(20))
         assert sys.getrefcount(owner) == 2
 
     def test_running_out_of_memory_anywhere_is_a_memory_error(self) -> None:
@@ -961,6 +964,7 @@ class TestMemory:
             lambda: str(RecordId.parse("1-2-3")),
             lambda: RecordId(1, 2, 2**31).__reduce__(),
         ]
+        result: object = None
         for one in tried:
             expected = repr(one())
             for start in range(10_000):

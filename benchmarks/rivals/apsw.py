@@ -42,6 +42,7 @@ class ApswLog:
         self._execute(_STREAM_SCHEMA if self._many else _SCHEMA)
         self._execute(_PROGRESS_SCHEMA)
         self._holds = level == "memory"
+        self._syncs = level != "os"
         self._next = [1] * streams
         self._pending = 0
 
@@ -78,7 +79,8 @@ class ApswLog:
 
     def settle(self) -> None:
         self._commit()
-        self.sync_progress()
+        if not self._syncs:
+            self.sync_progress()
 
     def scan(self) -> tuple[int, int]:
         records = size = 0

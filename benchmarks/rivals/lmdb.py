@@ -26,10 +26,11 @@ class LmdbLog:
 
     def __init__(self, path: str, level: Level, *, streams: int = 1, writemap: bool = False):
         self._path = path
-        self._env = lmdb.open(
-            path, map_size=_MAP_BYTES, writemap=writemap, sync=level != "os", max_readers=32
-        )
         self._holds = level == "memory"
+        self._syncs = level != "os"
+        self._env = lmdb.open(
+            path, map_size=_MAP_BYTES, writemap=writemap, sync=self._syncs, max_readers=32
+        )
         self._many = streams > 1
         self._next = [1] * streams
         self._txn: lmdb.Transaction | None = None
@@ -70,7 +71,8 @@ class LmdbLog:
 
     def settle(self) -> None:
         self._commit()
-        self._env.sync(True)
+        if not self._syncs:
+            self._env.sync(True)
 
     def scan(self) -> tuple[int, int]:
         records = size = 0

@@ -67,7 +67,8 @@ class RocksLog:
 
     def settle(self) -> None:
         self._commit()
-        self._db.flush_wal(True)
+        if not self._write_options.sync:
+            self._db.flush_wal(True)
 
     def scan(self) -> tuple[int, int]:
         records = size = 0

@@ -1,14 +1,14 @@
 /* Ack bitmap: which records of one shard one subscription has still to see acked.
  *
- * Sequence numbers (LSNs) are dense from 1. `low` is the smallest unacked one, `next` the first that
- * was never handed out; between them every record is acked, unacked, or unacked and held. An ack of
+ * Sequence numbers (LSNs) are dense from 1. `low` is the smallest unacked one, `next` the first
+ * that was never handed out; between them every record is acked, unacked, or unacked and held. An ack of
  * a held record is void: it is reserved but not yet delivered, or was taken back from its consumer.
- * Storage is circular over [low, next), grows by doubling and never shrinks. Only hsl_ackmap_advance
- * and hsl_ackmap_new allocate; an ack never fails for memory.
+ * Storage is circular over [low, next), grows by doubling and never shrinks. Only
+ * hsl_ackmap_advance and hsl_ackmap_new allocate; an ack never fails for memory.
  *
  * Not thread-safe. The functions of py_ack.c hold the GIL from entry to return and run no Python
- * code while they touch a map, which makes each of them atomic. A caller from cffi drops the GIL, so
- * there only new and free may be used on a map that other threads can reach.
+ * code while they touch a map, which makes each of them atomic. A caller from cffi drops the GIL,
+ * so there only new and free may be used on a map that other threads can reach.
  */
 enum hsl_ack_flag {
     HSL_ACK_NEW = 1,
@@ -63,7 +63,7 @@ void hsl_ackmap_hold(struct hsl_ackmap *m, uint64_t first, uint64_t end, int hol
 /* Acks one record: NEW, DUPLICATE, VOID or UNKNOWN, plus ATTENTION when the records acked since the
  * last drain have reached the threshold. */
 unsigned hsl_ackmap_ack(struct hsl_ackmap *m, uint64_t lsn);
-/* Acks [first, end). If any of it is unknown, or it is empty, nothing is done and flags = UNKNOWN. */
+/* Acks [first, end). If any of it is unknown, or it is empty: flags = UNKNOWN, nothing done. */
 void hsl_ackmap_ack_range(struct hsl_ackmap *m, uint64_t first, uint64_t end,
                           struct hsl_ack_counts *out);
 /* Acks a list, all or nothing like ack_range; an empty list does nothing. */

@@ -110,7 +110,7 @@ struct hsl_trailer {
 };
 _Static_assert(sizeof(struct hsl_trailer) == 64, "trailer");
 
-/* Start of the body of a checkpoint frame; an index of the blocks since the previous one follows. */
+/* Start of the body of a checkpoint frame; the index of the blocks since the last one follows. */
 struct hsl_checkpoint {
     uint64_t previous; /* offset of the previous checkpoint frame, 0 = none */
     uint32_t blocks;   /* blocks in this index */

@@ -24,7 +24,7 @@ int hsl_py_u32(PyObject *o, void *out);
 
 /* ---- JSON payloads: py_json.c ---- */
 
-/* bytes of a google.protobuf.Struct; ValueError or TypeError where a Struct cannot hold the value. */
+/* bytes of a google.protobuf.Struct; ValueError or TypeError where it cannot hold the value. */
 PyObject *hsl_py_json_encode(PyObject *dict);
 /* A new dict; NULL without an exception when the bytes are no Struct. */
 PyObject *hsl_py_json_decode(const uint8_t *data, size_t len);
@@ -36,7 +36,7 @@ PyObject *hsl_py_json_decode(const uint8_t *data, size_t len);
  * item, the default key and *keep live. Of a bytearray or memoryview the bytes are copied. */
 int hsl_py_record_ref(PyObject *item, const char *default_key, size_t default_key_len,
                       struct hsl_record_ref *ref, PyObject **keep);
-/* UTF-8 of a key argument, owned by the str; None and "" give length 0. 0, or -1 with an exception. */
+/* UTF-8 of a key argument, owned by the str; None and "" give length 0. 0, or -1 with an error. */
 int hsl_py_key(PyObject *key, const char **utf8, size_t *len);
 
 #define HSL_PY_ALL UINT32_MAX

@@ -52,7 +52,7 @@ struct hsl_super {
     uint64_t first_segment;
     uint64_t last_segment;      /* highest segment number ever given to a file; 0 = none */
     uint64_t durable;           /* segment << 32 | offset that was durable when written */
-    uint64_t checkpoint;        /* segment << 32 | offset of the newest index checkpoint; 0 = none */
+    uint64_t checkpoint;        /* segment << 32 | offset of the newest checkpoint; 0 = none */
     uint64_t snapshot[3];       /* first LSN of the newest snapshot in each system log; 0 = none */
     uint64_t flags;             /* 1 = closed cleanly */
 };
@@ -65,7 +65,7 @@ struct hsl_segment_report {
     uint64_t pred_uid;
     uint64_t pred_end;
     uint32_t pred_crc;
-    uint32_t last_crc;          /* CRC of the last accepted frame header, or of the segment header */
+    uint32_t last_crc;          /* CRC of the last accepted frame header, or the segment's */
     uint64_t file_bytes;
     uint64_t capacity;          /* size the file had until it was sealed */
     uint64_t end;               /* offset behind the last accepted frame */
@@ -182,6 +182,10 @@ int hsl_log_seek_bytes(struct hsl_log *log, uint64_t shard, uint64_t max_bytes, 
 /* First LSN of the block that holds lsn, and its order number; NOT_FOUND if not kept. */
 int hsl_log_block_of(struct hsl_log *log, uint64_t shard, uint64_t lsn, uint64_t *first,
                      uint64_t *order);
+
+/* Waits until a call that stages `bytes` of records for the system logs need not wait. FULL if the
+ * disk has no room. */
+int hsl_log_make_room(struct hsl_log *log, uint64_t bytes);
 
 /* Durability. Tickets grow; a ticket is durable when durable_ticket >= ticket. */
 int hsl_log_wait(struct hsl_log *log, uint64_t ticket, int64_t timeout_ns);

@@ -104,7 +104,8 @@ static PyObject *py_ack_range(PyObject *self, PyObject *const *args, Py_ssize_t 
 
 /* Lists longer than the stack buffer are converted twice, so that nothing is acked before every
  * number is known to be good. */
-static int ack_sequence(struct hsl_ackmap *m, PyObject *seq, PyObject *(*item)(PyObject *, Py_ssize_t),
+static int ack_sequence(struct hsl_ackmap *m, PyObject *seq,
+                        PyObject *(*item)(PyObject *, Py_ssize_t),
                         Py_ssize_t n, struct hsl_ack_counts *total)
 {
     uint64_t lsns[STACK_LSNS];

@@ -141,7 +141,8 @@ static int put_float(struct buffer *b, PyObject *o)
     if (value == -1.0 && PyErr_Occurred())
         return -1;
     if (!isfinite(value)) {
-        PyErr_Format(PyExc_ValueError, "a JSON payload cannot hold %R: JSON has finite numbers only",
+        PyErr_Format(PyExc_ValueError, 
+                     "a JSON payload cannot hold %R: JSON has finite numbers only",
                      o);
         return -1;
     }

@@ -21,8 +21,9 @@ static PyObject *decompressor;
 
 static PyObject *raise_status(void *handle, int status, uint64_t a, uint64_t b)
 {
-    PyObject *error = PyObject_CallFunction(error_factory, "KiKK", (unsigned long long)(uintptr_t)handle,
-                                            status, (unsigned long long)a, (unsigned long long)b);
+    unsigned long long at = (uintptr_t)handle;
+    PyObject *error = PyObject_CallFunction(error_factory, "KiKK", at, status,
+                                            (unsigned long long)a, (unsigned long long)b);
     if (error) {
         PyErr_SetObject((PyObject *)Py_TYPE(error), error);
         Py_DECREF(error);
@@ -267,7 +268,8 @@ static int plan_body(struct hsl_log *log, struct call *call, struct op *op, PyOb
     char *body;
     Py_ssize_t len;
     if (PyBytes_AsStringAndSize(PyTuple_GetItem(tuple, 2), &body, &len) < 0 ||
-        !get_u64(PyTuple_GetItem(tuple, 3), &count) || !get_u64(PyTuple_GetItem(tuple, 4), &decoded))
+        !get_u64(PyTuple_GetItem(tuple, 3), &count) ||
+        !get_u64(PyTuple_GetItem(tuple, 4), &decoded))
         return -1;
     op->body = (const uint8_t *)body;
     op->body_len = (size_t)len;
@@ -514,7 +516,7 @@ static PyObject *py_read(PyObject *module, PyObject *const *args, Py_ssize_t nar
     uint64_t bytes = 0, count = 0;
     while (count < max_records && bytes < max_bytes && hsl_cursor_lsn(cursor) < end) {
         struct hsl_block_view view;
-        int rc = next_block(cursor, may_block && count == 0, &view);
+        int rc = next_block(cursor, may_block, &view);
         if (rc == 2 && count == 0) {
             Py_DECREF(records);
             Py_RETURN_NONE;
@@ -578,7 +580,7 @@ static PyObject *py_read_batches(PyObject *module, PyObject *const *args, Py_ssi
     PyObject *batches = PyList_New(0);
     for (uint64_t n = 0; batches && n < max_batches && hsl_cursor_lsn(cursor) < end; n++) {
         struct hsl_block_view view;
-        int rc = next_block(cursor, args[3] == Py_True && n == 0, &view);
+        int rc = next_block(cursor, args[3] == Py_True, &view);
         if (rc == 2 && n == 0) {
             Py_DECREF(batches);
             Py_RETURN_NONE;

@@ -526,7 +526,8 @@ static int same_record(struct record *a, struct record *b)
     int same;
     if (a == b)
         return 1;
-    if (a->has_id != b->has_id || a->shard != b->shard || a->batch + a->index != b->batch + b->index)
+    if (a->has_id != b->has_id || a->shard != b->shard ||
+        a->batch + a->index != b->batch + b->index)
         return 0;
     if (!same_objects(a->key, b->key))
         return 0;
@@ -727,7 +728,8 @@ static PyObject *batch_record(struct batch *b, const struct hsl_record_ref *ref,
     r->append_ms = b->append_ms;
     r->index = index;
     r->has_id = 1;
-    r->payload = PyBytes_FromStringAndSize((const char *)ref->payload, (Py_ssize_t)ref->payload_len);
+    r->payload =
+        PyBytes_FromStringAndSize((const char *)ref->payload, (Py_ssize_t)ref->payload_len);
     if (r->payload == NULL)
         goto failed;
     if (ref->key_len > 0 && (r->key = batch_key(b, ref)) == NULL)
@@ -956,7 +958,8 @@ static PyType_Slot record_slots[] = {
 static PyType_Spec record_spec = {
     .name = "hstreamlite.records.Record",
     .basicsize = sizeof(struct record),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE |
+             Py_TPFLAGS_IMMUTABLETYPE,
     .slots = record_slots,
 };
 

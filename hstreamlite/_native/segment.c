@@ -136,7 +136,9 @@ int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system)
     struct hsl_segment *spare = hsl_segment_new(0);
     if (!spare)
         return HSL_NO_MEMORY;
-    int rc = log->reserve_ready || system ? reserve_file(log, path, capacity, &spare->fd) : HSL_FULL;
+    int rc = HSL_FULL;
+    if (log->reserve_ready || system)
+        rc = reserve_file(log, path, capacity, &spare->fd);
     if (rc == HSL_FULL && capacity > least && (log->reserve_ready || system)) {
         capacity = least > log->cfg.segment_bytes_min ? least : log->cfg.segment_bytes_min;
         rc = reserve_file(log, path, capacity, &spare->fd);
@@ -144,6 +146,11 @@ int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system)
     bool emergency = false;
     if (rc == HSL_FULL && system) {
         rc = spare_from_reserve(log, path, need, &spare->fd, &capacity);
+        if (rc == HSL_FULL) {
+            /* The reserve was used before; sealing it gave most of its space back. */
+            capacity = least;
+            rc = reserve_file(log, path, capacity, &spare->fd);
+        }
         emergency = rc == HSL_OK;
     }
     if (rc != HSL_OK) {
@@ -254,8 +261,8 @@ int hsl_roll(struct hsl_log *log)
     return rc;
 }
 
-/* Footer, page CRCs and trailer in one buffer that ends on a page boundary. The CRCs are seeded with
- * the segment's uid: sectors of another segment's footer must not fit in between. */
+/* Footer, page CRCs and trailer in one buffer that ends on a page boundary. The CRCs are seeded
+ * with the segment's uid: sectors of another segment's footer must not fit in between. */
 static uint8_t *build_footer(const struct hsl_segment *s, size_t *len)
 {
     size_t bound = hsl_footer_bound(s->rows_len) + sizeof(struct hsl_trailer);

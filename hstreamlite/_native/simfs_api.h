@@ -108,7 +108,7 @@ void hsl_simfs_advance(struct hsl_simfs *fs, uint64_t ns);
 int64_t hsl_simfs_pid(struct hsl_simfs *fs);
 void hsl_simfs_counts(struct hsl_simfs *fs, struct hsl_sim_counts *counts);
 
-/* On the nth (from 1) call whose op is in ops and one of whose paths contains path_part (NULL: any),
+/* On the nth (from 1) call whose op is in ops and whose paths contain path_part (NULL: any),
  * or on that one and all later ones. Of several faults that fire at once the first set wins.
  * Returns a number for hsl_simfs_fault_hits. */
 int hsl_simfs_fault(struct hsl_simfs *fs, uint32_t ops, const char *path_part, uint64_t nth,

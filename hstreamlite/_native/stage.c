@@ -230,6 +230,13 @@ int hsl_stage_room(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags
     return rc;
 }
 
+int hsl_log_make_room(struct hsl_log *log, uint64_t bytes)
+{
+    if (hsl_forked(log))
+        return HSL_FORKED;
+    return hsl_stage_room(log, hsl_block_bytes(bytes), 1, HSL_STAGE_SYSTEM);
+}
+
 static uint64_t now_for(const struct hsl_log *log, const struct hsl_shard *shard)
 {
     uint64_t now = log->io->wall_ms(log->io->ctx);

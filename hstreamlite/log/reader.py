@@ -7,7 +7,7 @@ the order of the append calls, however the stream is partitioned.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -91,7 +91,7 @@ class Scan:
         self._key = key
 
     @property
-    def shards(self) -> Set[int]:
+    def shards(self) -> AbstractSet[int]:
         """What is read, also when done with it."""
         return self._cursors.keys()
 

@@ -53,7 +53,7 @@ AttemptRun = tuple[int, int, int]
 
 
 class MalformedProgress(ValueError):
-    """A piece of stored progress is not one that `encode` makes, or does not fit what it follows."""
+    """A piece of stored progress is not one that `encode` makes, or does not fit those before."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -150,8 +150,8 @@ class KeptShard:
         state = self.acks.state
         at = state.low
         runs: list[AttemptRun] = []
-        for first, end, count in sorted(self.attempts):
-            first, end = max(first, at), min(end, state.next)
+        for begin, stop, count in sorted(self.attempts):
+            first, end = max(begin, at), min(stop, state.next)
             if first >= end:
                 continue
             if at < first:

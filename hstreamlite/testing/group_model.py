@@ -254,9 +254,9 @@ class GroupModel:
                     {0: set()},
                 )
                 continue
-            self._fall_back(shard, kept.generation, progress, exact)
+            self._fall_back(shard, kept.generation, progress, exact=exact)
 
-    def _fall_back(self, shard: int, generation: int, progress: Progress, exact: bool) -> None:
+    def _fall_back(self, shard: int, generation: int, progress: Progress, *, exact: bool) -> None:
         model = self.shards[shard]
         kept = progress.shards[shard]
         state = kept.acks.state

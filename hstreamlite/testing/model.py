@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 __all__ = ["Model", "Outcome", "Place", "Seen", "Slot", "StreamModel", "SubModel", "Violation"]
 
@@ -421,9 +421,10 @@ class Model:
         _require(not missing, f"{name}: never delivered {missing[:5]} ({len(missing)})")
 
 
-def _settle_names(
-    known: dict[str, StreamModel] | dict[str, SubModel], shown: set[str], kind: str
-) -> None:
+_Named = TypeVar("_Named", StreamModel, SubModel)
+
+
+def _settle_names(known: dict[str, _Named], shown: set[str], kind: str) -> None:
     for name, state in list(known.items()):
         if name not in shown:
             _require(state.deleting or state.status == "maybe", f"{kind} {name!r} is lost")

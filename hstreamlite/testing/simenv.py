@@ -139,7 +139,7 @@ class _SteppedThreads:
             raise RuntimeError("a stepped store would wait for ever: nothing else runs")
         self._files.advance(max(0.0, timeout))
 
-    def start(self, name: str, run: Callable[[], None]) -> ThreadHandle:
+    def start(self, name: str, run: Callable[[], None]) -> ThreadHandle:  # noqa: ARG002 - refused
         self._refuse(name)
 
     def _refuse(self, name: str) -> NoReturn:

@@ -353,7 +353,7 @@ class SimFiles(Files):
         """Return 64 bits that are equal for equal names and contents, visible and durable."""
         return int(lib.hsl_simfs_hash(self._disk))
 
-    def trace(self, on: bool = True) -> None:
+    def trace(self, *, on: bool = True) -> None:
         """Begin to record calls, forgetting those before, or stop recording."""
         lib.hsl_simfs_trace(self._disk, on)
 

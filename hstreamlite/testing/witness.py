@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import hstreamlite as hs
 from hstreamlite.errors import HStreamError, StoreFailed
-from hstreamlite.testing.model import Model, Outcome, Place, Seen
+from hstreamlite.testing.model import Model, Outcome, Place, Seen, Violation
 from hstreamlite.testing.simenv import SimEnv
 
 __all__ = ["Restart", "Witness", "small_config"]
@@ -67,6 +67,7 @@ class Witness:
         self.config = config or small_config()
         self.model = model or Model()
         self.failed = False
+        self.wall_ms_max = 0
         self.consumers: dict[tuple[str, str], Any] = {}
         self.held: dict[tuple[str, str], list[Any]] = {}
         self.store = self.open()
@@ -82,6 +83,7 @@ class Witness:
         other = object.__new__(Witness)
         other.env, other.config, other.model = env, self.config, copy.deepcopy(self.model)
         other.failed, other.consumers, other.held = False, {}, {}
+        other.wall_ms_max = self.wall_ms_max
         return other
 
     def attempt(self, call: Callable[[], Any]) -> tuple[Outcome, Any]:
@@ -195,6 +197,35 @@ class Witness:
             outcome = self.sync()
         if outcome == "ok" and seconds > self.config.progress_interval:
             self.model.progress_stored()
+        return outcome
+
+    def produce(self, name: str, producer: str, count: int) -> Outcome:
+        """Submit records through a named producer, after sending its last one once more."""
+        slots = self.model.streams[name].slots
+        mark = f"{producer}#".encode()
+        sent = [slot for slot in slots.values() if bytes(slot.payload).startswith(mark)]  # type: ignore[call-overload]
+        stored = [slot for slot in sent if slot.status == "acked"]
+        maybe = sum(slot.status == "maybe" for slot in sent)
+        records: list[tuple[str | None, bytes]] = [
+            (f"k{n % 3}", mark + b"%d" % (len(sent) + n)) for n in range(count)
+        ]
+        now = self.env.clock.wall_ms()
+
+        def call() -> list[hs.RecordId]:
+            with self.store.stream(name).producer(name=producer, durability="sync") as open_:
+                last = open_.last_sequence
+                _require(len(stored) <= last <= len(stored) + maybe, f"{producer}: at {last}")
+                if stored and last == len(stored):
+                    again = open_.submit(b"again", sequence=last).result()
+                    _require(
+                        (again.shard_id, again.lsn) == stored[-1].place, f"{producer}: {again}"
+                    )
+                submitted = [open_.submit(payload, key=key) for key, payload in records]
+                return [one.result() for one in submitted]
+
+        outcome, got = self.attempt(call)
+        ids = [(i.shard_id, i.lsn) for i in got] if outcome == "ok" else None
+        self.model.append(name, records, outcome=outcome, ids=ids, time_ms=now)
         return outcome
 
     # Subscriptions.
@@ -319,7 +350,7 @@ class Witness:
                 [info.name for info in self.store.subscriptions()],
             )
         count = 0
-        now_ms = self.env.clock.wall_ms()
+        now_ms = self.wall_ms_max = max(self.wall_ms_max, self.env.clock.wall_ms())
         for name, stream in list(model.streams.items()):
             if stream.deleting or stream.status != "acked":
                 continue
@@ -345,3 +376,8 @@ class Witness:
 
 def place(delivery: Any) -> Place:
     return delivery.id.shard_id, delivery.id.lsn
+
+
+def _require(holds: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as an assertion
+    if not holds:
+        raise Violation(otherwise)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,9 +18,9 @@ from typing import Any, NamedTuple
 import google_crc32c
 from google.protobuf import json_format, struct_pb2
 
-try:
+if sys.version_info >= (3, 14):
     from compression import zstd
-except ImportError:
+else:
     from backports import zstd
 
 PAGE = 4096
@@ -112,7 +113,8 @@ class Frame(NamedTuple):
     zero: int
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Row:
     """What an index says of a block."""
 
     shard: int
@@ -121,7 +123,7 @@ class Row(NamedTuple):
     time_ms: int
     off8: int
     length: int
-    count: int
+    records: int
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class Block:
         if self.codec == 1:
             return zlib.decompress(self.payload, wbits=31)
         need(self.codec == 2, f"codec {self.codec}")
-        return zstd.decompress(self.payload)
+        return bytes(zstd.decompress(self.payload))
 
 
 @dataclass

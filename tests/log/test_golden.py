@@ -84,7 +84,7 @@ def described(
 def rows_of(store: hs.Store) -> dict[str, list[Row]]:
     return {
         stream.name: [
-            described(str(r.id), r.append_time_ms, r.key, dict(r.attributes), r.payload)
+            described(str(r.id), r.append_time_ms or 0, r.key, dict(r.attributes), r.payload)
             for r in store.stream(stream.name).read()
         ]
         for stream in store.streams()

@@ -206,7 +206,7 @@ def test_fault_at_every_call_is_typed_and_loses_nothing(kind: str, direct: bool)
         if kind in ("short", "interrupt"):
             assert not w.failed, f"{kind} at call {nth}"
         w.check()
-        w.restart(("process", "power", "close")[nth % 3], seed=nth)  # type: ignore[arg-type]
+        w.restart(("process", "power", "close")[nth % 3], seed=nth)
         finish(w)
         nth += step
     print(f"faults: {struck}")

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from hstreamlite._native import ffi, lib
 

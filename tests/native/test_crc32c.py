@@ -7,8 +7,7 @@ from pathlib import Path
 import crcmod.predefined
 import google_crc32c
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hstreamlite._native import ffi, lib
 

@@ -1,16 +1,15 @@
 """The group against the reference: several consumers, time, loss, gaps, seeks and restarts."""
 
 import pytest
-from hstreamlite.testing.group_model import CONSUMERS, GroupModel
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hstreamlite.errors import ConsumerClosed, ConsumerExists, UnknownRecord
-from hstreamlite.sub.ackmap import AckFlag
+from hstreamlite.sub.ackmap import AckCounts, AckFlag
 from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.group import Group
 from hstreamlite.sub.limits import Limits
+from hstreamlite.testing.group_model import CONSUMERS, GroupModel
 
 TIMEOUT = 1_000_000
 STARTS = {7: 1, 9: 130, 1 << 41: 2**33}
@@ -168,11 +167,12 @@ class GroupMachine(RuleBasedStateMachine):
         first = self.draw_lsn(data, shard)
         step = 1 if ranged else data.draw(st.integers(1, 3))
         lsns = list(range(first, first + count, step))
-        call = (
-            (lambda: self.group.ack_range(shard, first, first + count))
-            if ranged
-            else (lambda: self.group.ack_many(shard, lsns))
-        )
+
+        def call() -> AckCounts:
+            if ranged:
+                return self.group.ack_range(shard, first, first + count)
+            return self.group.ack_many(shard, lsns)
+
         if not self.model.acceptable(shard, lsns):
             with pytest.raises(UnknownRecord):
                 call()
@@ -204,7 +204,7 @@ class GroupMachine(RuleBasedStateMachine):
     )
     def release_or_extend(self, data: st.DataObject, count: int, after: int, extend: bool) -> None:
         name = data.draw(st.sampled_from(self.model.consumers))
-        holding = self.model.held_by(name)
+        holding = [held for other in self.model.consumers for held in self.model.held_by(other)]
         if holding:
             shard, first = data.draw(st.sampled_from(holding))
         else:

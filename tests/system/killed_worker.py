@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from typing import cast
 
 import hstreamlite as hs
 
@@ -20,8 +21,8 @@ def record(number: int) -> hs.Record:
     return hs.Record(b"%d %d" % (number, number * 2654435761 % 2**32), key=f"k{number % 7}")
 
 
-def numbers_of(batch: Iterable[hs.Delivery]) -> list[int]:
-    return [int(d.payload) for d in batch if isinstance(d.payload, bytes)]
+def numbers_of(batch: Iterable[hs.Delivery]) -> Iterable[int]:
+    return (int(cast("bytes", delivery.payload)) for delivery in batch)
 
 
 def append(path: str, level: hs.Durability, first: int) -> None:
@@ -45,7 +46,10 @@ def append(path: str, level: hs.Durability, first: int) -> None:
 
 def ack(path: str, progress_acks: int) -> None:
     config = hs.StoreConfig(progress_acks=progress_acks, progress_interval=60)
-    with hs.open(path, config=config) as store, store.subscription("s").consumer("c") as consumer:
+    with (
+        hs.open(path, config=config) as store,
+        store.subscription("s").consumer("c") as consumer,
+    ):
         while batch := consumer.receive(100, timeout=0):
             report((SEEN, *numbers_of(batch)))
             for delivery in batch[:50]:

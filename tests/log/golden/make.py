@@ -20,8 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import hstreamlite as hs
-from hstreamlite.log import routing
+from hstreamlite.log import journal
 from hstreamlite.testing.simenv import SimEnv
 
 HERE = Path(__file__).parent / "v1"
@@ -116,8 +118,8 @@ def first_life(env: SimEnv, model: Model) -> None:
     for number in range(12):
         key = f"page-{number % 5}"
         payloads: list[Any] = [text("click", number, 40), text("click", number, 1), b""]
-        ids = clicks.append_many(payloads, key=key)
-        model.put("clicks", ids, payloads, key=key, time_ms=env.clock.wall_ms())
+        clicked = clicks.append_many(payloads, key=key)
+        model.put("clicks", clicked, payloads, key=key, time_ms=env.clock.wall_ms())
     for compression in ("gzip", "zstd"):
         payloads = [text(compression, number, 100) for number in range(20)]
         ids = orders.append_many(payloads, compression=compression)
@@ -130,8 +132,8 @@ def first_life(env: SimEnv, model: Model) -> None:
         payloads = [text("import", number, 3) for number in range(10)]
         pending = [producer.submit(payload, key="imported") for payload in payloads]
         producer.flush()
-        ids = [item.result() for item in pending]
-    model.put("orders", ids, payloads, key="imported", time_ms=env.clock.wall_ms())
+        imported = [item.result() for item in pending]
+    model.put("orders", imported, payloads, key="imported", time_ms=env.clock.wall_ms())
     model.producers["importer"] = 10
 
     billing = store.create_subscription("billing", stream="orders", max_unacked=1000)
@@ -204,12 +206,9 @@ def image_of(env: SimEnv) -> Image:
 
 @contextmanager
 def compression_by(compress: Compress) -> Iterator[None]:
-    original = routing.compress
-    routing.compress = compress  # type: ignore[assignment]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hstreamlite.log.routing.compress", compress)
         yield
-    finally:
-        routing.compress = original  # type: ignore[assignment]
 
 
 def recorded(rows: dict[str, str]) -> Compress:
@@ -222,10 +221,8 @@ def recorded(rows: dict[str, str]) -> Compress:
 
 
 def recording(rows: dict[str, str]) -> Compress:
-    original = routing.compress
-
     def compress(codec: int, body: bytes) -> bytes:
-        packed = original(codec, body)
+        packed = journal.compress(codec, body)
         rows[f"{codec}:{hashlib.sha256(body).hexdigest()}"] = packed.hex()
         return packed
 

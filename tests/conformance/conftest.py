@@ -1,0 +1,25 @@
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.conformance.faces import FACES, Face, Store
+
+# Calls that wait for one another need a thread each.
+WAITING_CALLS_MAX = 64
+
+
+@pytest.fixture(params=FACES, ids=[face.name for face in FACES])
+def face(request: pytest.FixtureRequest) -> Face:
+    chosen: Face = request.param
+    return chosen
+
+
+@pytest_asyncio.fixture
+async def store(face: Face, tmp_path: Path) -> AsyncIterator[Store]:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WAITING_CALLS_MAX))
+    async with face.open(tmp_path / "store") as opened:
+        yield opened

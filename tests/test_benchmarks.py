@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKLOADS = ("lists", "singles", "callers", "streams", "reopen", "consume")
+
+
+@pytest.fixture
+def data() -> Iterator[Path]:
+    """A directory in memory where there is room: figures are not what is tested."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 4 << 30
+    with tempfile.TemporaryDirectory(dir=memory if roomy else None) as path:
+        yield Path(path)
+
+
+def run(*arguments: str) -> str:
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_workload_is_tried_here() -> None:
+    shown = run("--help")
+    assert f"{{{','.join(WORKLOADS)}}}" in shown
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_a_workload_gives_every_contender_a_figure(
+    workload: str, data: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "results.json"
+    shown = run(
+        *("--workload", workload, "--scale", "tiny", "--repeats", "1", "--seed", "7"),
+        *("--dir", str(data), "--json", str(file)),
+    )
+    content = json.loads(file.read_text(encoding="utf-8"))
+    assert content["machine"]["seed"] == "7"
+    assert content["results"]
+    for result in content["results"]:
+        assert result["line"] in shown
+        assert next(iter(result["contenders"])) == "hstreamlite"
+        assert result["ratio_to_limit"] > 0
+        for samples in (*result["contenders"].values(), *result["limits"].values()):
+            assert [sample["rate"] > 0 for sample in samples] == [True]
+    assert list(data.iterdir()) == []
