@@ -8,6 +8,7 @@ called by whoever drives it.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Protocol
 
 from hstreamlite.engine import Engine
@@ -26,17 +27,22 @@ class TimedProducer(Protocol):
 
 
 class Ticker:
-    """Runs the housekeeping of one store."""
+    """Runs the housekeeping of one store.
+
+    The bell is a plain lock, free while it rings. A Condition would not do: its ``__enter__`` is
+    Python code, in which Ctrl-C may strike when the lock is taken and not yet in the ``with``. Then
+    nobody ever releases it, and close waits for a thread that waits for the lock.
+    """
 
     def __init__(self, engine: Engine, feeds: Feeds) -> None:
         self._engine = engine
         self._feeds = feeds
-        self._condition = engine.env.threads.condition()
+        self._lock = engine.env.threads.lock()
+        self._bell = engine.env.threads.lock()
+        self._bell.acquire()
         self.house = Housekeeping(engine)
-        engine.wake = self.wake
         self._producers: dict[int, TimedProducer] = {}
         self._stopped = False
-        self._woken = False
         self._thread: object | None = None
         self._progress_ns = int(engine.config.progress_interval * 1e9 / 2)
         self._retention_ns = int(engine.config.retention_interval * 1e9)
@@ -48,25 +54,23 @@ class Ticker:
             self._thread = self._engine.env.threads.start("ticker", self._run)
 
     def stop(self) -> None:
-        with self._condition:
-            self._stopped = True
-            self._condition.notify_all()
+        self._stopped = True
+        self.wake()
         if self._thread is not None and not self._engine.forked:
             self._thread.join()  # type: ignore[attr-defined]
         self._thread = None
 
     def wake(self) -> None:
         """Look at the deadlines again: there may be an earlier one."""
-        with self._condition:
-            self._woken = True
-            self._condition.notify_all()
+        with suppress(RuntimeError):  # nobody has answered since it was rung last
+            self._bell.release()
 
     def add_producer(self, producer: TimedProducer) -> None:
-        with self._condition:
+        with self._lock:
             self._producers[id(producer)] = producer
 
     def remove_producer(self, producer: TimedProducer) -> None:
-        with self._condition:
+        with self._lock:
             self._producers.pop(id(producer), None)
 
     def flush_producers(self) -> None:
@@ -87,21 +91,16 @@ class Ticker:
                 at = self.run_once()
             except (StoreClosed, StoreFailed):
                 return
-            with self._condition:
-                if self._stopped:
-                    return
-                if not self._woken:
-                    wait = 3600.0 if at is None else (at - clock.mono_ns()) / 1e9
-                    self._condition.wait(max(0.0, min(wait, 3600.0)))
-                self._woken = False
-                if self._stopped:
-                    return
+            wait = 3600.0 if at is None else (at - clock.mono_ns()) / 1e9
+            self._bell.acquire(timeout=max(0.0, min(wait, 3600.0)))
+            if self._stopped:
+                return
 
     def run_once(self) -> int | None:
         """Do what is due; return when something is due next, in ns of the monotonic clock."""
         engine = self._engine
         now = engine.env.clock.mono_ns()
-        with self._condition:
+        with self._lock:
             producers = list(self._producers.values())
         deadlines = [self._next_retention_ns]
         for producer in producers:

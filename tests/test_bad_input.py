@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,20 +151,22 @@ def test_a_bad_name_is_refused_everywhere(unharmed: hs.Store, kind: str, name: s
 @pytest.mark.parametrize("name", NOT_STR)
 def test_a_name_that_is_no_str_is_a_type_error(unharmed: hs.Store, name: Any) -> None:
     store = unharmed
-    for call in (
+    streams: tuple[Callable[[], object], ...] = (
         lambda: store.create_stream(name),
         lambda: store.stream(name),
         lambda: store.delete_stream(name),
         lambda: store.transaction().append(name, b"x"),
         lambda: store.transaction().create_stream(name),
         lambda: store.transaction().delete_stream(name),
-    ):
+    )
+    for call in streams:
         refused(call, TypeError, f"stream name must be a str, not {type(name).__name__}")
-    for call in (
+    subscriptions: tuple[Callable[[], object], ...] = (
         lambda: store.create_subscription(name, stream="orders"),
         lambda: store.subscription(name),
         lambda: store.delete_subscription(name),
-    ):
+    )
+    for call in subscriptions:
         refused(call, TypeError, f"subscription name must be a str, not {type(name).__name__}")
 
 
@@ -196,14 +199,15 @@ def test_what_does_not_exist_is_named(store: hs.Store, stream: hs.Stream) -> Non
             call()
         assert caught.value.stream == "missing"
     nobody = store.subscription("nobody")
-    for call in (
+    uses: tuple[Callable[[], object], ...] = (
         lambda: nobody.consumer("c"),
         nobody.info,
         nobody.lag,
         lambda: store.delete_subscription("nobody"),
-    ):
+    )
+    for use in uses:
         with pytest.raises(hs.SubscriptionNotFound, match="nobody"):
-            call()
+            use()
 
 
 def test_what_exists_is_left_as_it_was(store: hs.Store, stream: hs.Stream) -> None:
@@ -578,8 +582,14 @@ def test_no_setting_takes_an_absurd_value(value: Any) -> None:
 
 
 def test_settings_are_checked_before_anything_is_made(tmp_path: Path) -> None:
-    for arguments in ({"config": 5}, {"config": {}}, {"durability": "disk"}, {"durability": 5}):
-        refused(lambda a=arguments: hs.open(tmp_path / "s", **a), (TypeError, ValueError))
+    wrong: list[dict[str, Any]] = [
+        {"config": 5},
+        {"config": {}},
+        {"durability": "disk"},
+        {"durability": 5},
+    ]
+    for arguments in wrong:
+        refused(partial(hs.open, tmp_path / "s", **arguments), (TypeError, ValueError))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -615,11 +625,11 @@ def test_ids_of_other_streams_and_beyond_the_end_are_refused(
         (hs.RecordId(shard, 1, 10**6), "lies behind the end"),
         (hs.RecordId(shard, 2**64 - 1, 0), "lies behind the end"),
     ):
-        refused(lambda p=place: stream.read(start=p), ValueError, match)
-        refused(lambda p=place: stream.read(until=p), ValueError, match)
-        refused(lambda p=place: stream.trim(before=p), ValueError, match)
+        refused(partial(stream.read, start=place), ValueError, match)
+        refused(partial(stream.read, until=place), ValueError, match)
+        refused(partial(stream.trim, before=place), ValueError, match)
         refused(
-            lambda p=place: store.create_subscription("s", stream="orders", start=p),
+            partial(store.create_subscription, "s", stream="orders", start=place),
             ValueError,
             match,
         )
@@ -933,8 +943,9 @@ def test_every_way_to_write_a_path_opens_the_same_store(
             stream.append(b"%d" % number)
     with hs.open(tmp_path / "s") as store:
         assert payloads(store.stream("orders")) == [b"%d" % n for n in range(len(ways))]
-    os.rename(os.fsencode(tmp_path / "s"), os.fsencode(tmp_path) + b"/not utf-8 \xff")
-    with hs.open(os.fsencode(tmp_path) + b"/not utf-8 \xff") as store:
+    odd = os.fsencode(tmp_path) + b"/not utf-8 \xff"
+    (tmp_path / "s").rename(os.fsdecode(odd))
+    with hs.open(odd) as store:
         assert len(payloads(store.stream("orders"))) == len(ways)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,11 @@ import pytest
 import hstreamlite as hs
 
 JOIN_SECONDS = 60
+
+
+def raw(record: hs.Record) -> bytes:
+    assert isinstance(record.payload, bytes)
+    return record.payload
 
 
 class Crew:
@@ -74,7 +82,7 @@ def test_everything_at_once_loses_and_doubles_nothing(store: hs.Store) -> None:
     def follow(name: str) -> None:
         with store.stream(name).read(follow=True) as reader:
             for record in reader:
-                read[name].append(bytes(record.payload))
+                read[name].append(raw(record))
                 if len(read[name]) == len(expected[name]):
                     return
 
@@ -86,7 +94,7 @@ def test_everything_at_once_loses_and_doubles_nothing(store: hs.Store) -> None:
                 batch = consumer.receive(7, timeout=0.02)
                 consumer.ack(batch)
                 with lock:
-                    acked[name].update(bytes(d.payload) for d in batch)
+                    acked[name].update(raw(d) for d in batch)
                     if len(acked[name]) == len(expected[name]):
                         return
 
@@ -109,19 +117,19 @@ def test_everything_at_once_loses_and_doubles_nothing(store: hs.Store) -> None:
             store.subscriptions()
 
     for name in names:
-        crew.start(lambda name=name: follow(name))
+        crew.start(partial(follow, name))
         for number in range(2):
-            crew.start(lambda name=name, number=number: consume(name, number))
+            crew.start(partial(consume, name, number))
     for number in range(2):
-        crew.start(lambda number=number: churn(number))
+        crew.start(partial(churn, number))
     crew.start(look)
     for writer in range(writers):
-        writing.start(lambda writer=writer: write(writer))
+        writing.start(partial(write, writer))
     writing.join()
     written.set()
     crew.join()
     for name in names:
-        stored = [bytes(r.payload) for r in store.stream(name).read()]
+        stored = [raw(r) for r in store.stream(name).read()]
         assert sorted(stored) == sorted(expected[name])
         assert read[name] == stored
         assert set(acked[name]) == expected[name]
@@ -133,29 +141,16 @@ def test_everything_at_once_loses_and_doubles_nothing(store: hs.Store) -> None:
     assert [info.name for info in store.streams()] == names
 
 
-WAITS: dict[str, Callable[[hs.Store], object]] = {
-    "append": lambda store: repeat(lambda: store.stream("orders").append(b"x")),
-    "append_many": lambda store: repeat(lambda: store.stream("orders").append_many([b"x"] * 9)),
-    "transaction": lambda store: repeat(lambda: commit(store)),
-    "receive": lambda store: store.subscription("s").consumer(unique()).receive(),
-    "iterate": lambda store: list(store.subscription("s").consumer(unique())),
-    "follow": lambda store: list(store.stream("quiet").read(follow=True)),
-    "follow batches": lambda store: list(store.stream("quiet").read_batches(follow=True)),
-    "submit": lambda store: submit(store),
-    "create": lambda store: repeat(lambda: store.create_stream(f"t{unique()}")),
-}
-
-
 def repeat(call: Callable[[], object]) -> None:
     while True:
         call()
 
 
 def unique() -> str:
-    return f"c{threading.get_ident()}x{len(_made)}-{_made.append(None)}"
+    return f"c{next(_numbers)}"
 
 
-_made: list[None] = []
+_numbers = count()
 
 
 def commit(store: hs.Store) -> None:
@@ -167,6 +162,19 @@ def submit(store: hs.Store) -> None:
     producer = store.stream("orders").producer(buffer_bytes=1000)
     while True:
         producer.submit(b"x" * 100)
+
+
+WAITS: dict[str, Callable[[hs.Store], object]] = {
+    "append": lambda store: repeat(lambda: store.stream("orders").append(b"x")),
+    "append_many": lambda store: repeat(lambda: store.stream("orders").append_many([b"x"] * 9)),
+    "transaction": lambda store: repeat(lambda: commit(store)),
+    "receive": lambda store: store.subscription("s").consumer(unique()).receive(),
+    "iterate": lambda store: list(store.subscription("s").consumer(unique())),
+    "follow": lambda store: list(store.stream("quiet").read(follow=True)),
+    "follow batches": lambda store: list(store.stream("quiet").read_batches(follow=True)),
+    "submit": submit,
+    "create": lambda store: repeat(lambda: store.create_stream(f"t{unique()}")),
+}
 
 
 @pytest.mark.parametrize("wait", WAITS)
@@ -188,7 +196,7 @@ def test_close_ends_sixteen_waiting_threads(store: hs.Store, wait: str) -> None:
     for _ in range(16):
         crew.start(run)
     begun.wait(JOIN_SECONDS)
-    if wait == "receive" or wait == "iterate":
+    if wait in ("receive", "iterate"):
         while len(store.subscription("s").info().consumers) < 16:
             pass
     store.close()
@@ -265,7 +273,7 @@ def test_deleting_a_subscription_ends_who_waits_for_it(store: hs.Store) -> None:
                 ended.append(error.subscription)
 
     for number in range(8):
-        crew.start(lambda number=number: run(number))
+        crew.start(partial(run, number))
     while len(subscription.info().consumers) < 8:
         pass
     store.delete_subscription("s", force=True)
@@ -286,9 +294,9 @@ def test_one_producer_serves_many_threads(store: hs.Store, name: str | None) -> 
             ]
 
         for number in range(8):
-            crew.start(lambda number=number: run(number))
+            crew.start(partial(run, number))
         crew.join()
-    stored = {record.id: bytes(record.payload) for record in stream.read()}
+    stored = {record.id: raw(record) for record in stream.read()}
     assert len(stored) == 8 * 300
     for number, found in submitted.items():
         ids = [pending.result() for pending in found]
@@ -306,9 +314,9 @@ def test_each_thread_may_have_a_producer_of_its_own(store: hs.Store) -> None:
                 producer.submit(b"%d %d" % (number, n))
 
     for number in range(8):
-        crew.start(lambda number=number: run(number))
+        crew.start(partial(run, number))
     crew.join()
-    stored = Counter(bytes(record.payload) for record in store.stream("orders").read())
+    stored = Counter(raw(record) for record in store.stream("orders").read())
     assert stored == Counter(b"%d %d" % (number, n) for number in range(8) for n in range(200))
 
 
@@ -326,9 +334,34 @@ def test_deliveries_are_acked_by_other_threads_while_one_receives(store: hs.Stor
 
         while seen.total() < 2000:
             batch = consumer.receive(25)
-            seen.update(bytes(d.payload) for d in batch)
+            seen.update(raw(d) for d in batch)
             assert len(batch) <= 50
-            crew.start(lambda batch=batch: ack(list(batch)))
+            crew.start(partial(ack, list(batch)))
         crew.join()
         assert set(seen.values()) == {1}
         assert subscription.lag() == hs.Lag(0, 0)
+
+
+def open_files(path: str) -> list[str]:
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.append(str(entry.readlink()))
+    return [name for name in found if name.startswith(path)]
+
+
+def test_close_gives_back_every_thread_and_file(store: hs.Store) -> None:
+    stream = store.create_stream("orders")
+    for _ in range(20):
+        stream.append_many([bytes(10_000)] * 5, durability="os")
+    store.sync()
+    reader, batches = stream.read(), stream.read_batches()
+    next(reader), next(batches)
+    consumer = store.create_subscription("s", stream="orders").consumer("c")
+    assert len(consumer.receive()) > 0
+    assert len(open_files(store.path)) > 1
+    store.close()
+    assert open_files(store.path) == []
+    assert [t.name for t in threading.enumerate() if t.name.startswith("hstreamlite")] == []
+    with hs.open(store.path) as again:
+        assert sum(1 for _ in again.stream("orders").read()) == 100

@@ -3,10 +3,10 @@ from __future__ import annotations
 import io
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -257,6 +257,15 @@ def processes_of(directory: Path) -> list[int]:
     return found
 
 
+def wait_for_the_end_of(process: int) -> None:
+    try:
+        handle = os.pidfd_open(process)
+    except ProcessLookupError:
+        return
+    with os.fdopen(handle) as end:
+        select.select([end], [], [], 30)
+
+
 def start_and_wait_for_a_kill(directory: Path) -> subprocess.Popen[str]:
     process = start("--rows", "20000", "--keep", str(directory))
     assert process.stderr is not None
@@ -280,7 +289,6 @@ def test_the_workers_of_a_killed_demo_go_too(tmp_path: Path) -> None:
     with start_and_wait_for_a_kill(tmp_path) as process:
         process.kill()
         process.communicate()
-    deadline = time.monotonic() + 30
-    while processes_of(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    for worker in processes_of(tmp_path):
+        wait_for_the_end_of(worker)
     assert processes_of(tmp_path) == []
