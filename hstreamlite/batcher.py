@@ -108,6 +108,11 @@ class ProducerCore:
     def last_sequence(self) -> int:
         return self._next - 1
 
+    @property
+    def label(self) -> str:
+        name = self.options.name
+        return f"of {self.stream!r}" if name is None else f"{name!r} of {self.stream!r}"
+
     def check(self) -> None:
         if self.failure is not None:
             raise self.failure

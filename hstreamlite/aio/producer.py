@@ -43,6 +43,9 @@ class Submitted:
         durable = self._producer._engine.journal.durable()
         return batch.error is not None or (batch.ids is not None and batch.ticket <= durable)
 
+    def __repr__(self) -> str:
+        return f"<aio.Submitted {'done' if self.done() else 'pending'}>"
+
 
 class Producer:
     """Gathers records into batches, as `hstreamlite.Producer`."""
@@ -162,4 +165,4 @@ class Producer:
         await self.close()
 
     def __repr__(self) -> str:
-        return f"<aio.Producer of {self._core.stream!r} buffered={self._core.buffered}>"
+        return f"<aio.Producer {self._core.label} buffered={self._core.buffered}>"

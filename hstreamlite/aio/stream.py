@@ -238,6 +238,10 @@ class _Scanner:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    def __repr__(self) -> str:
+        state = " closed" if self._closed else ""
+        return f"<aio.{type(self).__name__} of {self._stream!r}{state}>"
+
     async def _next(self) -> Any:
         while not self._closed:
             if self._buffer:
