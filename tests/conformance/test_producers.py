@@ -276,6 +276,22 @@ async def test_a_number_stored_too_long_ago_is_a_duplicate_without_id(store: Sto
     assert len(await payloads(stream)) == 101
 
 
+async def test_a_number_may_be_submitted_again_while_it_is_on_its_way(store: Store) -> None:
+    stream = await store.create_stream("orders")
+    async with stream.producer(name="importer", batch_records=2) as producer:
+        for i in range(1, 41, 2):
+            await producer.submit(b"%d" % i, sequence=i)
+            await producer.submit(b"%d" % i, sequence=i)
+            pending = await all_of(
+                producer.submit(b"%d" % (i + 1), sequence=i + 1),
+                producer.submit(b"%d" % i, sequence=i),
+                producer.submit(b"%d" % (i + 1), sequence=i + 1),
+            )
+            first, second, third = await all_of(*(one.result() for one in pending))
+            assert second < first == third
+    assert await payloads(stream) == [b"%d" % i for i in range(1, 41)]
+
+
 async def test_numbers_are_for_producers_with_a_name(store: Store) -> None:
     stream = await store.create_stream("orders")
     async with stream.producer() as producer:
