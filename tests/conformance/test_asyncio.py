@@ -100,7 +100,7 @@ async def test_the_loop_turns_while_a_receive_and_a_reader_wait(store: aio.Store
 
 
 @pytest.mark.parametrize("level", ["sync", "os", "memory"])
-async def test_a_cancelled_append_is_there_or_not(store: aio.Store, level: str) -> None:
+async def test_a_cancelled_append_is_there_or_not(store: aio.Store, level: Any) -> None:
     stream = await store.create_stream("orders")
     stored = []
     for i in range(TURNS_MAX):
@@ -231,6 +231,27 @@ async def test_a_cancelled_reader_goes_on_where_it_was(store: aio.Store) -> None
         while len(seen) < TURNS_MAX:
             seen.append((await anext(reader)).payload)
     assert seen == [b"%d" % i for i in range(TURNS_MAX)]
+
+
+async def test_a_reader_cancelled_during_a_cold_read_goes_on_where_it_was(tmp_path: Path) -> None:
+    config = hs.StoreConfig(segment_bytes_min=1 << 20, segment_bytes_max=1 << 20)
+    async with aio.open(tmp_path / "s", config=config) as store:
+        stream = await store.create_stream("orders")
+        for i in range(200):
+            await stream.append_many([b"%d" % i * 5000], durability="memory")
+    async with aio.open(tmp_path / "s", config=config) as store:
+        for kind in (store.stream("orders").read, store.stream("orders").read_batches):
+            seen: list[Any] = []
+            async with kind() as reader:
+                for i in range(TURNS_MAX):
+                    task = asyncio.ensure_future(anext(reader))
+                    await turns(i % 5)
+                    if not await cancelled(task):
+                        seen.append(task.result())
+                seen += [item async for item in reader]
+            assert len(seen) == 200
+            found = [r for item in seen for r in (getattr(item, "records", lambda i=item: [i])())]
+            assert [r.payload for r in found] == [b"%d" % i * 5000 for i in range(200)]
 
 
 async def test_a_cancelled_submit_takes_in_or_not(store: aio.Store) -> None:

@@ -152,7 +152,7 @@ async def test_everything_tells_its_name(store: Store) -> None:
     batch = await consumer.receive()
     producer = stream.producer(name="importer")
     pending = await producer.submit(b"x")
-    assert await pending.result()
+    await pending.result()
     for noun in (store, stream, subscription):
         assert store.path in repr(noun)
     assert "Store" in repr(store)

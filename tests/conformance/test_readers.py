@@ -244,9 +244,8 @@ async def test_a_batch_reader_follows(store: Store) -> None:
             ids = await stream.append_many([b"x"] * (n + 1), key=f"k{n}")
             batch = await anext(reader)
             assert [record.id for record in batch.records()] == list(ids)
+            (own,) = await collect(stream.read_batches(start=ids[0], shard=batch.shard_id))
+            assert own == batch
         waiting = asyncio.ensure_future(collect(reader))
         await reader.close()
         assert await waiting == []
-    shard = ids[0].shard_id
-    for batch in await collect(stream.read_batches(shard=shard)):
-        assert batch.shard_id == shard
