@@ -268,7 +268,8 @@ class _Scanner:
     async def _found(self) -> list[Any]:
         """Take what is next, from a file if need be.
 
-        The thread that reads goes on when the caller is cancelled; the next call takes what it read.
+        The thread that reads goes on when the caller is cancelled; the next call takes what it
+        read.
         """
         if self._reading is None:
             try:

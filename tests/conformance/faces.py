@@ -10,6 +10,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 import hstreamlite as hs
@@ -19,16 +20,22 @@ from hstreamlite.log.recovery import RecoveryReport
 from hstreamlite.sub.effects import Gap, Lag
 
 T = TypeVar("T")
-R = TypeVar("R", covariant=True)
+R_co = TypeVar("R_co", covariant=True)
 
 
-class Iterating(Protocol[R]):
+class Iterating(Protocol[R_co]):
     """A Reader or a BatchReader."""
 
     async def __aenter__(self) -> Self: ...
-    async def __aexit__(self, *args: Any, **options: Any) -> None: ...
-    def __aiter__(self) -> AsyncIterator[R]: ...
-    async def __anext__(self) -> R: ...
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None: ...
+    def __aiter__(self) -> AsyncIterator[R_co]: ...
+    async def __anext__(self) -> R_co: ...
     async def close(self) -> None: ...
 
 
@@ -43,7 +50,13 @@ class Producer(Protocol):
     @property
     def last_sequence(self) -> int: ...
     async def __aenter__(self) -> Self: ...
-    async def __aexit__(self, *args: Any, **options: Any) -> None: ...
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None: ...
     async def submit(self, *args: Any, **options: Any) -> Pending: ...
     async def flush(self) -> None: ...
     async def close(self) -> None: ...
@@ -56,7 +69,13 @@ class Consumer(Protocol):
     @property
     def closed(self) -> bool: ...
     async def __aenter__(self) -> Self: ...
-    async def __aexit__(self, *args: Any, **options: Any) -> None: ...
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None: ...
     def __aiter__(self) -> AsyncIterator[hs.Delivery]: ...
     async def receive(self, *args: Any, **options: Any) -> hs.DeliveryBatch: ...
     async def ack(self, *args: Any, **options: Any) -> hs.AckResult: ...
@@ -91,7 +110,13 @@ class Transaction(Protocol):
     ids: dict[str, hs.RecordIds]
 
     async def __aenter__(self) -> Self: ...
-    async def __aexit__(self, *args: Any, **options: Any) -> None: ...
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None: ...
     def append(self, *args: Any, **options: Any) -> None: ...
     def append_many(self, *args: Any, **options: Any) -> None: ...
     def ack(self, *args: Any, **options: Any) -> None: ...
@@ -146,7 +171,7 @@ class _Blocking:
         await _call(self._noun.__enter__)
         return self
 
-    async def __aexit__(self, *args: Any) -> None:
+    async def __aexit__(self, *args: object) -> None:
         await _call(self._noun.__exit__, *args)
 
     async def close(self) -> None:
@@ -374,7 +399,7 @@ class _OpenBlocking:
         self._store = _BlockingStore(await _call(hs.open, *self._args, **self._options))
         return self._store
 
-    async def __aexit__(self, *args: Any) -> None:
+    async def __aexit__(self, *args: object) -> None:
         assert self._store is not None
         await self._store.close()
 

@@ -97,9 +97,8 @@ async def test_a_key_narrows_a_reader_down(store: Store) -> None:
 @pytest.mark.parametrize("shards", WIDTHS)
 async def test_a_stream_of_any_width_is_read_in_append_order(store: Store, shards: int) -> None:
     stream = await create_wide(store, "orders", shards)
-    ids = []
-    for i in range(60):
-        ids.append(await stream.append(b"%d" % i, key=None if i % 4 == 0 else f"k{i % 11}"))
+    keys = [f"k{i % 11}" if i % 4 else None for i in range(60)]
+    ids = [await stream.append(b"%d" % i, key=key) for i, key in enumerate(keys)]
     assert await payloads(stream) == numbers(60)
     used = {record_id.shard_id for record_id in ids}
     assert len(used) == shards
