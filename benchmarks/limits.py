@@ -20,7 +20,7 @@ from time import perf_counter
 from benchmarks.cases import Limit
 from benchmarks.samples import Sample, timed_calls, timed_loop
 
-PAGE = 4096
+_PAGE = 4096
 _MIB = 1 << 20
 _PREWRITTEN_BYTES_MAX = 64 * _MIB
 
@@ -71,7 +71,7 @@ def direct_sync(syncs: int, size: int, records: int) -> Limit:
 
     The rate is that of records: what a group commit reaches that never waits for a caller.
     """
-    pages = -(-size // PAGE) * PAGE
+    pages = -(-size // _PAGE) * _PAGE
     prewritten = -(-min(syncs * pages, _PREWRITTEN_BYTES_MAX) // _MIB) * _MIB
 
     def measure(path: Path) -> Sample:
@@ -120,7 +120,7 @@ def first_page(repeats: int) -> Limit:
 
     def measure(path: Path) -> Sample:
         fd = _open_direct(path / "file")
-        buffer = _aligned(PAGE)
+        buffer = _aligned(_PAGE)
         os.pwrite(fd, buffer, 0)
         os.fsync(fd)
         os.close(fd)

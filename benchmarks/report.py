@@ -120,7 +120,8 @@ def _rows(result: Result, *, every: bool) -> list[str]:
 
 def _versus(result: Result, name: str, samples: Sequence[Sample]) -> tuple[str, str]:
     ratio = result.ratio_to(samples)
-    return f"{ratio:.2f}" if ratio < 100 else f"{ratio:.0f}", name
+    digits = 3 if ratio < 0.1 else 2 if ratio < 100 else 0
+    return f"{ratio:.{digits}f}", name
 
 
 def _figures(samples: Sequence[Sample], unit: str) -> tuple[str, str, str, str]:

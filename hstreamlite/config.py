@@ -55,7 +55,7 @@ class StoreConfig:
     chunk_bytes: int = 2 << 20
     """One piece of that memory; at least twice `batch_bytes_max` keeps copies small."""
     frame_bytes: int = 1 << 20
-    """A group of staged records is closed at this size. 64 KiB to 16 MiB."""
+    """A group of staged records is closed at this size. 16 KiB to 16 MiB."""
     eager_bytes: int = 256 << 10
     """Staged bytes that are written although nobody waits; at most half of `frame_bytes`."""
     linger: float = 0.05

@@ -88,7 +88,6 @@ class Engine:
         self.producers = ProducerTable()
         self.routers: dict[int, Router] = {}
         self.created_tickets: dict[str, int] = {}
-        self.wake: Callable[[], None] = lambda: None
         self.closed = False
         self.forked = False
         self._pid = env.pid()
@@ -120,6 +119,7 @@ class Engine:
         for shard, lsn in zip(SYSTEM_LOGS, snapshot, strict=True):
             journal.add_shard(shard, next_lsn=max(lsn, 1), first=max(lsn, 1))
         cursor = journal.cursor(CATALOG, max(snapshot[0], 1))
+        self._check_snapshot(snapshot)
         self._apply_catalog(cursor)
         self._restore_shards()
         recovery.check_missing(opened, self.catalog.live, self.catalog.known_segment)
@@ -134,6 +134,23 @@ class Engine:
         journal.store_super(snapshot)
         journal.check(lib.hsl_log_start(journal.log))
         self.env.after_fork_in_child(self._in_forked_child)
+
+    def _check_snapshot(self, snapshot: list[int]) -> None:
+        """Refuse a superblock that points to no snapshot: an older slot, its successor damaged."""
+        if not snapshot[0]:
+            return
+        try:
+            records = self.journal.cursor(CATALOG, snapshot[0]).read(1) or []
+        except RecordTrimmed:
+            records = []
+        if not records or catalogs.decode(records[0].payload)["op"] != "snapshot":
+            raise CorruptionError(
+                f"{self.path}/SUPER",
+                0,
+                8192,
+                "the position of a snapshot of the catalog",
+                f"record {snapshot[0]} of it, which is none",
+            )
 
     def _system_records(self, shard: int, snapshot: int) -> Iterable[bytes]:
         cursor = self.journal.cursor(shard, max(snapshot, 1))

@@ -85,7 +85,7 @@ class StoreLocked(StoreError):
         owner = f"process {owner_pid}" if owner_pid else "another process"
         super().__init__(
             f"The store at {path!r} is open for writing in {owner}; "
-            "close it there, or open it here with read_only=True.",
+            "close it there, or let that process do the work.",
             path=path,
             owner_pid=owner_pid,
         )
@@ -196,7 +196,7 @@ class CorruptionError(HStreamError):
         losing = f", losing {', '.join(lost)}" if lost else ""
         super().__init__(
             f"{path!r} is damaged in {length} bytes at offset {offset}: expected {expected}, "
-            f"found {found}{losing}; restore the file from a backup, or salvage the rest.",
+            f"found {found}{losing}; restore the file from a backup.",
             path=path,
             offset=offset,
             length=length,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TypeVar
 
 from hstreamlite.config import (
     ACK_TIMEOUT_SECONDS_MAX,
@@ -19,6 +20,8 @@ from hstreamlite.feed import PREFIX, Feed
 from hstreamlite.log import catalog as catalogs
 from hstreamlite.log.catalog import SubscriptionState
 from hstreamlite.sub.checkpoint import Progress
+
+T = TypeVar("T")
 
 
 class Feeds:
@@ -50,6 +53,14 @@ class Feeds:
     def all(self) -> list[Feed]:
         with self.engine.lock:
             return list(self._feeds.values())
+
+    def told(self, ask: Callable[[Feed], T]) -> list[T]:
+        """Ask every subscription, by name, but those that are deleted meanwhile."""
+        answers = []
+        for feed in sorted(self.all(), key=lambda feed: feed.state.name):
+            with suppress(SubscriptionNotFound):
+                answers.append(ask(feed))
+        return answers
 
     def get(self, name: str) -> Feed:
         """Return a subscription; SubscriptionNotFound if there is none."""

@@ -99,5 +99,5 @@ def stats_of(engine: Engine, feeds: Feeds) -> StoreStats:
         bytes=sum(size for _, size in sizes),
         disk_bytes=counters["disk_bytes"],
         log=counters,
-        subscriptions={feed.state.name: feed.stats() for feed in feeds.all()},
+        subscriptions=dict(feeds.told(lambda feed: (feed.state.name, feed.stats()))),
     )

@@ -207,8 +207,7 @@ class Store:
     def subscriptions(self) -> list[SubscriptionInfo]:
         """Return what there is, by name."""
         self._engine.check_open()
-        feeds = sorted(self._feeds.all(), key=lambda feed: feed.state.name)
-        return [SubscriptionInfo.of(feed) for feed in feeds]
+        return self._feeds.told(SubscriptionInfo.of)
 
     def delete_subscription(self, name: str, *, force: bool = False) -> None:
         """Delete a subscription and its progress.

@@ -1,11 +1,12 @@
-"""Hypothesis profiles: dev (quick), ci, nightly (long); HYPOTHESIS_PROFILE names another than dev.
+"""Hypothesis profiles: dev (quick), ci, nightly (long), and probe, which only tells whether a test
+fails; HYPOTHESIS_PROFILE names another than dev.
 
 No profile has a deadline: a busy machine may stop a test for longer than any that means something.
 """
 
 import os
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 settings.register_profile("dev", deadline=None, max_examples=50)
 settings.register_profile("ci", deadline=None, max_examples=200, print_blob=True)
@@ -14,6 +15,14 @@ settings.register_profile(
     deadline=None,
     max_examples=5000,
     print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "probe",
+    deadline=None,
+    max_examples=100,
+    phases=[Phase.generate],
+    database=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="arg-type, assignment, misc, var-annotated"
 """Wrong input: a typed error that names argument, value and range, and a store as it was before."""
 
 from __future__ import annotations

@@ -928,15 +928,16 @@ class TestMemory:
                 with pytest.raises((ValueError, TypeError)):
                     failing()
 
-        everything()
-        blocks = []
-        for _ in range(3):
+        def growth() -> int:
             gc.collect()
-            blocks.append(sys.getallocatedblocks())
-            for _ in range(50):
+            before = sys.getallocatedblocks()
+            for _ in range(100):
                 everything()
-        gc.collect()
-        assert sys.getallocatedblocks() - blocks[1] < 40
+            gc.collect()
+            return sys.getallocatedblocks() - before
+
+        # The interpreter fills caches of its own for a while; a leak never comes to rest.
+        assert any(growth() < 20 for _ in range(20))
         assert sys.getrefcount(owner) == 2
 
     def test_running_out_of_memory_anywhere_is_a_memory_error(self) -> None:

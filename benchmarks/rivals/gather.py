@@ -7,7 +7,7 @@ while it syncs. These two are what somebody writes who needs it, for threads and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -36,10 +36,15 @@ class GatheredLog:
             except Empty:
                 pass
             else:
-                self._queue.put(None)
-            self._log.append_list([payload for payload, _ in waiting])
-            for _, done in waiting:
-                done.set_result(None)
+                self._queue.put(None)  # the end was reached: the next round is to see it
+            try:
+                self._log.append_list([payload for payload, _ in waiting])
+            except Exception as failure:  # noqa: BLE001 - raised where the result is waited for
+                for _, done in waiting:
+                    done.set_exception(failure)
+            else:
+                for _, done in waiting:
+                    done.set_result(None)
 
     def appender(self) -> Callable[[bytes], object]:
         put = self._queue.put
@@ -97,8 +102,14 @@ def batched(log: Log) -> tuple[Callable[[bytes], Awaitable[object]], Executor]:
         nonlocal waiting, writing
         while waiting:
             taken, waiting = waiting, []
-            await loop.run_in_executor(pool, log.append_list, [payload for payload, _ in taken])
-            _resolve([done for _, done in taken])
+            try:
+                await loop.run_in_executor(pool, log.append_list, [payload for payload, _ in taken])
+            except Exception as failure:  # noqa: BLE001 - raised where the result is awaited
+                for _, done in taken:
+                    done.set_exception(failure)
+            else:
+                for _, done in taken:
+                    done.set_result(None)
         writing = False
 
     def append(payload: bytes) -> Awaitable[object]:
@@ -112,9 +123,3 @@ def batched(log: Log) -> tuple[Callable[[bytes], Awaitable[object]], Executor]:
 
     tasks: set[asyncio.Task[None]] = set()
     return append, pool
-
-
-def _resolve(futures: Sequence[asyncio.Future[None]]) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_result(None)

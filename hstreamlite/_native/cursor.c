@@ -89,6 +89,12 @@ static int locate(struct hsl_cursor *cursor, struct hsl_entry *entry, uint64_t *
         return HSL_TRIMMED;
     }
     size_t at = shard ? hsl_index_find(shard, cursor->lsn) : 0;
+    if (shard && at < shard->len && shard->entries[at].seq > cursor->lsn) {
+        cursor->gap_from = cursor->lsn;
+        cursor->gap_to = cursor->lsn = shard->entries[at].seq;
+        pthread_mutex_unlock(&log->index_mu);
+        return HSL_TRIMMED;
+    }
     if (shard && at < shard->len) {
         *entry = shard->entries[at];
         uint64_t start = (uint64_t)entry->off8 * 8, end = start + entry->len;

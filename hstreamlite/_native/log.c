@@ -417,6 +417,7 @@ int hsl_log_close(struct hsl_log *log, int32_t clean)
     pthread_cond_broadcast(&log->durable_cv);
     pthread_mutex_unlock(&log->stage_mu);
     hsl_os_stage_close(log);
+    hsl_segments_release(log);
     return rc;
 }
 

@@ -164,6 +164,7 @@ struct hsl_log {
     size_t segments_len, segments_cap;
     uint64_t index_blocks, durable_order;
     uint32_t open_files;
+    bool released; /* index_mu: closed, and files are opened no more */
 
     struct hsl_segment *loaded;
     uint64_t scan_frame;
@@ -228,6 +229,7 @@ int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system); /* `writi
 int hsl_roll(struct hsl_log *log);                                      /* `writing` held */
 int hsl_seal(struct hsl_log *log, struct hsl_segment *segment);
 void hsl_segment_free(struct hsl_log *log, struct hsl_segment *segment);
+void hsl_segments_release(struct hsl_log *log);
 struct hsl_segment *hsl_segment_new(uint64_t number);
 int hsl_segments_add(struct hsl_log *log, struct hsl_segment *segment); /* index_mu held */
 struct hsl_segment *hsl_segment_find(struct hsl_log *log, uint64_t number);

@@ -146,6 +146,11 @@ int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system)
     bool emergency = false;
     if (rc == HSL_FULL && system) {
         rc = spare_from_reserve(log, path, need, &spare->fd, &capacity);
+        if (rc == HSL_FULL) {
+            /* The reserve was used before; sealing it gave most of its space back. */
+            capacity = least;
+            rc = reserve_file(log, path, capacity, &spare->fd);
+        }
         emergency = rc == HSL_OK;
     }
     if (rc != HSL_OK) {
@@ -386,13 +391,38 @@ static void close_one_reader(struct hsl_log *log)
     }
 }
 
+static void close_handle(struct hsl_log *log, int *fd)
+{
+    if (*fd >= 0)
+        log->io->close(log->io->ctx, *fd);
+    *fd = -1;
+}
+
+/* Gives the files back at close: the log itself lives on while anybody holds a cursor. */
+void hsl_segments_release(struct hsl_log *log)
+{
+    pthread_mutex_lock(&log->index_mu);
+    log->released = true;
+    for (size_t i = 0; i < log->segments_len; i++) {
+        struct hsl_segment *s = log->segments[i];
+        close_handle(log, &s->fd);
+        if (s->readers == 0)
+            close_handle(log, &s->fd_read);
+    }
+    if (log->spare)
+        close_handle(log, &log->spare->fd);
+    pthread_mutex_unlock(&log->index_mu);
+}
+
 /* A file handle for reading that stays valid until hsl_segment_unread, through seal and drop. */
 int hsl_segment_reader(struct hsl_log *log, uint64_t number, struct hsl_segment **out, int *fd)
 {
     int rc = HSL_OK;
     pthread_mutex_lock(&log->index_mu);
     struct hsl_segment *s = hsl_segment_find(log, number);
-    if (!s) {
+    if (log->released) {
+        rc = HSL_CLOSED;
+    } else if (!s) {
         rc = HSL_NOT_FOUND;
     } else if (s->fd_read < 0) {
         char path[HSL_PATH_MAX + 64];
@@ -420,6 +450,8 @@ void hsl_segment_unread(struct hsl_log *log, struct hsl_segment *s)
 {
     pthread_mutex_lock(&log->index_mu);
     s->readers--;
+    if (log->released && s->readers == 0)
+        close_handle(log, &s->fd_read);
     bool gone = s->dropped && s->readers == 0;
     if (gone)
         log->open_files--;

@@ -211,9 +211,10 @@ def _segment_numbers(env: Env, path: str) -> list[int]:
         match = _SEGMENT_NAME.fullmatch(name)
         if match:
             numbers.append(int(match[1], 16))
-        elif name == "copy":
+        elif name in ("copy", "spare"):
+            # Space that the process before reserved, and that recovery may need itself.
             env.files.unlink(f"{directory}/{name}")
-        elif name not in ("spare", "reserve"):
+        elif name != "reserve":
             _log.warning("%s/%s is not a file of this store and is ignored", directory, name)
     return sorted(numbers)
 

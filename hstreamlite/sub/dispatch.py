@@ -181,12 +181,9 @@ class SharedDispatcher:
         for shard in list(self._turns):
             if left <= 0:
                 break
-            slot = self._take_new(shard, left)
-            if slot is None:
-                continue
-            self._leases.reserve(slot, consumer)
-            slots.append(slot)
-            left -= slot.end - slot.first
+            if slot := self._take_new(shard, left, consumer):
+                slots.append(slot)
+                left -= slot.end - slot.first
         return slots
 
     def next_ready(self, shard: int) -> Slot | None:
@@ -220,7 +217,7 @@ class SharedDispatcher:
             return slot
         return None
 
-    def _take_new(self, shard: int, most: int) -> Slot | None:
+    def _take_new(self, shard: int, most: int, consumer: str) -> Slot | None:
         window = self._windows[shard]
         count = min(window.room(), most)
         if count == 0:
@@ -231,7 +228,7 @@ class SharedDispatcher:
         del self._turns[shard]
         self._turns[shard] = None
         self._open.setdefault(shard)
-        return self._leases.put(shard, first, end, 1)
+        return self._leases.grant(shard, first, end, consumer)
 
     def check_invariants(self) -> None:
         for shard, window in self._windows.items():

@@ -25,8 +25,9 @@ an ack of a record that it delivered again counts, whichever delivery it answers
 from collections.abc import Iterable, Mapping
 
 from hstreamlite.errors import ConsumerClosed, ConsumerExists, UnknownRecord
-from hstreamlite.sub.ackmap import LSN_MAX, AckCounts, AckFlag, Run
+from hstreamlite.sub.ackmap import LSN_MAX, AckCounts, AckFlag, AckMap, Run
 from hstreamlite.sub.checkpoint import Progress
+from hstreamlite.sub.custody import Custody
 from hstreamlite.sub.dispatch import Line, SharedDispatcher
 from hstreamlite.sub.effects import Assignment, Gap, GroupStats, Lag
 from hstreamlite.sub.gaps import GapLog
@@ -50,9 +51,11 @@ class Group:
         self._leases = Leases()
         self._line = Line()
         self._dispatch = SharedDispatcher(limits, self._windows, self._leases)
+        self._retired: list[AckMap] = []
         self._consumers: dict[str, None] = {}
         self._gaps = GapLog()
         self._recorder = Recorder(self._windows, self._leases)
+        self._custody = Custody(limits, self._windows, self._leases, self._recorder)
         self._survey = Survey(limits, self._windows, self._leases, self._dispatch, self._gaps)
         self._eager = False
 
@@ -73,11 +76,13 @@ class Group:
     def remove_shard(self, shard: int) -> None:
         """Forget a shard that no longer exists, and all that is outstanding of it."""
         self._window(shard)
-        for slot in self._leases.of_shard(shard):
-            self._leases.drop(slot)
+        self._leases.remove_shard(shard)
         self._dispatch.forget(shard)
         self._recorder.removed(shard)
-        del self._windows[shard]
+        # Acks that know its address get UNKNOWN from a map that is empty, not one that is freed.
+        acks = self._windows.pop(shard).acks
+        acks.reset(1)
+        self._retired.append(acks)
 
     def restore(self, progress: Progress) -> None:
         """Take over stored progress, before the first consumer attaches.
@@ -114,8 +119,7 @@ class Group:
             self._window(shard)
             check_range("lsn", lsn, 1, LSN_MAX)
         for shard, lsn in positions.items():
-            for slot in self._leases.of_shard(shard):
-                self._leases.drop(slot)
+            self._leases.remove_shard(shard)
             self._windows[shard].seek(lsn)
             self._dispatch.offer(shard)
 
@@ -165,22 +169,11 @@ class Group:
     def detach(self, consumer: str, now: int) -> int:
         """Remove a consumer; what it held may go out again at once. Returns its unacked count."""
         self._require(consumer)
-        returned = 0
-        for slot in self._leases.of_consumer(consumer):
-            returned += self._windows[slot.shard].acks.count_unacked(slot.first, slot.end)
-            self._take_back(slot, now, now)
+        returned = self._custody.take_all_back(consumer, now)
         self._line.forget(consumer)
         self._gaps.detach(consumer)
         del self._consumers[consumer]
         return returned
-
-    def _take_back(self, slot: Slot, due_ns: int, now: int) -> None:
-        """Let a slot wait to be sent again; a delivery that was handed out counts as an attempt."""
-        attempt = slot.attempt
-        if slot.fate is Fate.IN_FLIGHT:
-            attempt += 1
-            self._recorder.attempts_changed(slot.shard)
-        self._leases.shelve(slot, attempt, due_ns, now)
 
     # Dispatch
 
@@ -240,25 +233,12 @@ class Group:
         The rest of the lease goes back as if it had never been fetched. None means that all of it
         is lost (its consumer left, a seek, a gap) and must not be handed out.
         """
-        slot = self._leases.reserved(lease)
-        if slot is None:
-            return None
-        if end <= slot.first:
-            self._take_back(slot, now, now)
-            return None
-        if end < slot.end:
-            self._leases.split(slot, end)
-        window = self._windows[slot.shard]
-        window.acks.free(slot.first, slot.end)
-        if slot.attempt > 1 or window.saved_zeros:
-            self._recorder.attempts_changed(slot.shard)
-        self._leases.confirm(slot, now + self.limits.ack_timeout_ns)
-        return slot.first, slot.end
+        return self._custody.confirm(lease, end, now)
 
     # Acks
 
     def ack_address(self, shard: int) -> int:
-        """Return what the fast functions need; good until the shard is removed."""
+        """Return what the fast functions need; good as long as the group lives."""
         return self._window(shard).acks.address
 
     def ack(self, shard: int, lsn: int) -> AckFlag:
@@ -290,13 +270,8 @@ class Group:
 
         What a transaction asks before it acks, so that no two of them commit the same record.
         """
-        window = self._window(shard)
-        at = first
-        for slot in self._leases.within(shard, first, end):
-            if slot.first > at or slot.fate is not Fate.IN_FLIGHT or slot.lease != lease:
-                return False
-            at = slot.end
-        return at >= end and window.acks.count_unacked(first, end) == end - first
+        self._window(shard)
+        return self._custody.holds(lease, shard, first, end)
 
     def held_by(self, consumer: str, shard: int, first: int, end: int) -> bool:
         """Tell whether a consumer holds all of ``[first, end)``, none of it acked, as `holds`."""
@@ -316,10 +291,8 @@ class Group:
         Returns the number of records given back; those it does not hold are left alone.
         """
         check_range("after_ns", after_ns, 0, TIME_MAX_NS)
-        slots = self._held(consumer, shard, first, end)
-        for slot in slots:
-            self._take_back(slot, now + after_ns, now)
-        return self._unacked_of(slots)
+        self._check_held(consumer, shard, first, end)
+        return self._custody.release(consumer, shard, (first, end), now + after_ns, now)
 
     def extend(self, consumer: str, shard: int, first: int, end: int, by_ns: int, now: int) -> int:
         """Set the deadline of what the consumer holds of ``[first, end)`` to ``by_ns`` from now.
@@ -327,42 +300,19 @@ class Group:
         A deadline that lies later stays. Returns the number of records the consumer holds there.
         """
         check_range("by_ns", by_ns, 1, TIME_MAX_NS)
-        slots = self._held(consumer, shard, first, end)
-        for slot in slots:
-            self._leases.confirm(slot, max(slot.due_ns or 0, now + by_ns))
-        return self._unacked_of(slots)
+        self._check_held(consumer, shard, first, end)
+        return self._custody.extend(consumer, shard, (first, end), now + by_ns)
 
-    def _unacked_of(self, slots: list[Slot]) -> int:
-        return sum(self._windows[s.shard].acks.count_unacked(s.first, s.end) for s in slots)
-
-    def _held(self, consumer: str, shard: int, first: int, end: int) -> list[Slot]:
-        """Cut out the slots that hold exactly what the consumer has in flight of a range."""
+    def _check_held(self, consumer: str, shard: int, first: int, end: int) -> None:
         self._require(consumer)
         _check_run(first, end)
-        acks = self._window_of(shard, first).acks
-        held = []
-        for slot in list(self._leases.within(shard, first, end)):
-            if slot.consumer != consumer or slot.fate is not Fate.IN_FLIGHT:
-                continue
-            if not acks.count_unacked(max(slot.first, first), min(slot.end, end)):
-                continue
-            part = slot if slot.first >= first else self._leases.split(slot, first)
-            if part.end > end:
-                self._leases.split(part, end)
-            held.append(part)
-        return held
+        self._window_of(shard, first)
 
     # Time
 
     def tick(self, now: int) -> None:
         """Take back what is past its deadline, and let delayed records be ready."""
-        for slot in self._leases.due(now):
-            if slot.fate is Fate.DELAYED:
-                self._leases.shelve(slot, slot.attempt, now, now)
-            elif self._windows[slot.shard].acks.count_unacked(slot.first, slot.end):
-                self._take_back(slot, now, now)
-            else:
-                self._leases.drop(slot)
+        self._custody.expire(now)
         self._line.tick(now)
 
     def next_deadline(self) -> int | None:

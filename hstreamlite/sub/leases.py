@@ -85,15 +85,32 @@ class Leases:
 
     def put(self, shard: int, first: int, end: int, attempt: int) -> Slot:
         """Add a run that is ready to be sent; it must not overlap another."""
+        slot = self._new(shard, first, end, attempt)
+        self._link(slot)
+        return slot
+
+    def grant(self, shard: int, first: int, end: int, consumer: str) -> Slot:
+        """Add a run of records never sent before, reserved for a consumer."""
+        slot = self._new(shard, first, end, 1)
+        self._reserve(slot, consumer)
+        return slot
+
+    def _new(self, shard: int, first: int, end: int, attempt: int) -> Slot:
         self._serial += 1
         slot = Slot(self._serial, shard, first, end, attempt)
-        self._by_shard.setdefault(shard, SortedDict())[first] = slot
-        self._ready.setdefault(shard, SortedDict())[first] = slot
+        slots = self._by_shard.get(shard)
+        if slots is None:
+            slots = self._by_shard[shard] = SortedDict()
+            self._ready[shard] = SortedDict()
+        slots[first] = slot
         return slot
 
     def reserve(self, slot: Slot, consumer: str) -> None:
         """Give a waiting slot to a consumer under a new lease, without a deadline yet."""
         self._unlink(slot)
+        self._reserve(slot, consumer)
+
+    def _reserve(self, slot: Slot, consumer: str) -> None:
         self._lease += 1
         slot.lease = self._lease
         slot.fate = Fate.RESERVED
@@ -152,10 +169,14 @@ class Leases:
 
     def drop(self, slot: Slot) -> None:
         self._unlink(slot)
-        slots = self._by_shard[slot.shard]
-        del slots[slot.first]
-        if not slots:
-            del self._by_shard[slot.shard]
+        del self._by_shard[slot.shard][slot.first]
+
+    def remove_shard(self, shard: int) -> None:
+        """Drop all slots of a shard."""
+        for slot in self.of_shard(shard):
+            self.drop(slot)
+        self._by_shard.pop(shard, None)
+        self._ready.pop(shard, None)
 
     def _link(self, slot: Slot) -> None:
         if slot.due_ns is not None:
@@ -163,7 +184,7 @@ class Leases:
         if slot.consumer is not None:
             self._by_consumer.setdefault(slot.consumer, {})[slot.serial] = slot
         if slot.fate is Fate.READY:
-            self._ready.setdefault(slot.shard, SortedDict())[slot.first] = slot
+            self._ready[slot.shard][slot.first] = slot
         elif slot.fate is Fate.RESERVED:
             self._reserved[slot.lease] = slot
 
@@ -176,10 +197,7 @@ class Leases:
             if not held:
                 del self._by_consumer[slot.consumer]
         if slot.fate is Fate.READY:
-            ready = self._ready[slot.shard]
-            del ready[slot.first]
-            if not ready:
-                del self._ready[slot.shard]
+            del self._ready[slot.shard][slot.first]
         elif slot.fate is Fate.RESERVED:
             del self._reserved[slot.lease]
 
@@ -196,7 +214,7 @@ class Leases:
     def within(self, shard: int, first: int, end: int) -> Iterator[Slot]:
         """Yield the slots that overlap ``[first, end)``, ascending; none may change meanwhile."""
         slots = self._by_shard.get(shard)
-        if slots is None or first >= end:
+        if not slots or first >= end:
             return
         start = slots.keys()[max(0, slots.bisect_right(first) - 1)]
         for key in slots.irange(start):
@@ -220,7 +238,7 @@ class Leases:
         return slots.peekitem(0)[1] if slots else None
 
     def ready_shards(self) -> list[int]:
-        return list(self._ready)
+        return [shard for shard, slots in self._ready.items() if slots]
 
     def next_due(self) -> int | None:
         return self._timers[0][0] if self._timers else None

@@ -90,10 +90,7 @@ class Recorder:
         shard = window.shard
         window.mark_saved()
         dirty = window.acks.drain()
-        for first, end in dirty:
-            for slot in list(self._leases.within(shard, first, end)):
-                if not window.acks.count_unacked(slot.first, slot.end):
-                    self._leases.drop(slot)
+        self._drop_done(window, dirty)
         state = window.acks.state
         self.settle(window, state.low)
         redo = full or shard in self._changed or state.held > 0 or window.saved_zeros
@@ -111,6 +108,15 @@ class Recorder:
             attempts=attempts,
             forget_attempts=redo,
         )
+
+    def _drop_done(self, window: Window, dirty: list[Run]) -> None:
+        """Drop the leases that have no unacked record left, looking where something was acked."""
+        seen = 0
+        for first, end in dirty:
+            for slot in list(self._leases.within(window.shard, max(first, seen), end)):
+                seen = slot.end
+                if not window.acks.count_unacked(slot.first, slot.end):
+                    self._leases.drop(slot)
 
     def _attempts_of(self, window: Window) -> list[AttemptRun]:
         """Return the runs whose records were not delivered exactly once."""

@@ -175,8 +175,7 @@ class Model:
             _require(len(places) == len(records), f"{stream}: {len(places)} ids for {len(records)}")
         else:
             places = [None] * len(records)
-        statuses: dict[str, Status] = {"ok": "acked", "none": "failed", "unknown": "maybe"}
-        status = statuses[outcome]
+        status: Status = {"ok": "acked", "none": "failed", "unknown": "maybe"}[outcome]  # type: ignore[assignment]
         slots = self.streams[stream].slots
         for (key, payload), place in zip(records, places, strict=True):
             _require(payload not in slots, f"{stream}: {payload!r} was appended before")
@@ -422,10 +421,10 @@ class Model:
         _require(not missing, f"{name}: never delivered {missing[:5]} ({len(missing)})")
 
 
-Named = TypeVar("Named", "StreamModel", "SubModel")
+_Named = TypeVar("_Named", StreamModel, SubModel)
 
 
-def _settle_names(known: dict[str, Named], shown: set[str], kind: str) -> None:
+def _settle_names(known: dict[str, _Named], shown: set[str], kind: str) -> None:
     for name, state in list(known.items()):
         if name not in shown:
             _require(state.deleting or state.status == "maybe", f"{kind} {name!r} is lost")

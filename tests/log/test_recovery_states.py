@@ -134,7 +134,7 @@ def test_crash_at_every_mutation_loses_nothing() -> None:
             recovered += other.check()
             finish(other)
             crashes += 1
-    print(f"crash states: {crashes}, records read back: {recovered}")  # noqa: T201 - what the run went through
+    print(f"crash states: {crashes}, records read back: {recovered}")
     assert crashes > 60 * CUTS
 
 
@@ -156,7 +156,7 @@ def test_recovery_crashed_at_every_mutation_recovers() -> None:
             finish(again)
             crashes += 1
             step += 1
-    print(f"crashed recoveries: {crashes}")  # noqa: T201 - what the run went through
+    print(f"crashed recoveries: {crashes}")
     assert crashes > 200
 
 
@@ -198,7 +198,7 @@ def test_fault_at_every_call_is_typed_and_loses_nothing(kind: str, direct: bool)
         except Stopped:
             pass
         except (CorruptionError, OSError) as error:
-            assert kind in ("EIO", "short"), error  # noqa: PT017 - the script may also succeed
+            assert kind in ("EIO", "short"), error
         if not hits():
             break
         struck += 1
@@ -209,7 +209,7 @@ def test_fault_at_every_call_is_typed_and_loses_nothing(kind: str, direct: bool)
         w.restart(("process", "power", "close")[nth % 3], seed=nth)
         finish(w)
         nth += step
-    print(f"faults: {struck}")  # noqa: T201 - what the run went through
+    print(f"faults: {struck}")
     assert struck > 5
 
 
@@ -257,7 +257,7 @@ def examine(w: Witness) -> str:
         w.open()
         w.check()
     except CorruptionError as error:
-        assert error.path.startswith("/db")  # noqa: PT017 - either verdict is right
+        assert error.path.startswith("/db")
         return "reported"
     except (NotAStore, StoreVersionUnsupported):
         return "reported"
@@ -282,7 +282,7 @@ def test_flipped_bit_is_reported_or_harmless(make: Callable[[], Witness]) -> Non
             w.env.disk.flip(path, at * 8 + number % 8)
             verdict = examine(w)
             verdicts[verdict] = verdicts.get(verdict, 0) + 1
-    print(f"flips: {verdicts}")  # noqa: T201 - what the run went through
+    print(f"flips: {verdicts}")
     assert verdicts["reported"] > 100
 
 
@@ -299,7 +299,7 @@ def test_truncated_file_is_reported_or_harmless(make: Callable[[], Witness]) -> 
             w.env.disk.truncate_raw(path, length)
             verdict = examine(w)
             verdicts[verdict] = verdicts.get(verdict, 0) + 1
-    print(f"truncations: {verdicts}")  # noqa: T201 - what the run went through
+    print(f"truncations: {verdicts}")
     assert verdicts["reported"] > 20
 
 

@@ -1,7 +1,9 @@
 """Behaviour of the group that a sentence can state."""
 
+import queue
 import random
 import re
+import threading
 
 import pytest
 
@@ -325,8 +327,10 @@ def test_a_removed_shard_is_gone_after_a_restart() -> None:
     group = group_of(10, shards=2)
     pieces = group.snapshot()
     deliver(group, "a", 15)
+    address = group.ack_address(1)
     group.remove_shard(1)
     group.check_invariants()
+    assert fast.ackmap_ack(address, 1) == AckFlag.UNKNOWN
     with pytest.raises(UnknownRecord):
         group.ack(1, 1)
     again = restarted(group, pieces + group.delta())
@@ -386,3 +390,45 @@ def test_records_released_one_by_one_come_again_as_one_run() -> None:
         group.release("a", 1, lsn, lsn + 1, 0, 0)
     assert deliver(group, "a", 60) == [(1, 61, 2)]
     assert deliver(group, "a", 60) == [(61, 101, 2)]
+
+
+def test_acks_without_the_lock_never_make_a_record_come_twice() -> None:
+    total = 60_000
+    group = group_of(total, max_unacked=500)
+    address = group.ack_address(1)
+    inbox: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
+    lock = threading.Lock()
+    done = threading.Event()
+
+    def work() -> None:
+        while not done.is_set():
+            first, end = inbox.get()
+            for lsn in range(first, end):
+                if fast.ackmap_ack(address, lsn) & AckFlag.ATTENTION:
+                    with lock:
+                        group.attend()
+
+    workers = [threading.Thread(target=work) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    seen = 0
+    while seen < total:
+        with lock:
+            for assigned in group.fetch("a", 37, 0, queue=True):
+                assert assigned.attempt == 1
+                assert assigned.first_lsn == seen + 1
+                group.confirm(assigned.lease, assigned.end_lsn, 0)
+                seen = assigned.end_lsn - 1
+                inbox.put((assigned.first_lsn, assigned.end_lsn))
+            assert group.stats().unacked <= 500
+            group.delta()
+    while group.lag().unacked:
+        done.wait(0.001)
+    done.set()
+    for _ in workers:
+        inbox.put((1, 1))
+    for worker in workers:
+        worker.join()
+    group.delta()
+    group.check_invariants()
+    assert group.position(1) == (total + 1, total + 1)

@@ -34,6 +34,19 @@ class LeasesMachine(RuleBasedStateMachine):
         self.ends[shard] = first + count
         self.write(self.leases.put(shard, first, first + count, 1), (Fate.READY, 1, None, None))
 
+    @rule(shard=st.sampled_from(SHARDS), count=st.integers(1, 20), name=st.sampled_from(["a", "b"]))
+    def grant(self, shard: int, count: int, name: str) -> None:
+        first = self.ends[shard]
+        self.ends[shard] = first + count
+        slot = self.leases.grant(shard, first, first + count, name)
+        assert self.leases.reserved(slot.lease) is slot
+        self.write(slot, (Fate.RESERVED, 1, name, None))
+
+    @rule(shard=st.sampled_from(SHARDS))
+    def remove_shard(self, shard: int) -> None:
+        self.leases.remove_shard(shard)
+        self.model = {at: key for at, key in self.model.items() if at[0] != shard}
+
     @rule(data=st.data(), name=st.sampled_from(["a", "b"]))
     def reserve(self, data: st.DataObject, name: str) -> None:
         if slot := self.draw_slot(data, Fate.READY):

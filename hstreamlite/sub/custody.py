@@ -1,0 +1,108 @@
+"""Who holds what: leases confirmed, given back, prolonged and timed out.
+
+The rules of a delivery's life. Records that were handed out count as an attempt when they come
+back, whatever the way; records that were only reserved come back as if nothing had happened.
+"""
+
+from collections.abc import Mapping
+
+from hstreamlite.sub.ackmap import Run
+from hstreamlite.sub.leases import Fate, Leases, Slot
+from hstreamlite.sub.limits import Limits
+from hstreamlite.sub.recorder import Recorder
+from hstreamlite.sub.window import Window
+
+
+class Custody:
+    """Moves slots between consumers and the records that wait to be sent again."""
+
+    def __init__(
+        self, limits: Limits, windows: Mapping[int, Window], leases: Leases, recorder: Recorder
+    ) -> None:
+        self._limits = limits
+        self._windows = windows
+        self._leases = leases
+        self._recorder = recorder
+
+    def confirm(self, lease: int, end: int, now: int) -> Run | None:
+        """Start the deadline of a lease's records below ``end``; return them, give back the rest."""
+        slot = self._leases.reserved(lease)
+        if slot is None:
+            return None
+        if end <= slot.first:
+            self.take_back(slot, now, now)
+            return None
+        if end < slot.end:
+            self._leases.split(slot, end)
+        window = self._windows[slot.shard]
+        window.acks.free(slot.first, slot.end)
+        if slot.attempt > 1 or window.saved_zeros:
+            self._recorder.attempts_changed(slot.shard)
+        self._leases.confirm(slot, now + self._limits.ack_timeout_ns)
+        return slot.first, slot.end
+
+    def take_back(self, slot: Slot, due_ns: int, now: int) -> None:
+        """Let a slot wait to be sent again; a delivery that was handed out counts as an attempt."""
+        attempt = slot.attempt
+        if slot.fate is Fate.IN_FLIGHT:
+            attempt += 1
+            self._recorder.attempts_changed(slot.shard)
+        self._leases.shelve(slot, attempt, due_ns, now)
+
+    def take_all_back(self, consumer: str, now: int) -> int:
+        """Take back what a consumer holds; return how many of the records are unacked."""
+        slots = self._leases.of_consumer(consumer)
+        for slot in slots:
+            self.take_back(slot, now, now)
+        return self._unacked_of(slots)
+
+    def expire(self, now: int) -> None:
+        """Take back what is past its deadline, and let delayed records be ready."""
+        for slot in self._leases.due(now):
+            if slot.fate is Fate.DELAYED:
+                self._leases.shelve(slot, slot.attempt, now, now)
+            elif self._unacked_of([slot]):
+                self.take_back(slot, now, now)
+            else:
+                self._leases.drop(slot)
+
+    def holds(self, lease: int, shard: int, first: int, end: int) -> bool:
+        """Tell whether a lease holds all of ``[first, end)``, none of it acked."""
+        at = first
+        for slot in self._leases.within(shard, first, end):
+            if slot.first > at or slot.fate is not Fate.IN_FLIGHT or slot.lease != lease:
+                return False
+            at = slot.end
+        return at >= end and self._windows[shard].acks.count_unacked(first, end) == end - first
+
+    def release(self, consumer: str, shard: int, run: Run, due_ns: int, now: int) -> int:
+        """Take back what the consumer holds of a run; return how many records that is."""
+        slots = self._held(consumer, shard, *run)
+        for slot in slots:
+            self.take_back(slot, due_ns, now)
+        return self._unacked_of(slots)
+
+    def extend(self, consumer: str, shard: int, run: Run, deadline_ns: int) -> int:
+        """Move earlier deadlines of what the consumer holds of a run; return how many records."""
+        slots = self._held(consumer, shard, *run)
+        for slot in slots:
+            self._leases.confirm(slot, max(slot.due_ns or 0, deadline_ns))
+        return self._unacked_of(slots)
+
+    def _held(self, consumer: str, shard: int, first: int, end: int) -> list[Slot]:
+        """Cut out the slots that hold exactly what the consumer has in flight of a run."""
+        acks = self._windows[shard].acks
+        held = []
+        for slot in list(self._leases.within(shard, first, end)):
+            if slot.consumer != consumer or slot.fate is not Fate.IN_FLIGHT:
+                continue
+            if not acks.count_unacked(max(slot.first, first), min(slot.end, end)):
+                continue
+            part = slot if slot.first >= first else self._leases.split(slot, first)
+            if part.end > end:
+                self._leases.split(part, end)
+            held.append(part)
+        return held
+
+    def _unacked_of(self, slots: list[Slot]) -> int:
+        return sum(self._windows[s.shard].acks.count_unacked(s.first, s.end) for s in slots)

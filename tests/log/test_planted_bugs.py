@@ -1,0 +1,156 @@
+"""Bugs planted in a copy of the tree, each caught by the fast tests.
+
+A test system is worth what it finds. Every case changes one line of the engine in a copy, builds
+the copy where that line is C, runs a named part of the suite there and expects it to fail.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+STATES = "tests/log/test_recovery_states.py"
+CASES = "tests/log/test_reopening.py"
+MODEL = "tests/test_model_store.py"
+
+
+@dataclass(frozen=True)
+class Bug:
+    """One planted line and the test that must notice it."""
+
+    file: str
+    good: str
+    bad: str
+    test: str
+    only: str = ""
+
+
+BUGS = {
+    "acknowledge before the sync": Bug(
+        "_native/writer.c",
+        "int err = log->io->datasync(log->io->ctx, log->active->fd);\n    if (err < 0)\n"
+        '        return hsl_fail(log, "sync", "segment", -err);\n    log->syncs++;',
+        "log->syncs++;",
+        STATES,
+        "crash_at_every",
+    ),
+    "skip the sync of the directory": Bug(
+        "_native/segment.c",
+        "    if (err == 0)\n        err = io->sync_dir(io->ctx, dir);\n"
+        '    return err < 0 ? hsl_fail(log, "start"',
+        '    return err < 0 ? hsl_fail(log, "start"',
+        STATES,
+        "crash_at_every",
+    ),
+    "believe blocks without their checksum": Bug(
+        "_native/cursor.c",
+        "cursor->expected == cursor->found)",
+        "true)",
+        STATES,
+        "flipped_bit and closed",
+    ),
+    "take damage for the end of the log": Bug(
+        "log/recovery.py",
+        "    if claim > found.end:\n",
+        "    if claim > found.end and False:\n",
+        STATES,
+        "flipped_bit and crashed",
+    ),
+    "take a truncated file for a torn tail": Bug(
+        "log/recovery.py",
+        "found.file_bytes < found.capacity and",
+        "False and",
+        STATES,
+        "truncated_file and crashed",
+    ),
+    "trim one record too many": Bug(
+        "_native/index.c",
+        "first < shard->durable_next ? first : shard->durable_next);",
+        "first < shard->durable_next ? first + 1 : shard->durable_next);",
+        MODEL,
+        "agrees",
+    ),
+    "send again before the deadline": Bug(
+        "sub/group.py",
+        "now + self.limits.ack_timeout_ns",
+        "now + self.limits.ack_timeout_ns // 2",
+        MODEL,
+        "at_its_deadline",
+    ),
+    "forget what a named producer stored": Bug(
+        "log/producers.py",
+        "self.last = max(self.last, batch.last)",
+        "self.last = self.last",
+        MODEL,
+        "agrees",
+    ),
+    "lose the mapped stage": Bug(
+        "_native/osstage.c",
+        "while (rc == HSL_OK && pos < limit) {",
+        "while (rc == HSL_OK && pos > limit) {",
+        CASES,
+        "replaying",
+    ),
+    "expire by a wrong unit": Bug(
+        "housekeeping.py",
+        "now_ms - int(state.backlog * 1000)",
+        "now_ms - int(state.backlog * 100)",
+        MODEL,
+        "expire_at",
+    ),
+    "believe a leap of the clock": Bug(
+        "housekeeping.py",
+        "if leap > self._jump_ms:",
+        "if leap > self._jump_ms * 1000:",
+        MODEL,
+        "leap",
+    ),
+    "go on after a failed sync": Bug(
+        "_native/writer.c",
+        "    } else if (!log->failed) {\n",
+        "    } else if (false) {\n",
+        STATES,
+        "failed_store",
+    ),
+    "rely on names a killed process left": Bug(
+        "log/recovery.py",
+        "        _sync_directories(env, path, whole=",
+        "        (lambda *a, **k: None)(env, path, whole=",
+        CASES,
+        "names_left",
+    ),
+}
+
+
+@pytest.mark.planted
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", BUGS)
+def test_planted_bug_is_caught(name: str, tmp_path: Path) -> None:
+    bug = BUGS[name]
+    skipped = shutil.ignore_patterns("__pycache__", "*.o")
+    shutil.copytree(ROOT / "hstreamlite", tmp_path / "hstreamlite", ignore=skipped)
+    for part in ("tests", "build_backend"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=skipped)
+    for part in ("pyproject.toml", "setup.py"):
+        shutil.copy(ROOT / part, tmp_path / part)
+    path = tmp_path / "hstreamlite" / bug.file
+    source = path.read_text()
+    assert source.count(bug.good) == 1, f"{bug.file} no longer has the line of this case"
+    path.write_text(source.replace(bug.good, bug.bad))
+    env = os.environ | {"PYTHONPATH": str(tmp_path), "HYPOTHESIS_PROFILE": "probe"}
+    if path.suffix == ".c":
+        build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+        fast = env | {"CFLAGS": "-O0"}
+        subprocess.run(build, cwd=tmp_path, env=fast, check=True, capture_output=True)
+    run = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout=120"]
+    result = subprocess.run(
+        [*run, bug.test, "-k", bug.only], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert result.returncode == 1, f"not caught: {result.stdout[-2000:]}{result.stderr[-500:]}"

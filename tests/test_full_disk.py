@@ -1,0 +1,247 @@
+"""A full disk: refused at reservation, nothing lost, room can be made, appends go on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import hstreamlite as hs
+
+DISK_BYTES = 32 << 20
+CONFIG = hs.StoreConfig(
+    segment_bytes_min=256 << 10, segment_bytes_max=1 << 20, retention_interval=3600
+)
+RECORD = os.urandom(20_000)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 32 MiB."""
+    if os.getuid() != 0 or shutil.which("mkfs.ext4") is None:
+        pytest.skip("a file system of its own needs root and mkfs.ext4")
+    image, mounted = tmp_path / "image", tmp_path / "disk"
+    with image.open("wb") as file:
+        file.truncate(DISK_BYTES)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True)
+    mounted.mkdir()
+    done = subprocess.run(
+        ["mount", "-o", "loop", str(image), str(mounted)], capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        pytest.skip(f"no loop device: {done.stderr.strip()}")
+    try:
+        yield mounted
+    finally:
+        subprocess.run(["umount", str(mounted)], check=True)
+
+
+@pytest.fixture
+def path(disk: Path) -> Path:
+    return disk / "s"
+
+
+def fill(stream: hs.Stream, size: int = len(RECORD)) -> list[hs.RecordId]:
+    """Append until the disk is full; return the ids of what was acknowledged."""
+    ids = []
+    with pytest.raises(hs.StorageFull) as caught:
+        while True:
+            ids.append(stream.append(RECORD[:size]))
+    assert caught.value.retryable
+    assert caught.value.outcome == "none"
+    assert caught.value.errno == 28
+    return ids
+
+
+def ballast(disk: Path, leave: int = 0) -> Path:
+    """Fill the rest of the disk with a file of another program."""
+    file = disk / "ballast"
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    with file.open("wb", buffering=0) as output:
+        written = 0
+        try:
+            while written < free - leave:
+                written += output.write(bytes(min(1 << 16, free - leave - written)))
+            while leave == 0:
+                output.write(bytes(512))
+        except OSError as error:
+            assert error.errno == 28
+    return file
+
+
+def ids_of(stream: hs.Stream) -> list[hs.RecordId | None]:
+    return [record.id for record in stream.read()]
+
+
+def test_a_full_disk_refuses_appends_and_loses_nothing(path: Path) -> None:
+    with hs.open(path, config=CONFIG) as store:
+        stream = store.create_stream("orders")
+        ids = fill(stream)
+        assert len(ids) > 500
+        ids += fill(stream, size=100)
+        for call in (
+            lambda: stream.append_many([RECORD] * 20),
+            lambda: commit(store, 20),
+        ):
+            with pytest.raises(hs.StorageFull) as caught:
+                call()
+            assert caught.value.outcome == "none"
+        assert ids_of(stream) == ids
+        assert store.stats().log["failed"] == 0
+    with hs.open(path, config=CONFIG) as store:
+        assert store.recovery.clean
+        assert ids_of(store.stream("orders")) == ids
+
+
+def commit(store: hs.Store, count: int) -> None:
+    with store.transaction() as tx:
+        for _ in range(count):
+            tx.append("orders", RECORD)
+
+
+def test_acks_trims_and_deletions_work_on_a_full_disk_and_make_room(path: Path) -> None:
+    with hs.open(path, config=CONFIG) as store:
+        old, new = store.create_stream("old"), store.create_stream("new")
+        old.append_many([RECORD] * 300)
+        subscription = store.create_subscription("s", stream="new")
+        ids = fill(new)
+        with subscription.consumer("c") as consumer:
+            while batch := consumer.receive(100, timeout=0):
+                assert consumer.ack(batch).new == len(batch)
+        with pytest.raises(hs.StorageFull):
+            new.append(RECORD)
+        store.delete_stream("old")
+        more = [new.append(RECORD) for _ in range(200)]
+        fill(new)
+        new.trim(before=more[0])
+        again = [new.append(RECORD) for _ in range(len(ids) // 2)]
+        assert ids_of(new)[:200] == more
+        assert ids_of(new)[-len(again) :] == again
+    with hs.open(path, config=CONFIG) as store:
+        new = store.stream("new")
+        assert [info.name for info in store.streams()] == ["new"]
+        assert ids_of(new)[:200] == more
+        with store.subscription("s").consumer("c") as consumer:
+            first = consumer.receive(1, timeout=0)[0]
+            assert first.id == more[0]
+            assert first.attempt == 1
+
+
+def test_room_that_another_program_takes_and_gives_back(disk: Path, path: Path) -> None:
+    with hs.open(path, config=CONFIG) as store:
+        stream = store.create_stream("orders")
+        ids = [stream.append(RECORD) for _ in range(50)]
+        file = ballast(disk)
+        ids += fill(stream)
+        for _ in range(3):
+            with pytest.raises(hs.StorageFull):
+                stream.append(RECORD)
+        stream.trim(before=ids[1])
+        file.unlink()
+        ids += [stream.append(RECORD) for _ in range(100)]
+        assert ids_of(stream) == ids[1:]
+    with hs.open(path, config=CONFIG) as store:
+        assert ids_of(store.stream("orders")) == ids[1:]
+
+
+def test_catalog_changes_on_a_full_disk_happen_or_say_that_it_is_full(
+    disk: Path, path: Path
+) -> None:
+    made = ["orders"]
+    with hs.open(path, config=CONFIG) as store:
+        fill(store.create_stream("orders"))
+        ballast(disk)
+        refused: Exception | None = None
+        for number in range(20_000):
+            try:
+                store.create_stream(f"s{number}")
+            except hs.StorageFull as error:
+                refused = error
+                break
+            made.append(f"s{number}")
+        assert refused is None or isinstance(refused, hs.StorageFull)
+        assert sorted(info.name for info in store.streams()) == sorted(made)
+    with hs.open(path, config=CONFIG) as store:
+        assert sorted(info.name for info in store.streams()) == sorted(made)
+
+
+def test_a_store_opens_on_a_full_disk_after_a_crash(disk: Path, path: Path) -> None:
+    with hs.open(path, config=CONFIG) as store:
+        stream = store.create_stream("orders")
+        store.create_subscription("s", stream="orders")
+        ids = fill(stream)
+        copy = disk.parent / "crashed"
+        shutil.copytree(path, copy)
+    shutil.rmtree(path)
+    shutil.copytree(copy, path)
+    file = ballast(disk)
+    with hs.open(path, config=CONFIG) as store:
+        stream = store.stream("orders")
+        assert ids_of(stream) == ids
+        with store.subscription("s").consumer("c") as consumer:
+            batch = consumer.receive(100, timeout=0)
+            assert consumer.ack(batch).new == len(batch) > 0
+        with pytest.raises(hs.StorageFull):
+            stream.append(RECORD)
+        file.unlink()
+        stream.trim(before=ids[len(ids) // 2])
+        stream.append(RECORD)
+    with hs.open(path, config=CONFIG) as store:
+        assert len(ids_of(store.stream("orders"))) == len(ids) - len(ids) // 2 + 1
+
+
+def test_a_store_that_cannot_be_created_leaves_a_directory_that_can(disk: Path, path: Path) -> None:
+    file = ballast(disk)
+    with pytest.raises(OSError) as caught:
+        hs.open(path, config=CONFIG).create_stream("orders")
+    assert caught.value.errno == 28
+    file.unlink()
+
+
+def test_the_mapped_stage_on_a_full_disk(disk: Path, path: Path) -> None:
+    with hs.open(path, config=CONFIG) as store:
+        stream = store.create_stream("orders")
+        ids = [stream.append(RECORD) for _ in range(10)]
+        file = ballast(disk)
+        with pytest.raises(hs.StorageFull) as caught:
+            stream.append(RECORD, durability="os")
+        assert caught.value.outcome == "none"
+        assert not (path / "STAGE").exists()
+        assert store.stats().log["failed"] == 0
+        file.unlink()
+        ids.append(stream.append(RECORD, durability="os"))
+        file = ballast(disk)
+        with pytest.raises(hs.StorageFull):
+            while True:
+                ids.append(stream.append(RECORD, durability="os"))
+        assert ids_of(stream) == ids or (store.sync(), ids_of(stream))[1] == ids
+        file.unlink()
+        ids.append(stream.append(RECORD, durability="os"))
+    with hs.open(path, config=CONFIG) as store:
+        assert ids_of(store.stream("orders")) == ids
+
+
+def test_a_producer_on_a_full_disk_ends_with_the_error(path: Path) -> None:
+    with hs.open(path, config=CONFIG) as store:
+        stream = store.create_stream("orders")
+        producer = stream.producer(batch_bytes=100_000)
+        submitted = []
+        with pytest.raises(hs.StorageFull):
+            while True:
+                submitted.append(producer.submit(RECORD))
+        stored = ids_of(stream)
+        done = []
+        for pending in submitted:
+            try:
+                done.append(pending.result())
+            except hs.StorageFull:
+                break
+        assert stored[: len(done)] == done
+        store.sync()
+        assert ids_of(stream) == done
+        with pytest.raises(hs.StorageFull):
+            producer.close()

@@ -1,0 +1,334 @@
+"""Many threads on one store: nothing lost, nothing twice, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import hstreamlite as hs
+
+JOIN_SECONDS = 60
+
+
+class Crew:
+    """Threads whose errors fail the test."""
+
+    def __init__(self) -> None:
+        self.threads: list[threading.Thread] = []
+        self.errors: list[BaseException] = []
+
+    def start(self, run: Callable[[], object]) -> threading.Thread:
+        def guarded() -> None:
+            try:
+                run()
+            except BaseException as error:  # noqa: BLE001 - told by join
+                self.errors.append(error)
+
+        thread = threading.Thread(target=guarded, daemon=True)
+        self.threads.append(thread)
+        thread.start()
+        return thread
+
+    def join(self) -> None:
+        for thread in self.threads:
+            thread.join(JOIN_SECONDS)
+            assert not thread.is_alive(), "a thread hangs"
+        assert self.errors == []
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[hs.Store]:
+    config = hs.StoreConfig(segment_bytes_min=64 << 10, retention_interval=0.05)
+    with hs.open(tmp_path / "s", config=config) as store:
+        yield store
+
+
+def test_everything_at_once_loses_and_doubles_nothing(store: hs.Store) -> None:
+    writers, each, streams = 16, 60, 4
+    names = [f"stream{n}" for n in range(streams)]
+    expected: dict[str, set[bytes]] = {name: set() for name in names}
+    for name in names:
+        store.create_stream(name)
+        store.create_subscription(name, stream=name, ack_timeout=600)
+        for writer in range(writers):
+            numbers = range(names.index(name), each, streams)
+            expected[name] |= {b"%d %d" % (writer, n) for n in numbers}
+    acked: dict[str, Counter[bytes]] = {name: Counter() for name in names}
+    read: dict[str, list[bytes]] = {name: [] for name in names}
+    crew, writing = Crew(), Crew()
+    written = threading.Event()
+
+    def write(writer: int) -> None:
+        for n in range(each):
+            stream = store.stream(names[n % streams])
+            if n % 3:
+                stream.append(b"%d %d" % (writer, n), key=f"w{writer}")
+            else:
+                with store.transaction() as tx:
+                    tx.append(stream.name, b"%d %d" % (writer, n), key=f"w{writer}")
+
+    def follow(name: str) -> None:
+        with store.stream(name).read(follow=True) as reader:
+            for record in reader:
+                read[name].append(bytes(record.payload))
+                if len(read[name]) == len(expected[name]):
+                    return
+
+    lock = threading.Lock()
+
+    def consume(name: str, number: int) -> None:
+        with store.subscription(name).consumer(f"c{number}") as consumer:
+            while True:
+                batch = consumer.receive(7, timeout=0.02)
+                consumer.ack(batch)
+                with lock:
+                    acked[name].update(bytes(d.payload) for d in batch)
+                    if len(acked[name]) == len(expected[name]):
+                        return
+
+    def churn(number: int) -> None:
+        turn = 0
+        while not written.is_set():
+            name = f"passing{number}-{turn}"
+            stream = store.create_stream(name)
+            ids = stream.append_many([b"x" * 100] * 50)
+            stream.trim(before=ids[25])
+            store.create_subscription(name, stream=name)
+            store.delete_subscription(name)
+            store.delete_stream(name)
+            turn += 1
+
+    def look() -> None:
+        while not written.is_set():
+            assert store.stats().streams >= streams
+            store.streams()
+            store.subscriptions()
+
+    for name in names:
+        crew.start(lambda name=name: follow(name))
+        for number in range(2):
+            crew.start(lambda name=name, number=number: consume(name, number))
+    for number in range(2):
+        crew.start(lambda number=number: churn(number))
+    crew.start(look)
+    for writer in range(writers):
+        writing.start(lambda writer=writer: write(writer))
+    writing.join()
+    written.set()
+    crew.join()
+    for name in names:
+        stored = [bytes(r.payload) for r in store.stream(name).read()]
+        assert sorted(stored) == sorted(expected[name])
+        assert read[name] == stored
+        assert set(acked[name]) == expected[name]
+        assert set(acked[name].values()) == {1}
+        assert store.subscription(name).lag() == hs.Lag(0, 0)
+        for writer in range(writers):
+            own = [int(p.split()[1]) for p in stored if p.startswith(b"%d " % writer)]
+            assert own == sorted(own), "records of one key changed their order"
+    assert [info.name for info in store.streams()] == names
+
+
+WAITS: dict[str, Callable[[hs.Store], object]] = {
+    "append": lambda store: repeat(lambda: store.stream("orders").append(b"x")),
+    "append_many": lambda store: repeat(lambda: store.stream("orders").append_many([b"x"] * 9)),
+    "transaction": lambda store: repeat(lambda: commit(store)),
+    "receive": lambda store: store.subscription("s").consumer(unique()).receive(),
+    "iterate": lambda store: list(store.subscription("s").consumer(unique())),
+    "follow": lambda store: list(store.stream("quiet").read(follow=True)),
+    "follow batches": lambda store: list(store.stream("quiet").read_batches(follow=True)),
+    "submit": lambda store: submit(store),
+    "create": lambda store: repeat(lambda: store.create_stream(f"t{unique()}")),
+}
+
+
+def repeat(call: Callable[[], object]) -> None:
+    while True:
+        call()
+
+
+def unique() -> str:
+    return f"c{threading.get_ident()}x{len(_made)}-{_made.append(None)}"
+
+
+_made: list[None] = []
+
+
+def commit(store: hs.Store) -> None:
+    with store.transaction() as tx:
+        tx.append("orders", b"x")
+
+
+def submit(store: hs.Store) -> None:
+    producer = store.stream("orders").producer(buffer_bytes=1000)
+    while True:
+        producer.submit(b"x" * 100)
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_close_ends_sixteen_waiting_threads(store: hs.Store, wait: str) -> None:
+    store.create_stream("orders")
+    store.create_stream("quiet")
+    store.create_subscription("s", stream="quiet")
+    begun = threading.Barrier(17)
+    ended: list[BaseException] = []
+    crew = Crew()
+
+    def run() -> None:
+        begun.wait(JOIN_SECONDS)
+        try:
+            WAITS[wait](store)
+        except hs.StoreClosed as error:
+            ended.append(error)
+
+    for _ in range(16):
+        crew.start(run)
+    begun.wait(JOIN_SECONDS)
+    if wait == "receive" or wait == "iterate":
+        while len(store.subscription("s").info().consumers) < 16:
+            pass
+    store.close()
+    crew.join()
+    assert len(ended) == 16
+    with hs.open(store.path) as again:
+        assert again.recovery.clean
+
+
+def test_close_from_many_threads_closes_once(store: hs.Store) -> None:
+    store.create_stream("orders").append(b"x")
+    crew = Crew()
+    for _ in range(16):
+        crew.start(store.close)
+    crew.join()
+    with hs.open(store.path) as again:
+        assert again.recovery.clean
+        assert len(list(again.stream("orders").read())) == 1
+
+
+@pytest.mark.parametrize("how", ["__iter__", "__next__"])
+def test_closing_a_reader_wakes_the_thread_that_waits_in_it(store: hs.Store, how: str) -> None:
+    stream = store.create_stream("orders")
+    stream.append(b"first")
+    reader = stream.read(follow=True)
+    seen = threading.Event()
+    crew = Crew()
+
+    def run() -> None:
+        for _ in iter(reader) if how == "__iter__" else iter(lambda: next(reader, None), None):
+            seen.set()
+
+    crew.start(run)
+    assert seen.wait(JOIN_SECONDS)
+    reader.close()
+    crew.join()
+    stream.append(b"second")
+
+
+def test_closing_a_consumer_wakes_the_thread_that_waits_in_it(store: hs.Store) -> None:
+    stream = store.create_stream("orders")
+    stream.append(b"first")
+    consumer = store.create_subscription("s", stream="orders").consumer("c")
+    seen, found = threading.Event(), []
+    crew = Crew()
+
+    def run() -> None:
+        for delivery in consumer:
+            delivery.ack()
+            seen.set()
+        with pytest.raises(hs.ConsumerClosed) as caught:
+            consumer.receive()
+        found.append(caught.value)
+
+    crew.start(run)
+    assert seen.wait(JOIN_SECONDS)
+    consumer.close()
+    crew.join()
+    assert len(found) == 1
+    assert store.subscription("s").info().consumers == ()
+
+
+def test_deleting_a_subscription_ends_who_waits_for_it(store: hs.Store) -> None:
+    store.create_stream("orders")
+    subscription = store.create_subscription("s", stream="orders")
+    ended: list[str] = []
+    crew = Crew()
+
+    def run(number: int) -> None:
+        with subscription.consumer(f"c{number}") as consumer:
+            try:
+                consumer.receive()
+            except hs.SubscriptionNotFound as error:
+                ended.append(error.subscription)
+
+    for number in range(8):
+        crew.start(lambda number=number: run(number))
+    while len(subscription.info().consumers) < 8:
+        pass
+    store.delete_subscription("s", force=True)
+    crew.join()
+    assert ended == ["s"] * 8
+
+
+@pytest.mark.parametrize("name", [None, "named"])
+def test_one_producer_serves_many_threads(store: hs.Store, name: str | None) -> None:
+    stream = store.create_stream("orders")
+    crew = Crew()
+    submitted: dict[int, list[hs.Submitted]] = {}
+    with stream.producer(name=name, buffer_bytes=20_000, batch_records=50) as producer:
+
+        def run(number: int) -> None:
+            submitted[number] = [
+                producer.submit(b"%d %d" % (number, n), key=f"t{number}") for n in range(300)
+            ]
+
+        for number in range(8):
+            crew.start(lambda number=number: run(number))
+        crew.join()
+    stored = {record.id: bytes(record.payload) for record in stream.read()}
+    assert len(stored) == 8 * 300
+    for number, found in submitted.items():
+        ids = [pending.result() for pending in found]
+        assert [stored[i] for i in ids] == [b"%d %d" % (number, n) for n in range(300)]
+        assert ids == sorted(ids)
+
+
+def test_each_thread_may_have_a_producer_of_its_own(store: hs.Store) -> None:
+    store.create_stream("orders")
+    crew = Crew()
+
+    def run(number: int) -> None:
+        with store.stream("orders").producer(name=f"p{number}") as producer:
+            for n in range(200):
+                producer.submit(b"%d %d" % (number, n))
+
+    for number in range(8):
+        crew.start(lambda number=number: run(number))
+    crew.join()
+    stored = Counter(bytes(record.payload) for record in store.stream("orders").read())
+    assert stored == Counter(b"%d %d" % (number, n) for number in range(8) for n in range(200))
+
+
+def test_deliveries_are_acked_by_other_threads_while_one_receives(store: hs.Store) -> None:
+    stream = store.create_stream("orders")
+    stream.append_many([b"%d" % n for n in range(2000)])
+    subscription = store.create_subscription("s", stream="orders", max_unacked=50)
+    crew = Crew()
+    seen: Counter[bytes] = Counter()
+    with subscription.consumer("c") as consumer:
+
+        def ack(deliveries: list[hs.Delivery]) -> None:
+            for delivery in deliveries:
+                delivery.ack()
+
+        while seen.total() < 2000:
+            batch = consumer.receive(25)
+            seen.update(bytes(d.payload) for d in batch)
+            assert len(batch) <= 50
+            crew.start(lambda batch=batch: ack(list(batch)))
+        crew.join()
+        assert set(seen.values()) == {1}
+        assert subscription.lag() == hs.Lag(0, 0)
