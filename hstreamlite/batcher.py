@@ -94,6 +94,7 @@ class ProducerCore:
         self.closed = False
         self.failure: BaseException | None = None
         self.open: OpenBatch | None = None
+        self.sending: OpenBatch | None = None
         self.staged: deque[OpenBatch] = deque()
         self.buffered = 0
         state = engine.stream(stream)
@@ -107,6 +108,11 @@ class ProducerCore:
     @property
     def last_sequence(self) -> int:
         return self._next - 1
+
+    @property
+    def label(self) -> str:
+        name = self.options.name
+        return f"of {self.stream!r}" if name is None else f"{name!r} of {self.stream!r}"
 
     def check(self) -> None:
         if self.failure is not None:
@@ -138,6 +144,8 @@ class ProducerCore:
             raise ValueError(f"sequence must be {self._next} or below, not {sequence}")
         if self.open is not None and sequence >= self.open.first:
             return self.open, sequence - self.open.first
+        if self.sending is not None and sequence >= self.sending.first:
+            return self.sending, sequence - self.sending.first
         for batch in reversed(self.staged):
             if batch.first <= sequence < batch.first + len(batch.records):
                 return batch, sequence - batch.first
@@ -183,11 +191,13 @@ class ProducerCore:
     def detach(self) -> OpenBatch | None:
         """Take the open batch out; it is to be staged and settled next."""
         batch, self.open = self.open, None
+        self.sending = batch
         return batch
 
     def settle(self, batch: OpenBatch) -> None:
         """Count a staged batch. An error ends the producer: records behind lost ones would break
         the order."""
+        self.sending = None
         if batch.error is None:
             self.staged.append(batch)
         else:

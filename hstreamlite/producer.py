@@ -162,4 +162,4 @@ class Producer:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Producer of {self._core.stream!r} buffered={self._core.buffered}>"
+        return f"<Producer {self._core.label} buffered={self._core.buffered}>"

@@ -224,6 +224,10 @@ class _Scanner:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        state = " closed" if self._closed else ""
+        return f"<{type(self).__name__} of {self._stream!r}{state}>"
+
     def _wait(self, durable: int, pokes: int) -> bool:
         """Wait for more; False where the environment has no threads to bring it."""
         journal = self._engine.journal

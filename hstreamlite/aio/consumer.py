@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Generator
+from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -11,7 +12,7 @@ from typing import Any, Self
 from hstreamlite.aio.bell import Bell, in_thread
 from hstreamlite.config import check_seconds
 from hstreamlite.consumer import ConsumerBase
-from hstreamlite.errors import ConsumerClosed
+from hstreamlite.errors import ConsumerClosed, StoreClosed, SubscriptionNotFound
 from hstreamlite.feed import EMPTY, AckResult, Deliveries, DeliveryBatch, Feed, check_receive
 from hstreamlite.records import Delivery
 
@@ -23,6 +24,7 @@ class Consumer(ConsumerBase):
 
     def __init__(self, bell: Bell, feed: Feed, name: str, prefetch: int) -> None:
         self._bell = bell
+        self._fetching: asyncio.Future[DeliveryBatch | None] | None = None
         super().__init__(feed, name, prefetch)
 
     async def receive(
@@ -38,6 +40,8 @@ class Consumer(ConsumerBase):
             end = clock.mono_ns() + int(check_seconds("timeout", timeout, 0, 1e9) * 1e9)
         try:
             while True:
+                while self._fetching is not None and not self._fetching.done():
+                    await asyncio.wait([self._fetching])
                 self._check()
                 durable = self._journal.durable()
                 batch = self._fetch(max_records, may_block=False)
@@ -58,8 +62,14 @@ class Consumer(ConsumerBase):
                 self._feed.leave_line(self.name)
 
     async def _fetch_in_thread(self, max_records: int) -> DeliveryBatch | None:
-        """Fetch what has to be read from a file; deliveries that nobody takes go back."""
-        fetching = asyncio.ensure_future(in_thread(self._fetch, max_records, may_block=True))
+        """Fetch what has to be read from a file; deliveries that nobody takes go back.
+
+        The thread goes on when the caller is cancelled, and it has the cursors: the next call waits
+        for it.
+        """
+        fetching = self._fetching = asyncio.ensure_future(
+            in_thread(self._fetch, max_records, may_block=True)
+        )
         try:
             return await asyncio.shield(fetching)
         except asyncio.CancelledError:
@@ -70,7 +80,8 @@ class Consumer(ConsumerBase):
         if not fetching.cancelled() and fetching.exception() is None and not self._closed:
             batch = fetching.result()
             if batch:
-                self._feed.release(self.name, batch.spans, 0)
+                with suppress(StoreClosed, SubscriptionNotFound):
+                    self._feed.release(self.name, batch.spans, 0)
 
     async def __aiter__(self) -> AsyncIterator[Delivery]:
         clock = self._feed.engine.env.clock

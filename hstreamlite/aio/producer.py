@@ -43,6 +43,9 @@ class Submitted:
         durable = self._producer._engine.journal.durable()
         return batch.error is not None or (batch.ids is not None and batch.ticket <= durable)
 
+    def __repr__(self) -> str:
+        return f"<aio.Submitted {'done' if self.done() else 'pending'}>"
+
 
 class Producer:
     """Gathers records into batches, as `hstreamlite.Producer`."""
@@ -92,7 +95,7 @@ class Producer:
                 return Submitted(self, known[0], known[1])
         batch, index = core.add(item, size)
         if core.due():
-            await asyncio.shield(self._spawn(batch))
+            await self._send(batch)
         elif self._timer is None:
             self._timer = self._bell.loop.call_later(core.options.batch_age, self._age)
         return Submitted(self, batch, index)
@@ -103,16 +106,23 @@ class Producer:
             self._spawn(self._core.open)
 
     def _spawn(self, batch: OpenBatch) -> asyncio.Task[None]:
-        task = self._bell.loop.create_task(self._send(batch))
+        task = self._bell.loop.create_task(self._stage(batch))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def _send(self, batch: OpenBatch | None) -> None:
-        """Stage the batch if it is still gathering; returns when it is settled."""
+        """Stage the batch if it is still gathering; returns when it is settled.
+
+        A task of its own does it: a cancelled caller must not let the next batch overtake this one.
+        """
+        if batch is not None:
+            await asyncio.shield(self._spawn(batch))
+
+    async def _stage(self, batch: OpenBatch) -> None:
         async with self._sending:
             core = self._core
-            if batch is None or core.open is not batch:
+            if core.open is not batch:
                 return
             core.detach()
             staging = asyncio.ensure_future(in_thread(core.stage, batch))
@@ -162,4 +172,4 @@ class Producer:
         await self.close()
 
     def __repr__(self) -> str:
-        return f"<aio.Producer of {self._core.stream!r} buffered={self._core.buffered}>"
+        return f"<aio.Producer {self._core.label} buffered={self._core.buffered}>"

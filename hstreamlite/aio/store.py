@@ -108,6 +108,7 @@ class Store:
         bell.attach(engine)
         self._feeds = Feeds(engine)
         self._producers: set[Producer] = set()
+        self._closing: asyncio.Task[None] | None = None
         self._ticker = Ticker(engine, self._feeds)
         self._ticker.start()
         if engine.env.threaded:
@@ -220,15 +221,22 @@ class Store:
         await self._bell.ticket(self._engine.journal.staged())
 
     async def close(self) -> None:
-        """Close. Waiting tasks end with StoreClosed."""
-        engine = self._engine
-        if engine.closed:
-            return
+        """Close. Waiting tasks end with StoreClosed. A cancelled caller does not stop it."""
+        if self._closing is None:
+            if self._engine.closed:
+                return
+            self._closing = asyncio.ensure_future(self._shut())
+        if not self._closing.done():
+            await asyncio.shield(self._closing)
+
+    async def _shut(self) -> None:
         for producer in list(self._producers):
             with suppress(HStreamError):
                 await producer.flush()
-        await in_thread(self._close)
-        self._bell.close()
+        try:
+            await in_thread(self._close)
+        finally:
+            self._bell.close()
 
     def _close(self) -> None:
         signals.closed(self._close)

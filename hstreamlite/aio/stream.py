@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, Self
 
@@ -225,6 +226,7 @@ class _Scanner:
         self._follow = follow
         self._closed = False
         self._buffer: list[Any] = []
+        self._reading: asyncio.Future[list[Any]] | None = None
 
     async def close(self) -> None:
         """End the iteration, also one that waits in another task."""
@@ -238,6 +240,10 @@ class _Scanner:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    def __repr__(self) -> str:
+        state = " closed" if self._closed else ""
+        return f"<aio.{type(self).__name__} of {self._stream!r}{state}>"
+
     async def _next(self) -> Any:
         while not self._closed:
             if self._buffer:
@@ -245,10 +251,7 @@ class _Scanner:
             self._engine.check_open()
             durable = self._engine.journal.durable()
             try:
-                try:
-                    found = self._take(self._most, may_block=False)
-                except NotReady:
-                    found = await in_thread(self._take, self._most)
+                found = await self._found()
             except RecordTrimmed:
                 self._engine.check_scanned(self._stream, self._scan)
                 raise
@@ -261,6 +264,22 @@ class _Scanner:
             self._engine.check_scanned(self._stream, self._scan)
             await self._bell.change(durable, None)
         raise StopAsyncIteration
+
+    async def _found(self) -> list[Any]:
+        """Take what is next, from a file if need be.
+
+        The thread that reads goes on when the caller is cancelled; the next call takes what it
+        read.
+        """
+        if self._reading is None:
+            try:
+                return self._take(self._most, may_block=False)
+            except NotReady:
+                self._reading = asyncio.ensure_future(in_thread(self._take, self._most))
+        reading = self._reading
+        await asyncio.wait([reading])
+        self._reading = None
+        return reading.result()
 
 
 class Reader(_Scanner):

@@ -80,3 +80,6 @@ class Transaction:
         if kind is None and not self._collected.ended:
             await self.commit()
         self._collected.ended = True
+
+    def __repr__(self) -> str:
+        return f"<aio.Transaction {'ended' if self._collected.ended else 'open'}>"

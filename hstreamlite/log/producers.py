@@ -55,8 +55,11 @@ class ProducerState:
         self.batches.append(batch)
 
     def find(self, sequence: int) -> tuple[StoredBatch, int] | None:
-        """Return the remembered batch of a number and the index in it."""
-        for batch in reversed(self.batches):
+        """Return the remembered batch of a number and the index in it.
+
+        Takes no lock: it looks at a copy, since another thread may be storing the next batch.
+        """
+        for batch in reversed(tuple(self.batches)):
             if batch.first <= sequence <= batch.last:
                 return batch, sequence - batch.first
         return None

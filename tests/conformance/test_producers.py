@@ -199,7 +199,7 @@ async def test_a_producer_fails_once_its_stream_is_deleted(store: Store, again: 
     with pytest.raises(expected):
         await producer.submit(b"more")
     assert lost.done()
-    assert await stored.result()
+    assert await stored.result() is not None
     with pytest.raises(expected):
         await producer.close()
     await producer.close()
@@ -215,7 +215,7 @@ async def test_a_record_that_cannot_be_stored_is_refused_alone(store: Store) -> 
             await producer.submit(object())
         with pytest.raises(hs.RecordTooLarge):
             await producer.submit(b"x" * (17 << 20))
-        assert await good.result()
+        assert await good.result() is not None
     assert await payloads(stream) == [b"good"]
 
 
@@ -270,10 +270,27 @@ async def test_a_number_stored_too_long_ago_is_a_duplicate_without_id(store: Sto
         with pytest.raises(hs.DuplicateAppend) as raised:
             await producer.submit(b"0", sequence=1)
         assert (raised.value.producer, raised.value.sequence) == ("importer", 1)
-        assert await (await producer.submit(b"99", sequence=100)).result()
+        known = await producer.submit(b"99", sequence=100)
+        assert await known.result() == await known.result()
         await producer.submit(b"100", sequence=101)
     await store.sync()
     assert len(await payloads(stream)) == 101
+
+
+async def test_a_number_may_be_submitted_again_while_it_is_on_its_way(store: Store) -> None:
+    stream = await store.create_stream("orders")
+    async with stream.producer(name="importer", batch_records=2) as producer:
+        for i in range(1, 41, 2):
+            await producer.submit(b"%d" % i, sequence=i)
+            await producer.submit(b"%d" % i, sequence=i)
+            pending = await all_of(
+                producer.submit(b"%d" % (i + 1), sequence=i + 1),
+                producer.submit(b"%d" % i, sequence=i),
+                producer.submit(b"%d" % (i + 1), sequence=i + 1),
+            )
+            first, second, third = await all_of(*(one.result() for one in pending))
+            assert second < first == third
+    assert await payloads(stream) == [b"%d" % i for i in range(1, 41)]
 
 
 async def test_numbers_are_for_producers_with_a_name(store: Store) -> None:

@@ -97,9 +97,8 @@ async def test_a_key_narrows_a_reader_down(store: Store) -> None:
 @pytest.mark.parametrize("shards", WIDTHS)
 async def test_a_stream_of_any_width_is_read_in_append_order(store: Store, shards: int) -> None:
     stream = await create_wide(store, "orders", shards)
-    ids = []
-    for i in range(60):
-        ids.append(await stream.append(b"%d" % i, key=None if i % 4 == 0 else f"k{i % 11}"))
+    keys = [f"k{i % 11}" if i % 4 else None for i in range(60)]
+    ids = [await stream.append(b"%d" % i, key=key) for i, key in enumerate(keys)]
     assert await payloads(stream) == numbers(60)
     used = {record_id.shard_id for record_id in ids}
     assert len(used) == shards
@@ -244,9 +243,8 @@ async def test_a_batch_reader_follows(store: Store) -> None:
             ids = await stream.append_many([b"x"] * (n + 1), key=f"k{n}")
             batch = await anext(reader)
             assert [record.id for record in batch.records()] == list(ids)
+            (own,) = await collect(stream.read_batches(start=ids[0], shard=batch.shard_id))
+            assert own == batch
         waiting = asyncio.ensure_future(collect(reader))
         await reader.close()
         assert await waiting == []
-    shard = ids[0].shard_id
-    for batch in await collect(stream.read_batches(shard=shard)):
-        assert batch.shard_id == shard

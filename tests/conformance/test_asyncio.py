@@ -1,0 +1,366 @@
+"""What only the asyncio face promises: it never holds up the loop, and cancelling loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+import hstreamlite as hs
+from hstreamlite import aio
+from tests.conformance.faces import collect, drain, payloads
+
+pytestmark = pytest.mark.asyncio
+
+NEVER: dict[str, Any] = {"batch_age": 3600.0, "batch_records": 1_000_000, "batch_bytes": 16 << 20}
+TURNS_MAX = 40
+
+
+@pytest_asyncio.fixture
+async def store(tmp_path: Path) -> AsyncIterator[aio.Store]:
+    async with aio.open(tmp_path / "store") as opened:
+        yield opened
+
+
+async def turns(count: int) -> None:
+    """Let the loop go round so many times."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def cancelled(task: asyncio.Future[Any]) -> bool:
+    """Cancel a task and tell whether that was what ended it."""
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        return True
+    return False
+
+
+class Ticking:
+    """Counts the turns of the loop while something else runs in it."""
+
+    def __init__(self) -> None:
+        self.ticks = 0
+
+    async def during(self, work: Awaitable[Any]) -> Any:
+        task = asyncio.ensure_future(work)
+        while not task.done():
+            self.ticks += 1
+            await asyncio.sleep(0)
+        return task.result()
+
+
+async def test_the_loop_turns_while_appends_wait_for_the_disk(store: aio.Store) -> None:
+    stream = await store.create_stream("orders")
+    ticking = Ticking()
+    appends = asyncio.gather(*(stream.append(b"%d" % i, durability="sync") for i in range(256)))
+    ids = await ticking.during(appends)
+    assert ticking.ticks > 3
+    assert [r.id for r in await collect(stream.read())] == sorted(ids)
+    syncs = (await store.stats()).log["syncs"]
+    assert syncs < 128
+
+
+async def test_the_loop_turns_during_a_cold_read(tmp_path: Path) -> None:
+    config = hs.StoreConfig(segment_bytes_min=1 << 20, segment_bytes_max=1 << 20)
+    async with aio.open(tmp_path / "s", config=config, durability="os") as store:
+        stream = await store.create_stream("orders")
+        for _ in range(64):
+            await stream.append_many([b"x" * 2000] * 100, durability="memory")
+        await store.create_subscription("billing", stream="orders")
+    async with aio.open(tmp_path / "s", config=config) as store:
+        ticking = Ticking()
+        found = await ticking.during(collect(store.stream("orders").read()))
+        assert len(found) == 6400
+        assert ticking.ticks > 10
+        async with store.subscription("billing").consumer("w") as consumer:
+            ticking = Ticking()
+            assert len(await ticking.during(drain(consumer, 6400))) == 6400
+            assert ticking.ticks > 3
+
+
+async def test_the_loop_turns_while_a_receive_and_a_reader_wait(store: aio.Store) -> None:
+    stream = await store.create_stream("orders")
+    subscription = await store.create_subscription("billing", stream="orders")
+    async with subscription.consumer("w") as consumer, stream.read(follow=True) as reader:
+        receiving = asyncio.ensure_future(consumer.receive())
+        reading = asyncio.ensure_future(anext(reader))
+        await turns(100)
+        assert not receiving.done()
+        assert not reading.done()
+        await stream.append(b"x")
+        assert [d.payload for d in await receiving] == [b"x"]
+        assert (await reading).payload == b"x"
+
+
+@pytest.mark.parametrize("level", ["sync", "os", "memory"])
+async def test_a_cancelled_append_is_there_or_not(store: aio.Store, level: Any) -> None:
+    stream = await store.create_stream("orders")
+    stored = []
+    for i in range(TURNS_MAX):
+        task = asyncio.ensure_future(stream.append(b"%d" % i, durability=level))
+        await turns(i % 8)
+        if not await cancelled(task):
+            stored.append(b"%d" % i)
+        stored.append(b"after %d" % i)
+        await stream.append(stored[-1])
+    found = await payloads(stream)
+    assert set(stored) <= set(found)
+    assert len(found) == len(set(found))
+
+
+async def test_cancelling_many_appends_harms_no_other(store: aio.Store) -> None:
+    stream = await store.create_stream("orders")
+    tasks = [asyncio.ensure_future(stream.append(b"%d" % i)) for i in range(256)]
+    await turns(1)
+    for task in tasks[::2]:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    kept = {r for r in results if isinstance(r, hs.RecordId)}
+    assert len(kept) >= 128
+    assert all(isinstance(r, hs.RecordId | asyncio.CancelledError) for r in results)
+    assert kept <= {r.id for r in await collect(stream.read())}
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+async def test_a_cancelled_append_many_is_whole_or_absent(
+    store: aio.Store, compression: Any
+) -> None:
+    stream = await store.create_stream("orders")
+    for i in range(TURNS_MAX):
+        many = stream.append_many([b"%d" % i * 10] * 10, compression=compression)
+        task = asyncio.ensure_future(many)
+        await turns(i % 8)
+        await cancelled(task)
+    await stream.append(b"last")
+    found = await payloads(stream)
+    assert {found.count(b"%d" % i * 10) for i in range(TURNS_MAX)} <= {0, 10}
+
+
+async def test_a_cancelled_receive_loses_no_delivery(store: aio.Store) -> None:
+    stream = await store.create_stream("orders")
+    subscription = await store.create_subscription("billing", stream="orders")
+    got: list[hs.Delivery] = []
+    async with subscription.consumer("w") as consumer:
+        for i in range(TURNS_MAX):
+            task = asyncio.ensure_future(consumer.receive())
+            await turns(i % 3)
+            appending = asyncio.ensure_future(stream.append(b"%d" % i, durability="os"))
+            await turns(i % 7)
+            task.cancel()
+            (batch,) = await asyncio.gather(task, return_exceptions=True)
+            if isinstance(batch, tuple):
+                got += batch
+            await appending
+        got += await drain(consumer, TURNS_MAX - len(got))
+        assert sorted(d.id for d in got) == [r.id for r in await collect(stream.read())]
+
+
+async def test_a_receive_cancelled_during_a_cold_read_gives_back(tmp_path: Path) -> None:
+    config = hs.StoreConfig(segment_bytes_min=1 << 20, segment_bytes_max=1 << 20)
+    async with aio.open(tmp_path / "s", config=config) as store:
+        stream = await store.create_stream("orders")
+        for _ in range(16):
+            await stream.append_many([b"x" * 2000] * 100, durability="memory")
+        await store.create_subscription("billing", stream="orders")
+    async with (
+        aio.open(tmp_path / "s", config=config) as store,
+        store.subscription("billing").consumer("w") as consumer,
+    ):
+        got: list[hs.Delivery] = []
+        for i in range(TURNS_MAX):
+            task = asyncio.ensure_future(consumer.receive(50))
+            await turns(i % 5)
+            task.cancel()
+            (batch,) = await asyncio.gather(task, return_exceptions=True)
+            if isinstance(batch, tuple):
+                got += batch
+                await consumer.ack(batch)
+        while len(got) < 1600:
+            batch = await consumer.receive(100)
+            got += batch
+            await consumer.ack(batch)
+        assert len({d.id for d in got}) == len(got) == 1600
+
+
+async def test_receives_that_time_out_lose_nothing(store: aio.Store) -> None:
+    stream = await store.create_stream("orders")
+    subscription = await store.create_subscription("billing", stream="orders")
+    seen: list[hs.Delivery] = []
+
+    async def fill() -> None:
+        for i in range(100):
+            await stream.append(b"%d" % i, durability="os")
+
+    filling = asyncio.ensure_future(fill())
+    async with subscription.consumer("w") as consumer:
+        for i in range(200):
+            try:
+                batch = await asyncio.wait_for(consumer.receive(3), (i % 4) * 0.0005)
+            except TimeoutError:
+                continue
+            seen += batch
+            await consumer.ack(batch)
+        await filling
+        while len(seen) < 100:
+            batch = await consumer.receive(100)
+            seen += batch
+            await consumer.ack(batch)
+        assert sorted(d.id for d in seen) == [r.id for r in await collect(stream.read())]
+        assert await subscription.lag() == hs.Lag(0, 0)
+
+
+async def test_a_cancelled_reader_goes_on_where_it_was(store: aio.Store) -> None:
+    stream = await store.create_stream("orders")
+    seen: list[object] = []
+    async with stream.read(follow=True) as reader:
+        for i in range(TURNS_MAX):
+            task = asyncio.ensure_future(anext(reader))
+            await turns(i % 4)
+            await stream.append(b"%d" % i, durability="os")
+            await turns(i % 3)
+            if not await cancelled(task):
+                seen.append(task.result().payload)
+        while len(seen) < TURNS_MAX:
+            seen.append((await anext(reader)).payload)
+    assert seen == [b"%d" % i for i in range(TURNS_MAX)]
+
+
+async def test_a_reader_cancelled_during_a_cold_read_goes_on_where_it_was(tmp_path: Path) -> None:
+    config = hs.StoreConfig(segment_bytes_min=1 << 20, segment_bytes_max=1 << 20)
+    async with aio.open(tmp_path / "s", config=config) as store:
+        stream = await store.create_stream("orders")
+        for i in range(200):
+            await stream.append_many([b"%d" % i * 5000], durability="memory")
+    async with aio.open(tmp_path / "s", config=config) as store:
+        for kind in (store.stream("orders").read, store.stream("orders").read_batches):
+            seen: list[Any] = []
+            async with kind() as reader:
+                for i in range(TURNS_MAX):
+                    task = asyncio.ensure_future(anext(reader))
+                    await turns(i % 5)
+                    if not await cancelled(task):
+                        seen.append(task.result())
+                seen += [item async for item in reader]
+            assert len(seen) == 200
+            found = [r for item in seen for r in (getattr(item, "records", lambda i=item: [i])())]
+            assert [r.payload for r in found] == [b"%d" % i * 5000 for i in range(200)]
+
+
+async def test_a_cancelled_submit_takes_in_or_not(store: aio.Store) -> None:
+    stream = await store.create_stream("orders")
+    kept = []
+    async with stream.producer(buffer_bytes=400, batch_records=3) as producer:
+        for i in range(TURNS_MAX):
+            task = asyncio.ensure_future(producer.submit(b"%d" % i))
+            await turns(i % 6)
+            if not await cancelled(task):
+                kept.append(b"%d" % i)
+            kept.append(b"after %d" % i)
+            await producer.submit(kept[-1])
+    found = await payloads(stream)
+    assert [p for p in found if p in set(kept)] == kept
+    assert len(found) == len(set(found))
+
+
+async def test_a_cancelled_flush_or_result_leaves_the_batch_on_its_way(store: aio.Store) -> None:
+    stream = await store.create_stream("orders")
+    waits: list[Callable[[aio.Producer, aio.Submitted], Awaitable[Any]]] = [
+        lambda producer, _: producer.flush(),
+        lambda _, pending: pending.result(),
+    ]
+    async with stream.producer(**NEVER) as producer:
+        for i in range(TURNS_MAX):
+            pending = await producer.submit(b"%d" % i)
+            task = asyncio.ensure_future(waits[i % 2](producer, pending))
+            await turns(i // 4)
+            await cancelled(task)
+            assert await pending == await pending.result()
+        await producer.flush()
+    assert await payloads(stream) == [b"%d" % i for i in range(TURNS_MAX)]
+
+
+async def test_cancelling_named_producers_keeps_their_numbers(store: aio.Store) -> None:
+    stream = await store.create_stream("orders")
+    async with stream.producer(name="importer", buffer_bytes=300, batch_records=2) as producer:
+        for i in range(1, TURNS_MAX + 1):
+            task = asyncio.ensure_future(producer.submit(b"%d" % i, sequence=i))
+            await turns(i % 6)
+            await cancelled(task)
+            await producer.submit(b"%d" % i, sequence=i)
+    assert await payloads(stream) == [b"%d" % i for i in range(1, TURNS_MAX + 1)]
+
+
+async def test_a_cancelled_commit_is_whole_or_absent(store: aio.Store) -> None:
+    one, two = await store.create_stream("one"), await store.create_stream("two")
+    for i in range(TURNS_MAX):
+        tx = store.transaction()
+        tx.append("one", b"%d" % i)
+        tx.append("two", b"%d" % i)
+        task = asyncio.ensure_future(tx.commit())
+        await turns(i % 8)
+        await cancelled(task)
+    await store.sync()
+    async with store.transaction() as tx:
+        tx.append("one", b"last")
+        tx.append("two", b"last")
+    assert await payloads(one) == await payloads(two)
+
+
+async def test_cancelled_catalog_calls_happen_or_not(store: aio.Store) -> None:
+    for i in range(TURNS_MAX):
+        task = asyncio.ensure_future(store.create_stream(f"s{i}"))
+        await turns(i % 8)
+        await cancelled(task)
+        stream = await store.create_stream(f"s{i}", exists_ok=True)
+        await stream.append(b"x")
+    assert (await store.stats()).records == TURNS_MAX
+
+
+async def test_a_cancelled_open_leaves_the_directory_free(tmp_path: Path) -> None:
+    for i in range(8):
+        task = asyncio.ensure_future(aio.open(tmp_path / "s")._open())
+        await turns(i)
+        task.cancel()
+        (opened,) = await asyncio.gather(task, return_exceptions=True)
+        if isinstance(opened, aio.Store):
+            await opened.close()
+    while True:
+        try:
+            store = await aio.open(tmp_path / "s")
+        except hs.StoreLocked:
+            await turns(1)
+            continue
+        break
+    await store.create_stream("orders")
+    await store.close()
+
+
+async def test_cancelling_a_close_leaves_it_closing(tmp_path: Path) -> None:
+    store = await aio.open(tmp_path / "s")
+    stream = await store.create_stream("orders")
+    waiting = asyncio.ensure_future(collect(stream.read(follow=True)))
+    await turns(3)
+    task = asyncio.ensure_future(store.close())
+    await turns(2)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await store.close()
+    with pytest.raises(hs.StoreClosed):
+        await waiting
+    async with aio.open(tmp_path / "s"):
+        pass
+
+
+async def test_a_submitted_record_can_be_awaited(store: aio.Store) -> None:
+    stream = await store.create_stream("orders")
+    async with stream.producer(**NEVER) as producer:
+        pending = [await producer.submit(b"%d" % i) for i in range(10)]
+        ids = [await one for one in pending]
+    assert [r.id for r in await collect(stream.read())] == ids
