@@ -125,10 +125,11 @@ def _versus(result: Result, name: str, samples: Sequence[Sample]) -> tuple[str, 
 
 
 def _figures(samples: Sequence[Sample], unit: str) -> tuple[str, str, str, str]:
-    rates = [sample.rate for sample in samples]
-    middle, low, high = rate(samples), min(rates), max(rates)
-    show = _milliseconds if unit == "ms" else _rate
-    return show(middle), show(low), show(high), _latency(samples)
+    rates = sorted(sample.rate for sample in samples)
+    middle, low, high = rate(samples), rates[0], rates[-1]
+    if unit == "ms":
+        return _milliseconds(middle), _milliseconds(high), _milliseconds(low), _latency(samples)
+    return _rate(middle), _rate(low), _rate(high), _latency(samples)
 
 
 def _milliseconds(rate_of_calls: float) -> str:
