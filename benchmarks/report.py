@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--workload", action="append", choices=WORKLOADS, help="only this one; may be repeated")
     add("--rivals", metavar="NAMES", help="only these rivals, comma-separated; empty for none")
-    add("--repeats", type=int, metavar="N", help=f"rounds, {_FULL_REPEATS} if not given")
+    add("--repeats", type=_rounds, metavar="N", help=f"rounds, {_FULL_REPEATS} if not given")
     add("--scale", choices=_VOLUMES, default="full", help="share of the full volume")
     add(
         "--quick",
@@ -87,6 +87,13 @@ def _parser() -> argparse.ArgumentParser:
         help="where the data goes, in a directory that is removed; a disk, not a tmpfs",
     )
     return parser
+
+
+def _rounds(text: str) -> int:
+    rounds = int(text)
+    if rounds < 1:
+        raise ValueError(text)
+    return rounds
 
 
 def _progress(text: str) -> None:
