@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--workload", action="append", choices=WORKLOADS, help="only this one; may be repeated")
     add("--rivals", metavar="NAMES", help="only these rivals, comma-separated; empty for none")
-    add("--repeats", type=int, metavar="N", help=f"rounds, {_FULL_REPEATS} if not given")
+    add("--repeats", type=_rounds, metavar="N", help=f"rounds, {_FULL_REPEATS} if not given")
     add("--scale", choices=_VOLUMES, default="full", help="share of the full volume")
     add(
         "--quick",
@@ -87,6 +87,13 @@ def _parser() -> argparse.ArgumentParser:
         help="where the data goes, in a directory that is removed; a disk, not a tmpfs",
     )
     return parser
+
+
+def _rounds(text: str) -> int:
+    rounds = int(text)
+    if rounds < 1:
+        raise ValueError(text)
+    return rounds
 
 
 def _progress(text: str) -> None:
@@ -125,10 +132,11 @@ def _versus(result: Result, name: str, samples: Sequence[Sample]) -> tuple[str, 
 
 
 def _figures(samples: Sequence[Sample], unit: str) -> tuple[str, str, str, str]:
-    rates = [sample.rate for sample in samples]
-    middle, low, high = rate(samples), min(rates), max(rates)
-    show = _milliseconds if unit == "ms" else _rate
-    return show(middle), show(low), show(high), _latency(samples)
+    rates = sorted(sample.rate for sample in samples)
+    middle, low, high = rate(samples), rates[0], rates[-1]
+    if unit == "ms":
+        return _milliseconds(middle), _milliseconds(high), _milliseconds(low), _latency(samples)
+    return _rate(middle), _rate(low), _rate(high), _latency(samples)
 
 
 def _milliseconds(rate_of_calls: float) -> str:
