@@ -99,6 +99,7 @@ class Journal:
 
     def __init__(self, env: Env, path: str, config: StoreConfig, notify_fd: int = -1) -> None:
         self.env = env
+        self.pid = env.pid()
         self.path = path
         self.config = config
         native = ffi.new("struct hsl_log_config *")
@@ -433,7 +434,7 @@ def _status_error(journal: Journal, status: int, a: int, b: int) -> BaseExceptio
     if status == lib.HSL_CLOSED:
         return StoreClosed(journal.path)
     if status == lib.HSL_FORKED:
-        return Forked(journal.path, journal.env.pid())
+        return Forked(journal.path, journal.pid)
     if status == lib.HSL_TOO_LARGE:
         if b == journal.config.transaction_bytes_max:
             return TransactionTooLarge(a, b)
