@@ -25,7 +25,7 @@ class Custody:
         self._recorder = recorder
 
     def confirm(self, lease: int, end: int, now: int) -> Run | None:
-        """Start the deadline of a lease's records below ``end``, give back the rest; return them."""
+        """Start the deadline of a lease's records below ``end``; give back the rest."""
         slot = self._leases.reserved(lease)
         if slot is None:
             return None

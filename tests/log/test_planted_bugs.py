@@ -88,8 +88,8 @@ BUGS = {
         "log/producers.py",
         "self.last = max(self.last, batch.last)",
         "self.last = self.last",
-        MODEL,
-        "agrees",
+        "tests/log/test_reopening.py",
+        "producers_log_goes_on",
     ),
     "lose the mapped stage": Bug(
         "_native/osstage.c",
