@@ -90,10 +90,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _rounds(text: str) -> int:
-    rounds = int(text)
-    if rounds < 1:
-        raise ValueError(text)
-    return rounds
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 on, not {text!r}")
+    return int(text)
 
 
 def _progress(text: str) -> None:
