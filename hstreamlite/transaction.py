@@ -110,8 +110,11 @@ class Collected:
                 engine.retire(state, archived=False)
             for feed in feeds:
                 feed.ack_spans(self._spans(feed), may_block=False)
+        by_shard: dict[int, list[Run]] = {}
+        for run in runs:
+            by_shard.setdefault(run.shard, []).append(run)
         return Pending(
-            {name: _ids(runs, shards, order) for name, (shards, order) in parts.items()}, ticket
+            {name: _ids(by_shard, shards, order) for name, (shards, order) in parts.items()}, ticket
         )
 
     def _spans(self, feed: Feed) -> list[Span]:
@@ -154,9 +157,9 @@ class Collected:
         return ops, parts
 
 
-def _ids(runs: list[Run], shards: list[int], order: list[int] | None) -> RecordIds:
+def _ids(by_shard: dict[int, list[Run]], shards: list[int], order: list[int] | None) -> RecordIds:
     """Return the ids of one stream's records, in the order they were appended."""
-    own = [run for run in runs if run.shard in shards]
+    own = [run for shard in dict.fromkeys(shards) for run in by_shard[shard]]
     return RecordIds(own, ids_order(own, order, shards))
 
 
