@@ -74,8 +74,8 @@ BUGS = {
         "_native/index.c",
         "first < shard->durable_next ? first : shard->durable_next);",
         "first < shard->durable_next ? first + 1 : shard->durable_next);",
-        MODEL,
-        "agrees",
+        "tests/log/test_reopening.py",
+        "trim_that_is_staged",
     ),
     "send again before the deadline": Bug(
         "sub/custody.py",

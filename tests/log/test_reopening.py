@@ -73,6 +73,7 @@ def test_trim_that_is_staged_survives_a_snapshot_taken_before_it_is_applied() ->
     house.snapshot()
     engine.journal.wait(pending.ticket)
     house.apply(pending.value)
+    assert [r.payload for r in store.stream("a").read()] == [b"2", b"3"]
     store.close()
     store = open_store(env.process_crash())
     assert [r.payload for r in store.stream("a").read()] == [b"2", b"3"]
