@@ -319,7 +319,7 @@ class StoreMachine(RuleBasedStateMachine):
         if self.direct and outcome == "lost":
             return  # past the cache there is no page that a failed sync leaves there as clean
         if what == "sync":
-            disk.inject(FailSync(ops=Op.DATASYNC | Op.SYNC, nth=nth, outcome=outcome))  # type: ignore[arg-type]
+            disk.inject(FailSync(ops=Op.DATASYNC | Op.SYNC, nth=nth, outcome=outcome))
         elif what == "write":
             disk.inject(Fail(ops=Op.PWRITE, nth=nth, errno=errno.EIO))
         else:

@@ -1,8 +1,9 @@
 /* Ack bitmap: which records of one shard one subscription has still to see acked.
  *
  * Sequence numbers (LSNs) are dense from 1. `low` is the smallest unacked one, `next` the first
- * that was never handed out; between them every record is acked, unacked, or unacked and held. An ack of
- * a held record is void: it is reserved but not yet delivered, or was taken back from its consumer.
+ * that was never handed out; between them every record is acked, unacked, or unacked and held. An
+ * ack of a held record is void: it is reserved but not yet delivered, or was taken back from its
+ * consumer.
  * Storage is circular over [low, next), grows by doubling and never shrinks. Only
  * hsl_ackmap_advance and hsl_ackmap_new allocate; an ack never fails for memory.
  *

@@ -2,7 +2,7 @@
  *
  *   BatchHStreamRecords   1 records: repeated HStreamRecord
  *   HStreamRecord         1 header: HStreamRecordHeader   2 payload: bytes
- *   HStreamRecordHeader   1 flag: JSON = 0, RAW = 1   2 attributes: map<string, string>  3 key: string
+ *   HStreamRecordHeader   1 flag: JSON = 0, RAW = 1   2 attributes: map<string, string>  3 key
  *
  * The writer emits canonical proto3, the header always present, as HStreamDB's clients do. The
  * reader takes whatever a protobuf parser takes: unknown fields, any order, fields given twice (the

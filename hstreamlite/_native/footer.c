@@ -1,6 +1,6 @@
 /* The index of one segment as bytes: a directory sorted by shard, then each shard's rows.
  *
- * A shard's rows come in groups of 64. A group starts with absolute varints (offset / 8, time,
+ * A shard's rows come in groups of 64. A group starts with absolute varints (LSN, offset / 8, time,
  * order); within it rows are deltas. LSNs are dense, so a row needs its count only. A shard with
  * more than one group has a table of u32 group offsets in front, for seeking.
  */

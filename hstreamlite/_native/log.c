@@ -435,6 +435,7 @@ void hsl_log_free(struct hsl_log *log)
     hsl_shards_free(log);
     hsl_chunks_free(log);
     free(log->cached);
+    free(log->zeros);
     free(log->lost);
     pthread_cond_destroy(&log->durable_cv);
     pthread_cond_destroy(&log->writer_cv);

@@ -86,7 +86,7 @@ struct hsl_row { /* an entry of the active segment, for its footer */
 };
 
 struct hsl_segment {
-    uint64_t number, uid, capacity, end, prewritten;
+    uint64_t number, uid, capacity, overhead, end, prewritten;
     uint64_t pred_uid, pred_end;
     uint32_t pred_crc;
     uint32_t last_crc, frames;
@@ -144,6 +144,7 @@ struct hsl_log {
     struct hsl_segment *active, *spare;
     bool spare_emergency, reserve_ready, truncate_pending;
     uint64_t last_segment, last_capacity;
+    uint8_t *zeros; /* of prewrite_bytes */
     uint64_t epoch, salt;
     uint8_t uuid[16];
     uint64_t durable_at; /* segment << 32 | offset */

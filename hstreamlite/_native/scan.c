@@ -21,6 +21,7 @@ struct reader { /* a window over one file, aligned for direct reads */
     int fd;
     uint64_t size, off;
     size_t len, cap;
+    size_t window; /* read at least so much at a time: a page to look at, more to walk */
     uint8_t *buf;
 };
 
@@ -32,7 +33,7 @@ static const uint8_t *view(struct reader *r, uint64_t off, size_t need, int *err
         return NULL;
     if (off >= r->off && off + need <= r->off + r->len)
         return r->buf + (off - r->off);
-    size_t want = hsl_align_page(need > WINDOW ? need : WINDOW);
+    size_t want = hsl_align_page(need > r->window ? need : r->window);
     if (want > r->cap) {
         uint8_t *grown = hsl_page_alloc(want);
         if (!grown) {
@@ -457,7 +458,7 @@ int hsl_log_load_segment(struct hsl_log *log, uint64_t number, uint64_t checkpoi
     hsl_segment_path(log, path, number);
     memset(report, 0, sizeof *report);
     log->lost_len = 0;
-    struct reader r = {.log = log};
+    struct reader r = {.log = log, .window = HSL_PAGE};
     r.fd = log->io->open(log->io->ctx, path,
                          HSL_OPEN_READ | (log->direct ? HSL_OPEN_DIRECT : 0));
     if (r.fd == -EINVAL && log->direct) {
@@ -488,6 +489,7 @@ int hsl_log_load_segment(struct hsl_log *log, uint64_t number, uint64_t checkpoi
         bool torn_footer = report->damage == HSL_DAMAGE_FOOTER;
         uint64_t from = HSL_PAGE;
         report->damage = HSL_DAMAGE_NONE;
+        r.window = WINDOW;
         in.keep_rows = true;
         if (checkpoint != 0) {
             rc = load_checkpoints(&r, &in, checkpoint, &loaded);

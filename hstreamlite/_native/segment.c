@@ -16,8 +16,14 @@
 /* Bytes of frames that still fit, with footer and checkpoints accounted for. */
 uint64_t hsl_segment_room(const struct hsl_segment *s)
 {
-    uint64_t taken = s->end + 16384 + (s->capacity >> 24) * 8192 + s->blocks * HSL_ROW_CLAIM;
+    uint64_t taken = s->end + s->overhead + s->blocks * HSL_ROW_CLAIM;
     return taken < s->capacity ? s->capacity - taken : 0;
+}
+
+/* What trailer, paddings and the frames of checkpoints take, apart from their rows. */
+static uint64_t overhead_of(const struct hsl_log *log, uint64_t capacity)
+{
+    return 16384 + (capacity / log->cfg.checkpoint_bytes) * 8192;
 }
 
 struct hsl_segment *hsl_segment_new(uint64_t number)
@@ -124,6 +130,8 @@ int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system)
     if (capacity > log->cfg.segment_bytes_max)
         capacity = log->cfg.segment_bytes_max;
     uint64_t least = hsl_align_page(need + need / 64 + 65536);
+    while (least < HSL_PAGE + overhead_of(log, least) + need)
+        least = hsl_align_page(least + least / 8);
     if (capacity < least)
         capacity = least;
     if (log->spare && log->spare_emergency && !system && !log->reserve_ready) {
@@ -158,6 +166,7 @@ int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system)
         return rc;
     }
     spare->capacity = capacity;
+    spare->overhead = overhead_of(log, capacity);
     spare->end = HSL_PAGE;
     spare->emergency = emergency;
     spare->file_bytes = capacity;

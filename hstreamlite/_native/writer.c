@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define BATCH_BYTES (4u << 20)
+#define SMALL_GROUP (128u << 10)
 
 struct run { /* adjacent frames of one chunk that go out in one write */
     struct hsl_chunk *chunk;
@@ -25,6 +26,7 @@ struct batch {
     uint64_t off[HSL_BATCH_MAX];
     uint32_t count;
     uint32_t written; /* frames whose claim was given back by a roll */
+    uint64_t bytes;   /* of all frames */
     uint64_t end;     /* in the active segment */
     uint64_t blocks;
     struct run run;
@@ -44,12 +46,12 @@ static int flush_run(struct hsl_log *log, struct run *run)
 
 /* Zeros are written ahead of small frames: a sync of blocks that were written before costs half of
  * one that must also convert reserved extents. */
-static int prewrite(struct hsl_log *log, uint64_t end, uint64_t len)
+static int prewrite(struct hsl_log *log, uint64_t end, uint64_t len, uint64_t group)
 {
     struct hsl_segment *active = log->active;
     if (active->prewritten < end)
         active->prewritten = end;
-    if (len >= (128u << 10)) {
+    if (group >= SMALL_GROUP) {
         if (active->prewritten < end + len)
             active->prewritten = end + len;
         return HSL_OK;
@@ -62,12 +64,13 @@ static int prewrite(struct hsl_log *log, uint64_t end, uint64_t len)
     if (to <= active->prewritten)
         return HSL_OK;
     size_t room = to - active->prewritten;
-    void *zeros = hsl_page_alloc(room);
-    if (!zeros)
-        return HSL_OK;
-    memset(zeros, 0, room);
-    int err = hsl_write_all(log->io, active->fd, zeros, room, active->prewritten);
-    free(zeros);
+    if (!log->zeros) {
+        log->zeros = hsl_page_alloc(log->cfg.prewrite_bytes);
+        if (!log->zeros)
+            return HSL_OK;
+        memset(log->zeros, 0, hsl_align_page(log->cfg.prewrite_bytes));
+    }
+    int err = hsl_write_all(log->io, active->fd, log->zeros, room, active->prewritten);
     if (err < 0)
         return hsl_fail(log, "prewrite", "segment", -err);
     log->bytes_prewritten += room;
@@ -212,7 +215,7 @@ static int write_frame(struct hsl_log *log, struct batch *b, uint32_t i)
     };
     rc = finish_blocks(log, frame, b->end, &header.body_crc);
     if (rc == HSL_OK)
-        rc = prewrite(log, b->end, len);
+        rc = prewrite(log, b->end, len, b->bytes);
     if (rc != HSL_OK)
         return rc;
     seal_header(log, &header, b->end);
@@ -300,6 +303,7 @@ static void take_batch(struct hsl_log *log, struct batch *b)
         bytes += frame->len;
         b->frames[b->count++] = *frame;
     }
+    b->bytes = bytes;
 }
 
 static void finish_batch(struct hsl_log *log, struct batch *b)

@@ -175,7 +175,8 @@ class Model:
             _require(len(places) == len(records), f"{stream}: {len(places)} ids for {len(records)}")
         else:
             places = [None] * len(records)
-        status: Status = {"ok": "acked", "none": "failed", "unknown": "maybe"}[outcome]  # type: ignore[assignment]
+        statuses: dict[str, Status] = {"ok": "acked", "none": "failed", "unknown": "maybe"}
+        status = statuses[outcome]
         slots = self.streams[stream].slots
         for (key, payload), place in zip(records, places, strict=True):
             _require(payload not in slots, f"{stream}: {payload!r} was appended before")

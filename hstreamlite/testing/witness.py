@@ -203,7 +203,11 @@ class Witness:
         """Submit records through a named producer, after sending its last one once more."""
         slots = self.model.streams[name].slots
         mark = f"{producer}#".encode()
-        sent = [slot for slot in slots.values() if bytes(slot.payload).startswith(mark)]  # type: ignore[call-overload]
+        sent = [
+            slot
+            for slot in slots.values()
+            if isinstance(slot.payload, bytes) and slot.payload.startswith(mark)
+        ]
         stored = [slot for slot in sent if slot.status == "acked"]
         maybe = sum(slot.status == "maybe" for slot in sent)
         records: list[tuple[str | None, bytes]] = [

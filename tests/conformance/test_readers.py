@@ -103,7 +103,7 @@ async def test_a_stream_of_any_width_is_read_in_append_order(store: Store, shard
     used = {record_id.shard_id for record_id in ids}
     assert len(used) == shards
     by_shard = [await collect(stream.read(shard=shard)) for shard in used]
-    assert sorted(r.payload for part in by_shard for r in part) == sorted(numbers(60))  # type: ignore[type-var]
+    assert sorted(r.payload for part in by_shard for r in part) == sorted(numbers(60))
     for part, shard in zip(by_shard, used, strict=True):
         assert [r.id for r in part] == [i for i in ids if i.shard_id == shard]
     for place in (0, 1, 17, 42, 59):

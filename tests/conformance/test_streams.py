@@ -231,12 +231,12 @@ async def test_append_many_ids_are_those_that_are_read(
     records = await collect(stream.read())
     assert len(ids) == len(records) == 500
     by_id = {record.id: record for record in records}
-    assert [by_id[record_id].payload["n"] for record_id in ids] == list(range(500))  # type: ignore[call-overload]
+    assert [by_id[record_id].payload["n"] for record_id in ids] == list(range(500))
     assert {record.key for record in records} >= {f"k{i}" for i in range(7)}
     assert ids[3] == list(ids)[3] == ids[-497]
     assert ids[10:20] == tuple(ids)[10:20]
     for name in (f"k{i}" for i in range(7)):
-        own = [r.payload["n"] for r in records if r.key == name]  # type: ignore[call-overload]
+        own = [r.payload["n"] for r in records if r.key == name]
         assert own == sorted(own)
 
 
