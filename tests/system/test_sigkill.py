@@ -148,5 +148,6 @@ def test_no_ack_older_than_the_persist_bound_is_forgotten_by_sigkill(
         again, most = again + repeated, max(most, repeated)
     assert set(acked) == set(range(1, DELIVERED + 1)), "records were never delivered"
     with hs.open(path) as store, store.subscription("s").consumer("c") as consumer:
-        assert consumer.receive(DELIVERED, timeout=0) == ()
+        rest = consumer.receive(DELIVERED, timeout=0)
+        assert len(rest) <= len(acked) - synced + PROGRESS_ACKS
     say(f"acks: {kills} kills, {DELIVERED} acked, {again} came again, at most {most} after a kill")
