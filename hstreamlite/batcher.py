@@ -99,6 +99,7 @@ class ProducerCore:
         self.buffered = 0
         state = engine.stream(stream)
         self._stream_id = state.id
+        self._batch_most = engine.config.transaction_bytes_max // 4
         self.known: ProducerState | None = None
         if options.name is not None:
             with engine.lock:
@@ -172,7 +173,8 @@ class ProducerCore:
         """Say whether the open batch has reached a limit of size."""
         batch, options = self.open, self.options
         return batch is not None and (
-            len(batch.records) >= options.batch_records or batch.bytes >= options.batch_bytes
+            len(batch.records) >= options.batch_records
+            or batch.bytes >= min(options.batch_bytes, self._batch_most)
         )
 
     def deadline_ns(self) -> int | None:
@@ -230,6 +232,8 @@ class ProducerCore:
         op_order = _op_order(order, parts)
         extra = stage_op(state.id, self.options.name or "", batch.first, parts, op_order)
         with engine.lock:
+            if batch.first != self.known.last + 1:
+                raise ProducerClosed(self.stream)  # another of its name went on
             batch.ticket, runs = engine.journal.stage([*ops, extra], self.level)
             runs = [run for run in runs if run.shard != PRODUCERS]
             batch.ids = record_ids(runs, order, ops)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 import hstreamlite as hs
 from hstreamlite.testing.simenv import SimEnv
 
@@ -20,3 +22,28 @@ def test_a_record_that_kills_its_process_comes_with_a_higher_attempt_each_time()
         store.tick()
         env.advance(0.1)
         store.tick()
+
+
+def test_of_two_producers_of_a_name_the_one_left_behind_is_closed() -> None:
+    with hs.open("/store", env=SimEnv(seed=1)) as store:
+        stream = store.create_stream("orders")
+        first, second = stream.producer(name="p"), stream.producer(name="p")
+        first.submit(b"a")
+        first.flush()
+        left_behind = second.submit(b"b")
+        with pytest.raises(hs.ProducerClosed):
+            left_behind.result()
+        assert [record.payload for record in stream.read()] == [b"a"]
+
+
+def test_small_limits_leave_room_for_the_store_itself() -> None:
+    config = hs.StoreConfig(batch_bytes_max=1 << 10, transaction_bytes_max=1 << 10)
+    with hs.open("/store", env=SimEnv(seed=1), config=config) as store:
+        stream = store.create_stream("orders")
+        for number in range(1200):
+            stream.append(b"%d" % number, durability="memory")
+        store.sync()
+        with store.create_subscription("s", stream="orders").consumer("c") as consumer:
+            for delivery in consumer.receive(1200)[::2]:
+                delivery.ack()
+        assert store.subscription("s").lag().unacked == 600

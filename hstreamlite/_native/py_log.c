@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define WAIT_SLICE_NS 100000000
+#define SYSTEM_BLOCK (1u << 20)
 
 enum level { LEVEL_MEMORY = 0, LEVEL_OS = 1, LEVEL_SYNC = 2 };
 
@@ -187,6 +188,7 @@ struct op { /* one shard's part of a call */
     struct hsl_record_ref *refs;
     PyObject **keep;
     size_t count;
+    size_t limit;        /* bytes of one block of this shard */
     int codec;
     const uint8_t *body;
     size_t body_len;
@@ -198,7 +200,7 @@ struct op { /* one shard's part of a call */
 struct call {
     struct op *ops;
     size_t count;
-    size_t bytes;
+    size_t bytes, user_bytes; /* user_bytes: without the store's own records */
     uint32_t blocks;
 };
 
@@ -215,13 +217,13 @@ static void free_call(struct call *call)
 }
 
 /* Records of one block, from `from`: as many as fit the limit. */
-static size_t block_end(const struct hsl_log *log, const struct op *op, size_t from, size_t *body)
+static size_t block_end(const struct op *op, size_t from, size_t *body)
 {
     size_t at = from;
     *body = 0;
     while (at < op->count) {
         size_t size = hsl_codec_size(&op->refs[at]);
-        if (at > from && *body + size > log->cfg.block_bytes)
+        if (at > from && *body + size > op->limit)
             break;
         *body += size;
         at++;
@@ -247,14 +249,14 @@ static int plan_items(struct hsl_log *log, struct call *call, struct op *op, PyO
         if (!item || hsl_py_record_ref(item, utf8, key_len, &op->refs[i], &op->keep[i]) < 0)
             return -1;
         size_t size = hsl_codec_size(&op->refs[i]);
-        if (size > log->cfg.block_bytes) {
-            raise_status(log, HSL_TOO_LARGE, size, log->cfg.block_bytes);
+        if (size > op->limit) {
+            raise_status(log, HSL_TOO_LARGE, size, op->limit);
             return -1;
         }
     }
     for (size_t at = 0; at < op->count;) {
         size_t body;
-        at = block_end(log, op, at, &body);
+        at = block_end(op, at, &body);
         call->bytes += hsl_block_bytes(body);
         call->blocks++;
     }
@@ -285,8 +287,8 @@ static int plan_body(struct hsl_log *log, struct call *call, struct op *op, PyOb
         }
         op->firsts = firsts;
     }
-    if (op->body_len > log->cfg.block_bytes || count == 0 || count > UINT32_MAX) {
-        raise_status(log, HSL_TOO_LARGE, op->body_len, log->cfg.block_bytes);
+    if (op->body_len > op->limit || count == 0 || count > UINT32_MAX) {
+        raise_status(log, HSL_TOO_LARGE, op->body_len, op->limit);
         return -1;
     }
     call->bytes += hsl_block_bytes(op->body_len);
@@ -313,6 +315,11 @@ static int plan(struct hsl_log *log, struct call *call, PyObject *ops)
         struct op *op = &call->ops[i];
         if (fields < 3 || !get_u64(PyTuple_GetItem(tuple, 0), &op->shard))
             return -1;
+        /* The limits are the user's: the store's own records have to fit whatever they are. */
+        op->limit = log->cfg.block_bytes;
+        if (op->shard >= HSL_SYSTEM && op->limit < SYSTEM_BLOCK)
+            op->limit = SYSTEM_BLOCK;
+        size_t before = call->bytes;
         int rc;
         if (fields == 3) {
             op->items = PyTuple_GetItem(tuple, 1);
@@ -322,9 +329,11 @@ static int plan(struct hsl_log *log, struct call *call, PyObject *ops)
         }
         if (rc < 0)
             return -1;
+        if (op->shard < HSL_SYSTEM)
+            call->user_bytes += call->bytes - before;
     }
-    if (call->bytes > log->cfg.transaction_bytes) {
-        raise_status(log, HSL_TOO_LARGE, call->bytes, log->cfg.transaction_bytes);
+    if (call->user_bytes > log->cfg.transaction_bytes) {
+        raise_status(log, HSL_TOO_LARGE, call->user_bytes, log->cfg.transaction_bytes);
         return -1;
     }
     return 0;
@@ -362,7 +371,7 @@ static void encode_op(struct hsl_log *log, struct call *call, struct op *op,
     }
     for (size_t at = 0; at < op->count;) {
         struct placed *p = (*placed)++;
-        size_t body, end = block_end(log, op, at, &body);
+        size_t body, end = block_end(op, at, &body);
         uint8_t *payload = hsl_stage_block(log, shard, 0, (uint32_t)(end - at), (uint32_t)body,
                                            (uint32_t)body, &p->first);
         p->count = end - at;
