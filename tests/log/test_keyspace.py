@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from hstreamlite.log.catalog import Catalog, SubscriptionState, subscription_change
@@ -19,7 +21,7 @@ def test_ranges_cover_the_space_without_overlap_and_hold_their_keys(width: int) 
     shards = split(range(10, 10 + width))
     assert shards[0].start == 0
     assert shards[-1].end == HASH_MAX
-    assert all(a.end + 1 == b.start for a, b in zip(shards, shards[1:], strict=False))
+    assert all(a.end + 1 == b.start for a, b in pairwise(shards))
     router = Router(shards)
     for key in map(str, range(200)):
         shard = shards[router.shard_of(key) - 10]
