@@ -372,7 +372,7 @@ void hsl_stage_abort(struct hsl_log *log) { pthread_mutex_unlock(&log->stage_mu)
 /* Opens a frame without blocks (idle or close marker). stage_mu held. */
 int hsl_stage_empty_frame(struct hsl_log *log, uint32_t flags)
 {
-    if (!log->active || hsl_segment_room(log->active) < HSL_PAGE)
+    if (!log->active)
         return HSL_AGAIN;
     int rc = place(log, 0);
     if (rc == HSL_OK) {

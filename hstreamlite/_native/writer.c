@@ -202,8 +202,12 @@ static int write_frame(struct hsl_log *log, struct batch *b, uint32_t i)
             return rc;
     }
     uint64_t used = log->active ? b->end - log->active->end + b->blocks * HSL_ROW_CLAIM : 0;
+    /* A full segment takes one more marker out of its overhead: without it a flipped bit in the
+     * last frame would look like a torn tail. */
+    bool marker = frame->blocks == 0 && (frame->flags & HSL_FRAME_IDLE);
     if (!log->active ||
-        used + hsl_claim(frame->len, frame->blocks) > hsl_segment_room(log->active)) {
+        (!marker &&
+         used + hsl_claim(frame->len, frame->blocks) > hsl_segment_room(log->active))) {
         rc = roll_batch(log, b, i);
         if (rc != HSL_OK)
             return rc;
