@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "alloc.h"
+#include "alloc_api.h"
 #include "io_api.h"
 #include "crc32c_api.h"
 #include "codec_api.h"

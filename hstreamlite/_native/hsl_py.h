@@ -6,6 +6,9 @@
 
 #include "hsl.h"
 
+#define PyMem_Realloc(memory, size) (hsl_alloc_fails() ? NULL : (PyMem_Realloc)(memory, size))
+#define PyMem_Calloc(count, size) (hsl_alloc_fails() ? NULL : (PyMem_Calloc)(count, size))
+
 /* Each py_*.c adds its types and functions to the module; 0, or -1 with an exception set. */
 int hsl_py_records_install(PyObject *module);
 int hsl_py_ack_install(PyObject *module);

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define HSL_ALLOC_PLAIN /* a simulated disk has no honest answer to lack of memory */
 #include "hsl.h"
 #include "simbytes.h"
 

@@ -1,0 +1,26 @@
+"""The counted allocations of the native core."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from hstreamlite._native import lib
+from hstreamlite.sub.ackmap import AckMap
+
+
+def test_the_nth_allocation_fails_once_and_what_it_left_is_freed() -> None:
+    gc.collect()
+    before = lib.hsl_alloc_live()
+    for nth in (1, 2):
+        lib.hsl_alloc_fail_at(nth)
+        with pytest.raises(MemoryError):
+            AckMap(1, 100)
+        assert lib.hsl_alloc_count() == nth
+        assert lib.hsl_alloc_live() == before
+        acked = AckMap(1, 100)
+        assert lib.hsl_alloc_live() == before + 2
+        del acked
+        gc.collect()
+        assert lib.hsl_alloc_live() == before
