@@ -143,6 +143,12 @@ class Files:
         self._paths[fd] = path
         return fd
 
+    def lock_holder(self, path: str) -> int | None:
+        """Return the pid of whoever holds the lock, 0 where it cannot be told, None if nobody."""
+        owner = ffi.new("int64_t *")
+        held = self.io.locked(self.io.ctx, os.fsencode(path), owner)
+        return int(owner[0]) if self._check_path(held, path) else None
+
     def free_bytes(self, path: str) -> int:
         """Return how many bytes the file system of ``path`` can still take."""
         return self._check_path(self.io.free_bytes(self.io.ctx, os.fsencode(path)), path)

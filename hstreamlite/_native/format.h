@@ -16,6 +16,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is the mem
 #define HSL_SUPER_MAGIC "HSLSUPER"
 #define HSL_STAGE_MAGIC "HSLSTAGE"
 #define HSL_FOOTER_MAGIC "HSLFOOT1"
+#define HSL_TAIL_MAGIC "HSLTAIL1"
 #define HSL_FRAME_MAGIC 0x4d524648u /* "HFRM" */
 #define HSL_BLOCK_MAGIC 0x4248u     /* "HB" */
 #define HSL_ENTRY_MAGIC 0x544e4548u /* "HENT" */
@@ -161,6 +162,23 @@ struct hsl_stage_entry {
     uint32_t blocks; /* 0 = skip to the start of the ring */
 };
 _Static_assert(sizeof(struct hsl_stage_entry) == 24, "stage entry");
+
+/* How far the log is durable, for other processes. What follows `boot` is written while `sequence`
+ * is odd: whoever finds another value before and after reading reads again. */
+struct hsl_tail_page {
+    char magic[8];
+    uint32_t crc; /* of bytes 12 to 47 */
+    uint16_t major, minor;
+    uint8_t uuid[16];
+    uint8_t boot[16];
+    uint64_t zero[2];
+    uint64_t sequence;
+    uint64_t state;
+    uint64_t epoch;
+    uint64_t durable; /* segment << 32 | offset */
+};
+_Static_assert(sizeof(struct hsl_tail_page) == 96, "tail page");
+_Static_assert(offsetof(struct hsl_tail_page, sequence) == 64, "tail page");
 
 static inline uint64_t hsl_align8(uint64_t n) { return (n + 7) & ~(uint64_t)7; }
 static inline uint64_t hsl_align_page(uint64_t n)

@@ -40,8 +40,11 @@ struct hsl_io {
     /* Takes the exclusive lock on path (created if absent) and writes the own pid into it. Returns
      * a handle; -EAGAIN when held elsewhere, with the holder's pid (0 if unknown) in *owner. */
     int (*lock)(void *ctx, const char *path, int64_t *owner);
-    /* Maps the first len bytes of an open file shared and writable; NULL on failure. The bytes
-     * outlive the process, not the machine. */
+    /* 1 if somebody holds the lock on path, with the pid as above, 0 if nobody does or there is no
+     * such file. Changes nothing. */
+    int (*locked)(void *ctx, const char *path, int64_t *owner);
+    /* Maps the first len bytes of an open file shared, and writable if the handle is; NULL on
+     * failure. The bytes outlive the process, not the machine. */
     void *(*map_shared)(void *ctx, int fd, size_t len);
     int (*unmap)(void *ctx, void *addr, size_t len);
     int64_t (*free_bytes)(void *ctx, const char *path);

@@ -314,13 +314,42 @@ static int posix_lock(void *ctx, const char *path, int64_t *owner)
     return fd;
 }
 
+/* Asks with a descriptor of its own: a lock of the same descriptor would not count. */
+static int posix_locked(void *ctx, const char *path, int64_t *owner)
+{
+    *owner = 0;
+    int fd = open_retry(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW, 0);
+    if (fd < 0)
+        return fd == -ENOENT ? 0 : fd;
+    int rc;
+#ifdef F_OFD_GETLK
+    struct flock whole = {.l_type = F_RDLCK, .l_whence = SEEK_SET};
+    do
+        rc = fcntl(fd, F_OFD_GETLK, &whole);
+    while (rc < 0 && errno == EINTR);
+    rc = rc < 0 ? -errno : whole.l_type != F_UNLCK;
+#else
+    do
+        rc = flock(fd, LOCK_SH | LOCK_NB);
+    while (rc < 0 && errno == EINTR);
+    rc = rc == 0 ? 0 : errno == EWOULDBLOCK ? 1 : -errno;
+#endif
+    char text[PID_TEXT + 1];
+    if (rc == 1 && read_text(fd, text, sizeof text) > 0)
+        *owner = strtoll(text, NULL, 10);
+    close(fd);
+    return rc;
+}
+
 static void *posix_map_shared(void *ctx, int fd, size_t len)
 {
     /* A touch beyond the end of the file would be a signal. */
     int64_t size = posix_size(ctx, fd);
-    if (size < 0 || (uint64_t)size < len)
+    int mode = fcntl(fd, F_GETFL);
+    if (size < 0 || (uint64_t)size < len || mode < 0)
         return NULL;
-    void *addr = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    int access = (mode & O_ACCMODE) == O_RDONLY ? PROT_READ : PROT_READ | PROT_WRITE;
+    void *addr = mmap(NULL, len, access, MAP_SHARED, fd, 0);
     return addr == MAP_FAILED ? NULL : addr;
 }
 
@@ -434,6 +463,7 @@ const struct hsl_io *hsl_io_posix(void)
         .sync_dir = posix_sync_dir,
         .list = posix_list,
         .lock = posix_lock,
+        .locked = posix_locked,
         .map_shared = posix_map_shared,
         .unmap = posix_unmap,
         .free_bytes = posix_free_bytes,

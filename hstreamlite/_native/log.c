@@ -135,6 +135,7 @@ struct hsl_log *hsl_log_new(const struct hsl_io *io, const struct hsl_log_config
     log->next_ticket = 1;
     log->next_order = 1;
     log->stage_fd = -1;
+    log->tail_fd = -1;
     pthread_mutex_init(&log->stage_mu, NULL);
     pthread_mutex_init(&log->index_mu, NULL);
     pthread_condattr_t attr;
@@ -176,6 +177,7 @@ int hsl_log_start(struct hsl_log *log)
     log->last_write_ns = log->io->mono_ns(log->io->ctx);
     log->idle_marked = true;
     log->started = true;
+    hsl_tail_publish(log, HSL_TAIL_OPEN);
     if (log->cfg.threaded) {
         if (pthread_create(&log->thread, NULL, hsl_writer_main, log) != 0)
             return HSL_NO_MEMORY;
@@ -410,6 +412,8 @@ int hsl_log_close(struct hsl_log *log, int32_t clean)
         }
         if (rc == HSL_OK && log->os_stage)
             rc = hsl_log_os_stage_reset(log);
+        if (rc == HSL_OK)
+            hsl_tail_publish(log, HSL_TAIL_CLOSED);
     }
     pthread_mutex_lock(&log->stage_mu);
     log->closed = true;
@@ -417,6 +421,7 @@ int hsl_log_close(struct hsl_log *log, int32_t clean)
     pthread_cond_broadcast(&log->durable_cv);
     pthread_mutex_unlock(&log->stage_mu);
     hsl_os_stage_close(log);
+    hsl_tail_close(log);
     hsl_segments_release(log);
     return rc;
 }

@@ -4,6 +4,7 @@
  *   writer.c    frames -> active segment, group commit       (one writer at a time: `writing`)
  *   segment.c   files of the segments, spare and reserve     (the writer)
  *   osstage.c   mapped copy of what is staged                (stage_mu)
+ *   tail.c      mapped page that tells others what is durable
  *   index.c     shards and where their durable blocks are    (index_mu)
  *   footer.c    the index of one segment as bytes            (pure)
  *   scan.c      reading a segment back at open               (before any thread)
@@ -158,6 +159,9 @@ struct hsl_log {
     uint64_t stage_head, stage_tail, stage_hole; /* stage_hole: ticket not in the ring */
     bool os_stage;
 
+    int tail_fd;
+    struct hsl_tail_page *tail; /* the writer's is written by the holder of `writing` */
+
     pthread_mutex_t index_mu;
     struct hsl_shard **shards; /* open addressing, power of two; written under both mutexes */
     size_t shards_cap, shards_len;
@@ -250,6 +254,11 @@ void hsl_os_stage_publish(struct hsl_log *log, uint8_t *entry, size_t len, uint3
 void hsl_os_stage_release(struct hsl_log *log, uint64_t end);
 int hsl_os_stage_enable(struct hsl_log *log);
 void hsl_os_stage_close(struct hsl_log *log);
+
+/* tail.c */
+enum hsl_tail_state { HSL_TAIL_STARTING = 1, HSL_TAIL_OPEN = 2, HSL_TAIL_CLOSED = 3 };
+void hsl_tail_publish(struct hsl_log *log, enum hsl_tail_state state); /* `writing` held */
+void hsl_tail_close(struct hsl_log *log);
 
 /* index.c */
 struct hsl_shard *hsl_shard_get(struct hsl_log *log, uint64_t id);

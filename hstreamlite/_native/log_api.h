@@ -158,6 +158,8 @@ int64_t hsl_log_lost(struct hsl_log *log, struct hsl_range *out, size_t cap);
 int hsl_log_seal_loaded(struct hsl_log *log, int32_t rewrite);
 int hsl_log_set_next(struct hsl_log *log, uint64_t segment, uint64_t epoch, uint64_t order,
                      uint64_t pred_uid, uint64_t pred_end, uint32_t pred_crc);
+/* Maps the page that tells other processes how far the log is durable; before anything changes. */
+int hsl_log_tail_open(struct hsl_log *log);
 int hsl_log_os_stage_open(struct hsl_log *log, int32_t create);
 /* Stages the entries of the mapped stage that are not in the log; their number in *replayed. */
 int hsl_log_os_stage_replay(struct hsl_log *log, uint64_t *replayed);

@@ -1240,11 +1240,38 @@ static int sim_lock(void *ctx, const char *path, int64_t *owner)
     return (int)end(&c, rc);
 }
 
+static int do_locked(struct hsl_simfs *fs, const char *path, int64_t *owner)
+{
+    struct place at;
+    int rc = find(fs, path, &at);
+    if (rc < 0 || at.inode == NONE)
+        return rc < 0 && rc != -ENOENT ? rc : 0;
+    struct inode *node = fs->inodes[at.inode];
+    char text[PID_TEXT + 1] = {0};
+    if (node->locked) {
+        sim_bytes_read(&node->now, 0, text, PID_TEXT);
+        *owner = strtoll(text, NULL, 10);
+    }
+    return node->locked;
+}
+
+static int sim_locked(void *ctx, const char *path, int64_t *owner)
+{
+    struct call c;
+    *owner = 0;
+    int rc = begin(&c, ctx, HSL_SIM_LOCK, path, 0, 0);
+    if (rc == 0)
+        rc = admit(&c, NULL, false);
+    if (rc == 0)
+        rc = do_locked(c.fs, path, owner);
+    return (int)end(&c, rc);
+}
+
+/* A handle that cannot write gets the same memory: that it only reads is the caller's word. */
 static void *do_map(struct call *c, size_t len)
 {
     struct inode *node = c->node;
-    int both = HSL_OPEN_READ | HSL_OPEN_WRITE;
-    if ((c->handle->flags & both) != both || !len || len > node->now.size)
+    if (!(c->handle->flags & HSL_OPEN_READ) || !len || len > node->now.size)
         return NULL;
     if (!node->flat) {
         size_t whole = (len + SIM_PAGE - 1) / SIM_PAGE * SIM_PAGE;
@@ -1376,6 +1403,7 @@ static void process_begin(struct hsl_simfs *fs)
         .sync_dir = sim_sync_dir,
         .list = sim_list,
         .lock = sim_lock,
+        .locked = sim_locked,
         .map_shared = sim_map_shared,
         .unmap = sim_unmap,
         .free_bytes = sim_free_bytes,

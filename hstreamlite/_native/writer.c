@@ -284,6 +284,7 @@ static int write_batch(struct hsl_log *log, struct batch *b)
         return hsl_fail(log, "sync", "segment", -err);
     log->syncs++;
     log->durable_at = log->active->number << 32 | b->end;
+    hsl_tail_publish(log, HSL_TAIL_OPEN);
     if (log->active->checkpoint != 0 && log->active->checkpoint != checkpoint) {
         log->super.checkpoint = log->active->number << 32 | log->active->checkpoint;
         rc = hsl_super_write(log);

@@ -119,6 +119,7 @@ def open_journal(
         report = RecoveryReport()
         journal = Journal(env, path, config, notify_fd)
         superblock = _load_super(env, journal, report)
+        journal.check(lib.hsl_log_tail_open(journal.log))
         numbers = _segment_numbers(env, path)
         loaded = _load_segments(journal, superblock, numbers, report)
         _sync_directories(env, path, whole=int(superblock.last_segment) == 0)

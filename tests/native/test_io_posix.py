@@ -209,8 +209,23 @@ def test_a_lock_excludes_others_in_this_process_and_tells_the_pid(
         posix_files().lock(path)
     assert caught.value.owner_pid == os.getpid()
     assert caught.value.filename == path
+    assert files.lock_holder(path) == os.getpid()
     files.close(fd)
+    assert files.lock_holder(path) is None
     files.close(files.lock(path))
+
+
+def test_asking_for_the_holder_of_a_lock_takes_and_makes_nothing(
+    files: Files, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "LOCK")
+    assert files.lock_holder(path) is None
+    assert not files.exists(path)
+    files.close(files.lock(path))
+    os.chmod(path, 0o400)
+    before = os.stat(path)
+    assert files.lock_holder(path) is None
+    assert os.stat(path) == before
 
 
 HOLDER = """
@@ -236,6 +251,7 @@ def test_a_lock_of_another_process_ends_with_it(files: Files, tmp_path: Path) ->
         with pytest.raises(LockHeld) as caught:
             files.lock(path)
         assert caught.value.owner_pid == holder.pid
+        assert files.lock_holder(path) == holder.pid
         holder.kill()
         holder.wait()
         fd = files.lock(path)

@@ -641,7 +641,7 @@ def test_a_map_needs_the_file_to_be_long_enough() -> None:
     fd = durable_file(disk, "/a", bytes(100))
     io = disk.io
     assert io.map_shared(io.ctx, fd, 101) == ffi.NULL
-    assert io.map_shared(io.ctx, disk.open("/a", READ), 100) == ffi.NULL
+    assert io.map_shared(io.ctx, disk.open("/a", WRITE), 100) == ffi.NULL
     disk.inject(Fail(ops=Op.MAP))
     assert io.map_shared(io.ctx, fd, 100) == ffi.NULL
 
@@ -655,7 +655,10 @@ def test_a_lock_excludes_and_tells_the_pid() -> None:
     with pytest.raises(LockHeld) as caught:
         disk.lock("/LOCK")
     assert caught.value.owner_pid == disk.pid
+    assert disk.lock_holder("/LOCK") == disk.pid
     disk.close(fd)
+    assert disk.lock_holder("/LOCK") is None
+    assert disk.lock_holder("/other/LOCK") is None
     disk.close(disk.lock("/LOCK"))
 
 
