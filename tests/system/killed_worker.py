@@ -1,67 +1,201 @@
-"""The process that is killed: appends or acks for ever, and reports what was acknowledged."""
+"""The processes that are killed: they write, consume, ack and trim, and report what was promised.
+
+Started as a module, this forks a worker for each command on its standard input, one at a time.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Iterable
-from typing import cast
+import traceback
+from collections.abc import Callable
+from typing import Any
 
 import hstreamlite as hs
+from tests.system.ledger import (
+    COPIES,
+    COPY,
+    LEFT,
+    ORDERS,
+    PLAIN,
+    PRODUCED,
+    RIGHT,
+    STREAMS,
+    key,
+    last_of,
+    numbers_of,
+    payload,
+)
 
-SEEN, ACKED, SYNCED = 0, 1, 2
-
-
-def report(numbers: Iterable[int]) -> None:
-    """Hand a group to the other process; one write of less than a pipe takes at once is whole."""
-    os.write(1, b"%s\n" % b" ".join(b"%d" % number for number in numbers))
-
-
-def record(number: int) -> hs.Record:
-    return hs.Record(b"%d %d" % (number, number * 2654435761 % 2**32), key=f"k{number % 7}")
-
-
-def numbers_of(batch: Iterable[hs.Delivery]) -> Iterable[int]:
-    return (int(cast("bytes", delivery.payload)) for delivery in batch)
-
-
-def append(path: str, level: hs.Durability, first: int) -> None:
-    store = hs.open(path, durability=level)
-    stream = store.stream("orders")
-    while True:
-        for size in (1, 10, 1, 100, 40):
-            numbers = range(first, first + size)
-            if size == 1:
-                stream.append(record(first))
-            else:
-                stream.append_many([record(number) for number in numbers])
-            report(numbers)
-            first += size
-        with store.transaction() as tx:
-            for number in range(first, first + 20):
-                tx.append("orders", record(number))
-        report(range(first, first + 20))
-        first += 20
+KEPT = 150
 
 
-def ack(path: str, progress_acks: int) -> None:
+def report(*words: object) -> None:
+    """Hand a line to the other process; one write of less than a pipe takes at once is whole."""
+    os.write(1, " ".join(map(str, words)).encode() + b"\n")
+
+
+class Writer:
+    """Does a bit of everything a store can do, round after round."""
+
+    def __init__(self, store: hs.Store, life: int, levels: list[hs.Durability]) -> None:
+        self.store = store
+        self.life = life
+        self.levels = levels
+        self.last: dict[str, int] = {}
+        for name in STREAMS:
+            stream = store.create_stream(name, exists_ok=True)
+            self.last[name] = last_of(stream)
+            report("found", name, self.last[name])
+        for name, of in ((COPY, LEFT), (PLAIN, RIGHT)):
+            store.create_subscription(name, stream=of, ack_timeout=3600, exists_ok=True)
+        self.producer = store.stream(PRODUCED).producer(name="p")
+        assert self.producer.last_sequence == self.last[PRODUCED]
+        report("opened")
+
+    def next(self, stream: str, count: int) -> list[hs.Record]:
+        """Return the next records of a stream."""
+        first = self.last[stream] + 1
+        return [
+            hs.Record(payload(number, self.life), key=key(number))
+            for number in range(first, first + count)
+        ]
+
+    def did(self, stream: str, count: int, level: str = "sync") -> None:
+        self.last[stream] += count
+        report("did", stream, level, self.last[stream] - count + 1, self.last[stream])
+
+    def append(self, level: hs.Durability, count: int) -> None:
+        records = self.next(ORDERS, count)
+        stream = self.store.stream(ORDERS)
+        if count == 1:
+            record_id = stream.append(records[0], durability=level)
+        else:
+            record_id = stream.append_many(records, durability=level)[0]
+        assert record_id.lsn == self.last[ORDERS] + 1
+        self.did(ORDERS, count, level)
+
+    def transact(self, count: int) -> None:
+        with self.store.transaction() as tx:
+            for stream in (LEFT, RIGHT):
+                tx.append_many(stream, self.next(stream, count))
+        for stream in (LEFT, RIGHT):
+            self.did(stream, count)
+
+    def produce(self, count: int) -> None:
+        """Submit what was submitted last once more, and then what is new."""
+        last = self.last[PRODUCED]
+        if last:
+            again = self.producer.submit(b"again", sequence=last).result()
+            assert again.lsn == last
+        for record in self.next(PRODUCED, count):
+            self.producer.submit(record)
+        self.producer.flush()
+        self.did(PRODUCED, count)
+
+    def copy(self, attached: hs.Consumer) -> None:
+        """Consume, transform and produce, exactly once."""
+        while batch := attached.receive(13, timeout=0):
+            records = self.next(COPIES, len(batch))
+            first = self.last[COPIES] + 1
+            assert numbers_of(batch) == list(range(first, first + len(batch)))
+            with self.store.transaction() as tx:
+                tx.append_many(COPIES, records)
+                tx.ack(batch)
+            self.did(COPIES, len(batch))
+
+    def ack(self, attached: hs.Consumer) -> None:
+        while batch := attached.receive(17, timeout=0):
+            report("seen", *numbers_of(batch))
+            for delivery in batch[:4]:
+                delivery.ack()
+            attached.ack(batch[4:])
+            report("acked", *numbers_of(batch))
+        self.store.sync()
+        report("stored")
+
+    def trim(self, stream: str) -> None:
+        first = self.last[stream] - KEPT
+        if first > 1:
+            place = self.store.stream(stream).tail()
+            assert place is not None
+            report("trimming", stream, first)
+            self.store.stream(stream).trim(before=hs.RecordId(place.shard_id, first, 0))
+            report("trimmed", stream, first)
+
+    def run(self, rounds: int) -> None:
+        with (
+            self.store.subscription(COPY).consumer("c") as copying,
+            self.store.subscription(PLAIN).consumer("c") as acking,
+        ):
+            for number in range(rounds):
+                for level in self.levels:
+                    for count in (1, 1, 30, 1):
+                        self.append(level, count)
+                self.transact(7)
+                self.produce(5)
+                self.copy(copying)
+                self.ack(acking)
+                if number % 2 == 1:
+                    for stream in STREAMS:
+                        self.trim(stream)
+
+
+def write(
+    path: str, life: int, levels: list[hs.Durability], config: dict[str, Any], rounds: int = 1 << 30
+) -> None:
+    """Write until the process is killed, or so many rounds; say how it failed."""
+    opened = None
+    try:
+        opened = hs.open(path, config=hs.StoreConfig(**config))
+        Writer(opened, life, levels).run(rounds)
+        opened.close()
+    except (hs.HStreamError, OSError) as error:
+        report("failed", type(error).__name__, getattr(error, "outcome", "-"), error.args[0])
+        raise
+
+
+def acks(path: str, progress_acks: int) -> None:
     config = hs.StoreConfig(progress_acks=progress_acks, progress_interval=60)
     with (
-        hs.open(path, config=config) as store,
-        store.subscription("s").consumer("c") as consumer,
+        hs.open(path, config=config) as opened,
+        opened.subscription("s").consumer("c") as attached,
     ):
-        while batch := consumer.receive(100, timeout=0):
-            report((SEEN, *numbers_of(batch)))
+        while batch := attached.receive(100, timeout=0):
+            report("seen", *numbers_of(batch))
             for delivery in batch[:50]:
                 delivery.ack()
-            consumer.ack(batch[50:])
-            report((ACKED, *numbers_of(batch)))
-            store.sync()
-            report((SYNCED,))
+            attached.ack(batch[50:])
+            report("acked", *numbers_of(batch))
+            opened.sync()
+            report("stored")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"write": write, "acks": acks}
+
+
+def live(do: str, *, waits: bool = False, **options: Any) -> None:
+    report("pid", os.getpid())
+    if waits:
+        os.read(0, 1)
+    COMMANDS[do](**options)
+
+
+def main() -> None:
+    hs.open  # noqa: B018 - loads the package, before the first fork
+    for line in sys.stdin.buffer:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                live(**json.loads(line))
+            except BaseException:  # noqa: BLE001 - nothing may return into the parent's loop
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        report("ended", os.waitstatus_to_exitcode(status))
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "append":
-        append(sys.argv[2], sys.argv[3], int(sys.argv[4]))  # type: ignore[arg-type]
-    else:
-        ack(sys.argv[2], int(sys.argv[3]))
+    main()
