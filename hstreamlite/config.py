@@ -71,6 +71,9 @@ class StoreConfig:
     os_stage_bytes: int = 8 << 20
     """Size of the mapped file that carries level "os"; created when that level is first used.
     64 KiB to 256 MiB. Too small: such appends run at the pace of the disk."""
+    index_cache_bytes: int = 16 << 20
+    """Memory for parts of the indexes of sealed segments, which are read when they are needed.
+    256 KiB to 16 GiB."""
     batch_bytes_max: int = 1 << 20
     """Largest record, and largest batch of a remote client. 1 KiB to 16 MiB."""
     transaction_bytes_max: int = 32 << 20
@@ -104,6 +107,7 @@ class StoreConfig:
         self._size("prewrite_bytes", 0, 32 << 20)
         self._size("checkpoint_bytes", 64 << 10, 1 << 30)
         self._size("os_stage_bytes", 64 << 10, 256 << 20)
+        self._size("index_cache_bytes", 256 << 10, 16 << 30)
         self._size("progress_acks", 1, 1_000_000)
         self._size("window_span", 1000, 100_000_000)
         for name, least, most in (

@@ -1,21 +1,23 @@
-/* The index of one segment as bytes: a directory sorted by shard, then each shard's rows.
+/* The index of one segment as bytes: the rows of each shard, then a directory sorted by shard.
  *
  * A shard's rows come in groups of 64. A group starts with absolute varints (LSN, offset / 8, time,
  * order); within it rows are deltas. LSNs are dense, so a row needs its count only. A shard with
  * more than one group has a table of u32 group offsets in front, for seeking.
+ *
+ * The directory is a sequence of varints, so that it stays small where many shards share a segment:
+ * it is all that opening a store reads of a sealed segment.
  */
 #include "log.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define GROUP 64u
-#define ROW_MAX 45u /* count 5, length 5, offset 5, time 10, order 10, and the LSN base 10 */
+#define DIR_MAX 80u /* eight varints */
 
 size_t hsl_footer_bound(size_t rows)
 {
-    size_t body = rows * (sizeof(struct hsl_footer_dir) + ROW_MAX + 4) + 64;
-    return body + (body / HSL_FOOTER_PAGE + 1) * 4;
+    size_t body = rows * (HSL_ROW_MAX + 4 + DIR_MAX) + 64;
+    return body + (body / HSL_FOOTER_PIECE + 1) * 4;
 }
 
 static uint8_t *put(uint8_t *out, uint64_t v)
@@ -53,10 +55,10 @@ static int by_shard(const void *a, const void *b)
     return x->row < y->row ? -1 : x->row > y->row;
 }
 
-static uint8_t *put_shard(const struct hsl_row *rows, const struct key *keys, uint32_t count,
-                          uint8_t *out)
+static uint8_t *put_rows(const struct hsl_row *rows, const struct key *keys, uint32_t count,
+                         uint8_t *out)
 {
-    uint32_t groups = (count + GROUP - 1) / GROUP;
+    uint32_t groups = (count + HSL_ROW_GROUP - 1) / HSL_ROW_GROUP;
     uint8_t *table = out, *start;
     if (groups > 1)
         out += groups * 4;
@@ -64,10 +66,10 @@ static uint8_t *put_shard(const struct hsl_row *rows, const struct key *keys, ui
     const struct hsl_row *last = NULL;
     for (uint32_t i = 0; i < count; i++) {
         const struct hsl_row *row = &rows[keys[i].row];
-        if (i % GROUP == 0) {
+        if (i % HSL_ROW_GROUP == 0) {
             if (groups > 1) {
                 uint32_t off = (uint32_t)(out - start);
-                memcpy(table + 4 * (i / GROUP), &off, 4);
+                memcpy(table + 4 * (i / HSL_ROW_GROUP), &off, 4);
             }
             out = put(out, row->seq);
             out = put(out, row->off8);
@@ -85,95 +87,192 @@ static uint8_t *put_shard(const struct hsl_row *rows, const struct key *keys, ui
     return out;
 }
 
-/* Writes directory and rows; returns their length, or 0 when out of memory or without rows. */
-size_t hsl_footer_encode(const struct hsl_row *rows, size_t count, uint8_t *out, uint32_t *shards)
+static uint8_t *put_dir(const struct hsl_row *rows, const struct key *keys, uint32_t count,
+                        uint64_t shard_before, size_t rows_len, uint8_t *out)
 {
-    *shards = 0;
+    const struct hsl_row *first = &rows[keys[0].row], *last = &rows[keys[count - 1].row];
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < count; i++)
+        bytes += rows[keys[i].row].len;
+    out = put(out, first->shard - shard_before);
+    out = put(out, first->seq);
+    out = put(out, last->seq + last->count - first->seq);
+    out = put(out, count);
+    out = put(out, bytes);
+    out = put(out, last->time_ms);
+    return put(out, rows_len);
+}
+
+static uint32_t run_length(const struct key *keys, size_t at, size_t count)
+{
+    size_t end = at;
+    while (end < count && keys[end].shard == keys[at].shard)
+        end++;
+    return (uint32_t)(end - at);
+}
+
+/* Writes rows, then directory. The directory is collected behind the rows' bound first, since its
+ * place is known only when they are written. */
+int hsl_footer_encode(const struct hsl_row *rows, size_t count, uint8_t *out,
+                      struct hsl_footer_size *size)
+{
+    *size = (struct hsl_footer_size){0};
     if (count == 0)
-        return 0;
+        return HSL_OK;
     struct key *keys = malloc(count * sizeof *keys);
-    if (!keys)
-        return 0;
+    uint8_t *dir = malloc(count * DIR_MAX);
+    if (!keys || !dir) {
+        free(keys);
+        free(dir);
+        return HSL_NO_MEMORY;
+    }
     bool sorted = true;
-    uint32_t distinct = 1;
     for (size_t i = 0; i < count; i++) {
         keys[i] = (struct key){rows[i].shard, (uint32_t)i};
         sorted &= i == 0 || keys[i - 1].shard <= keys[i].shard;
     }
     if (!sorted)
         qsort(keys, count, sizeof *keys, by_shard);
-    for (size_t i = 1; i < count; i++)
-        distinct += keys[i].shard != keys[i - 1].shard;
-    uint8_t *base = out + distinct * sizeof(struct hsl_footer_dir), *at = base;
-    for (size_t i = 0, n = 0; i < count; n++) {
-        size_t j = i;
-        while (j < count && keys[j].shard == keys[i].shard)
-            j++;
-        struct hsl_footer_dir dir = {
-            .shard = keys[i].shard,
-            .first_seq = rows[keys[i].row].seq,
-            .data = (uint32_t)(at - base),
-            .blocks = (uint32_t)(j - i),
-        };
-        memcpy(out + n * sizeof dir, &dir, sizeof dir);
-        at = put_shard(rows, keys + i, dir.blocks, at);
-        i = j;
+    uint8_t *at = out, *dir_at = dir;
+    uint64_t shard = 0;
+    for (size_t i = 0; i < count;) {
+        uint32_t blocks = run_length(keys, i, count);
+        uint8_t *start = at;
+        at = put_rows(rows, keys + i, blocks, at);
+        dir_at = put_dir(rows, keys + i, blocks, shard, (size_t)(at - start), dir_at);
+        shard = keys[i].shard;
+        size->shards++;
+        i += blocks;
     }
+    size->rows = (size_t)(at - out);
+    size->dir = (size_t)(dir_at - dir);
+    memcpy(at, dir, size->dir);
     free(keys);
-    *shards = distinct;
-    return (size_t)(at - out);
-}
-
-static int get_shard(const struct hsl_footer_dir *dir, const uint8_t *at, const uint8_t *end,
-                     hsl_row_fn fn, void *ctx)
-{
-    uint32_t groups = (dir->blocks + GROUP - 1) / GROUP;
-    if (groups > 1) {
-        if ((size_t)(end - at) < (size_t)groups * 4)
-            return HSL_DAMAGED;
-        at += groups * 4;
-    }
-    struct hsl_row row = {.shard = dir->shard, .seq = dir->first_seq};
-    for (uint32_t i = 0; i < dir->blocks; i++) {
-        uint64_t seq = row.seq, off8, time_ms, order, len, count;
-        bool first = i % GROUP == 0;
-        if ((first && !(at = get(at, end, &seq))) || !(at = get(at, end, &off8)) ||
-            !(at = get(at, end, &time_ms)) || !(at = get(at, end, &order)) ||
-            !(at = get(at, end, &len)) || !(at = get(at, end, &count)))
-            return HSL_DAMAGED;
-        if (seq != row.seq || len > UINT32_MAX || count > UINT32_MAX || off8 > UINT32_MAX)
-            return HSL_DAMAGED;
-        row.off8 = first ? (uint32_t)off8 : row.off8 + (uint32_t)off8;
-        row.time_ms = first ? time_ms : row.time_ms + time_ms;
-        row.order = first ? order : row.order + order;
-        row.len = (uint32_t)len;
-        row.count = (uint32_t)count;
-        int rc = fn(ctx, &row);
-        if (rc != HSL_OK)
-            return rc;
-        row.seq += count;
-    }
+    free(dir);
     return HSL_OK;
 }
 
-/* Calls fn for every row, shard by shard in LSN order. DAMAGED on anything malformed. */
-int hsl_footer_decode(const uint8_t *data, size_t len, uint32_t shards, uint32_t blocks,
-                      hsl_row_fn fn, void *ctx)
+static const uint8_t *get_dir(const uint8_t *at, const uint8_t *end, struct hsl_run *run)
 {
-    size_t dirs = (size_t)shards * sizeof(struct hsl_footer_dir);
-    if (dirs > len)
-        return HSL_DAMAGED;
-    uint64_t total = 0, last = 0;
+    uint64_t shard, first, records, blocks, bytes, last_time, rows_len;
+    if (!(at = get(at, end, &shard)) || !(at = get(at, end, &first)) ||
+        !(at = get(at, end, &records)) || !(at = get(at, end, &blocks)) ||
+        !(at = get(at, end, &bytes)) || !(at = get(at, end, &last_time)) ||
+        !(at = get(at, end, &rows_len)))
+        return NULL;
+    if (records == 0 || blocks == 0 || blocks > UINT32_MAX || rows_len > UINT32_MAX ||
+        first + records < first)
+        return NULL;
+    run->shard += shard;
+    run->data += run->data_len;
+    run->first = first;
+    run->end = first + records;
+    run->blocks = (uint32_t)blocks;
+    run->bytes = bytes;
+    run->last_time = last_time;
+    run->data_len = (uint32_t)rows_len;
+    return at;
+}
+
+/* Calls fn for every shard, ascending. DAMAGED on anything malformed. */
+int hsl_dir_decode(const uint8_t *dir, size_t len, uint64_t rows_len, uint32_t shards,
+                   uint32_t blocks, hsl_run_fn fn, void *ctx)
+{
+    const uint8_t *at = dir, *end = dir + len;
+    struct hsl_run run = {0};
+    uint64_t total = 0;
     for (uint32_t i = 0; i < shards; i++) {
-        struct hsl_footer_dir dir;
-        memcpy(&dir, data + i * sizeof dir, sizeof dir);
-        total += dir.blocks;
-        if (dir.data > len - dirs || (i > 0 && dir.shard <= last) || dir.blocks == 0)
+        uint64_t before = run.shard;
+        at = get_dir(at, end, &run);
+        if (!at || (i > 0 && run.shard <= before) ||
+            (uint64_t)run.data + run.data_len > rows_len)
             return HSL_DAMAGED;
-        last = dir.shard;
-        int rc = get_shard(&dir, data + dirs + dir.data, data + len, fn, ctx);
+        total += run.blocks;
+        int rc = fn(ctx, &run);
         if (rc != HSL_OK)
             return rc;
     }
-    return total == blocks ? HSL_OK : HSL_DAMAGED;
+    bool whole = at == end && total == blocks && (uint64_t)run.data + run.data_len == rows_len;
+    return whole ? HSL_OK : HSL_DAMAGED;
+}
+
+/* The first row of a group; NULL if it is malformed. */
+static const uint8_t *get_head(const uint8_t *at, const uint8_t *end, struct hsl_row *row)
+{
+    uint64_t off8, len, count;
+    if (!(at = get(at, end, &row->seq)) || !(at = get(at, end, &off8)) ||
+        !(at = get(at, end, &row->time_ms)) || !(at = get(at, end, &row->order)) ||
+        !(at = get(at, end, &len)) || !(at = get(at, end, &count)))
+        return NULL;
+    if (off8 > UINT32_MAX || len > UINT32_MAX || count > UINT32_MAX || count == 0)
+        return NULL;
+    row->off8 = (uint32_t)off8;
+    row->len = (uint32_t)len;
+    row->count = (uint32_t)count;
+    return at;
+}
+
+bool hsl_group_head(const uint8_t *at, const uint8_t *end, struct hsl_row *row)
+{
+    return get_head(at, end, row) != NULL;
+}
+
+static const uint8_t *get_next(const uint8_t *at, const uint8_t *end, struct hsl_row *row)
+{
+    uint64_t off8, time_ms, order, len, count;
+    if (!(at = get(at, end, &off8)) || !(at = get(at, end, &time_ms)) ||
+        !(at = get(at, end, &order)) || !(at = get(at, end, &len)) ||
+        !(at = get(at, end, &count)))
+        return NULL;
+    if (off8 > UINT32_MAX - row->off8 || len > UINT32_MAX || count > UINT32_MAX || count == 0)
+        return NULL;
+    row->seq += row->count;
+    row->off8 += (uint32_t)off8;
+    row->time_ms += time_ms;
+    row->order += order;
+    row->len = (uint32_t)len;
+    row->count = (uint32_t)count;
+    return at;
+}
+
+/* Decodes `count` rows of one group into out; NULL if they are malformed, else where they end. */
+const uint8_t *hsl_group_decode(const uint8_t *at, const uint8_t *end, uint64_t shard,
+                                uint32_t count, struct hsl_row *out)
+{
+    struct hsl_row row = {.shard = shard};
+    for (uint32_t i = 0; i < count; i++) {
+        at = i == 0 ? get_head(at, end, &row) : get_next(at, end, &row);
+        if (!at)
+            return NULL;
+        out[i] = row;
+    }
+    return at;
+}
+
+/* Calls fn for every row of a shard, in LSN order. */
+int hsl_rows_decode(const struct hsl_run *run, const uint8_t *rows, hsl_row_fn fn, void *ctx)
+{
+    const uint8_t *at = rows + run->data, *end = at + run->data_len;
+    size_t table = hsl_group_table(run->blocks);
+    if (table > run->data_len)
+        return HSL_DAMAGED;
+    at += table;
+    uint64_t next = run->first;
+    for (uint32_t done = 0; done < run->blocks;) {
+        struct hsl_row group[HSL_ROW_GROUP];
+        uint32_t n = run->blocks - done < HSL_ROW_GROUP ? run->blocks - done : HSL_ROW_GROUP;
+        at = hsl_group_decode(at, end, run->shard, n, group);
+        if (!at)
+            return HSL_DAMAGED;
+        for (uint32_t i = 0; i < n; i++) {
+            if (group[i].seq != next)
+                return HSL_DAMAGED;
+            next += group[i].count;
+            int rc = fn(ctx, &group[i]);
+            if (rc != HSL_OK)
+                return rc;
+        }
+        done += n;
+    }
+    return at == end && next == run->end ? HSL_OK : HSL_DAMAGED;
 }

@@ -88,28 +88,26 @@ struct hsl_block_header {
 _Static_assert(sizeof(struct hsl_block_header) == 56, "block header");
 _Static_assert(offsetof(struct hsl_block_header, order) == 48, "block header");
 
-struct hsl_footer_dir {
-    uint64_t shard;
-    uint64_t first_seq;
-    uint32_t data; /* offset of the shard's rows behind the directory */
-    uint32_t blocks;
-};
-_Static_assert(sizeof(struct hsl_footer_dir) == 24, "footer directory");
-
+/* Last bytes of a sealed segment. Before it: rows, directory, a CRC for each piece of the rows. */
 struct hsl_trailer {
     char magic[8];
-    uint32_t crc; /* of bytes 12 to 63; seeded with the uid's low half, as the page CRCs are */
+    uint32_t crc; /* of bytes 12 to 95; seeded with the uid's low half, as the other CRCs are */
     uint16_t version, flags;
     uint64_t footer_off;
-    uint64_t footer_len; /* directory and rows; page CRCs follow */
+    uint64_t rows_len;
+    uint32_t dir_len;
+    uint32_t dir_crc; /* of the directory and the CRCs of the pieces */
     uint32_t blocks;
     uint32_t shards;
     uint64_t min_time;
     uint64_t max_time;
+    uint64_t min_order;
+    uint64_t max_order;
+    uint64_t bytes; /* of all blocks, without padding */
     uint32_t last_crc; /* crc field of the last frame */
     uint32_t frames;
 };
-_Static_assert(sizeof(struct hsl_trailer) == 64, "trailer");
+_Static_assert(sizeof(struct hsl_trailer) == 96, "trailer");
 
 /* Start of the body of a checkpoint frame; the index of the blocks since the last one follows. */
 struct hsl_checkpoint {
@@ -117,7 +115,8 @@ struct hsl_checkpoint {
     uint32_t blocks;   /* blocks in this index */
     uint32_t shards;
     uint64_t blocks_before;
-    uint64_t index_len;
+    uint32_t rows_len;
+    uint32_t dir_len;
 };
 _Static_assert(sizeof(struct hsl_checkpoint) == 32, "checkpoint");
 

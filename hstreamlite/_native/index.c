@@ -1,7 +1,8 @@
 /* Shards, and where their durable blocks are.
  *
- * A shard's entries are an array in LSN order; trimming moves its head. Lookups are binary
- * searches by LSN or by time, both of which never decrease along a shard.
+ * A shard has one run for each sealed segment that holds blocks of it, and behind them one entry
+ * for each block of the active segment. Both are arrays in LSN order; trimming moves their heads. So
+ * memory grows with segments, not with blocks.
  */
 #include "log.h"
 
@@ -60,6 +61,7 @@ void hsl_shards_free(struct hsl_log *log)
     for (size_t i = 0; i < log->shards_cap; i++) {
         if (!log->shards[i])
             continue;
+        free(log->shards[i]->runs);
         free(log->shards[i]->entries);
         free(log->shards[i]);
     }
@@ -85,6 +87,21 @@ static int reserve_entry(struct hsl_shard *shard)
     return HSL_OK;
 }
 
+static void count_live(struct hsl_segment *segment, uint64_t shard_id, int by)
+{
+    segment->live += (uint64_t)by;
+    if (shard_id >= HSL_SYSTEM)
+        segment->live_system += (uint64_t)by;
+}
+
+/* The shard goes on at `first`, up to `end`; tells where a hole before it ends. */
+static void continue_at(struct hsl_shard *shard, uint64_t first, uint64_t end)
+{
+    if (first != shard->durable_next && shard->durable_next != 1)
+        shard->gap_end = first;
+    shard->durable_next = end;
+}
+
 /* Adds a durable block behind the others of its shard. */
 int hsl_index_insert(struct hsl_log *log, struct hsl_segment *segment, uint64_t shard_id,
                      const struct hsl_entry *entry)
@@ -92,9 +109,7 @@ int hsl_index_insert(struct hsl_log *log, struct hsl_segment *segment, uint64_t 
     struct hsl_shard *shard = hsl_shard_get(log, shard_id);
     if (!shard)
         return HSL_NOT_FOUND;
-    if (entry->seq != shard->durable_next && shard->durable_next != 1)
-        shard->gap_end = entry->seq;
-    shard->durable_next = entry->seq + entry->count;
+    continue_at(shard, entry->seq, entry->seq + entry->count);
     if (entry->order > log->durable_order)
         log->durable_order = entry->order;
     if (shard->durable_next <= shard->first)
@@ -104,10 +119,83 @@ int hsl_index_insert(struct hsl_log *log, struct hsl_segment *segment, uint64_t 
         return rc;
     shard->entries[shard->len++] = *entry;
     shard->bytes += entry->len;
-    segment->live++;
-    segment->live_system += shard_id >= HSL_SYSTEM;
+    count_live(segment, shard_id, 1);
     log->index_blocks++;
     return HSL_OK;
+}
+
+static int push_run(struct hsl_log *log, struct hsl_shard *shard, struct hsl_segment *segment,
+                    const struct hsl_run *run)
+{
+    if (run->end <= shard->first)
+        return HSL_OK;
+    if (shard->runs_head > 0 && shard->runs_head >= shard->runs_len / 2) {
+        memmove(shard->runs, shard->runs + shard->runs_head,
+                (shard->runs_len - shard->runs_head) * sizeof *shard->runs);
+        shard->runs_len -= shard->runs_head;
+        shard->runs_head = 0;
+    }
+    if (shard->runs_len == shard->runs_cap) {
+        uint32_t cap = shard->runs_cap ? shard->runs_cap * 2 : 1;
+        struct hsl_run *grown = realloc(shard->runs, cap * sizeof *grown);
+        if (!grown)
+            return HSL_NO_MEMORY;
+        shard->runs = grown;
+        shard->runs_cap = cap;
+    }
+    struct hsl_run *added = &shard->runs[shard->runs_len++];
+    *added = *run;
+    added->segment = (uint32_t)segment->number;
+    shard->bytes += run->bytes;
+    count_live(segment, shard->id, 1);
+    segment->live_bytes += run->bytes;
+    log->index_blocks += run->blocks;
+    return HSL_OK;
+}
+
+/* Adds the blocks of a sealed segment behind the others of their shard. */
+int hsl_run_insert(struct hsl_log *log, struct hsl_segment *segment, const struct hsl_run *run)
+{
+    struct hsl_shard *shard = hsl_shard_get(log, run->shard);
+    if (!shard)
+        return HSL_NOT_FOUND;
+    continue_at(shard, run->first, run->end);
+    return push_run(log, shard, segment, run);
+}
+
+int hsl_run_seal(struct hsl_log *log, struct hsl_segment *segment, const struct hsl_run *run)
+{
+    struct hsl_shard *shard = hsl_shard_get(log, run->shard);
+    if (!shard)
+        return HSL_NOT_FOUND;
+    uint32_t kept = shard->len;
+    while (kept > shard->head && shard->entries[kept - 1].segment == segment->number)
+        kept--;
+    for (uint32_t i = kept; i < shard->len; i++) {
+        shard->bytes -= shard->entries[i].len;
+        count_live(segment, shard->id, -1);
+        log->index_blocks--;
+    }
+    shard->len = kept;
+    if (shard->head == shard->len) {
+        free(shard->entries);
+        shard->entries = NULL;
+        shard->head = shard->len = shard->cap = 0;
+    }
+    return push_run(log, shard, segment, run);
+}
+
+const struct hsl_run *hsl_run_find(const struct hsl_shard *shard, uint64_t lsn)
+{
+    uint32_t lo = shard->runs_head, hi = shard->runs_len;
+    while (lo < hi) {
+        uint32_t mid = (lo + hi) / 2;
+        if (shard->runs[mid].end <= lsn)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < shard->runs_len ? &shard->runs[lo] : NULL;
 }
 
 int hsl_rows_push(struct hsl_segment *segment, const struct hsl_row *row)
@@ -139,32 +227,6 @@ size_t hsl_index_find(const struct hsl_shard *shard, uint64_t lsn)
     return lo;
 }
 
-static size_t find_time(const struct hsl_shard *shard, uint64_t time_ms)
-{
-    size_t lo = shard->head, hi = shard->len;
-    while (lo < hi) {
-        size_t mid = (lo + hi) / 2;
-        if (shard->entries[mid].time_ms < time_ms)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo;
-}
-
-static size_t find_order(const struct hsl_shard *shard, uint64_t order)
-{
-    size_t lo = shard->head, hi = shard->len;
-    while (lo < hi) {
-        size_t mid = (lo + hi) / 2;
-        if (shard->entries[mid].order < order)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo;
-}
-
 static void lock_both(struct hsl_log *log)
 {
     pthread_mutex_lock(&log->stage_mu);
@@ -177,19 +239,38 @@ static void unlock_both(struct hsl_log *log)
     pthread_mutex_unlock(&log->stage_mu);
 }
 
+static void drop_runs(struct hsl_log *log, struct hsl_shard *shard)
+{
+    while (shard->runs_head < shard->runs_len &&
+           shard->runs[shard->runs_head].end <= shard->first) {
+        const struct hsl_run *run = &shard->runs[shard->runs_head++];
+        struct hsl_segment *segment = hsl_segment_find(log, run->segment);
+        if (segment) {
+            count_live(segment, shard->id, -1);
+            segment->live_bytes -= run->bytes;
+        }
+        shard->bytes -= run->bytes;
+        log->index_blocks -= run->blocks;
+    }
+    if (shard->runs_head == shard->runs_len && shard->runs_cap > 0) {
+        free(shard->runs);
+        shard->runs = NULL;
+        shard->runs_head = shard->runs_len = shard->runs_cap = 0;
+    }
+}
+
 static void drop_below(struct hsl_log *log, struct hsl_shard *shard, uint64_t first)
 {
     if (first > shard->first)
         shard->first = first;
+    drop_runs(log, shard);
     while (shard->head < shard->len) {
         struct hsl_entry *e = &shard->entries[shard->head];
         if (e->seq + e->count > shard->first)
             break;
         struct hsl_segment *segment = hsl_segment_find(log, e->segment);
-        if (segment) {
-            segment->live--;
-            segment->live_system -= shard->id >= HSL_SYSTEM;
-        }
+        if (segment)
+            count_live(segment, shard->id, -1);
         shard->bytes -= e->len;
         shard->head++;
         log->index_blocks--;
@@ -233,6 +314,18 @@ int hsl_log_shard_close(struct hsl_log *log, uint64_t id)
     return shard ? HSL_OK : HSL_NOT_FOUND;
 }
 
+/* What trimming has left of the oldest run, in proportion: its rows are not in memory. */
+static uint64_t trimmed_bytes(const struct hsl_shard *shard)
+{
+    if (shard->runs_head == shard->runs_len)
+        return 0;
+    const struct hsl_run *run = &shard->runs[shard->runs_head];
+    if (shard->first <= run->first)
+        return 0;
+    double share = (double)(shard->first - run->first) / (double)(run->end - run->first);
+    return (uint64_t)(share * (double)run->bytes);
+}
+
 int hsl_log_shard_info(struct hsl_log *log, uint64_t id, struct hsl_shard_info *out)
 {
     lock_both(log);
@@ -245,10 +338,8 @@ int hsl_log_shard_info(struct hsl_log *log, uint64_t id, struct hsl_shard_info *
             .next = shard->next,
             .last_time = shard->last_time,
             .last_ticket = shard->last_ticket,
-            .first_time = shard->head < shard->len ? shard->entries[shard->head].time_ms : 0,
-            .bytes = shard->bytes,
+            .bytes = shard->bytes - trimmed_bytes(shard),
             .gap_end = shard->gap_end,
-            .blocks = shard->len - shard->head,
         };
     }
     unlock_both(log);
@@ -281,32 +372,6 @@ int hsl_log_trim(struct hsl_log *log, uint64_t id, uint64_t first)
     return shard ? HSL_OK : HSL_NOT_FOUND;
 }
 
-typedef size_t (*find_fn)(const struct hsl_shard *shard, uint64_t value);
-
-static int seek(struct hsl_log *log, uint64_t id, find_fn find, uint64_t value, uint64_t *lsn)
-{
-    pthread_mutex_lock(&log->index_mu);
-    const struct hsl_shard *shard = hsl_shard_get(log, id);
-    if (shard) {
-        size_t at = find(shard, value);
-        *lsn = at < shard->len ? shard->entries[at].seq : shard->durable_next;
-        if (*lsn < shard->first)
-            *lsn = shard->first;
-    }
-    pthread_mutex_unlock(&log->index_mu);
-    return shard ? HSL_OK : HSL_NOT_FOUND;
-}
-
-int hsl_log_seek_time(struct hsl_log *log, uint64_t id, uint64_t time_ms, uint64_t *lsn)
-{
-    return seek(log, id, find_time, time_ms, lsn);
-}
-
-int hsl_log_seek_order(struct hsl_log *log, uint64_t id, uint64_t order, uint64_t *lsn)
-{
-    return seek(log, id, find_order, order, lsn);
-}
-
 uint64_t hsl_log_order(struct hsl_log *log)
 {
     pthread_mutex_lock(&log->index_mu);
@@ -315,70 +380,66 @@ uint64_t hsl_log_order(struct hsl_log *log)
     return order;
 }
 
-int hsl_log_seek_bytes(struct hsl_log *log, uint64_t id, uint64_t max_bytes, uint64_t *lsn)
+static int check_runs(struct hsl_log *log, const struct hsl_shard *shard, uint64_t *bytes,
+                      uint64_t *blocks)
 {
-    pthread_mutex_lock(&log->index_mu);
-    const struct hsl_shard *shard = hsl_shard_get(log, id);
-    if (shard) {
-        uint64_t bytes = shard->bytes;
-        uint32_t at = shard->head;
-        while (at < shard->len && bytes > max_bytes)
-            bytes -= shard->entries[at++].len;
-        *lsn = at < shard->len ? shard->entries[at].seq : shard->durable_next;
-        if (*lsn < shard->first)
-            *lsn = shard->first;
+    for (uint32_t j = shard->runs_head; j < shard->runs_len; j++) {
+        const struct hsl_run *run = &shard->runs[j];
+        *bytes += run->bytes;
+        *blocks += run->blocks;
+        if (run->shard != shard->id || run->first >= run->end || run->end <= shard->first)
+            return __LINE__;
+        if (j > shard->runs_head && run->first < run[-1].end)
+            return __LINE__;
+        const struct hsl_segment *segment = hsl_segment_find(log, run->segment);
+        if (!segment || !segment->sealed)
+            return __LINE__;
     }
-    pthread_mutex_unlock(&log->index_mu);
-    return shard ? HSL_OK : HSL_NOT_FOUND;
+    return 0;
 }
 
-int hsl_log_block_of(struct hsl_log *log, uint64_t id, uint64_t lsn, uint64_t *first,
-                     uint64_t *order)
+static int check_entries(struct hsl_log *log, const struct hsl_shard *shard, uint64_t *bytes,
+                         uint64_t *blocks)
 {
-    int rc = HSL_NOT_FOUND;
-    pthread_mutex_lock(&log->index_mu);
-    const struct hsl_shard *shard = hsl_shard_get(log, id);
-    if (shard) {
-        size_t at = hsl_index_find(shard, lsn);
-        if (at < shard->len && shard->entries[at].seq <= lsn) {
-            *first = shard->entries[at].seq;
-            *order = shard->entries[at].order;
-            rc = HSL_OK;
-        }
+    for (uint32_t j = shard->head; j < shard->len; j++) {
+        const struct hsl_entry *e = &shard->entries[j];
+        *bytes += e->len;
+        *blocks += 1;
+        if (e->count == 0 || e->seq + e->count <= shard->first)
+            return __LINE__;
+        if (j > shard->head && (e->seq != e[-1].seq + e[-1].count || e->order <= e[-1].order ||
+                                e->time_ms < e[-1].time_ms))
+            return __LINE__;
+        if (!hsl_segment_find(log, e->segment))
+            return __LINE__;
     }
-    pthread_mutex_unlock(&log->index_mu);
-    return rc;
+    if (shard->head < shard->len && shard->runs_head < shard->runs_len &&
+        shard->entries[shard->head].seq < shard->runs[shard->runs_len - 1].end)
+        return __LINE__;
+    return 0;
 }
 
 /* Checks the invariants of the index; 0, or the line of the first that does not hold. */
 int hsl_log_check(struct hsl_log *log)
 {
     int line = 0;
-    uint64_t blocks = 0, live = 0;
+    uint64_t blocks = 0, live = 0, refs = 0;
     lock_both(log);
     for (size_t i = 0; i < log->shards_cap && !line; i++) {
         const struct hsl_shard *shard = log->shards[i];
         if (!shard)
             continue;
         uint64_t bytes = 0;
-        for (uint32_t j = shard->head; j < shard->len && !line; j++) {
-            const struct hsl_entry *e = &shard->entries[j];
-            bytes += e->len;
-            if (e->count == 0 || e->seq + e->count <= shard->first)
-                line = __LINE__;
-            if (j > shard->head && (e->seq != e[-1].seq + e[-1].count ||
-                                    e->order <= e[-1].order || e->time_ms < e[-1].time_ms))
-                line = __LINE__;
-            if (!hsl_segment_find(log, e->segment))
-                line = __LINE__;
-        }
-        blocks += shard->len - shard->head;
+        line = check_runs(log, shard, &bytes, &blocks);
+        if (!line)
+            line = check_entries(log, shard, &bytes, &blocks);
         if (!line && (bytes != shard->bytes || shard->durable_next > shard->next))
             line = __LINE__;
+        refs += shard->runs_len - shard->runs_head + shard->len - shard->head;
     }
     for (size_t i = 0; i < log->segments_len; i++)
         live += log->segments[i]->live;
-    if (!line && (blocks != log->index_blocks || live != blocks))
+    if (!line && (blocks != log->index_blocks || live != refs))
         line = __LINE__;
     unlock_both(log);
     return line;

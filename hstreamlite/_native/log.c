@@ -138,6 +138,7 @@ struct hsl_log *hsl_log_new(const struct hsl_io *io, const struct hsl_log_config
     log->tail_fd = -1;
     pthread_mutex_init(&log->stage_mu, NULL);
     pthread_mutex_init(&log->index_mu, NULL);
+    pthread_mutex_init(&log->pieces_mu, NULL);
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -438,6 +439,7 @@ void hsl_log_free(struct hsl_log *log)
     free(log->segments);
     hsl_segment_free(log, log->spare);
     hsl_shards_free(log);
+    hsl_pieces_free(log);
     hsl_chunks_free(log);
     free(log->cached);
     free(log->zeros);
@@ -446,6 +448,7 @@ void hsl_log_free(struct hsl_log *log)
     pthread_cond_destroy(&log->writer_cv);
     pthread_mutex_destroy(&log->stage_mu);
     pthread_mutex_destroy(&log->index_mu);
+    pthread_mutex_destroy(&log->pieces_mu);
     const struct hsl_io *io = log->io;
     free(log);
     if (io->release)

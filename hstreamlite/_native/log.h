@@ -7,12 +7,14 @@
  *   tail.c      mapped page that tells others what is durable
  *   index.c     shards and where their durable blocks are    (index_mu)
  *   footer.c    the index of one segment as bytes            (pure)
+ *   pieces.c    parts of footers, read when needed           (pieces_mu)
+ *   seek.c      blocks by LSN, time, order and size
  *   scan.c      reading a segment back at open               (before any thread)
  *   cursor.c    reading one shard forward
  *
- * Lock order: stage_mu, then index_mu. Neither is held during file calls, except index_mu while a
- * segment is opened for reading. `writing` is a flag under stage_mu: its holder alone touches the
- * active segment, the superblock and the segment files.
+ * Lock order: stage_mu, then index_mu; pieces_mu is taken alone. None is held during file calls,
+ * except index_mu while a segment is opened for reading. `writing` is a flag under stage_mu: its
+ * holder alone touches the active segment, the superblock and the segment files.
  *
  * Invariants: durable <= every ticket in the queue; the index holds durable blocks only; claimed
  * bytes always fit the active segment or the spare; a chunk with unwritten frames is not recycled.
@@ -70,13 +72,26 @@ struct hsl_entry {
     uint32_t count;
 };
 
+/* The blocks of one shard in one sealed segment; which they are stands in that segment's footer. */
+struct hsl_run {
+    uint64_t shard;
+    uint64_t first, end; /* LSNs */
+    uint64_t bytes;
+    uint64_t last_time;
+    uint32_t segment;
+    uint32_t data, data_len; /* place of its rows in the footer */
+    uint32_t blocks;
+};
+
 struct hsl_shard {
     uint64_t id;
     uint64_t next, last_time, last_ticket; /* stage_mu */
     bool closed;                           /* stage_mu */
     uint64_t first, durable_next, gap_end; /* index_mu, as all below */
-    uint64_t bytes;
-    struct hsl_entry *entries;
+    uint64_t bytes;                        /* of live runs, each counted whole, and of entries */
+    struct hsl_run *runs;                  /* sealed segments, ascending; dead ones before head */
+    uint32_t runs_head, runs_len, runs_cap;
+    struct hsl_entry *entries; /* blocks behind the runs: those of the active segment */
     uint32_t head, len, cap;
     uint64_t scan_next, scan_frame; /* recovery */
 };
@@ -93,8 +108,13 @@ struct hsl_segment {
     uint32_t last_crc, frames;
     uint64_t epoch;
     uint64_t blocks;
-    uint64_t live, live_system; /* index_mu */
+    uint64_t live, live_system; /* index_mu: runs, and entries while it is not sealed */
+    uint64_t live_bytes;        /* index_mu: of the live runs */
     uint64_t file_bytes;
+    uint64_t footer_off, footer_rows; /* sealed, as all of these; bytes of its rows */
+    uint32_t *crcs;                /* of the pieces of the rows */
+    uint64_t max_time, max_order;
+    uint8_t *rebuilt; /* pieces_mu: the rows, found again in the frames; NULL = footer is sound */
     int fd;                /* writing; -1 when sealed */
     int fd_read;
     uint32_t readers;      /* index_mu; fd_read is not closed while > 0 */
@@ -171,6 +191,11 @@ struct hsl_log {
     uint32_t open_files;
     bool released; /* index_mu: closed, and files are opened no more */
 
+    pthread_mutex_t pieces_mu;
+    struct hsl_piece *pieces; /* cached parts of footers */
+    size_t pieces_len;
+    uint64_t pieces_clock;
+
     struct hsl_segment *loaded;
     uint64_t scan_frame;
     struct hsl_range *lost;
@@ -198,7 +223,7 @@ void *hsl_page_alloc(size_t len);
 void hsl_notify(int fd);
 
 /* stage.c */
-#define HSL_ROW_CLAIM 144u /* a row in the footer and in a checkpoint, at their longest */
+#define HSL_ROW_CLAIM 264u /* a row in the footer and in a checkpoint, at their longest */
 enum hsl_stage_flag { HSL_STAGE_TRY = 1, HSL_STAGE_SYSTEM = 2, HSL_STAGE_OS = 4 };
 int hsl_stage_begin(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags);
 int hsl_stage_room(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags);
@@ -233,6 +258,11 @@ uint64_t hsl_segment_room(const struct hsl_segment *segment);
 int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system); /* `writing` held */
 int hsl_roll(struct hsl_log *log);                                      /* `writing` held */
 int hsl_seal(struct hsl_log *log, struct hsl_segment *segment);
+/* *out: the footer of a segment whose rows are in memory, as it goes to the file. */
+int hsl_footer_build(const struct hsl_segment *segment, uint8_t **out, size_t *len,
+                     struct hsl_trailer *trailer);
+int hsl_segment_footer(struct hsl_segment *segment, const struct hsl_trailer *trailer,
+                       const uint8_t *crcs);
 void hsl_segment_free(struct hsl_log *log, struct hsl_segment *segment);
 void hsl_segments_release(struct hsl_log *log);
 struct hsl_segment *hsl_segment_new(uint64_t number);
@@ -266,17 +296,60 @@ struct hsl_shard *hsl_shard_add(struct hsl_log *log, uint64_t id);
 int hsl_index_insert(struct hsl_log *log, struct hsl_segment *segment, uint64_t shard,
                      const struct hsl_entry *entry); /* index_mu held */
 int hsl_rows_push(struct hsl_segment *segment, const struct hsl_row *row);
+int hsl_run_insert(struct hsl_log *log, struct hsl_segment *segment,
+                   const struct hsl_run *run); /* index_mu held */
+/* Puts a run in the place of the entries that a segment had before it was sealed. */
+int hsl_run_seal(struct hsl_log *log, struct hsl_segment *segment, const struct hsl_run *run);
 size_t hsl_index_find(const struct hsl_shard *shard, uint64_t lsn); /* index into entries */
+/* The run that holds lsn, or the first behind it; NULL if none. */
+const struct hsl_run *hsl_run_find(const struct hsl_shard *shard, uint64_t lsn);
 void hsl_shards_free(struct hsl_log *log);
 
 /* footer.c */
+#define HSL_FOOTER_PIECE 65536u
+#define HSL_ROW_GROUP 64u
+#define HSL_ROW_MAX 45u /* count 5, length 5, offset 5, time 10, order 10, and the LSN 10 */
+struct hsl_footer_size {
+    size_t rows, dir;
+    uint32_t shards;
+};
 size_t hsl_footer_bound(size_t rows);
-size_t hsl_footer_encode(const struct hsl_row *rows, size_t count, uint8_t *out,
-                         uint32_t *shards);
+int hsl_footer_encode(const struct hsl_row *rows, size_t count, uint8_t *out,
+                      struct hsl_footer_size *size);
+typedef int (*hsl_run_fn)(void *ctx, const struct hsl_run *run);
+int hsl_dir_decode(const uint8_t *dir, size_t len, uint64_t rows_len, uint32_t shards,
+                   uint32_t blocks, hsl_run_fn fn, void *ctx);
 typedef int (*hsl_row_fn)(void *ctx, const struct hsl_row *row);
-int hsl_footer_decode(const uint8_t *data, size_t len, uint32_t shards, uint32_t blocks,
-                      hsl_row_fn fn, void *ctx);
-#define HSL_FOOTER_PAGE 65536u
+int hsl_rows_decode(const struct hsl_run *run, const uint8_t *rows, hsl_row_fn fn, void *ctx);
+bool hsl_group_head(const uint8_t *at, const uint8_t *end, struct hsl_row *row);
+const uint8_t *hsl_group_decode(const uint8_t *at, const uint8_t *end, uint64_t shard,
+                                uint32_t count, struct hsl_row *out);
+/* Bytes of the table of group offsets in front of so many rows. */
+static inline size_t hsl_group_table(uint32_t blocks)
+{
+    return blocks > HSL_ROW_GROUP ? (size_t)(blocks + HSL_ROW_GROUP - 1) / HSL_ROW_GROUP * 4 : 0;
+}
+
+/* pieces.c */
+struct hsl_piece {
+    uint32_t segment, index, len;
+    uint64_t used;
+    uint8_t *bytes;
+};
+/* Copies bytes [off, off + len) of the rows of a sealed segment. AGAIN: they must be read from the
+ * file and may_block is false. NOT_FOUND: the segment is gone. DAMAGED: neither footer nor frames
+ * of the segment verify. */
+int hsl_pieces_read(struct hsl_log *log, uint32_t segment, uint64_t off, size_t len, uint8_t *dst,
+                    bool may_block);
+void hsl_pieces_keep(struct hsl_log *log, const struct hsl_segment *segment, const uint8_t *rows);
+void hsl_pieces_free(struct hsl_log *log);
+
+/* seek.c */
+enum hsl_key { HSL_KEY_LSN, HSL_KEY_TIME, HSL_KEY_ORDER };
+/* Decodes up to HSL_ROW_GROUP rows of a run into out, from the group on that holds the first row
+ * whose key is at least value (for an LSN: the row that holds it). */
+int hsl_run_rows(struct hsl_log *log, const struct hsl_run *run, enum hsl_key key, uint64_t value,
+                 bool may_block, struct hsl_row *out, uint32_t *count);
 
 /* cursor.c */
 struct hsl_block_view {
@@ -291,6 +364,10 @@ void hsl_cursor_advance(struct hsl_cursor *cursor, uint64_t records);
 struct hsl_log *hsl_cursor_log(struct hsl_cursor *cursor);
 
 /* scan.c */
+/* The rows of a sealed segment as its footer should hold them, found again in its frames; DAMAGED
+ * if those do not verify or are others than the trailer counted. The caller frees *rows. */
+int hsl_segment_rows(struct hsl_log *log, const struct hsl_segment *segment, int fd,
+                     uint8_t **rows);
 int hsl_block_check(const uint8_t *block, size_t room, struct hsl_block_header *out);
 
 #endif

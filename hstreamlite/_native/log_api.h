@@ -36,6 +36,7 @@ struct hsl_log_config {
     uint64_t prewrite_bytes;    /* zeros written ahead of small frames */
     uint64_t checkpoint_bytes;  /* distance of index checkpoints in a segment */
     uint64_t os_stage_bytes;    /* size of the mapped stage file */
+    uint64_t index_cache_bytes; /* parts of footers kept in memory */
     uint64_t block_bytes;       /* largest block body */
     uint64_t transaction_bytes; /* largest sum of blocks staged in one call */
     uint64_t salt;              /* random seed of segment uids */
@@ -106,10 +107,8 @@ struct hsl_shard_info {
     uint64_t next;              /* next LSN to be given */
     uint64_t last_time;         /* ms of the newest block */
     uint64_t last_ticket;       /* ticket of the newest staged block */
-    uint64_t first_time;        /* ms of the oldest block kept; 0 = none */
-    uint64_t bytes;             /* bytes of kept blocks */
+    uint64_t bytes;             /* of kept blocks; in the oldest segment in proportion to records */
     uint64_t gap_end;           /* highest first LSN behind a hole in the log; 0 = no hole */
-    uint64_t blocks;
 };
 
 struct hsl_log_stats {
@@ -133,6 +132,7 @@ struct hsl_log_stats {
     uint64_t bytes_read;
     uint64_t cache_hits;
     uint64_t full;              /* appends refused for want of disk space */
+    uint64_t footers_rebuilt;   /* that did not verify and were found again in the frames */
     int32_t direct;
     int32_t failed;             /* errno that poisoned the log; 0 = healthy */
     int32_t os_stage;
@@ -229,12 +229,18 @@ struct hsl_cursor *hsl_cursor_new(struct hsl_log *log, uint64_t shard, uint64_t 
 void hsl_cursor_free(struct hsl_cursor *cursor);
 void hsl_cursor_seek(struct hsl_cursor *cursor, uint64_t lsn);
 uint64_t hsl_cursor_lsn(struct hsl_cursor *cursor);
-/* Order number, time and end LSN of the next durable block; NOT_FOUND at the tail. */
-int hsl_cursor_peek(struct hsl_cursor *cursor, uint64_t *order, uint64_t *time_ms,
-                    uint64_t *end);
+/* Order number, time and end LSN of the next durable block; NOT_FOUND at the tail. AGAIN: the index
+ * must be read from a file and may_block is 0. */
+int hsl_cursor_peek(struct hsl_cursor *cursor, int32_t may_block, uint64_t *order,
+                    uint64_t *time_ms, uint64_t *end);
 /* After TRIMMED: records [*from, *to) were skipped. */
 void hsl_cursor_gap(struct hsl_cursor *cursor, uint64_t *from, uint64_t *to);
 /* After DAMAGED: where. */
-int hsl_cursor_damage(struct hsl_cursor *cursor, uint64_t *segment, uint64_t *offset,
-                      uint64_t *length, uint64_t *first, uint64_t *end, uint32_t *expected,
-                      uint32_t *found);
+struct hsl_cursor_damage {
+    uint64_t segment;
+    uint64_t offset, length; /* of a block in the file; of rows behind the frames if in_footer */
+    uint64_t first, end;     /* LSNs */
+    uint32_t expected, found; /* CRCs */
+    int32_t in_footer;
+};
+void hsl_cursor_damage(struct hsl_cursor *cursor, struct hsl_cursor_damage *out);

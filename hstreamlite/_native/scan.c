@@ -1,10 +1,11 @@
 /* Reading segments back at open.
  *
- * A sealed segment with a valid footer is trusted: its rows go to the index, its blocks are
- * checked when they are read. Any other segment is walked frame by frame. A frame is accepted if
- * and only if its header CRC, uid, own offset, number, epoch and chain hold, every block in it
- * verifies, and every block continues its shard. The walk reports where it stopped and what valid
- * frames lie behind; whether that is a torn tail or damage is decided by the caller.
+ * A sealed segment with a valid directory is trusted: its runs go to the index, its rows are read
+ * when they are asked for, its blocks are checked when they are read. Any other segment is walked
+ * frame by frame. A frame is accepted if and only if its header CRC, uid, own offset, number, epoch
+ * and chain hold, every block in it verifies, and every block continues its shard. The walk reports
+ * where it stopped and what valid frames lie behind; whether that is a torn tail or damage is decided
+ * by the caller.
  */
 #include "log.h"
 
@@ -91,9 +92,24 @@ struct insert {
     struct hsl_log *log;
     struct hsl_segment *segment;
     struct hsl_segment_report *report;
-    bool keep_rows, dry;
     bool hole; /* some segment before this one is gone: a shard may continue higher */
 };
+
+/* Do records from `first` on continue their shard? What holds for every block and every run. */
+static bool continues(const struct insert *in, uint64_t next, uint64_t first)
+{
+    return next == 1 || first == next || (in->hole && first > next);
+}
+
+static void note_newest(struct hsl_log *log, struct hsl_shard *shard, uint64_t time_ms,
+                        uint64_t order)
+{
+    shard->next = shard->durable_next;
+    if (time_ms > shard->last_time)
+        shard->last_time = time_ms;
+    if (order >= log->next_order)
+        log->next_order = order + 1;
+}
 
 /* One row into the index; checks that it continues its shard. */
 static int insert_row(void *ctx, const struct hsl_row *row)
@@ -103,9 +119,7 @@ static int insert_row(void *ctx, const struct hsl_row *row)
     struct hsl_shard *shard = hsl_shard_add(log, row->shard);
     if (!shard)
         return HSL_NO_MEMORY;
-    if (shard->durable_next != 1 && row->seq < shard->durable_next)
-        return HSL_DAMAGED;
-    if (!in->hole && row->seq != shard->durable_next && shard->durable_next != 1)
+    if (!continues(in, shard->durable_next, row->seq))
         return HSL_DAMAGED;
     struct hsl_entry entry = {
         .seq = row->seq,
@@ -119,15 +133,26 @@ static int insert_row(void *ctx, const struct hsl_row *row)
     if (shard->durable_next == 1 && row->seq != 1)
         shard->gap_end = row->seq;
     int rc = hsl_index_insert(log, in->segment, row->shard, &entry);
-    if (rc == HSL_OK && in->keep_rows)
+    if (rc == HSL_OK)
         rc = hsl_rows_push(in->segment, row);
-    shard->next = shard->durable_next;
-    if (row->time_ms > shard->last_time)
-        shard->last_time = row->time_ms;
-    if (row->order >= log->next_order)
-        log->next_order = row->order + 1;
+    note_newest(log, shard, row->time_ms, row->order);
     in->segment->blocks++;
     in->report->blocks++;
+    return rc;
+}
+
+static int insert_run(void *ctx, const struct hsl_run *run)
+{
+    struct insert *in = ctx;
+    struct hsl_shard *shard = hsl_shard_add(in->log, run->shard);
+    if (!shard)
+        return HSL_NO_MEMORY;
+    if (!continues(in, shard->durable_next, run->first))
+        return HSL_DAMAGED;
+    if (shard->durable_next == 1 && run->first != 1)
+        shard->gap_end = run->first;
+    int rc = hsl_run_insert(in->log, in->segment, run);
+    note_newest(in->log, shard, run->last_time, 0);
     return rc;
 }
 
@@ -146,8 +171,7 @@ static bool frame_continues(struct insert *in, const uint8_t *body, uint32_t blo
             shard->scan_frame = frame;
             shard->scan_next = shard->durable_next;
         }
-        if (h.seq != shard->scan_next && shard->scan_next != 1 &&
-            !(in->hole && h.seq > shard->scan_next))
+        if (!continues(in, shard->scan_next, h.seq))
             return false;
         shard->scan_next = h.seq + h.count;
         at += hsl_align8(sizeof h + h.ext_len + h.payload_len);
@@ -155,7 +179,8 @@ static bool frame_continues(struct insert *in, const uint8_t *body, uint32_t blo
     return true;
 }
 
-static int insert_frame(struct insert *in, const uint8_t *body, uint32_t blocks, uint64_t off)
+/* Calls fn with the row of every block of a frame. */
+static int frame_rows(const uint8_t *body, uint32_t blocks, uint64_t off, hsl_row_fn fn, void *ctx)
 {
     const uint8_t *at = body;
     for (uint32_t i = 0; i < blocks; i++) {
@@ -170,12 +195,17 @@ static int insert_frame(struct insert *in, const uint8_t *body, uint32_t blocks,
             .len = (uint32_t)sizeof h + h.ext_len + h.payload_len,
             .count = h.count,
         };
-        int rc = insert_row(in, &row);
+        int rc = fn(ctx, &row);
         if (rc != HSL_OK)
             return rc;
         at += hsl_align8(row.len);
     }
     return HSL_OK;
+}
+
+static int push_row(void *segment, const struct hsl_row *row)
+{
+    return hsl_rows_push(segment, row);
 }
 
 static bool blocks_valid(const uint8_t *body, const struct hsl_frame_header *h)
@@ -192,16 +222,28 @@ static bool blocks_valid(const uint8_t *body, const struct hsl_frame_header *h)
     return at == h->body_len && crc == h->body_crc;
 }
 
+struct insert_rows {
+    struct insert *in;
+    const uint8_t *rows;
+};
+
+static int insert_run_rows(void *ctx, const struct hsl_run *run)
+{
+    const struct insert_rows *of = ctx;
+    return hsl_rows_decode(run, of->rows, insert_row, of->in);
+}
+
 static int insert_checkpoint(struct insert *in, const uint8_t *body, size_t len)
 {
     struct hsl_checkpoint point;
     if (len < sizeof point)
         return HSL_DAMAGED;
     memcpy(&point, body, sizeof point);
-    if (point.index_len != len - sizeof point)
+    if ((uint64_t)point.rows_len + point.dir_len != len - sizeof point)
         return HSL_DAMAGED;
-    return hsl_footer_decode(body + sizeof point, point.index_len, point.shards, point.blocks,
-                             insert_row, in);
+    struct insert_rows of = {in, body + sizeof point};
+    return hsl_dir_decode(of.rows + point.rows_len, point.dir_len, point.rows_len, point.shards,
+                          point.blocks, insert_run_rows, &of);
 }
 
 /* One frame at `off`; *len is its padded length when accepted. */
@@ -236,7 +278,7 @@ static int accept_frame(struct reader *r, struct insert *in, uint64_t off, bool 
             return HSL_DAMAGE_BLOCK;
         if (!frame_continues(in, body, h.blocks))
             return HSL_DAMAGE_SEQUENCE;
-        rc = insert_frame(in, body, h.blocks, off + sizeof h);
+        rc = frame_rows(body, h.blocks, off + sizeof h, insert_row, in);
     }
     s->frames = h.number;
     s->last_crc = h.crc;
@@ -370,9 +412,20 @@ static int load_checkpoints(struct reader *r, struct insert *in, uint64_t at, bo
     return HSL_OK;
 }
 
+static bool trailer_valid(const struct hsl_trailer *t, uint32_t seed, uint64_t size)
+{
+    uint64_t pieces = (t->rows_len + HSL_FOOTER_PIECE - 1) / HSL_FOOTER_PIECE;
+    return t->crc == hsl_crc32c(seed, (const uint8_t *)t + 12, sizeof *t - 12) &&
+           t->version == 1 && t->footer_off % HSL_PAGE == 0 && t->footer_off >= HSL_PAGE &&
+           t->footer_off <= size && t->rows_len <= size &&
+           t->footer_off + t->rows_len + t->dir_len + 4 * pieces + sizeof *t <= size;
+}
+
+/* Reads trailer and directory; the rows are left in the file. */
 static int load_footer(struct reader *r, struct insert *in, bool *loaded)
 {
     struct hsl_segment_report *report = in->report;
+    struct hsl_segment *s = in->segment;
     struct hsl_trailer t;
     int err;
     *loaded = false;
@@ -385,36 +438,35 @@ static int load_footer(struct reader *r, struct insert *in, bool *loaded)
     if (memcmp(t.magic, HSL_FOOTER_MAGIC, 8) != 0)
         return HSL_OK;
     report->damage = HSL_DAMAGE_FOOTER;
-    uint32_t seed = (uint32_t)in->segment->uid;
-    if (t.crc != hsl_crc32c(seed, (uint8_t *)&t + 12, sizeof t - 12) || t.version != 1 ||
-        t.footer_off % HSL_PAGE || t.footer_off < HSL_PAGE || t.footer_off > r->size)
+    uint32_t seed = (uint32_t)s->uid;
+    if (!trailer_valid(&t, seed, r->size))
         return HSL_OK;
-    uint64_t pages = (t.footer_len + HSL_FOOTER_PAGE - 1) / HSL_FOOTER_PAGE;
-    if (t.footer_len > r->size ||
-        t.footer_off + t.footer_len + 4 * pages + sizeof t > r->size)
-        return HSL_OK;
-    size_t len = r->size - t.footer_off;
-    const uint8_t *body = view(r, t.footer_off, len, &err);
-    if (!body)
+    uint64_t at = t.footer_off + t.rows_len, from = at & ~(uint64_t)(HSL_PAGE - 1);
+    size_t pieces = (t.rows_len + HSL_FOOTER_PIECE - 1) / HSL_FOOTER_PIECE;
+    const uint8_t *dir = view(r, from, at - from + t.dir_len + 4 * pieces, &err);
+    if (!dir)
         return err ? hsl_fail(in->log, "read", "segment", err) : HSL_OK;
-    for (uint64_t i = 0; i < pages; i++) {
-        uint64_t off = i * HSL_FOOTER_PAGE, n = t.footer_len - off;
-        uint32_t crc;
-        memcpy(&crc, body + t.footer_len + 4 * i, 4);
-        if (crc != hsl_crc32c(seed, body + off, n < HSL_FOOTER_PAGE ? n : HSL_FOOTER_PAGE))
-            return HSL_OK;
-    }
-    int rc = hsl_footer_decode(body, t.footer_len, t.shards, t.blocks, insert_row, in);
+    dir += at - from;
+    if (t.dir_crc != hsl_crc32c(seed, dir, t.dir_len + 4 * pieces))
+        return HSL_OK;
+    int rc = hsl_segment_footer(s, &t, dir + t.dir_len);
+    if (rc == HSL_OK)
+        rc = hsl_dir_decode(dir, t.dir_len, t.rows_len, t.shards, t.blocks, insert_run, in);
     if (rc != HSL_OK)
         return rc;
+    if (t.blocks > 0 && t.max_order >= in->log->next_order)
+        in->log->next_order = t.max_order + 1;
+    if (t.max_order > in->log->durable_order)
+        in->log->durable_order = t.max_order;
     report->damage = HSL_DAMAGE_NONE;
     report->sealed = 1;
     report->end = t.footer_off;
     report->last_crc = t.last_crc;
     report->frames = t.frames;
-    in->segment->frames = t.frames;
-    in->segment->last_crc = t.last_crc;
-    in->segment->end = t.footer_off;
+    report->blocks = t.blocks;
+    s->frames = t.frames;
+    s->last_crc = t.last_crc;
+    s->end = t.footer_off;
     *loaded = true;
     return HSL_OK;
 }
@@ -490,7 +542,6 @@ int hsl_log_load_segment(struct hsl_log *log, uint64_t number, uint64_t checkpoi
         uint64_t from = HSL_PAGE;
         report->damage = HSL_DAMAGE_NONE;
         r.window = WINDOW;
-        in.keep_rows = true;
         if (checkpoint != 0) {
             rc = load_checkpoints(&r, &in, checkpoint, &loaded);
             if (loaded)
@@ -523,6 +574,59 @@ int64_t hsl_log_lost(struct hsl_log *log, struct hsl_range *out, size_t cap)
     for (size_t i = 0; i < log->lost_len && i < cap; i++)
         out[i] = log->lost[i];
     return (int64_t)log->lost_len;
+}
+
+/* Walks the frames of a sealed segment without touching the index; the rows go to `out`. */
+static int collect_rows(struct reader *r, const struct hsl_segment *s, struct hsl_segment *out)
+{
+    const uint8_t *page;
+    int err;
+    for (uint64_t off = HSL_PAGE; off < s->footer_off;) {
+        struct hsl_frame_header h;
+        page = view(r, off, HSL_PAGE, &err);
+        if (!page)
+            return err ? hsl_fail(r->log, "read", "segment", err) : HSL_DAMAGED;
+        memcpy(&h, page, sizeof h);
+        if (!header_valid(&h, s->uid, off) || h.body_len > FRAME_MAX)
+            return HSL_DAMAGED;
+        size_t len = hsl_align_page(sizeof h + h.body_len);
+        page = view(r, off, len, &err);
+        if (!page)
+            return err ? hsl_fail(r->log, "read", "segment", err) : HSL_DAMAGED;
+        if (!(h.flags & HSL_FRAME_CHECKPOINT)) {
+            if (!blocks_valid(page + sizeof h, &h))
+                return HSL_DAMAGED;
+            int rc = frame_rows(page + sizeof h, h.blocks, off + sizeof h, push_row, out);
+            if (rc != HSL_OK)
+                return rc;
+        }
+        off += len;
+    }
+    return HSL_OK;
+}
+
+int hsl_segment_rows(struct hsl_log *log, const struct hsl_segment *s, int fd, uint8_t **rows)
+{
+    struct reader r = {.log = log, .fd = fd, .size = s->footer_off, .window = WINDOW};
+    struct hsl_segment out = {0};
+    struct hsl_footer_size size;
+    int rc = collect_rows(&r, s, &out);
+    free(r.buf);
+    uint8_t *buf = NULL;
+    if (rc == HSL_OK && out.rows_len != s->blocks)
+        rc = HSL_DAMAGED;
+    if (rc == HSL_OK) {
+        buf = malloc(hsl_footer_bound(out.rows_len));
+        rc = buf ? hsl_footer_encode(out.rows, out.rows_len, buf, &size) : HSL_NO_MEMORY;
+    }
+    if (rc == HSL_OK && size.rows != s->footer_rows)
+        rc = HSL_DAMAGED;
+    free(out.rows);
+    if (rc != HSL_OK)
+        free(buf);
+    else
+        *rows = buf;
+    return rc;
 }
 
 /* Copies the accepted prefix to a new file that replaces the old one: pages that a failed sync

@@ -45,6 +45,8 @@ void hsl_segment_free(struct hsl_log *log, struct hsl_segment *segment)
     if (segment->fd_read >= 0)
         log->io->close(log->io->ctx, segment->fd_read);
     free(segment->rows);
+    free(segment->crcs);
+    free(segment->rebuilt);
     free(segment);
 }
 
@@ -270,43 +272,113 @@ int hsl_roll(struct hsl_log *log)
     return rc;
 }
 
-/* Footer, page CRCs and trailer in one buffer that ends on a page boundary. The CRCs are seeded
- * with the segment's uid: sectors of another segment's footer must not fit in between. */
-static uint8_t *build_footer(const struct hsl_segment *s, size_t *len)
+static void fill_trailer(const struct hsl_segment *s, struct hsl_trailer *t)
 {
-    size_t bound = hsl_footer_bound(s->rows_len) + sizeof(struct hsl_trailer);
+    memcpy(t->magic, HSL_FOOTER_MAGIC, 8);
+    t->version = 1;
+    t->footer_off = s->end;
+    t->blocks = (uint32_t)s->rows_len;
+    t->last_crc = s->last_crc;
+    t->frames = s->frames;
+    t->min_time = t->min_order = UINT64_MAX;
+    for (size_t i = 0; i < s->rows_len; i++) {
+        const struct hsl_row *row = &s->rows[i];
+        t->bytes += row->len;
+        t->min_time = row->time_ms < t->min_time ? row->time_ms : t->min_time;
+        t->max_time = row->time_ms > t->max_time ? row->time_ms : t->max_time;
+        t->min_order = row->order < t->min_order ? row->order : t->min_order;
+        t->max_order = row->order > t->max_order ? row->order : t->max_order;
+    }
+}
+
+/* Rows, directory, CRCs and trailer in one buffer that ends on a page boundary. The CRCs are seeded
+ * with the segment's uid: sectors of another segment's footer must not fit in between. */
+int hsl_footer_build(const struct hsl_segment *s, uint8_t **out, size_t *len,
+                     struct hsl_trailer *trailer)
+{
+    size_t bound = hsl_footer_bound(s->rows_len) + sizeof *trailer;
     uint8_t *buf = hsl_page_alloc(bound + HSL_PAGE);
-    if (!buf)
-        return NULL;
-    struct hsl_trailer trailer = {
-        .version = 1,
-        .footer_off = s->end,
-        .blocks = (uint32_t)s->rows_len,
-        .min_time = UINT64_MAX,
-        .last_crc = s->last_crc,
-        .frames = s->frames,
-    };
-    memcpy(trailer.magic, HSL_FOOTER_MAGIC, 8);
-    size_t total = hsl_footer_encode(s->rows, s->rows_len, buf, &trailer.shards);
-    trailer.footer_len = total;
-    for (size_t off = 0; off < trailer.footer_len; off += HSL_FOOTER_PAGE) {
-        size_t n = trailer.footer_len - off;
-        uint32_t crc = hsl_crc32c((uint32_t)s->uid, buf + off,
-                                  n < HSL_FOOTER_PAGE ? n : HSL_FOOTER_PAGE);
+    struct hsl_footer_size size;
+    if (!buf || hsl_footer_encode(s->rows, s->rows_len, buf, &size) != HSL_OK) {
+        free(buf);
+        return HSL_NO_MEMORY;
+    }
+    memset(trailer, 0, sizeof *trailer);
+    fill_trailer(s, trailer);
+    trailer->shards = size.shards;
+    trailer->rows_len = size.rows;
+    trailer->dir_len = (uint32_t)size.dir;
+    size_t total = size.rows + size.dir;
+    uint32_t seed = (uint32_t)s->uid;
+    for (size_t off = 0; off < size.rows; off += HSL_FOOTER_PIECE) {
+        size_t n = size.rows - off < HSL_FOOTER_PIECE ? size.rows - off : HSL_FOOTER_PIECE;
+        uint32_t crc = hsl_crc32c(seed, buf + off, n);
         memcpy(buf + total, &crc, 4);
         total += 4;
     }
-    for (size_t i = 0; i < s->rows_len; i++) {
-        if (s->rows[i].time_ms < trailer.min_time)
-            trailer.min_time = s->rows[i].time_ms;
-        if (s->rows[i].time_ms > trailer.max_time)
-            trailer.max_time = s->rows[i].time_ms;
-    }
-    *len = hsl_align_page(total + sizeof trailer);
+    trailer->dir_crc = hsl_crc32c(seed, buf + size.rows, total - size.rows);
+    *len = hsl_align_page(total + sizeof *trailer);
     memset(buf + total, 0, *len - total);
-    trailer.crc = hsl_crc32c((uint32_t)s->uid, (uint8_t *)&trailer + 12, sizeof trailer - 12);
-    memcpy(buf + *len - sizeof trailer, &trailer, sizeof trailer);
-    return buf;
+    trailer->crc = hsl_crc32c(seed, (uint8_t *)trailer + 12, sizeof *trailer - 12);
+    memcpy(buf + *len - sizeof *trailer, trailer, sizeof *trailer);
+    *out = buf;
+    return HSL_OK;
+}
+
+/* Takes over what a sealed segment's trailer and directory say of the rows. */
+int hsl_segment_footer(struct hsl_segment *s, const struct hsl_trailer *t, const uint8_t *crcs)
+{
+    size_t pieces = (t->rows_len + HSL_FOOTER_PIECE - 1) / HSL_FOOTER_PIECE;
+    s->crcs = malloc(pieces > 0 ? pieces * 4 : 1);
+    if (!s->crcs)
+        return HSL_NO_MEMORY;
+    memcpy(s->crcs, crcs, pieces * 4);
+    s->footer_off = t->footer_off;
+    s->footer_rows = t->rows_len;
+    s->blocks = t->blocks;
+    s->max_time = t->max_time;
+    s->max_order = t->max_order;
+    return HSL_OK;
+}
+
+struct sealing {
+    struct hsl_log *log;
+    struct hsl_segment *segment;
+};
+
+static int seal_run(void *ctx, const struct hsl_run *run)
+{
+    const struct sealing *sealing = ctx;
+    return hsl_run_seal(sealing->log, sealing->segment, run);
+}
+
+/* The rows of a segment leave memory; each of its shards gets a run instead of entries. */
+static int seal_index(struct hsl_log *log, struct hsl_segment *s, const struct hsl_trailer *t,
+                      const uint8_t *footer, uint64_t file_bytes)
+{
+    const uint8_t *dir = footer + t->rows_len;
+    struct sealing sealing = {log, s};
+    hsl_pieces_keep(log, s, footer);
+    pthread_mutex_lock(&log->stage_mu);
+    pthread_mutex_lock(&log->index_mu);
+    s->fd = -1;
+    s->sealed = true;
+    s->file_bytes = file_bytes;
+    if (s->fd_read >= 0 && s->readers == 0) {
+        log->io->close(log->io->ctx, s->fd_read); /* it was opened for direct reads */
+        s->fd_read = -1;
+        log->open_files--;
+    }
+    int rc = hsl_dir_decode(dir, t->dir_len, t->rows_len, t->shards, t->blocks, seal_run,
+                            &sealing);
+    if (log->active == s)
+        log->active = NULL;
+    pthread_mutex_unlock(&log->index_mu);
+    pthread_mutex_unlock(&log->stage_mu);
+    free(s->rows);
+    s->rows = NULL;
+    s->rows_len = s->rows_cap = s->rows_checkpointed = 0;
+    return rc;
 }
 
 /* Writes the footer, cuts the file to its length and syncs. The segment is immutable then. The
@@ -315,48 +387,37 @@ int hsl_seal(struct hsl_log *log, struct hsl_segment *s)
 {
     const struct hsl_io *io = log->io;
     size_t len;
-    uint8_t *footer = build_footer(s, &len);
-    if (!footer)
-        return HSL_NO_MEMORY;
-    int err = hsl_write_all(io, s->fd, footer, len, s->end);
-    free(footer);
-    if (err == 0)
+    uint8_t *footer;
+    struct hsl_trailer trailer;
+    int rc = hsl_footer_build(s, &footer, &len, &trailer);
+    if (rc != HSL_OK)
+        return rc;
+    rc = hsl_segment_footer(s, &trailer, footer + trailer.rows_len + trailer.dir_len);
+    int err = rc != HSL_OK ? 0 : hsl_write_all(io, s->fd, footer, len, s->end);
+    if (rc == HSL_OK && err == 0)
         err = io->datasync(io->ctx, s->fd);
-    if (err == 0)
+    if (rc == HSL_OK && err == 0)
         err = io->truncate(io->ctx, s->fd, s->end + len);
-    if (err == 0)
+    if (rc == HSL_OK && err == 0)
         err = io->sync(io->ctx, s->fd);
     if (err < 0) {
         char path[HSL_PATH_MAX + 64];
         hsl_segment_path(log, path, s->number);
-        return hsl_fail(log, "seal", path, -err);
+        rc = hsl_fail(log, "seal", path, -err);
     }
-    io->close(io->ctx, s->fd);
-    log->syncs++;
-    log->pred_uid = s->uid;
-    log->pred_end = s->end;
-    log->pred_crc = s->last_crc;
-    log->durable_at = s->number << 32 | s->end;
-    if (log->super.checkpoint >> 32 == s->number)
-        log->super.checkpoint = 0;
-    pthread_mutex_lock(&log->stage_mu);
-    pthread_mutex_lock(&log->index_mu);
-    s->fd = -1;
-    s->sealed = true;
-    s->file_bytes = s->end + len;
-    if (s->fd_read >= 0 && s->readers == 0) {
-        io->close(io->ctx, s->fd_read); /* it was opened for direct reads */
-        s->fd_read = -1;
-        log->open_files--;
+    if (rc == HSL_OK) {
+        io->close(io->ctx, s->fd);
+        log->syncs++;
+        log->pred_uid = s->uid;
+        log->pred_end = s->end;
+        log->pred_crc = s->last_crc;
+        log->durable_at = s->number << 32 | s->end;
+        if (log->super.checkpoint >> 32 == s->number)
+            log->super.checkpoint = 0;
+        rc = seal_index(log, s, &trailer, footer, s->end + len);
     }
-    if (log->active == s)
-        log->active = NULL;
-    pthread_mutex_unlock(&log->index_mu);
-    pthread_mutex_unlock(&log->stage_mu);
-    free(s->rows);
-    s->rows = NULL;
-    s->rows_len = s->rows_cap = s->rows_checkpointed = 0;
-    return HSL_OK;
+    free(footer);
+    return rc;
 }
 
 int hsl_segments_add(struct hsl_log *log, struct hsl_segment *segment)

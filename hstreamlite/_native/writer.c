@@ -114,10 +114,17 @@ static int write_checkpoint(struct hsl_log *log, struct batch *b)
         .blocks_before = active->rows_checkpointed,
     };
     uint8_t *body = page + sizeof header;
-    point.index_len = hsl_footer_encode(active->rows + active->rows_checkpointed, rows,
-                                        body + sizeof point, &point.shards);
+    struct hsl_footer_size size;
+    if (hsl_footer_encode(active->rows + active->rows_checkpointed, rows, body + sizeof point,
+                          &size) != HSL_OK) {
+        free(page);
+        return HSL_OK; /* a later one will hold these rows too */
+    }
+    point.shards = size.shards;
+    point.rows_len = (uint32_t)size.rows;
+    point.dir_len = (uint32_t)size.dir;
     memcpy(body, &point, sizeof point);
-    header.body_len = (uint32_t)(sizeof point + point.index_len);
+    header.body_len = (uint32_t)(sizeof point + size.rows + size.dir);
     header.body_crc = hsl_crc32c(0, body, header.body_len);
     size_t used = sizeof header + header.body_len, len = hsl_align_page(used);
     memset(body + header.body_len, 0, len - used);

@@ -15,7 +15,8 @@ from hstreamlite.engine import Engine
 from hstreamlite.errors import BatchTooLarge, RecordTrimmed, StreamNotFound, TransactionTooLarge
 from hstreamlite.housekeeping import Housekeeping
 from hstreamlite.info import StreamInfo
-from hstreamlite.log.reader import Batch, NotReady, Scan
+from hstreamlite.log.journal import NotReady
+from hstreamlite.log.reader import Batch, Scan
 from hstreamlite.log.routing import record_ids
 from hstreamlite.place import EARLIEST, Place
 from hstreamlite.records import Payload, Record, RecordId, RecordIds

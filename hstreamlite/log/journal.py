@@ -72,10 +72,8 @@ class ShardInfo(NamedTuple):
     next: int
     last_time: int
     last_ticket: int
-    first_time: int
     bytes: int
     gap_end: int
-    blocks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +112,7 @@ class Journal:
         native.prewrite_bytes = config.prewrite_bytes
         native.checkpoint_bytes = config.checkpoint_bytes
         native.os_stage_bytes = config.os_stage_bytes
+        native.index_cache_bytes = config.index_cache_bytes
         native.block_bytes = config.batch_bytes_max
         native.transaction_bytes = config.transaction_bytes_max
         native.salt = env.rng.u64()
@@ -210,10 +209,8 @@ class Journal:
             out.next,
             out.last_time,
             out.last_ticket,
-            out.first_time,
             out.bytes,
             out.gap_end,
-            out.blocks,
         )
 
     def shards(self) -> list[int]:
@@ -310,6 +307,10 @@ class Journal:
             raise _error(self.handle, status, 0, 0)
 
 
+class NotReady(Exception):
+    """A file has to be read, and the caller asked not to wait for that."""
+
+
 class Cursor:
     """Reads one shard forward. One thread at a time."""
 
@@ -339,13 +340,18 @@ class Cursor:
         lib.hsl_cursor_gap(self._cursor, out, out + 1)
         return int(out[0]), int(out[1])
 
-    def peek(self) -> tuple[int, int, int] | None:
-        """Return (order number, append time in ms, end LSN) of the next block; None at the tail."""
+    def peek(self, *, may_block: bool = True) -> tuple[int, int, int] | None:
+        """Return (order number, append time in ms, end LSN) of the next block; None at the tail.
+
+        NotReady where a file has to be read and may_block is False.
+        """
         out = ffi.new("uint64_t[3]")
-        status = lib.hsl_cursor_peek(self._cursor, out, out + 1, out + 2)
+        status = lib.hsl_cursor_peek(self._cursor, may_block, out, out + 1, out + 2)
         if status == lib.HSL_NOT_FOUND:
             return None
-        if status == lib.HSL_TRIMMED:
+        if status == lib.HSL_AGAIN:
+            raise NotReady
+        if status != lib.HSL_OK:
             raise _error(self.handle, status, 0, 0)
         return int(out[0]), int(out[1]), int(out[2])
 
@@ -377,18 +383,15 @@ class Cursor:
         return None if batches is None else [RawBatch(*batch) for batch in batches]
 
     def damage(self) -> CorruptionError:
-        out = ffi.new("uint64_t[5]")
-        crc = ffi.new("uint32_t[2]")
-        lib.hsl_cursor_damage(self._cursor, out, out + 1, out + 2, out + 3, out + 4, crc, crc + 1)
-        number, offset, length, first, end = (int(v) for v in out[0:5])
-        return CorruptionError(
-            segment_path(self.journal.path, number),
-            offset,
-            length,
-            f"CRC {crc[0]:08x} of block {self.shard}-{first}",
-            f"{crc[1]:08x}",
-            (f"shard {self.shard} {first}-{end - 1}",),
-        )
+        at = ffi.new("struct hsl_cursor_damage *")
+        lib.hsl_cursor_damage(self._cursor, at)
+        ids = f"shard {self.shard} {at.first}-{at.end - 1}"
+        path = segment_path(self.journal.path, at.segment)
+        if at.in_footer:
+            expected = f"{at.length} bytes of footer and frames that match their CRCs"
+            return CorruptionError(path, at.offset, at.length, expected, "other bytes", (ids,))
+        expected = f"CRC {at.expected:08x} of block {self.shard}-{at.first}"
+        return CorruptionError(path, at.offset, at.length, expected, f"{at.found:08x}", (ids,))
 
 
 _paths: weakref.WeakValueDictionary[int, Journal | Cursor] = weakref.WeakValueDictionary()
@@ -441,6 +444,11 @@ def _status_error(journal: Journal, status: int, a: int, b: int) -> BaseExceptio
         return RecordTooLarge(a, b)
     if status == lib.HSL_NOT_FOUND:
         return StreamNotFound(f"shard {a}")
+    if status == lib.HSL_DAMAGED:
+        expected = "the index of a segment, or frames to take it from"
+        return CorruptionError(
+            f"{journal.path}/segments", 0, 0, expected, "other bytes", (f"shard {a}",)
+        )
     if status == lib.HSL_NO_MEMORY:
         return MemoryError()
     if status == lib.HSL_IO:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from hstreamlite._native import fast
 from hstreamlite.config import CODEC_NAMES, Compression
-from hstreamlite.log.journal import END, Cursor, Journal, RawBatch, decompress
+from hstreamlite.log.journal import END, Cursor, Journal, NotReady, RawBatch, decompress
 from hstreamlite.records import Record
 
 
@@ -63,10 +63,6 @@ class Batch:
         )
 
 
-class NotReady(Exception):
-    """A file has to be read, and the caller asked not to wait for that."""
-
-
 class Scan:
     """A position in a stream that moves forward. Used by one thread at a time; never waits.
 
@@ -109,7 +105,8 @@ class Scan:
         NotReady, with nothing changed, where a file has to be read and may_block is False.
         """
         while True:
-            step = self._next_range(min(max_records, self._left) if self._key is None else 1 << 30)
+            count = min(max_records, self._left) if self._key is None else 1 << 30
+            step = self._next_range(count, may_block=may_block)
             if step is None:
                 return []
             cursor, count, end = step
@@ -129,7 +126,7 @@ class Scan:
     def batches(self, max_batches: int, *, may_block: bool = True) -> list[Batch]:
         """Return the next whole blocks under the same rules; a limit counts records, and the block
         that reaches it is the last."""
-        step = self._next_range(END)
+        step = self._next_range(END, may_block=may_block)
         if step is None:
             return []
         cursor, _, end = step
@@ -144,7 +141,7 @@ class Scan:
             self._left -= min(self._left, batch.end - batch.first)
         return batches
 
-    def _next_range(self, count: int) -> tuple[Cursor, int, int] | None:
+    def _next_range(self, count: int, *, may_block: bool) -> tuple[Cursor, int, int] | None:
         if self._left == 0:
             return None
         if len(self._cursors) == 1:
@@ -156,7 +153,7 @@ class Scan:
         for shard, cursor in self._cursors.items():
             if cursor.lsn >= self._limits[shard]:
                 continue
-            peeked = cursor.peek()
+            peeked = cursor.peek(may_block=may_block)
             if peeked is None or peeked[0] > horizon:
                 continue
             order, _, end = peeked

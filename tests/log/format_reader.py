@@ -31,9 +31,8 @@ SUPER = struct.Struct("<8sIHHIIQ16sQQQQQ3QQ")
 SEGMENT = struct.Struct("<6sBBII16sQQQQQIHHQQ")
 FRAME = struct.Struct("<IIQIIIIIIQQII")
 BLOCK = struct.Struct("<HBBIQQQIIIHHQ")
-DIRECTORY = struct.Struct("<QQII")
-TRAILER = struct.Struct("<8sIHHQQIIQQII")
-CHECKPOINT = struct.Struct("<QIIQQ")
+TRAILER = struct.Struct("<8sIHHQQIIIIQQQQQII")
+CHECKPOINT = struct.Struct("<QIIQII")
 STAGE = struct.Struct("<8sIHH16s16sQQQQ")
 ENTRY = struct.Struct("<IIQII")
 
@@ -227,16 +226,26 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
             return value, at
 
 
-def read_index(data: bytes, shards: int, blocks: int) -> list[Row]:
+def read_index(data: bytes, rows_len: int, shards: int, blocks: int) -> list[Row]:
     rows: list[Row] = []
-    base = shards * DIRECTORY.size
-    previous = -1
+    at, begin, shard = rows_len, 0, 0
     for number in range(shards):
-        shard, first_seq, offset, count = DIRECTORY.unpack_from(data, number * DIRECTORY.size)
-        need(shard > previous, "directory out of order")
-        previous = shard
-        rows += read_rows(data, base + offset, shard, first_seq, count)
-    need(len(rows) == blocks, "blocks of an index")
+        step, at = varint(data, at)
+        need(number == 0 or step > 0, "directory out of order")
+        shard += step
+        first, at = varint(data, at)
+        records, at = varint(data, at)
+        count, at = varint(data, at)
+        size, at = varint(data, at)
+        last_time, at = varint(data, at)
+        length, at = varint(data, at)
+        own = list(read_rows(data, begin, shard, first, count))
+        begin += length
+        need(sum(r.records for r in own) == records, "records of a directory entry")
+        need(sum(r.length for r in own) == size, "bytes of a directory entry")
+        need(own[-1].time_ms == last_time, "last time of a directory entry")
+        rows += own
+    need((at, begin, len(rows)) == (len(data), rows_len, blocks), "size of an index")
     return rows
 
 
@@ -271,23 +280,28 @@ def read_footer(data: bytes, uid: int) -> tuple[list[Row], int, int, int] | None
     if len(data) < 2 * PAGE or len(data) % PAGE:
         return None
     raw = data[-TRAILER.size :]
-    magic, own, version, flags, off, length, blocks, shards, low, high, last_crc, frames = (
-        TRAILER.unpack(raw)
-    )
+    fields = TRAILER.unpack(raw)
+    magic, own, version, flags, off, rows_len, dir_len, dir_crc, blocks, shards = fields[:10]
     if magic != b"HSLFOOT1":
         return None
     seed = uid & 0xFFFFFFFF
     need(own == crc(raw[12:], seed) and version == 1 and flags == 0, "trailer")
-    pages = -(-length // 65536)
-    need(align(off + length + 4 * pages + TRAILER.size, PAGE) == len(data), "length of a footer")
-    body = data[off : off + length]
-    stored = struct.unpack_from(f"<{pages}I", data, off + length)
+    pieces = -(-rows_len // 65536)
+    end = off + rows_len + dir_len + 4 * pieces
+    need(align(end + TRAILER.size, PAGE) == len(data), "length of a footer")
+    need(dir_crc == crc(data[off + rows_len : end], seed), "directory")
+    stored = struct.unpack_from(f"<{pieces}I", data, end - 4 * pieces)
     for number, expected in enumerate(stored):
-        need(crc(body[number * 65536 : (number + 1) * 65536], seed) == expected, "page of a footer")
-    rows = read_index(body, shards, blocks)
-    need(low == min((r.time_ms for r in rows), default=(1 << 64) - 1), "least time")
-    need(high == max((r.time_ms for r in rows), default=0), "greatest time")
-    return rows, off, last_crc, frames
+        begin = off + number * 65536
+        piece = data[begin : min(begin + 65536, off + rows_len)]
+        need(crc(piece, seed) == expected, "piece of a footer")
+    rows = read_index(data[off : off + rows_len + dir_len], rows_len, shards, blocks)
+    none = (1 << 64) - 1
+    times, orders = [r.time_ms for r in rows], [r.order for r in rows]
+    need(fields[10:12] == (min(times, default=none), max(times, default=0)), "times")
+    need(fields[12:14] == (min(orders, default=none), max(orders, default=0)), "orders")
+    need(fields[14] == sum(r.length for r in rows), "bytes")
+    return rows, off, fields[15], fields[16]
 
 
 # ---- segments ----
@@ -397,10 +411,10 @@ def check_checkpoint(
 ) -> tuple[int, int]:
     """Compare a checkpoint with the blocks since the one before; return what the next goes on."""
     body = data[at + 64 : at + 64 + frame.body_len]
-    before, count, shards, blocks_before, length = CHECKPOINT.unpack_from(body)
+    before, count, shards, blocks_before, rows_len, dir_len = CHECKPOINT.unpack_from(body)
     need(before == previous and blocks_before == marked, "chain of checkpoints")
-    need(length == len(body) - CHECKPOINT.size, "length of a checkpoint")
-    rows = read_index(body[CHECKPOINT.size :], shards, count)
+    need(rows_len + dir_len == len(body) - CHECKPOINT.size, "length of a checkpoint")
+    rows = read_index(body[CHECKPOINT.size :], rows_len, shards, count)
     need(sorted(rows) == sorted(row for row, _ in blocks[marked:]), "rows of a checkpoint")
     return len(blocks), at
 

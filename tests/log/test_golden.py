@@ -216,7 +216,7 @@ def test_the_independent_reader_checks_every_structure(file: str, offset: int | 
     image = make.load("crashed")
     content = bytearray(image[file])
     if offset is None:
-        offset = 10 + int.from_bytes(content[-48:-40], "little")  # where the trailer says
+        offset = 10 + int.from_bytes(content[-80:-72], "little")  # where the trailer says
     content[offset] ^= 0x10
     with pytest.raises(FormatError):
         read_store(image | {file: bytes(content)})
