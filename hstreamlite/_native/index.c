@@ -1,8 +1,8 @@
 /* Shards, and where their durable blocks are.
  *
  * A shard has one run for each sealed segment that holds blocks of it, and behind them one entry
- * for each block of the active segment. Both are arrays in LSN order; trimming moves their heads. So
- * memory grows with segments, not with blocks.
+ * for each block of the active segment. Both are arrays in LSN order; trimming moves their heads.
+ * So memory grows with segments, not with blocks.
  */
 #include "log.h"
 

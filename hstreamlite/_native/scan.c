@@ -2,10 +2,10 @@
  *
  * A sealed segment with a valid directory is trusted: its runs go to the index, its rows are read
  * when they are asked for, its blocks are checked when they are read. Any other segment is walked
- * frame by frame. A frame is accepted if and only if its header CRC, uid, own offset, number, epoch
- * and chain hold, every block in it verifies, and every block continues its shard. The walk reports
- * where it stopped and what valid frames lie behind; whether that is a torn tail or damage is decided
- * by the caller.
+ * frame by frame. A frame is accepted if and only if its header CRC, uid, own offset, number,
+ * epoch and chain hold, every block in it verifies, and every block continues its shard. The walk
+ * reports where it stopped and what valid frames lie behind; whether that is a torn tail or damage
+ * is decided by the caller.
  */
 #include "log.h"
 

@@ -1,8 +1,8 @@
 /* Finding blocks: by LSN, by time, by order number, by the size of what follows.
  *
  * The runs of a shard are searched in memory, the rows of one run in its segment's footer: first
- * for the group, by the heads of the groups, then within it. All keys grow along a shard. Nothing is
- * locked while a footer is read, so every step starts again from an LSN.
+ * for the group, by the heads of the groups, then within it. All keys grow along a shard. Nothing
+ * is locked while a footer is read, so every step starts again from an LSN.
  */
 #include "log.h"
 
