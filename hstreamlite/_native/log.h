@@ -280,7 +280,8 @@ int hsl_super_write(struct hsl_log *log);
 bool hsl_os_stage_room(const struct hsl_log *log, size_t bytes);
 /* Room for one checked entry of `len` bytes; hsl_os_stage_publish makes it count. */
 uint8_t *hsl_os_stage_put(struct hsl_log *log, size_t len);
-void hsl_os_stage_publish(struct hsl_log *log, uint8_t *entry, size_t len, uint32_t count);
+void hsl_os_stage_publish(struct hsl_log *log, uint8_t *entry, const uint8_t *blocks, size_t len,
+                          uint32_t count);
 void hsl_os_stage_release(struct hsl_log *log, uint64_t end);
 int hsl_os_stage_enable(struct hsl_log *log);
 void hsl_os_stage_close(struct hsl_log *log);

@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { COPY_PIECE = 4096, COPY_SMALL = 16384 };
+
 static uint64_t ring_bytes(const struct hsl_log *log) { return log->stage_map_len - HSL_PAGE; }
 
 static uint8_t *ring_at(const struct hsl_log *log, uint64_t pos)
@@ -44,13 +46,53 @@ static uint32_t entry_crc(uint64_t epoch, const uint8_t *entry, size_t len)
     return hsl_crc32c(seed, entry + 8, sizeof(struct hsl_stage_entry) - 8 + len);
 }
 
-static void publish(struct hsl_log *log, uint8_t *at, size_t len, uint32_t blocks)
+#if defined(__x86_64__)
+#include <emmintrin.h>
+
+/* Copies past the caches: the ring is read again only after a crash. */
+static void copy_past_caches(uint8_t *to, const uint8_t *from, size_t len)
+{
+    size_t at = -(uintptr_t)to & 15;
+    at = at < len ? at : len;
+    memcpy(to, from, at);
+    for (; at + 64 <= len; at += 64)
+        for (size_t word = at; word < at + 64; word += 16)
+            _mm_stream_si128((__m128i *)(void *)(to + word),
+                             _mm_loadu_si128((const __m128i *)(const void *)(from + word)));
+    memcpy(to + at, from + at, len - at);
+    _mm_sfence();
+}
+#else
+static void copy_past_caches(uint8_t *to, const uint8_t *from, size_t len)
+{
+    memcpy(to, from, len);
+}
+#endif
+
+/* Puts blocks into an entry, unless they were made there, and goes on with the checksum. Piece by
+ * piece, so that they come from memory once. */
+static uint32_t copy_checked(uint8_t *to, const uint8_t *from, size_t len, uint32_t crc)
+{
+    for (size_t at = 0; at < len; at += COPY_PIECE) {
+        size_t piece = len - at < COPY_PIECE ? len - at : COPY_PIECE;
+        crc = hsl_crc32c(crc, from + at, piece);
+        if (len >= COPY_SMALL && to != from)
+            copy_past_caches(to + at, from + at, piece);
+        else if (to != from)
+            memcpy(to + at, from + at, piece);
+    }
+    return crc;
+}
+
+static void publish(struct hsl_log *log, uint8_t *at, const uint8_t *blocks_at, size_t len,
+                    uint32_t blocks)
 {
     struct hsl_stage_entry *entry = (struct hsl_stage_entry *)(void *)at;
     entry->pos = log->stage_head;
     entry->len = (uint32_t)len;
     entry->blocks = blocks;
-    entry->crc = entry_crc(log->epoch, at, blocks ? len : 0);
+    entry->crc = copy_checked(at + sizeof *entry, blocks_at, blocks ? len : 0,
+                              entry_crc(log->epoch, at, 0));
     atomic_thread_fence(memory_order_release);
     entry->magic = HSL_ENTRY_MAGIC;
     log->stage_head += blocks ? entry_bytes(len) : sizeof *entry + len;
@@ -64,7 +106,8 @@ uint8_t *hsl_os_stage_put(struct hsl_log *log, size_t len)
     uint64_t left = ring_bytes(log) - log->stage_head % ring_bytes(log);
     if (left < entry_bytes(len)) {
         if (left >= sizeof(struct hsl_stage_entry))
-            publish(log, ring_at(log, log->stage_head), left - sizeof(struct hsl_stage_entry), 0);
+            publish(log, ring_at(log, log->stage_head), NULL,
+                    left - sizeof(struct hsl_stage_entry), 0);
         else
             log->stage_head += left;
     }
@@ -73,9 +116,10 @@ uint8_t *hsl_os_stage_put(struct hsl_log *log, size_t len)
     return (uint8_t *)entry;
 }
 
-void hsl_os_stage_publish(struct hsl_log *log, uint8_t *entry, size_t len, uint32_t count)
+void hsl_os_stage_publish(struct hsl_log *log, uint8_t *entry, const uint8_t *blocks, size_t len,
+                          uint32_t count)
 {
-    publish(log, entry, len, count);
+    publish(log, entry, blocks, len, count);
 }
 
 void hsl_os_stage_release(struct hsl_log *log, uint64_t end)

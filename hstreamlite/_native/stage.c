@@ -325,8 +325,7 @@ static bool copy_to_os_stage(struct hsl_log *log)
             log->stage_hole = log->open.ticket;
             return false;
         }
-        memcpy(entry + sizeof(struct hsl_stage_entry), frame + log->call_start, len);
-        hsl_os_stage_publish(log, entry, len, log->call_blocks);
+        hsl_os_stage_publish(log, entry, frame + log->call_start, len, log->call_blocks);
     } else {
         struct hsl_block_header header;
         memcpy(&header, log->last_block, sizeof header);
@@ -346,7 +345,7 @@ static bool copy_to_os_stage(struct hsl_log *log)
         memset(out + len - 8, 0, 8);
         memcpy(out, &header, sizeof header);
         memcpy(out + sizeof header, payload, header.payload_len);
-        hsl_os_stage_publish(log, entry, len, 1);
+        hsl_os_stage_publish(log, entry, out, len, 1);
     }
     log->open.stage_end = log->stage_head;
     return true;
