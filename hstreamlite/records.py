@@ -44,16 +44,16 @@ class RecordIds(Sequence[RecordId]):
 
     def __init__(self, runs: Iterable[Run], order: Iterable[int] | None = None) -> None:
         self._runs = tuple(runs)
-        self._ends = list(accumulate(count for _, _, count in self._runs))
         self._order = None if order is None else array("L", order)
         self._places: array[int] | None = None
+        self._ends: list[int] | None = None
         if self._order is not None:
             named = Counter(self._order)
             if named != Counter({run: count for run, (_, _, count) in enumerate(self._runs)}):
                 raise ValueError("order must name each run once for each of its records")
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
+        return sum([count for _, _, count in self._runs])
 
     @overload
     def __getitem__(self, index: int) -> RecordId: ...
@@ -96,6 +96,8 @@ class RecordIds(Sequence[RecordId]):
 
     def _at(self, i: int) -> RecordId:
         if self._order is None:
+            if self._ends is None:
+                self._ends = list(accumulate(count for _, _, count in self._runs))
             run = bisect_right(self._ends, i)
             shard, batch, count = self._runs[run]
             return RecordId(shard, batch, i - (self._ends[run] - count))

@@ -248,6 +248,8 @@ def record_of(payload: Payload | Record, key: str | None, attributes: object) ->
 
 def item_list(records: Iterable[Payload | Record]) -> list[Payload | Record]:
     """Return a list of the records of one append; TypeError for what is no collection of them."""
+    if type(records) is list:
+        return records
     if isinstance(records, str | bytes | bytearray | memoryview | dict | Record):
         raise TypeError(
             f"records must be an iterable of records, not one {type(records).__name__}; "
@@ -255,4 +257,4 @@ def item_list(records: Iterable[Payload | Record]) -> list[Payload | Record]:
         )
     if not isinstance(records, Iterable):
         raise TypeError(f"records must be an iterable of records, not {type(records).__name__}")
-    return records if type(records) is list else list(records)
+    return list(records)

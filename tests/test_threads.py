@@ -206,6 +206,34 @@ def test_close_ends_sixteen_waiting_threads(store: hs.Store, wait: str) -> None:
         assert again.recovery.clean
 
 
+def overwrite(payloads: list[bytes]) -> None:
+    """Empty the list and use the memory for something else."""
+    payloads.clear()
+    assert [b"%d" % n * 100 for n in range(100)]
+
+
+def test_a_list_emptied_while_its_append_waits_for_room_is_appended_as_it_was(
+    tmp_path: Path,
+) -> None:
+    config = hs.StoreConfig(
+        chunk_bytes=64 << 10, stage_bytes=256 << 10, frame_bytes=32 << 10, eager_bytes=16 << 10
+    )
+    with hs.open(tmp_path / "s", durability="memory", config=config) as store:
+        stream = store.create_stream("s")
+        for round_number in range(40):
+            mine = [b"%d/%d" % (round_number, n) * 50 for n in range(100)]
+            shared = [bytes(bytearray(payload)) for payload in mine]
+            crew = Crew()
+            for _ in range(2):
+                crew.start(lambda: [stream.append_many([bytes(1000)] * 200) for _ in range(4)])
+            crew.start(partial(stream.append_many, shared))
+            crew.start(partial(overwrite, shared))
+            crew.join()
+            found = [raw(r) for r in stream.read() if raw(r) != bytes(1000)]
+            assert found in ([], mine)
+            stream.trim(before=hs.LATEST)
+
+
 def test_close_from_many_threads_closes_once(store: hs.Store) -> None:
     store.create_stream("orders").append(b"x")
     crew = Crew()

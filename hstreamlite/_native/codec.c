@@ -20,12 +20,12 @@ enum {
 
 /* ---- wire format ---- */
 
-size_t hsl_wire_varint_size(uint64_t value)
+static inline size_t varint_size(uint64_t value)
 {
-    return (size_t)(70 - __builtin_clzll(value | 1)) / 7;
+    return value < 0x80 ? 1 : (size_t)(70 - __builtin_clzll(value)) / 7;
 }
 
-uint8_t *hsl_wire_varint(uint8_t *out, uint64_t value)
+static inline uint8_t *put_varint(uint8_t *out, uint64_t value)
 {
     while (value >= 0x80) {
         *out++ = (uint8_t)(value | 0x80);
@@ -34,6 +34,10 @@ uint8_t *hsl_wire_varint(uint8_t *out, uint64_t value)
     *out++ = (uint8_t)value;
     return out;
 }
+
+size_t hsl_wire_varint_size(uint64_t value) { return varint_size(value); }
+
+uint8_t *hsl_wire_varint(uint8_t *out, uint64_t value) { return put_varint(out, value); }
 
 static const uint8_t *read_long_varint(const uint8_t *p, const uint8_t *end, int bytes_max,
                                        uint64_t *value)
@@ -257,7 +261,7 @@ uint8_t *hsl_attrs_copy(uint8_t *out, const struct hsl_record_ref *ref)
 
 static inline size_t bytes_field_size(size_t len)
 {
-    return 1 + hsl_wire_varint_size(len) + len;
+    return 1 + varint_size(len) + len;
 }
 
 static inline size_t header_size(const struct hsl_record_ref *ref)
@@ -284,9 +288,9 @@ uint8_t *hsl_codec_encode(uint8_t *out, const struct hsl_record_ref *ref)
 {
     size_t header = header_size(ref);
     *out++ = TAG_RECORD;
-    out = hsl_wire_varint(out, record_size(ref, header));
+    out = put_varint(out, record_size(ref, header));
     *out++ = TAG_HEADER;
-    out = hsl_wire_varint(out, header);
+    out = put_varint(out, header);
     if (ref->raw) {
         *out++ = TAG_FLAG;
         *out++ = 1;
@@ -295,13 +299,80 @@ uint8_t *hsl_codec_encode(uint8_t *out, const struct hsl_record_ref *ref)
         out = hsl_attrs_copy(out, ref);
     if (ref->key_len) {
         *out++ = TAG_KEY;
-        out = hsl_wire_varint(out, ref->key_len);
+        out = put_varint(out, ref->key_len);
         out = put(out, ref->key, ref->key_len);
     }
     if (ref->payload_len) {
         *out++ = TAG_PAYLOAD;
-        out = hsl_wire_varint(out, ref->payload_len);
+        out = put_varint(out, ref->payload_len);
         out = put(out, ref->payload, ref->payload_len);
+    }
+    return out;
+}
+
+/* ---- writing: many records of the same form ---- */
+
+static struct hsl_record_ref payload_ref(const struct hsl_payload *payload, const uint8_t *key,
+                                         size_t key_len)
+{
+    return (struct hsl_record_ref){
+        .payload = payload->data,
+        .payload_len = payload->len,
+        .key = key,
+        .key_len = key_len,
+        .raw = 1,
+    };
+}
+
+static inline size_t run_record_size(size_t header_field, size_t payload_len)
+{
+    return header_field + (payload_len ? bytes_field_size(payload_len) : 0);
+}
+
+size_t hsl_codec_run_size(const struct hsl_payload *run, size_t count, size_t key_len,
+                          size_t *largest)
+{
+    size_t size = 0, longest = 0;
+    size_t header_field = bytes_field_size(2 + (key_len ? bytes_field_size(key_len) : 0));
+    for (size_t i = 0; i < count; i++) {
+        size_t record = bytes_field_size(run_record_size(header_field, run[i].len));
+        size += record;
+        longest = record > longest ? record : longest;
+    }
+    *largest = longest;
+    return size;
+}
+
+/* The header is written once and copied from there. */
+uint8_t *hsl_codec_encode_run(uint8_t *out, const struct hsl_payload *run, size_t count,
+                              const uint8_t *key, size_t key_len)
+{
+    if (count == 0)
+        return out;
+    struct hsl_record_ref first = payload_ref(run, key, key_len);
+    size_t header_field = bytes_field_size(header_size(&first));
+    uint8_t *header = out + 1 + varint_size(run_record_size(header_field, run->len));
+    out = hsl_codec_encode(out, &first);
+    for (size_t i = 1; i < count; i++) {
+        size_t len = run[i].len;
+        if (header_field == 4 && len > 0 && len < 0x80 - 6) { /* no key, and all lengths short */
+            uint8_t start[8] = {TAG_RECORD, (uint8_t)(len + 6), [6] = TAG_PAYLOAD, (uint8_t)len};
+            memcpy(start + 2, header, 4);
+            memcpy(out, start, 8);
+            memcpy(out + 8, run[i].data, len);
+            out += 8 + len;
+            continue;
+        }
+        *out++ = TAG_RECORD;
+        out = put_varint(out, run_record_size(header_field, len));
+        memcpy(out, header, header_field);
+        out += header_field;
+        if (len) {
+            *out++ = TAG_PAYLOAD;
+            out = put_varint(out, len);
+            memcpy(out, run[i].data, len);
+            out += len;
+        }
     }
     return out;
 }

@@ -29,6 +29,19 @@ size_t hsl_codec_size(const struct hsl_record_ref *ref);
 /* Returns the end of what it wrote. */
 uint8_t *hsl_codec_encode(uint8_t *out, const struct hsl_record_ref *ref);
 
+/* The payload of a raw record without attributes. */
+struct hsl_payload {
+    const uint8_t *data;
+    size_t len;
+};
+
+/* Bytes that hsl_codec_encode_run writes; in *largest those of the longest record. */
+size_t hsl_codec_run_size(const struct hsl_payload *run, size_t count, size_t key_len,
+                          size_t *largest);
+/* Writes the records of a run, which share a key, as hsl_codec_encode would. */
+uint8_t *hsl_codec_encode_run(uint8_t *out, const struct hsl_payload *run, size_t count,
+                              const uint8_t *key, size_t key_len);
+
 /* 1 and the next record, 0 at the end, -1 where the bytes are malformed; *pos moves on 1 only. */
 int hsl_codec_next(const uint8_t **pos, const uint8_t *end, struct hsl_record_ref *out);
 /* Steps over n records without looking into them: 1, 0 if there are fewer, -1 as above. *pos is

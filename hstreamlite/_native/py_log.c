@@ -70,9 +70,12 @@ static enum waiting waiting_of(PyObject *o)
     return o == Py_None ? WAIT_NEVER : o == Py_True ? WAIT_LEVEL : WAIT_NOT;
 }
 
+struct call;
+static int pin(struct call *call);
+
 /* 0 with the stage locked, 1 if it would have to wait and may not, -1 with an error. */
 static int begin(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags,
-                 enum waiting waiting)
+                 enum waiting waiting, struct call *call)
 {
     for (int tries = 0;; tries++) {
         int rc = hsl_stage_begin(log, bytes, blocks, flags | HSL_STAGE_TRY);
@@ -84,6 +87,8 @@ static int begin(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags,
             return 1;
         }
         if (rc == HSL_AGAIN) {
+            if (call && pin(call) < 0)
+                return -1;
             Py_BEGIN_ALLOW_THREADS;
             rc = hsl_stage_room(log, bytes, blocks, flags);
             Py_END_ALLOW_THREADS;
@@ -134,7 +139,8 @@ static PyObject *py_append(PyObject *module, PyObject *const *args, Py_ssize_t n
         raise_status(log, HSL_TOO_LARGE, size, log->cfg.block_bytes);
         goto out;
     }
-    int begun = begin(log, hsl_block_bytes(size), 1, level == LEVEL_OS ? HSL_STAGE_OS : 0, waiting);
+    int begun =
+        begin(log, hsl_block_bytes(size), 1, level == LEVEL_OS ? HSL_STAGE_OS : 0, waiting, NULL);
     if (begun != 0) {
         result = begun > 0 ? Py_NewRef(Py_None) : NULL;
         goto out;
@@ -184,10 +190,15 @@ static PyObject *py_record_bytes(PyObject *module, PyObject *const *args, Py_ssi
 
 struct op { /* one shard's part of a call */
     uint64_t shard;
-    PyObject *items;     /* list of records, or NULL for a ready body */
-    struct hsl_record_ref *refs;
+    PyObject *items;         /* list of records, or NULL for a ready body */
+    struct hsl_payload *run; /* the records, if all are bytes; they are borrowed from the list */
+    PyObject *pinned;        /* what holds them while others may change the list, or NULL */
+    struct hsl_record_ref *refs; /* the records, if not; each keeps what it points into */
     PyObject **keep;
+    const char *key;
+    size_t key_len;
     size_t count;
+    size_t bytes;        /* of all records */
     size_t limit;        /* bytes of one block of this shard */
     int codec;
     const uint8_t *body;
@@ -212,17 +223,43 @@ static void free_call(struct call *call)
             Py_XDECREF(op->keep[j]);
         free(op->keep);
         free(op->refs);
+        Py_XDECREF(op->pinned);
+        free(op->run);
     }
     free(call->ops);
+}
+
+/* Takes references to what is borrowed from lists that others may change meanwhile: 0, or -1. */
+static int pin(struct call *call)
+{
+    for (size_t i = 0; i < call->count; i++) {
+        struct op *op = &call->ops[i];
+        if (op->run && !op->pinned &&
+            !(op->pinned = PyList_GetSlice(op->items, 0, (Py_ssize_t)op->count)))
+            return -1;
+    }
+    return 0;
+}
+
+static size_t record_bytes(const struct op *op, size_t at)
+{
+    size_t largest;
+    if (op->run)
+        return hsl_codec_run_size(&op->run[at], 1, op->key_len, &largest);
+    return hsl_codec_size(&op->refs[at]);
 }
 
 /* Records of one block, from `from`: as many as fit the limit. */
 static size_t block_end(const struct op *op, size_t from, size_t *body)
 {
     size_t at = from;
+    if (from == 0 && op->bytes <= op->limit) {
+        *body = op->bytes;
+        return op->count;
+    }
     *body = 0;
     while (at < op->count) {
-        size_t size = hsl_codec_size(&op->refs[at]);
+        size_t size = record_bytes(op, at);
         if (at > from && *body + size > op->limit)
             break;
         *body += size;
@@ -231,28 +268,66 @@ static size_t block_end(const struct op *op, size_t from, size_t *body)
     return at;
 }
 
-static int plan_items(struct hsl_log *log, struct call *call, struct op *op, PyObject *key)
+/* Fills op->run: 1, or 0 if the list holds something else than bytes, or -1. Nothing in here lets
+ * other code run. */
+static int plan_run(struct op *op, size_t *largest)
 {
-    const char *utf8;
-    size_t key_len;
-    if (hsl_py_key(key, &utf8, &key_len) < 0)
+    op->run = malloc((op->count + 1) * sizeof *op->run);
+    if (!op->run) {
+        PyErr_NoMemory();
         return -1;
-    op->count = (size_t)PyList_Size(op->items);
+    }
+    for (size_t i = 0; i < op->count; i++) {
+        PyObject *item = PyList_GetItem(op->items, (Py_ssize_t)i);
+        if (!PyBytes_CheckExact(item)) {
+            free(op->run);
+            op->run = NULL;
+            return 0;
+        }
+        op->run[i].data = (const uint8_t *)PyBytes_AsString(item);
+        op->run[i].len = (size_t)Py_SIZE(item);
+    }
+    op->bytes = hsl_codec_run_size(op->run, op->count, op->key_len, largest);
+    return 1;
+}
+
+static int plan_refs(struct op *op, size_t *largest)
+{
     op->refs = malloc((op->count + 1) * sizeof *op->refs);
     op->keep = calloc(op->count + 1, sizeof *op->keep);
     if (!op->refs || !op->keep) {
         PyErr_NoMemory();
         return -1;
     }
+    *largest = 0;
     for (size_t i = 0; i < op->count; i++) {
         PyObject *item = PyList_GetItem(op->items, (Py_ssize_t)i);
-        if (!item || hsl_py_record_ref(item, utf8, key_len, &op->refs[i], &op->keep[i]) < 0)
+        if (!item || hsl_py_record_ref(item, op->key, op->key_len, &op->refs[i], &op->keep[i]) < 0)
             return -1;
+        if (!op->keep[i])
+            op->keep[i] = Py_NewRef(item);
         size_t size = hsl_codec_size(&op->refs[i]);
-        if (size > op->limit) {
-            raise_status(log, HSL_TOO_LARGE, size, op->limit);
-            return -1;
-        }
+        op->bytes += size;
+        *largest = size > *largest ? size : *largest;
+    }
+    return 0;
+}
+
+static int plan_items(struct hsl_log *log, struct call *call, struct op *op, PyObject *key)
+{
+    size_t largest;
+    if (hsl_py_key(key, &op->key, &op->key_len) < 0)
+        return -1;
+    op->count = (size_t)PyList_Size(op->items);
+    int plain = plan_run(op, &largest);
+    if (plain < 0 || (plain == 0 && plan_refs(op, &largest) < 0))
+        return -1;
+    if (largest > op->limit) {
+        size_t at = 0;
+        while (record_bytes(op, at) <= op->limit)
+            at++;
+        raise_status(log, HSL_TOO_LARGE, record_bytes(op, at), op->limit);
+        return -1;
     }
     for (size_t at = 0; at < op->count;) {
         size_t body;
@@ -375,8 +450,12 @@ static void encode_op(struct hsl_log *log, struct call *call, struct op *op,
         uint8_t *payload = hsl_stage_block(log, shard, 0, (uint32_t)(end - at), (uint32_t)body,
                                            (uint32_t)body, &p->first);
         p->count = end - at;
-        for (; at < end; at++)
+        if (op->run)
+            hsl_codec_encode_run(payload, op->run + at, p->count, (const uint8_t *)op->key,
+                                 op->key_len);
+        for (; op->refs && at < end; at++)
             payload = hsl_codec_encode(payload, &op->refs[at]);
+        at = end;
     }
 }
 
@@ -425,7 +504,7 @@ static PyObject *py_stage(PyObject *module, PyObject *const *args, Py_ssize_t na
         goto out;
     }
     int flags = (level == LEVEL_OS ? HSL_STAGE_OS : 0) | (system ? HSL_STAGE_SYSTEM : 0);
-    int begun = begin(log, call.bytes, call.blocks, flags, waiting);
+    int begun = begin(log, call.bytes, call.blocks, flags, waiting, &call);
     if (begun != 0) {
         result = begun > 0 ? Py_NewRef(Py_None) : NULL;
         goto out;

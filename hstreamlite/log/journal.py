@@ -136,14 +136,14 @@ class Journal:
         Nothing is staged when this raises. System calls may use the emergency segment.
         """
         ticket, runs = fast.stage(self.handle, ops, level, system, False)
-        return ticket, [Run(*run) for run in runs]
+        return ticket, [Run._make(run) for run in runs]
 
     def try_stage(
         self, ops: list[Op], level: int, *, system: bool = False
     ) -> tuple[int, list[Run]] | None:
         """Stage as `stage` does, or return None where that would have to wait for room."""
         staged = fast.stage(self.handle, ops, level, system, None)
-        return None if staged is None else (staged[0], [Run(*run) for run in staged[1]])
+        return None if staged is None else (staged[0], [Run._make(run) for run in staged[1]])
 
     def make_room(self, size: int) -> None:
         """Wait until `try_stage` of so many bytes for the system logs will find room."""

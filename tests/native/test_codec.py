@@ -291,6 +291,27 @@ def test_decoding_inverts_encoding(records: list[Plain]) -> None:
     assert lib.hsl_codec_count(exact_buffer(body), len(body)) == len(records)
 
 
+@given(
+    st.lists(st.one_of(st.binary(max_size=20), st.integers(100, 300).map(bytes)), max_size=8),
+    st.one_of(st.just(b""), st.binary(max_size=200)),
+)
+@example([bytes(121), bytes(122), bytes(127), bytes(128), bytes(16_400), b""], b"")
+def test_a_run_of_payloads_is_encoded_as_one_by_one(payloads: list[bytes], key: bytes) -> None:
+    expected = [encode(Plain(payload, key, (), raw=True)) for payload in payloads]
+    run = ffi.new("struct hsl_payload[]", len(payloads) + 1)
+    kept = [exact_buffer(payload) for payload in payloads]
+    for slot, memory, payload in zip(run, kept, payloads, strict=False):
+        slot.data, slot.len = memory, len(payload)
+    largest = ffi.new("size_t *")
+    size = lib.hsl_codec_run_size(run, len(payloads), len(key), largest)
+    assert size == sum(map(len, expected))
+    assert largest[0] == max(map(len, expected), default=0)
+    out = ffi.new("uint8_t[]", size or 1)
+    end = lib.hsl_codec_encode_run(out, run, len(payloads), exact_buffer(key), len(key))
+    assert end - out == size
+    assert bytes(ffi.buffer(out, size)) == b"".join(expected)
+
+
 @given(bodies)
 def test_any_order_repetition_and_unknown_field_reads_as_protobuf_reads_it(body: bytes) -> None:
     expected = oracle_decode(body)
