@@ -1,0 +1,137 @@
+"""The index finds what a scan of the frames finds: in memory, in footers, and when a footer is lost."""
+
+from __future__ import annotations
+
+import bisect
+from itertools import accumulate
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import hstreamlite as hs
+from hstreamlite.errors import CorruptionError
+from hstreamlite.log.journal import Journal
+from hstreamlite.testing.simenv import SimEnv
+from tests.log.format_reader import Block, read_store
+from tests.log.golden.make import ROOT, image_of
+
+CONFIG = hs.StoreConfig(
+    segment_bytes_min=64 << 10,
+    segment_bytes_max=128 << 10,
+    frame_bytes=16 << 10,
+    eager_bytes=4 << 10,
+    batch_bytes_max=4 << 10,
+    transaction_bytes_max=32 << 10,
+    prewrite_bytes=8 << 10,
+    checkpoint_bytes=64 << 10,
+    index_cache_bytes=256 << 10,
+)
+HEADER_BYTES = 56
+
+Appends = list[tuple[int, int, int]]
+"""(stream, records, seconds that pass before)"""
+
+appends = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(1, 40), st.integers(0, 2)), min_size=20, max_size=120
+)
+
+
+def fill(env: SimEnv, program: Appends) -> hs.Store:
+    store = hs.open(ROOT, config=CONFIG, env=env)
+    streams = [store.create_stream(f"s{number}") for number in range(4)]
+    for number, records, seconds in program:
+        env.advance(seconds)
+        streams[number].append_many([bytes(90)] * records, durability="os")
+    return store
+
+
+def blocks_of(env: SimEnv) -> dict[int, list[Block]]:
+    shards: dict[int, list[Block]] = {}
+    for segment in read_store(image_of(env)).segments:
+        for _, block in segment.blocks:
+            shards.setdefault(block.shard, []).append(block)
+    return shards
+
+
+def length(block: Block) -> int:
+    return HEADER_BYTES + len(block.payload)
+
+
+def check_seeks(journal: Journal, shard: int, blocks: list[Block], first: int) -> None:
+    kept = [b for b in blocks if b.seq + b.count > first]
+    end = blocks[-1].seq + blocks[-1].count
+    for block in blocks:
+        lsn = block.seq + block.count - 1
+        expected = (block.seq, block.order) if lsn >= first else None
+        assert journal.block_of(shard, lsn) == expected
+    seqs = [max(b.seq, first) for b in kept] + [end]
+    times = [b.time_ms for b in kept]
+    for time_ms in {t + step for t in times for step in (-1, 0, 1)}:
+        assert journal.seek_time(shard, time_ms) == seqs[bisect.bisect_left(times, time_ms)]
+    orders = [b.order for b in kept]
+    for order in {o + step for o in orders for step in (-1, 0, 1)}:
+        assert journal.seek_order(shard, order) == seqs[bisect.bisect_left(orders, order)]
+    sums = list(accumulate((length(b) for b in reversed(kept)), initial=0))
+    for most in {s + step for s in sums for step in (-1, 0, 1)} - {-1}:
+        blocks_kept = bisect.bisect_right(sums, most) - 1
+        assert journal.seek_bytes(shard, most) == seqs[len(kept) - blocks_kept]
+
+
+@given(program=appends, cut=st.integers(0, 400))
+@settings(max_examples=25)
+def test_seeks_agree_with_a_scan_before_and_after_reopening(program: Appends, cut: int) -> None:
+    env = SimEnv(seed=1)
+    store = fill(env, program)
+    store.close()
+    truth = {k: v for k, v in blocks_of(env).items() if k < 1 << 63}
+    env = env.process_crash()
+    store = hs.open(ROOT, config=CONFIG, env=env)
+    journal = store._engine.journal
+    for shard, blocks in truth.items():
+        assert journal.info(shard).bytes == sum(map(length, blocks))
+        check_seeks(journal, shard, blocks, 1)
+        first = min(cut, blocks[-1].seq + blocks[-1].count)
+        journal.trim(shard, first)
+        check_seeks(journal, shard, blocks, max(1, first))
+    journal.check_invariants()
+    store.close()
+
+
+def damaged_rows(env: SimEnv) -> list[tuple[str, int]]:
+    """Flip a bit in the rows of every sealed segment; return where."""
+    places = []
+    for name, data in image_of(env).items():
+        trailer = data[-96:]
+        if not name.endswith(".seg") or trailer[:8] != b"HSLFOOT1":
+            continue
+        offset = int.from_bytes(trailer[16:24], "little")
+        env.disk.flip(f"{ROOT}/{name}", (offset + 5) * 8)
+        places.append((f"{ROOT}/{name}", offset))
+    assert places
+    return places
+
+
+def test_rows_that_do_not_verify_are_taken_from_the_frames() -> None:
+    env = SimEnv(seed=1)
+    fill(env, [(n % 4, 30, 0) for n in range(152)]).close()
+    damaged = len(damaged_rows(env))
+    with hs.open(ROOT, config=CONFIG, env=env.process_crash()) as store:
+        for number in range(4):
+            assert len(list(store.stream(f"s{number}").read())) == 30 * 38
+        assert store._engine.journal.stats()["footers_rebuilt"] == damaged
+
+
+def test_rows_and_frames_that_do_not_verify_are_damage_with_ids() -> None:
+    env = SimEnv(seed=1)
+    fill(env, [(n % 4, 30, 0) for n in range(152)]).close()
+    path, footer = damaged_rows(env)[1]
+    env.disk.flip(path, (footer - 4096 + 200) * 8)
+    with hs.open(ROOT, config=CONFIG, env=env.process_crash()) as store:
+        journal = store._engine.journal
+        shard = next(store.stream("s1").read()).id.shard_id
+        with pytest.raises(CorruptionError) as caught:
+            list(store.stream("s1").read())
+        assert caught.value.path == path
+        assert f"shard {shard} " in str(caught.value)
+        newest = journal.info(shard).durable_next - 1
+        assert journal.block_of(shard, newest) is not None
