@@ -34,6 +34,10 @@ Appends = list[tuple[int, int, int]]
 appends = st.lists(
     st.tuples(st.integers(0, 3), st.integers(1, 40), st.integers(0, 2)), min_size=20, max_size=120
 )
+small_appends = st.lists(
+    st.tuples(st.integers(0, 1), st.integers(1, 2), st.integers(0, 1)), min_size=150, max_size=300
+)
+"""So many blocks of a shard in one segment that they make several groups of rows."""
 
 
 def fill(env: SimEnv, program: Appends) -> hs.Store:
@@ -77,7 +81,7 @@ def check_seeks(journal: Journal, shard: int, blocks: list[Block], first: int) -
         assert journal.seek_bytes(shard, most) == seqs[len(kept) - blocks_kept]
 
 
-@given(program=appends, cut=st.integers(0, 400))
+@given(program=appends | small_appends, cut=st.integers(0, 400))
 @settings(max_examples=25)
 def test_seeks_agree_with_a_scan_before_and_after_reopening(program: Appends, cut: int) -> None:
     env = SimEnv(seed=1)
