@@ -23,6 +23,7 @@ struct hsl_cursor {
     uint64_t segment, off; /* what buf holds */
     struct hsl_entry *page; /* blocks of one group of a footer's rows */
     uint32_t page_len;
+    bool announced; /* the rest of the page is being read ahead */
     struct hsl_cursor_damage damage;
 };
 
@@ -104,6 +105,7 @@ static int load_page(struct hsl_cursor *cursor, const struct hsl_run *run, bool 
     struct hsl_row rows[HSL_ROW_GROUP];
     uint32_t count;
     cursor->page_len = 0;
+    cursor->announced = false;
     int rc = hsl_run_rows(cursor->log, run, HSL_KEY_LSN, cursor->lsn, may_block, rows, &count);
     if (rc != HSL_OK)
         return rc == HSL_DAMAGED ? damaged_run(cursor, run) : rc;
@@ -223,6 +225,27 @@ static bool buffered(const struct hsl_cursor *cursor, const struct hsl_entry *e)
            off + e->len <= cursor->off + cursor->len;
 }
 
+static uint64_t page_end(const struct hsl_cursor *cursor)
+{
+    const struct hsl_entry *last = &cursor->page[cursor->page_len - 1];
+    return (uint64_t)last->off8 * 8 + last->len;
+}
+
+/* Blocks of a log lie scattered where many logs share a segment: whoever reads on has the disk fetch
+ * all of a page at once instead of one after the other. */
+static void announce(struct hsl_cursor *cursor, int fd, uint64_t from)
+{
+    const struct hsl_io *io = cursor->log->io;
+    if (cursor->announced || !io->announce || cursor->ahead == READ_MIN)
+        return;
+    for (uint32_t i = 0; i < cursor->page_len; i++) {
+        uint64_t off = (uint64_t)cursor->page[i].off8 * 8;
+        if (off >= from)
+            io->announce(io->ctx, fd, off, cursor->page[i].len);
+    }
+    cursor->announced = true;
+}
+
 static int fill(struct hsl_cursor *cursor, const struct hsl_entry *e, uint64_t end)
 {
     struct hsl_log *log = cursor->log;
@@ -241,6 +264,8 @@ static int fill(struct hsl_cursor *cursor, const struct hsl_entry *e, uint64_t e
     int fd, rc = hsl_segment_reader(log, e->segment, &segment, &fd);
     if (rc != HSL_OK)
         return rc;
+    if (cursor->page_len > 0 && cursor->page[0].segment == e->segment && end < page_end(cursor))
+        announce(cursor, fd, end);
     size_t got = 0;
     int err = 0;
     while (got < need) {

@@ -18,6 +18,8 @@ struct hsl_io {
     /* Returns a handle >= 0. DIRECT on a file system that refuses it gives -EINVAL. */
     int (*open)(void *ctx, const char *path, int flags);
     int (*close)(void *ctx, int fd);
+    /* Says that these bytes will be read soon; NULL where that cannot be said. */
+    void (*announce)(void *ctx, int fd, uint64_t off, uint64_t len);
     /* May be short, like the system calls; 0 from pread means end of file. */
     int64_t (*pread)(void *ctx, int fd, void *buf, size_t len, uint64_t off);
     int64_t (*pwrite)(void *ctx, int fd, const void *buf, size_t len, uint64_t off);

@@ -80,6 +80,16 @@ static int posix_close(void *ctx, int fd)
     return 0;
 }
 
+#ifdef POSIX_FADV_WILLNEED
+static void posix_announce(void *ctx, int fd, uint64_t off, uint64_t len)
+{
+    (void)ctx;
+    posix_fadvise(fd, (off_t)off, (off_t)len, POSIX_FADV_WILLNEED);
+}
+#else
+#define posix_announce NULL
+#endif
+
 static int64_t posix_pread(void *ctx, int fd, void *buf, size_t len, uint64_t off)
 {
     ssize_t n;
@@ -450,6 +460,7 @@ const struct hsl_io *hsl_io_posix(void)
         .ctx = NULL,
         .open = posix_open,
         .close = posix_close,
+        .announce = posix_announce,
         .pread = posix_pread,
         .pwrite = posix_pwrite,
         .datasync = posix_datasync,
