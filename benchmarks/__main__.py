@@ -1,4 +1,8 @@
-from benchmarks.report import main
+import sys
+
+from benchmarks import report, table
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    if sys.argv[1:2] == ["table"]:
+        raise SystemExit(table.main(sys.argv[2:]))
+    raise SystemExit(report.main())

@@ -23,28 +23,39 @@ from benchmarks.samples import CALLS_NS_MAX, Sample
 from benchmarks.subject import NAME, HStreamLog
 
 WORKLOAD = "callers"
-_CALLERS = 256
-_POOL_THREADS = 16
+CALLERS = 256
+POOL_THREADS = 16
 _SIZE = 100
 
-_Append: TypeAlias = Callable[[bytes], Awaitable[object]]
+Append: TypeAlias = Callable[[bytes], Awaitable[object]]
 
 
 def cases(plan: Plan, openers: Mapping[str, Opener]) -> list[Case]:
-    calls = plan.count(200, least=2)
+    limit = limits.futures(CALLERS, _calls(plan))
+    line = Line(f"{_SIZE} B, sync, {CALLERS} callers", (limit,))
+    return [Case(WORKLOAD, (line,), runs(plan, openers))]
+
+
+def _calls(plan: Plan) -> int:
+    return plan.count(200, least=2)
+
+
+def runs(plan: Plan, openers: Mapping[str, Opener]) -> dict[str, Run]:
+    """Return ours and both ways of each rival."""
     payload = plan.payloads(1, _SIZE)[0]
-    work = partial(_call_all, payload=payload, calls=calls)
-    few = partial(_call_all, payload=payload, calls=plan.count(40, least=2))
-    runs: dict[str, Run] = {NAME: partial(_subject, work=work)}
+    work = partial(call_all, payload=payload, calls=_calls(plan))
+    few = partial(call_all, payload=payload, calls=plan.count(40, least=2))
+    found: dict[str, Run] = {NAME: partial(awaited, work=work)}
     for name, opener in openers.items():
         if name != NAME:
-            runs[f"{name}, {_POOL_THREADS} threads"] = partial(_pooled, opener=opener, work=few)
-            runs[f"{name}, batched"] = partial(_batched, opener=opener, work=work)
-    limit = limits.futures(_CALLERS, calls)
-    return [Case(WORKLOAD, (Line(f"{_SIZE} B, sync, {_CALLERS} callers", (limit,)),), runs)]
+            found[f"{name}, {POOL_THREADS} threads"] = partial(
+                pooled_calls, opener=opener, work=few
+            )
+            found[f"{name}, batched"] = partial(batched_calls, opener=opener, work=work)
+    return found
 
 
-async def _call_all(append: _Append, *, payload: bytes, calls: int) -> Sample:
+async def call_all(append: Append, *, payload: bytes, calls: int) -> Sample:
     times: list[int] = []
 
     async def caller() -> None:
@@ -58,11 +69,11 @@ async def _call_all(append: _Append, *, payload: bytes, calls: int) -> Sample:
     await append(payload)
     begin = perf_counter_ns()
     end = begin + CALLS_NS_MAX
-    await asyncio.gather(*(caller() for _ in range(_CALLERS)))
+    await asyncio.gather(*(caller() for _ in range(CALLERS)))
     return Sample(len(times), (perf_counter_ns() - begin) / 1e9, times)
 
 
-def _subject(path: Path, *, work: Callable[[_Append], Awaitable[Sample]]) -> Sequence[Sample]:
+def awaited(path: Path, *, work: Callable[[Append], Awaitable[Sample]]) -> Sequence[Sample]:
     async def run() -> Sample:
         async with hs.aio.open(path) as store:
             stream = await store.create_stream("stream-0")
@@ -75,13 +86,13 @@ def _subject(path: Path, *, work: Callable[[_Append], Awaitable[Sample]]) -> Seq
     return (sample,)
 
 
-def _pooled(
-    path: Path, *, opener: Opener, work: Callable[[_Append], Awaitable[Sample]]
+def pooled_calls(
+    path: Path, *, opener: Opener, work: Callable[[Append], Awaitable[Sample]]
 ) -> Sequence[Sample]:
     log = opener(str(path), "sync")
 
     async def run() -> Sample:
-        append, pool = pooled(log, _POOL_THREADS)
+        append, pool = pooled(log, POOL_THREADS)
         with pool:
             return await work(append)
 
@@ -91,8 +102,8 @@ def _pooled(
     return (sample,)
 
 
-def _batched(
-    path: Path, *, opener: Opener, work: Callable[[_Append], Awaitable[Sample]]
+def batched_calls(
+    path: Path, *, opener: Opener, work: Callable[[Append], Awaitable[Sample]]
 ) -> Sequence[Sample]:
     log = opener(str(path), "sync")
 

@@ -51,7 +51,7 @@ def _case(
         limit = limits.direct_sync(len(synced), _LIST_RECORDS * size, _LIST_RECORDS)
     else:
         bursts = plan.count(24)
-        run = partial(_bursts, lists=lists, bursts=bursts)
+        run = partial(bursts_of, lists=lists, bursts=bursts)
         limit = limits.join(lists, bursts)
     runs: dict[str, Run] = {
         name: partial(run, opener=opener, level=level) for name, opener in openers.items()
@@ -59,7 +59,7 @@ def _case(
     return Case(WORKLOAD, (Line(title, (limit,)),), runs)
 
 
-def _bursts(
+def bursts_of(
     path: Path, *, opener: Opener, level: Level, lists: list[list[bytes]], bursts: int
 ) -> Sequence[Sample]:
     log = opener(str(path), level)
@@ -88,16 +88,16 @@ def _synced(
 def _stream_case(
     plan: Plan, openers: Mapping[str, Opener], lists: list[list[bytes]], size: int
 ) -> Case:
-    streamed = lists * plan.count(_STREAM_BYTES // _BURST_BYTES)
-    volume = len(streamed) * _LIST_RECORDS * size
+    repeated = lists * plan.count(_STREAM_BYTES // _BURST_BYTES)
+    volume = len(repeated) * _LIST_RECORDS * size
     bounds = tuple(limits.direct_write(volume, depth, size) for depth in (2, 1))
     runs: dict[str, Run] = {
-        name: partial(_streamed, opener=opener, lists=streamed) for name, opener in openers.items()
+        name: partial(streamed, opener=opener, lists=repeated) for name, opener in openers.items()
     }
     return Case(WORKLOAD, (Line(f"1,000 x {size:,} B, bulk, one sync", bounds),), runs)
 
 
-def _streamed(path: Path, *, opener: Opener, lists: list[list[bytes]]) -> Sequence[Sample]:
+def streamed(path: Path, *, opener: Opener, lists: list[list[bytes]]) -> Sequence[Sample]:
     log = opener(str(path), "memory")
     log.append_list(lists[0], durable=True)
     begin = perf_counter()
@@ -105,6 +105,7 @@ def _streamed(path: Path, *, opener: Opener, lists: list[list[bytes]]) -> Sequen
         log.append_list(payloads)
     log.settle()
     seconds = perf_counter() - begin
-    expect("records", log.scan()[0], (1 + len(lists)) * _LIST_RECORDS)
+    records = sum(map(len, lists))
+    expect("records", log.scan()[0], len(lists[0]) + records)
     log.close()
-    return (Sample(len(lists) * _LIST_RECORDS, seconds),)
+    return (Sample(records, seconds),)

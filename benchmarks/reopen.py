@@ -64,8 +64,8 @@ def cases(plan: Plan, openers: Mapping[str, Opener]) -> list[Case]:
 def _run(
     path: Path, *, name: str, opener: Opener, plan: Plan, records: int, ending: _Ending
 ) -> Sequence[Sample]:
-    _write_elsewhere(path, name, plan.seed, records, ending)
-    _evict(path)
+    write_elsewhere(path, name, plan.seed, records, ending)
+    evict(path)
     begin = perf_counter()
     log = opener(str(path), "os")
     samples = [Sample(1, perf_counter() - begin)]
@@ -78,7 +78,7 @@ def _run(
     return samples
 
 
-def _write_elsewhere(path: Path, name: str, seed: int, records: int, ending: _Ending) -> None:
+def write_elsewhere(path: Path, name: str, seed: int, records: int, ending: _Ending) -> None:
     command = [sys.executable, "-m", "benchmarks.reopen"]
     command += [name, str(path), str(records), str(seed), ending]
     root = Path(benchmarks.__file__).resolve().parent.parent
@@ -94,7 +94,7 @@ def _write_elsewhere(path: Path, name: str, seed: int, records: int, ending: _En
         raise WrongResult(f"the writer for {name} failed with code {writer.returncode}")
 
 
-def _evict(path: Path) -> None:
+def evict(path: Path) -> None:
     for file in path.rglob("*"):
         if file.is_file():
             fd = os.open(file, os.O_RDONLY)

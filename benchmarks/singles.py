@@ -22,41 +22,41 @@ from benchmarks.subject import NAME
 
 WORKLOAD = "singles"
 _SIZE = 100
-_THREADS = 16
+THREADS = 16
 
 
 def cases(plan: Plan, openers: Mapping[str, Opener]) -> list[Case]:
     pool = plan.payloads(1000, _SIZE)
-    many = _cycled(pool, plan.count(200_000, least=100))
-    few = _cycled(pool, plan.count(10_000, least=50))
-    shares = [_cycled(pool, plan.count(2_000, least=20))] * _THREADS
+    many = cycled(pool, plan.count(200_000, least=100))
+    few = cycled(pool, plan.count(10_000, least=50))
+    shares = [cycled(pool, plan.count(2_000, least=20))] * THREADS
     gathering = {
         f"{name}+writer": gathered(opener) for name, opener in openers.items() if name != NAME
     }
     return [
-        _case("os, 1 thread", limits.empty_call(many), openers, partial(_looped, items=many)),
+        _case("os, 1 thread", limits.empty_call(many), openers, partial(looped, items=many)),
         _case(
             "sync, 1 thread",
             limits.direct_sync(len(few), _SIZE, 1),
             openers,
-            partial(_threaded, level="sync", shares=[few]),
+            partial(threaded, level="sync", shares=[few]),
         ),
         _case(
-            f"os, {_THREADS} threads",
+            f"os, {THREADS} threads",
             limits.empty_call(many),
             openers,
-            partial(_threaded, level="os", shares=[many[: len(many) // _THREADS]] * _THREADS),
+            partial(threaded, level="os", shares=[many[: len(many) // THREADS]] * THREADS),
         ),
         _case(
-            f"sync, {_THREADS} threads",
-            limits.direct_sync(len(few), _SIZE, _THREADS),
+            f"sync, {THREADS} threads",
+            limits.direct_sync(len(few), _SIZE, THREADS),
             {**openers, **gathering},
-            partial(_threaded, level="sync", shares=shares),
+            partial(threaded, level="sync", shares=shares),
         ),
     ]
 
 
-def _cycled(pool: Sequence[bytes], count: int) -> list[bytes]:
+def cycled(pool: Sequence[bytes], count: int) -> list[bytes]:
     return list(islice(cycle(pool), count))
 
 
@@ -67,7 +67,7 @@ def _case(
     return Case(WORKLOAD, (Line(f"{_SIZE} B, {title}", (limit,)),), runs)
 
 
-def _looped(path: Path, *, opener: Opener, items: list[bytes]) -> Sequence[Sample]:
+def looped(path: Path, *, opener: Opener, items: list[bytes]) -> Sequence[Sample]:
     log = opener(str(path), "os")
     append = log.appender()
     warming, probing = items[: len(items) // 10], items[: len(items) // 5]
@@ -80,7 +80,7 @@ def _looped(path: Path, *, opener: Opener, items: list[bytes]) -> Sequence[Sampl
     return (Sample(len(items), seconds, times),)
 
 
-def _threaded(
+def threaded(
     path: Path, *, opener: Opener, level: Level, shares: list[list[bytes]]
 ) -> Sequence[Sample]:
     log = opener(str(path), level)

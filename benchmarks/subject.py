@@ -42,6 +42,10 @@ class HStreamLog:
                 size += len(payload)
         return records, size
 
+    def counters(self) -> dict[str, int]:
+        """Return what the log counts since the opening."""
+        return self._store.stats().log
+
     def group(self, consumers: int) -> HStreamGroup:
         subscription = self._store.create_subscription(
             "group", stream=self._streams[0].name, mode="shared", ack_timeout=30.0
