@@ -231,8 +231,8 @@ static uint64_t page_end(const struct hsl_cursor *cursor)
     return (uint64_t)last->off8 * 8 + last->len;
 }
 
-/* Blocks of a log lie scattered where many logs share a segment: whoever reads on has the disk fetch
- * all of a page at once instead of one after the other. */
+/* Blocks of a log lie scattered where many logs share a segment: whoever reads on has the disk
+ * fetch all of a page at once instead of one after the other. */
 static void announce(struct hsl_cursor *cursor, int fd, uint64_t from)
 {
     const struct hsl_io *io = cursor->log->io;
