@@ -4,6 +4,7 @@ import queue
 import random
 import re
 import threading
+from functools import partial
 
 import pytest
 
@@ -11,9 +12,10 @@ from hstreamlite._native import fast
 from hstreamlite.errors import ConsumerClosed, ConsumerExists, UnknownRecord
 from hstreamlite.sub.ackmap import AckFlag
 from hstreamlite.sub.checkpoint import Progress
-from hstreamlite.sub.dispatch import TURN_NS
+from hstreamlite.sub.dispatch import TURN_NS, Line
 from hstreamlite.sub.effects import Gap
 from hstreamlite.sub.group import Group
+from hstreamlite.sub.leases import Slot
 from hstreamlite.sub.limits import SECOND_NS, Limits
 
 TIMEOUT = SECOND_NS
@@ -287,6 +289,60 @@ def test_holds_is_what_a_transaction_may_commit() -> None:
     (again,) = group.fetch("b", 1, 0)
     group.confirm(again.lease, 10, 0)
     assert group.holds(again.lease, 1, 9, 10)
+    assert not group.holds(first.lease, 1, 9, 10), "an older lease holds it no more"
+
+
+def test_held_by_names_one_consumer_and_unacked_records_only() -> None:
+    group = group_of(100, consumers=("a", "b"))
+    deliver(group, "a", 10)
+    deliver(group, "b", 10)
+    assert group.held_by("a", 1, 1, 11)
+    assert not group.held_by("b", 1, 1, 11)
+    assert not group.held_by("a", 1, 1, 12)
+    group.ack(1, 4)
+    assert not group.held_by("a", 1, 1, 11)
+    assert not group.held_by("a", 1, 4, 5)
+    assert group.held_by("a", 1, 5, 11)
+
+
+def test_an_ack_between_the_last_look_and_the_wish_to_be_called_is_not_missed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    group = group_of(max_unacked=5)
+    deliver(group, "a", 5)
+    address = group.ack_address(1)
+    assign = group._dispatch.assign
+    answers = []
+
+    def ack_afterwards(consumer: str, most: int) -> list[Slot]:
+        slots = assign(consumer, most)
+        if not answers:
+            answers.append(fast.ackmap_ack(address, 1))
+        return slots
+
+    monkeypatch.setattr(group._dispatch, "assign", ack_afterwards)
+    assert deliver(group, "a", 5) == [(6, 7, 1)]
+    assert not answers[0] & AckFlag.ATTENTION
+
+
+def test_who_joins_behind_the_head_does_not_prolong_its_turn() -> None:
+    line = Line()
+    line.join("a")
+    line.call(0)
+    line.join("b")
+    assert line.turn_end() == TURN_NS
+    line.tick(TURN_NS)
+    assert line.head() == "b"
+
+
+@pytest.mark.parametrize(("first", "end"), [(1_000, 1_000), (2_000, 1_000)])
+def test_an_empty_or_reversed_range_is_refused(first: int, end: int) -> None:
+    group = group_of(5_000)
+    deliver(group, "a", 5_000)
+    for call in (group.ack_range, partial(group.release, "a", after_ns=0, now=0)):
+        with pytest.raises(ValueError, match=str(first)):
+            call(1, first, end)
+    assert group.stats().unacked == 5_000
 
 
 def test_a_restart_begins_at_the_next_attempt_and_forgets_no_stored_ack() -> None:
