@@ -153,7 +153,6 @@ def write(
         opened.close()
     except (hs.HStreamError, OSError) as error:
         report("failed", type(error).__name__, getattr(error, "outcome", "-"), error.args[0])
-        raise
 
 
 def acks(path: str, progress_acks: int) -> None:

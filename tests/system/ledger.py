@@ -136,7 +136,7 @@ class Ledger:
                 self.acked_now += map(int, numbers)
             case ["stored"]:
                 self.bygone.update(self.acked_now[: max(0, len(self.acked_now) - PROGRESS_ACKS)])
-            case ["failed", error, _, _]:
+            case ["failed", error, *_]:
                 self.failed = error
             case _:
                 raise AssertionError(f"unknown report {words}")

@@ -48,6 +48,7 @@ def test_nothing_acknowledged_is_lost_by_sigkill(
                 )
                 for words in worker.reports_until(random_.randrange(REPORTS_MAX)):
                     ledger.take(words)
+                assert worker.status == -signal.SIGKILL
                 ledger.end("kill")
                 # Now and then the next worker recovers, and may be killed at that.
                 if kill % 3 == 2 or kill == KILLS_OF_A_STORE - 1:

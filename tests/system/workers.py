@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -87,12 +87,19 @@ class Worker:
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
-    def reports_until(self, count: int) -> Iterator[list[str]]:
-        """Yield reports; kill the worker when it has made so many, and yield what it still made."""
+    def reports_until(
+        self, count: int, end: Callable[[], None] = lambda: None
+    ) -> Iterator[list[str]]:
+        """Yield reports; when there were so many, end and kill, and yield what was still made."""
+        made = 0
         if count == 0:
+            end()
             self.kill()
-        for made, words in enumerate(self, 1):
+        for words in self:
+            assert made >= count or words[0] != "failed", words
             yield words
+            made += 1
             if made == count:
+                end()
                 self.kill()
-        assert self.status == -signal.SIGKILL, f"the worker ended by itself: {self.status}"
+        assert made >= count, f"the worker ended by itself: {self.status}"
