@@ -183,11 +183,13 @@ def _load_super(env: Env, journal: Journal, report: RecoveryReport) -> Any:
 
 def _create(env: Env, journal: Journal) -> None:
     """Make the files of an empty store. A crash at any point leaves a directory that the next open
-    creates again: no segment exists before the superblock is durable."""
+    creates again: the directory of the segments is durable before a superblock exists, and that
+    before a segment does."""
     files = env.files
     segments = f"{journal.path}/segments"
     if not files.exists(segments):
         files.mkdir(segments)
+    files.sync_dir(journal.path)
     for _ in range(2):
         journal.store_super((0, 0, 0))
     files.sync_dir(segments)
