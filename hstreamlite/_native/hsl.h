@@ -14,5 +14,6 @@
 #include "log_api.h"
 #include "module_api.h"
 #include "simfs_api.h"
+#include "simcrash_api.h"
 
 #endif

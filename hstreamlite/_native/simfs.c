@@ -21,6 +21,7 @@
 #define HSL_ALLOC_PLAIN /* a simulated disk has no honest answer to lack of memory */
 #include "hsl.h"
 #include "simbytes.h"
+#include "simfs.h"
 
 enum {
     ROOT = 0,
@@ -163,6 +164,8 @@ struct hsl_simfs {
     struct fault *faults;
     size_t fault_count;
     size_t fault_capacity;
+    simfs_watcher *watcher;
+    void *watching;
 
     bool tracing;
     struct hsl_sim_call *trace;
@@ -620,6 +623,8 @@ static int admit(struct call *c, const char *other, bool mutation)
             fs->stopped = true;
             return -EIO;
         }
+        if (fs->watcher)
+            fs->watcher(fs->watching, fs, &c->trace);
         fs->mutations++;
     }
     for (size_t i = 0; i < fs->fault_count; i++) {
@@ -1537,9 +1542,8 @@ static void recount(struct hsl_simfs *fs)
             fs->used += charged(fs->inodes[i]);
 }
 
-struct hsl_simfs *hsl_simfs_clone(struct hsl_simfs *fs)
+struct hsl_simfs *simfs_clone_held(struct hsl_simfs *fs)
 {
-    pthread_mutex_lock(&fs->mutex);
     harvest_all(fs);
     struct hsl_simfs *copy = sim_alloc(sizeof *copy);
     pthread_mutex_init(&copy->mutex, NULL);
@@ -1560,8 +1564,28 @@ struct hsl_simfs *hsl_simfs_clone(struct hsl_simfs *fs)
     process_begin(copy);
     sweep(copy);
     recount(copy);
+    return copy;
+}
+
+struct hsl_simfs *hsl_simfs_clone(struct hsl_simfs *fs)
+{
+    pthread_mutex_lock(&fs->mutex);
+    struct hsl_simfs *copy = simfs_clone_held(fs);
     pthread_mutex_unlock(&fs->mutex);
     return copy;
+}
+
+void simfs_watch(struct hsl_simfs *fs, simfs_watcher *watcher, void *ctx)
+{
+    pthread_mutex_lock(&fs->mutex);
+    fs->watcher = watcher;
+    fs->watching = ctx;
+    pthread_mutex_unlock(&fs->mutex);
+}
+
+void simfs_hold(struct hsl_simfs *fs)
+{
+    atomic_fetch_add(&fs->holders, 1);
 }
 
 const struct hsl_io *hsl_simfs_io(struct hsl_simfs *fs)
@@ -1684,16 +1708,26 @@ int hsl_simfs_stopped(struct hsl_simfs *fs)
 struct mood {
     unsigned keep;
     unsigned tear;
+    uint64_t *subset; /* decides in the place of keep */
 };
 
 static struct mood mood_draw(uint64_t *rng)
 {
     static const unsigned keep[] = {0, 1, 4, 7, 8};
     static const unsigned tear[] = {0, 2, 6};
-    struct mood mood;
+    struct mood mood = {0};
     mood.keep = keep[draw_below(rng, sizeof keep / sizeof *keep)];
     mood.tear = tear[draw_below(rng, sizeof tear / sizeof *tear)];
     return mood;
+}
+
+static bool survives(struct mood mood, uint64_t *rng)
+{
+    if (!mood.subset)
+        return draw_chance(rng, mood.keep);
+    bool bit = *mood.subset & 1;
+    *mood.subset >>= 1;
+    return bit;
 }
 
 static const void *change_data(const struct change *change, uint64_t skip)
@@ -1808,7 +1842,7 @@ static void cut_file(struct hsl_simfs *fs, struct inode *node, struct mood mood,
 {
     for (size_t i = 0; i < node->change_count; i++) {
         const struct change *change = node->changes[i];
-        if (!draw_chance(rng, mood.keep))
+        if (!survives(mood, rng))
             continue;
         if (change->kind == WRITE && draw_chance(rng, mood.tear))
             survive_torn(fs, change, &node->durable, rng);
@@ -1822,17 +1856,25 @@ static void cut_file(struct hsl_simfs *fs, struct inode *node, struct mood mood,
 static void cut_directory(struct inode *dir, struct mood mood, uint64_t *rng)
 {
     for (size_t i = 0; i < dir->entry_change_count; i++)
-        if (draw_chance(rng, mood.keep))
+        if (survives(mood, rng))
             entry_change_apply(&dir->entry_changes[i], &dir->kept);
     entry_changes_clear(dir);
     entries_copy(&dir->seen, &dir->kept);
 }
 
-static void cut_power(struct hsl_simfs *fs, int profile, uint64_t *rng)
+static void cut_power(struct hsl_simfs *fs, int profile, uint64_t seed)
 {
-    struct mood common = {.keep = profile == HSL_SIM_KEEP_ALL ? 8 : 0, .tear = 0};
+    uint64_t state = sim_mix(seed);
+    uint64_t *rng = &state;
+    struct mood common = {0};
     if (profile == HSL_SIM_ADVERSARY)
         common = mood_draw(rng);
+    else if (profile == HSL_SIM_SUBSET)
+        common.subset = &seed;
+    else if (profile != HSL_SIM_DROP_ALL)
+        common.keep = 8;
+    if (profile == HSL_SIM_TEAR_ALL)
+        common.tear = 8;
     for (size_t i = 0; i < fs->inode_count; i++) {
         struct inode *node = fs->inodes[i];
         if (!node || !(node->change_count || node->entry_change_count)) {
@@ -1877,8 +1919,7 @@ void hsl_simfs_crash(struct hsl_simfs *fs, int kind, int profile, uint64_t seed)
     harvest_all(fs);
     process_end(fs);
     if (kind == HSL_SIM_POWER) {
-        uint64_t rng = sim_mix(seed);
-        cut_power(fs, profile, &rng);
+        cut_power(fs, profile, seed);
         boot(fs, &fs->rng);
     }
     sweep(fs);
@@ -2048,27 +2089,59 @@ static uint64_t text_hash(const char *text)
     return hash;
 }
 
-static uint64_t view_hash(const struct hsl_simfs *fs, uint32_t number, bool durable)
+static bool is_one_of(const char *text, const char *names)
+{
+    for (; names && *names; names += strlen(names) + 1)
+        if (strcmp(text, names) == 0)
+            return true;
+    return false;
+}
+
+static uint64_t view_hash(const struct hsl_simfs *fs, uint32_t number, bool durable,
+                          const char *except)
 {
     const struct inode *node = fs->inodes[number];
     if (!node->directory)
         return sim_mix(sim_bytes_hash(durable ? &node->durable : &node->now));
     const struct entries *entries = durable ? &node->kept : &node->seen;
     uint64_t hash = sim_mix(entries->count);
-    for (size_t i = 0; i < entries->count; i++)
-        hash = sim_mix(hash ^ text_hash(entries->items[i].name->text)) +
-               view_hash(fs, entries->items[i].inode, durable);
+    for (size_t i = 0; i < entries->count; i++) {
+        const struct entry *entry = &entries->items[i];
+        hash = sim_mix(hash ^ text_hash(entry->name->text));
+        if (!is_one_of(entry->name->text, except))
+            hash += view_hash(fs, entry->inode, durable, except);
+    }
+    return hash;
+}
+
+uint64_t simfs_hash_except(struct hsl_simfs *fs, const char *names)
+{
+    pthread_mutex_lock(&fs->mutex);
+    harvest_all(fs);
+    uint64_t seen = view_hash(fs, ROOT, false, names);
+    uint64_t hash = sim_mix(seen) ^ view_hash(fs, ROOT, true, names);
+    pthread_mutex_unlock(&fs->mutex);
     return hash;
 }
 
 uint64_t hsl_simfs_hash(struct hsl_simfs *fs)
 {
+    return simfs_hash_except(fs, NULL);
+}
+
+void simfs_settle(struct hsl_simfs *fs, const char *names)
+{
     pthread_mutex_lock(&fs->mutex);
     harvest_all(fs);
-    uint64_t seen = view_hash(fs, ROOT, false);
-    uint64_t hash = sim_mix(seen) ^ view_hash(fs, ROOT, true);
+    for (size_t i = 0; i < fs->inode_count; i++) {
+        const struct inode *dir = fs->inodes[i];
+        for (size_t j = 0; dir && j < dir->seen.count; j++) {
+            struct inode *node = fs->inodes[dir->seen.items[j].inode];
+            if (!node->directory && is_one_of(dir->seen.items[j].name->text, names))
+                write_out(node);
+        }
+    }
     pthread_mutex_unlock(&fs->mutex);
-    return hash;
 }
 
 void hsl_simfs_trace(struct hsl_simfs *fs, int on)

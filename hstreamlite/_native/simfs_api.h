@@ -65,7 +65,11 @@ enum hsl_sim_profile {
     /* Each unsynced operation survives, or not, or in part, by the seed. */
     HSL_SIM_ADVERSARY,
     HSL_SIM_DROP_ALL,
-    HSL_SIM_KEEP_ALL
+    HSL_SIM_KEEP_ALL,
+    /* All survive, writes in part. */
+    HSL_SIM_TEAR_ALL,
+    /* The n-th unsynced operation survives whole if bit n of the seed is set, and not otherwise. */
+    HSL_SIM_SUBSET
 };
 
 struct hsl_sim_call {

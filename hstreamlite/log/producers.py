@@ -75,6 +75,10 @@ class ProducerTable:
         """Return the state, new if the producer was never seen."""
         return self._states.setdefault((stream_id, name), ProducerState())
 
+    def last_sequences(self) -> dict[tuple[int, str], int]:
+        """Return the last number stored by (stream id, producer)."""
+        return {pair: state.last for pair, state in self._states.items()}
+
     def forget(self, stream_id: int) -> None:
         """Forget the producers of a stream that is gone."""
         for key in [key for key in self._states if key[0] == stream_id]:

@@ -216,6 +216,10 @@ class SimEnv(Env):
             _life=self._life + 1,
         )
 
+    def after(self, files: SimFiles) -> "SimEnv":
+        """Give the next process, over this disk, be it that of a crash state."""
+        return self._next(files)
+
     @property
     def reached(self) -> set[str]:
         """The markers reached so far, by every process on this machine."""

@@ -44,8 +44,9 @@ __all__ = [
     "SimFiles",
 ]
 
-Profile = Literal["adversary", "drop", "keep"]
-"""What a power cut does to unsynced operations: decide each by the seed, lose all, keep all."""
+Profile = Literal["adversary", "drop", "keep", "torn", "subset"]
+"""What a power cut does to unsynced operations: decide each by the seed, lose all, keep all, keep
+all but tear the writes, keep the n-th whole where bit n of the seed is set."""
 
 _Native: TypeAlias = Any  # a cffi ``struct hsl_simfs *``; cffi objects have no static types
 
@@ -153,10 +154,12 @@ class Counts(NamedTuple):
     maps: int
 
 
-_PROFILES: dict[Profile, int] = {
+PROFILES: dict[Profile, int] = {
     "adversary": lib.HSL_SIM_ADVERSARY,
     "drop": lib.HSL_SIM_DROP_ALL,
     "keep": lib.HSL_SIM_KEEP_ALL,
+    "torn": lib.HSL_SIM_TEAR_ALL,
+    "subset": lib.HSL_SIM_SUBSET,
 }
 _SYNC_OUTCOMES = {
     "lost": lib.HSL_SIM_SYNC_LOST,
@@ -202,6 +205,16 @@ class SimFiles(Files):
         self._disk: _Native = _disk
         super().__init__(lib.hsl_simfs_io(_disk))
 
+    @classmethod
+    def adopt(cls, disk: _Native) -> "SimFiles":
+        """Return the view of a native disk."""
+        return cls(_disk=disk)
+
+    @property
+    def disk(self) -> _Native:
+        """The native disk."""
+        return self._disk
+
     def clone(self) -> "SimFiles":
         """Copy the disk as it is, unsynced operations included, for a process that has just come.
 
@@ -220,7 +233,7 @@ class SimFiles(Files):
 
     def power_cut(self, *, seed: int = 0, profile: Profile = "adversary") -> "SimFiles":
         """End the machine: only what was synced is certain to stay."""
-        lib.hsl_simfs_crash(self._disk, lib.HSL_SIM_POWER, _PROFILES[profile], seed % 2**64)
+        lib.hsl_simfs_crash(self._disk, lib.HSL_SIM_POWER, PROFILES[profile], seed % 2**64)
         return SimFiles(_disk=self._disk)
 
     def stop_at(self, mutation: int | None) -> None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import hstreamlite as hs
 from hstreamlite.housekeeping import Housekeeping
+from hstreamlite.testing.crash import Recording
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.simfs import Fail, Op
 
@@ -115,6 +116,16 @@ def test_names_left_by_a_killed_process_are_made_durable_before_they_are_relied_
         assert payloads[-1:] == [b"kept"], f"killed at mutation {mutation}"
         mutation += 1
     assert mutation > 10
+
+
+def test_creation_that_is_cut_off_anywhere_is_begun_again() -> None:
+    env = SimEnv(seed=1)
+    with Recording(env.disk) as recording:
+        open_store(env)
+    states = [state for step in range(len(recording)) for state in recording.states(step, count=20)]
+    for state in states:
+        assert open_store(env.after(state.files)).create_stream("a").append(b"first")
+    assert len(states) > 200
 
 
 def test_recovery_of_a_killed_process_survives_a_power_cut_in_its_midst() -> None:
