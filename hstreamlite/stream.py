@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, Self, TypeVar
 
 from hstreamlite._native import fast
@@ -19,7 +20,7 @@ from hstreamlite.records import Payload, Record, RecordId, RecordIds
 from hstreamlite.ticker import Ticker
 from hstreamlite.transaction import item_list, record_of
 
-_READ_RECORDS = 4096
+_READ_RECORDS = 1024
 _READ_BATCHES = 64
 _SLICE_NS = 250_000_000
 """Waits are cut to this, so that signal handlers run."""
@@ -259,8 +260,11 @@ class Reader(_Scanner):
     _buffer: Iterator[Record]
 
     def __iter__(self) -> Iterator[Record]:
+        return chain.from_iterable(self._buffers())
+
+    def _buffers(self) -> Iterator[Iterator[Record]]:
         while not self._closed:
-            yield from self._buffer
+            yield self._buffer
             records = self._gather(self._scan.records, _READ_RECORDS)
             if not records:
                 return

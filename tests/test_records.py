@@ -694,6 +694,17 @@ class TestRecord:
         gc.collect()
         assert alive() is None
 
+    def test_a_subclass_may_show_another_payload(self) -> None:
+        class Upper(Record):
+            @property
+            def payload(self) -> bytes:
+                plain = super().payload
+                assert isinstance(plain, bytes)
+                return plain.upper()
+
+        assert Upper(b"abc").payload == b"ABC"
+        assert read(Upper(b"abc"))[0].payload == b"abc"
+
 
 class TestBatches:
     @given(st.lists(records, max_size=6), u32s, st.integers(0, U64 - U32))

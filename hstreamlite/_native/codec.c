@@ -1,4 +1,5 @@
 /* Codec of block bodies; see codec_api.h for the messages and what the reader tolerates. */
+#include <stdbool.h>
 #include <string.h>
 
 #include "hsl.h"
@@ -407,8 +408,27 @@ static int read_header(const uint8_t *pos, const uint8_t *end, struct hsl_record
     }
 }
 
+/* A raw record without key and attributes as the writer writes it, which is most of them. */
+static bool read_plain(const uint8_t *data, size_t len, struct hsl_record_ref *out)
+{
+    static const uint8_t header[4] = {TAG_HEADER, 2, TAG_FLAG, 1};
+    if (len < 6 || memcmp(data, header, 4) != 0 || data[4] != TAG_PAYLOAD || data[5] >= 0x80 ||
+        data[5] + 6u != len)
+        return false;
+    *out = (struct hsl_record_ref){
+        .payload = data + 6,
+        .payload_len = data[5],
+        .key = data,
+        .attrs = data,
+        .raw = 1,
+    };
+    return true;
+}
+
 static int read_record(const uint8_t *data, size_t len, struct hsl_record_ref *out)
 {
+    if (read_plain(data, len, out))
+        return 0;
     const uint8_t *pos = data, *end = data + len;
     struct hsl_wire_field f;
     int got;

@@ -45,7 +45,7 @@ static PyTypeObject *record_type;
 static PyTypeObject *delivery_type;
 static PyObject *epoch;          /* datetime(1970, 1, 1, tzinfo=UTC) */
 static PyObject *timedelta_type;
-static PyObject *name_ack, *name_release, *name_extend;
+static PyObject *name_ack, *name_release, *name_extend, *name_payload, *name_id;
 
 static void set_type_error(const char *format, PyObject *o)
 {
@@ -416,6 +416,27 @@ static PyObject *get_payload(PyObject *self, void *unused)
     return Py_XNewRef(visible_payload((struct record *)self));
 }
 
+static PyObject *get_id(PyObject *self, void *unused)
+{
+    struct record *r = (struct record *)self;
+    (void)unused;
+    if (!r->has_id)
+        Py_RETURN_NONE;
+    return hsl_py_record_id(r->shard, r->batch, r->index);
+}
+
+/* The two attributes that every loop looks at are found without a search of the type. */
+static PyObject *record_getattro(PyObject *self, PyObject *name)
+{
+    if (Py_IS_TYPE(self, record_type) || Py_IS_TYPE(self, delivery_type)) {
+        if (name == name_payload)
+            return get_payload(self, NULL);
+        if (name == name_id)
+            return get_id(self, NULL);
+    }
+    return PyObject_GenericGetAttr(self, name);
+}
+
 static PyObject *get_key(PyObject *self, void *unused)
 {
     PyObject *key = ((struct record *)self)->key;
@@ -436,15 +457,6 @@ static PyObject *get_is_json(PyObject *self, void *unused)
     if (read_json(r) < 0)
         return NULL;
     return PyBool_FromLong(r->kind == KIND_JSON_READ);
-}
-
-static PyObject *get_id(PyObject *self, void *unused)
-{
-    struct record *r = (struct record *)self;
-    (void)unused;
-    if (!r->has_id)
-        Py_RETURN_NONE;
-    return hsl_py_record_id(r->shard, r->batch, r->index);
 }
 
 static PyObject *get_append_time_ms(PyObject *self, void *unused)
@@ -951,6 +963,7 @@ static PyType_Slot record_slots[] = {
     {Py_tp_hash, record_hash},
     {Py_tp_richcompare, record_compare},
     {Py_tp_getset, record_getset},
+    {Py_tp_getattro, record_getattro},
     {Py_tp_methods, record_methods},
     {0, NULL},
 };
@@ -1040,7 +1053,10 @@ int hsl_py_records_install(PyObject *module)
     name_ack = PyUnicode_InternFromString("_ack");
     name_release = PyUnicode_InternFromString("_release");
     name_extend = PyUnicode_InternFromString("_extend");
-    if (name_ack == NULL || name_release == NULL || name_extend == NULL)
+    name_payload = PyUnicode_InternFromString("payload");
+    name_id = PyUnicode_InternFromString("id");
+    if (name_ack == NULL || name_release == NULL || name_extend == NULL || name_payload == NULL ||
+        name_id == NULL)
         return -1;
     if (import_time() < 0 || make_types() < 0 || hsl_py_record_id_install(module) < 0 ||
         PyModule_AddObjectRef(module, "Record", (PyObject *)record_type) < 0 ||
