@@ -172,15 +172,25 @@ def test_catalog_changes_on_a_full_disk_happen_or_say_that_it_is_full(
 
 
 def test_a_store_opens_on_a_full_disk_after_a_crash(disk: Path, path: Path) -> None:
+    other = disk / "other"
+    other.write_bytes(bytes(4 << 20))
     with hs.open(path, config=CONFIG) as store:
         stream = store.create_stream("orders")
         store.create_subscription("s", stream="orders")
         ids = fill(stream)
         copy = disk.parent / "crashed"
         shutil.copytree(path, copy)
+        unbuffered = store.stats().log["direct"]
     shutil.rmtree(path)
     shutil.copytree(copy, path)
     file = ballast(disk)
+    if not unbuffered:  # what the system's cache holds may be lost: the tail is written anew
+        with pytest.raises(hs.StorageFull):
+            hs.open(path, config=CONFIG)
+        other.unlink()
+        with hs.open(path, config=CONFIG) as store:
+            assert ids_of(store.stream("orders")) == ids
+        return
     with hs.open(path, config=CONFIG) as store:
         stream = store.stream("orders")
         assert ids_of(stream) == ids

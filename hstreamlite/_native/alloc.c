@@ -1,5 +1,4 @@
 /* Counted allocations; see alloc.h. */
-#define _GNU_SOURCE /* strdup */
 #define HSL_ALLOC_PLAIN
 #include "hsl.h"
 

@@ -7,6 +7,8 @@
 #ifndef HSL_ALLOC_H
 #define HSL_ALLOC_H
 
+#include "platform.h"
+
 #include <stdlib.h>
 #include <string.h>
 

@@ -4,7 +4,8 @@ The ``*_api.h`` files are the only declarations: cffi reads them, and the C sour
 through ``hsl.h``. They hold no preprocessor lines, because cffi's parser takes none.
 
 The environment variable ``HSTREAMLITE_SANITIZE`` (``address,undefined``) names sanitizers to build
-with; the module then loads only where their run-time libraries are preloaded.
+with; the module then loads only where their run-time libraries are preloaded. With
+``HSTREAMLITE_PORTABLE`` it is built from plain POSIX calls, as for a system that is not Linux.
 """
 
 import os
@@ -20,6 +21,7 @@ SOURCES = sorted(str(p.relative_to(ROOT)) for p in HERE.glob("*.c") if p.name !=
 
 # A free-threaded Python has no stable ABI.
 ABI3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
+PORTABLE = bool(os.environ.get("HSTREAMLITE_PORTABLE"))
 SANITIZE = os.environ.get("HSTREAMLITE_SANITIZE", "")
 
 compile_args = [
@@ -32,11 +34,13 @@ compile_args = [
     "-Wno-unused-parameter",
 ]
 link_args = ["-pthread"]
+if PORTABLE:
+    compile_args += ["-DHSL_PORTABLE", "-Werror=implicit-function-declaration"]
 if SANITIZE:
     # Python's own flags hold -fwrapv and -DNDEBUG, which would hide overflows and asserts.
     compile_args += [
         f"-fsanitize={SANITIZE}",
-        "-fno-sanitize-recover=undefined",
+        *(["-fno-sanitize-recover=undefined"] if "undefined" in SANITIZE else []),
         "-fno-omit-frame-pointer",
         "-fno-wrapv",
         "-UNDEBUG",

@@ -68,7 +68,7 @@ uint32_t hsl_crc32c_portable(uint32_t crc, const void *data, size_t len)
     return ~crc;
 }
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(HSL_PORTABLE)
 
 #include <cpuid.h>
 #include <immintrin.h>

@@ -2,6 +2,8 @@
 #ifndef HSL_H
 #define HSL_H
 
+#include "platform.h"
+
 #include <stddef.h>
 #include <stdint.h>
 

@@ -60,3 +60,5 @@ struct hsl_io {
 };
 
 const struct hsl_io *hsl_io_posix(void);
+/* 1 = built without what Linux has beyond POSIX: no unbuffered files, no /proc. */
+int hsl_io_portable(void);

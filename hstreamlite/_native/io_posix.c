@@ -1,26 +1,27 @@
 /* The table of production: files, mappings and clocks of the operating system.
  *
- * Written for Linux. Where another system lacks a call the nearest one that keeps the promise of
- * io_api.h stands in, or the function answers -EOPNOTSUPP; none of them weakens durability.
+ * Where a system lacks a call of Linux the nearest one that keeps the promise of io_api.h stands
+ * in, or the function answers -EOPNOTSUPP; none of them weakens durability.
  */
-#define _GNU_SOURCE
-#define _FILE_OFFSET_BITS 64
+#include "platform.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
-#ifndef F_OFD_SETLK
-#include <sys/file.h>
+#ifdef __APPLE__
+#include <sys/sysctl.h>
 #endif
 
 #include "hsl.h"
@@ -52,7 +53,7 @@ static int posix_open(void *ctx, const char *path, int flags)
     if (flags & HSL_OPEN_EXCL)
         how |= O_EXCL;
     if (flags & HSL_OPEN_DIRECT) {
-#ifdef O_DIRECT
+#ifdef HSL_LINUX
         how |= O_DIRECT;
 #else
         return -EINVAL;
@@ -113,8 +114,10 @@ static int posix_sync(void *ctx, int fd)
     int rc;
     do
 #ifdef F_FULLFSYNC
-        /* fsync of macOS stops at the drive's volatile cache. */
-        rc = fcntl(fd, F_FULLFSYNC);
+        /* fsync of macOS stops at the drive's volatile cache; a file system without the call, as
+         * one on the network, has nothing beyond fsync. */
+        if ((rc = fcntl(fd, F_FULLFSYNC)) < 0 && (errno == ENOTSUP || errno == EINVAL))
+            rc = fsync(fd);
 #else
         rc = fsync(fd);
 #endif
@@ -152,28 +155,52 @@ static int posix_truncate(void *ctx, int fd, uint64_t len)
     return rc < 0 ? -errno : 0;
 }
 
-static int posix_allocate(void *ctx, int fd, uint64_t off, uint64_t len)
+/* Blocks for the bytes behind `size` and up to `end`, by writing them. */
+static int write_zeros(int fd, uint64_t size, uint64_t end)
 {
-#ifdef FALLOC_FL_KEEP_SIZE
-    int64_t before = posix_size(ctx, fd);
-    if (before < 0)
-        return (int)before;
+    static _Alignas(4096) const uint8_t zeros[1 << 16]; /* the file may be unbuffered */
+    while (size < end) {
+        uint64_t len = end - size < sizeof zeros ? end - size : sizeof zeros;
+        int64_t n = posix_pwrite(NULL, fd, zeros, (size_t)len, size);
+        if (n <= 0)
+            return n < 0 ? (int)n : -EIO;
+        size += (uint64_t)n;
+    }
+    return 0;
+}
+
+/* What the system has for reserving blocks; -EOPNOTSUPP where that is nothing. Not posix_fallocate,
+ * which macOS lacks, and which may leave a file that has eaten all space. */
+static int reserve(int fd, uint64_t off, uint64_t len)
+{
+#ifdef HSL_LINUX
     int rc;
     do
         rc = fallocate(fd, 0, (off_t)off, (off_t)len);
     while (rc < 0 && errno == EINTR);
     if (rc == 0)
         return 0;
-    int error = errno;
-    /* A file system may keep the blocks it had found when space ran out, even beyond the size:
-     * truncation to the size the file had gives them back. Not posix_fallocate, which on such a
-     * failure leaves a file that has eaten all space. */
-    if (error == ENOSPC || error == EDQUOT || error == EIO)
-        (void)posix_truncate(ctx, fd, (uint64_t)before);
-    return error == ENOSYS || error == ENOTSUP ? -EOPNOTSUPP : -error;
+    return errno == ENOSYS || errno == ENOTSUP ? -EOPNOTSUPP : -errno;
 #else
     return -EOPNOTSUPP;
 #endif
+}
+
+static int posix_allocate(void *ctx, int fd, uint64_t off, uint64_t len)
+{
+    if (len == 0)
+        return -EINVAL;
+    int64_t before = posix_size(ctx, fd);
+    if (before < 0)
+        return (int)before;
+    int rc = reserve(fd, off, len);
+    if (rc == -EOPNOTSUPP)
+        rc = write_zeros(fd, (uint64_t)before, off + len);
+    /* A file system may keep the blocks it had found when space ran out, even beyond the size:
+     * truncation to the size the file had gives them back. */
+    if (rc == -ENOSPC || rc == -EDQUOT || rc == -EIO)
+        (void)posix_truncate(ctx, fd, (uint64_t)before);
+    return rc;
 }
 
 static int posix_rename(void *ctx, const char *from, const char *to)
@@ -284,7 +311,7 @@ static int64_t read_text(int fd, char *text, size_t cap)
 static int lock_descriptor(int fd)
 {
     int rc;
-#ifdef F_OFD_SETLK
+#ifdef HSL_LINUX
     struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     do
         rc = fcntl(fd, F_OFD_SETLK, &whole);
@@ -380,15 +407,7 @@ static int64_t posix_free_bytes(void *ctx, const char *path)
     return (int64_t)(st.f_bavail * st.f_frsize);
 }
 
-static int read_proc(const char *path, char *text, size_t cap)
-{
-    int fd = open_retry(path, O_RDONLY | O_CLOEXEC, 0);
-    if (fd < 0)
-        return fd;
-    int64_t n = read_text(fd, text, cap);
-    close(fd);
-    return n < 0 ? (int)n : 0;
-}
+#if defined HSL_LINUX || defined __APPLE__
 
 static int hex_digit(char c)
 {
@@ -415,7 +434,21 @@ static int parse_uuid(const char *text, uint8_t id[16])
     return 0;
 }
 
-static int posix_boot_id(void *ctx, uint8_t id[16])
+#endif
+
+#ifdef HSL_LINUX
+
+static int read_proc(const char *path, char *text, size_t cap)
+{
+    int fd = open_retry(path, O_RDONLY | O_CLOEXEC, 0);
+    if (fd < 0)
+        return fd;
+    int64_t n = read_text(fd, text, cap);
+    close(fd);
+    return n < 0 ? (int)n : 0;
+}
+
+static int system_boot_id(uint8_t id[16])
 {
     char uuid[64];
     if (read_proc("/proc/sys/kernel/random/boot_id", uuid, sizeof uuid) == 0 &&
@@ -440,6 +473,54 @@ static int posix_boot_id(void *ctx, uint8_t id[16])
     return rc;
 }
 
+#elif defined __APPLE__
+
+static int system_boot_id(uint8_t id[16])
+{
+    char uuid[64];
+    size_t len = sizeof uuid;
+    if (sysctlbyname("kern.bootsessionuuid", uuid, &len, NULL, 0) < 0)
+        return -errno;
+    for (char *c = uuid; *c; c++)
+        *c = (char)(*c >= 'A' && *c <= 'F' ? *c - 'A' + 'a' : *c);
+    return parse_uuid(uuid, id);
+}
+
+#else
+
+static int system_boot_id(uint8_t id[16]) { return -EOPNOTSUPP; }
+
+#endif
+
+/* A number in shared memory of the machine, which keeps it until it boots: whoever looks first
+ * draws it. */
+static int drawn_boot_id(uint8_t id[16])
+{
+    int fd = shm_open("/hstreamlite-boot", O_RDWR | O_CREAT, 0666);
+    if (fd < 0)
+        return -errno;
+    int rc = posix_truncate(NULL, fd, sizeof(uint64_t));
+    _Atomic uint64_t *word = rc < 0 ? NULL : posix_map_shared(NULL, fd, sizeof *word);
+    close(fd);
+    if (!word)
+        return rc < 0 ? rc : -ENOMEM;
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    uint64_t mine = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    uint64_t drawn = 0;
+    if (atomic_compare_exchange_strong(word, &drawn, mine))
+        drawn = mine;
+    memset(id, 0, 16);
+    memcpy(id, &drawn, sizeof drawn);
+    munmap((void *)word, sizeof *word);
+    return 0;
+}
+
+static int posix_boot_id(void *ctx, uint8_t id[16])
+{
+    return system_boot_id(id) == 0 ? 0 : drawn_boot_id(id);
+}
+
 static uint64_t posix_wall_ms(void *ctx)
 {
     struct timespec now;
@@ -452,6 +533,15 @@ static uint64_t posix_mono_ns(void *ctx)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+int hsl_io_portable(void)
+{
+#ifdef HSL_LINUX
+    return 0;
+#else
+    return 1;
+#endif
 }
 
 const struct hsl_io *hsl_io_posix(void)

@@ -141,7 +141,9 @@ struct hsl_log *hsl_log_new(const struct hsl_io *io, const struct hsl_log_config
     pthread_mutex_init(&log->pieces_mu, NULL);
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+#ifdef HSL_LINUX
+    pthread_condattr_setclock(&attr, HSL_WAIT_CLOCK);
+#endif
     pthread_cond_init(&log->durable_cv, &attr);
     pthread_cond_init(&log->writer_cv, &attr);
     pthread_condattr_destroy(&attr);
@@ -189,7 +191,7 @@ int hsl_log_start(struct hsl_log *log)
 
 static void deadline_of(int64_t timeout_ns, struct timespec *out)
 {
-    clock_gettime(CLOCK_MONOTONIC, out);
+    clock_gettime(HSL_WAIT_CLOCK, out);
     uint64_t ns = (uint64_t)out->tv_nsec + (uint64_t)timeout_ns;
     out->tv_sec += (time_t)(ns / 1000000000u);
     out->tv_nsec = (long)(ns % 1000000000u);

@@ -22,9 +22,7 @@
 #ifndef HSL_LOG_H
 #define HSL_LOG_H
 
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* pthread_condattr_setclock */
-#endif
+#include "platform.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -32,6 +30,14 @@
 
 #include "format.h"
 #include "hsl.h"
+
+/* Clock of the deadlines of waits. macOS waits by the wall clock only: a leap ends a wait early or
+ * late, and every waiter looks again at what it waits for. */
+#ifdef HSL_LINUX
+#define HSL_WAIT_CLOCK CLOCK_MONOTONIC
+#else
+#define HSL_WAIT_CLOCK CLOCK_REALTIME
+#endif
 
 #define HSL_QUEUE_MAX 1024
 #define HSL_BATCH_MAX 64

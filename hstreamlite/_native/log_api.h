@@ -43,7 +43,7 @@ struct hsl_log_config {
     uint8_t uuid[16];           /* identity of a store created by this open */
     int32_t threaded;
     int32_t direct;             /* try O_DIRECT */
-    int32_t notify_fd;          /* eventfd written when durability advances, or -1 */
+    int32_t notify_fd;          /* written when durability advances; -1 = none */
 };
 
 struct hsl_super {
@@ -200,10 +200,11 @@ int hsl_log_wait_tail(struct hsl_log *log, uint64_t seen, int64_t timeout_ns);
  * pokes they have seen. */
 uint64_t hsl_log_pokes(struct hsl_log *log);
 void hsl_log_poke(struct hsl_log *log);
-/* The notify_fd of a log: an eventfd that becomes readable with every group and every poke. */
-int hsl_notify_open(void);
-void hsl_notify_drain(int fd);
-void hsl_notify_close(int fd);
+/* Two ends, perhaps of one descriptor: the log writes to ends[1], its notify_fd, with every group
+ * and every poke; ends[0] becomes readable then. 0 or -errno. */
+int hsl_notify_open(int32_t ends[2]);
+void hsl_notify_drain(int32_t end);
+void hsl_notify_close(const int32_t ends[2]);
 int hsl_log_wait_change(struct hsl_log *log, uint64_t seen, uint64_t pokes, int64_t timeout_ns);
 int hsl_log_step(struct hsl_log *log);
 uint64_t hsl_log_next_deadline(struct hsl_log *log);

@@ -449,6 +449,7 @@ static int load_footer(struct reader *r, struct insert *in, bool *loaded)
     dir += at - from;
     if (t.dir_crc != hsl_crc32c(seed, dir, t.dir_len + 4 * pieces))
         return HSL_OK;
+    s->blocks = t.blocks;
     int rc = hsl_segment_footer(s, &t, dir + t.dir_len);
     if (rc == HSL_OK)
         rc = hsl_dir_decode(dir, t.dir_len, t.rows_len, t.shards, t.blocks, insert_run, in);

@@ -250,7 +250,9 @@ int hsl_roll(struct hsl_log *log)
     rc = write_header(log, next);
     if (rc != HSL_OK)
         return rc;
+    pthread_mutex_lock(&log->stage_mu); /* appenders look at the room */
     next->end = HSL_PAGE;
+    pthread_mutex_unlock(&log->stage_mu);
     next->prewritten = HSL_PAGE;
     next->checkpoint_end = HSL_PAGE;
     log->last_segment = next->number;
@@ -335,7 +337,6 @@ int hsl_segment_footer(struct hsl_segment *s, const struct hsl_trailer *t, const
     memcpy(s->crcs, crcs, pieces * 4);
     s->footer_off = t->footer_off;
     s->footer_rows = t->rows_len;
-    s->blocks = t->blocks;
     s->max_time = t->max_time;
     s->max_order = t->max_order;
     return HSL_OK;

@@ -8,7 +8,7 @@
  * A mapped file has its mapped part in flat memory besides. Writes by pointer are found by
  * comparing it with now (harvest) before anything looks at the content as a whole.
  */
-#define _GNU_SOURCE
+#include "platform.h"
 
 #include <errno.h>
 #include <inttypes.h>

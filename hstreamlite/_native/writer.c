@@ -183,8 +183,10 @@ static int roll_batch(struct hsl_log *log, struct batch *b, uint32_t next)
         int err = b->end > log->active->end ? log->io->datasync(log->io->ctx, log->active->fd) : 0;
         if (err < 0)
             return hsl_fail(log, "sync", "segment", -err);
+        pthread_mutex_lock(&log->stage_mu); /* appenders look at the room */
         log->active->end = b->end;
         log->active->blocks += b->blocks;
+        pthread_mutex_unlock(&log->stage_mu);
     }
     rc = hsl_roll(log);
     if (rc != HSL_OK)
@@ -402,7 +404,7 @@ static void sleep_until(struct hsl_log *log, uint64_t at, uint64_t now)
         return;
     }
     struct timespec deadline;
-    clock_gettime(CLOCK_MONOTONIC, &deadline);
+    clock_gettime(HSL_WAIT_CLOCK, &deadline);
     uint64_t ns = (uint64_t)deadline.tv_nsec + (at > now ? at - now : 0);
     deadline.tv_sec += (time_t)(ns / 1000000000u);
     deadline.tv_nsec = (long)(ns % 1000000000u);

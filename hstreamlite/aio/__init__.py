@@ -1,7 +1,7 @@
 """The asyncio face of a store: the same nouns, names and errors as the blocking one.
 
 Nothing here blocks the loop. Appends are staged in place, and their futures resolve when the group
-they are in is on disk: one eventfd event a group, however many callers. What may have to wait for
+they are in is on disk: one wake-up a group, however many callers. What may have to wait for
 the disk otherwise (opening, catalog changes, cold reads, a full stage) runs in a worker thread.
 
 Cancelling a call loses nothing: an append that was staged goes to disk all the same, deliveries

@@ -8,7 +8,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any, TypeVar
 
-from hstreamlite._native import lib
+from hstreamlite._native import ffi, lib
 from hstreamlite.engine import Engine
 from hstreamlite.errors import HStreamError, StoreClosed
 
@@ -16,12 +16,14 @@ T = TypeVar("T")
 
 
 class Bell:
-    """Turns the log's eventfd into futures: of tickets, and of any change."""
+    """Turns what the log writes to a descriptor into futures: of tickets, and of any change."""
 
     def __init__(self) -> None:
-        self.fd = int(lib.hsl_notify_open())
-        if self.fd < 0:
-            raise OSError(-self.fd, "eventfd")
+        self._ends = ffi.new("int32_t[2]")
+        result = lib.hsl_notify_open(self._ends)
+        if result < 0:
+            raise OSError(-result, "no descriptor to wake the event loop with")
+        self.fd, self.log_fd = int(self._ends[0]), int(self._ends[1])
         self._tickets: list[tuple[int, int, asyncio.Future[None]]] = []
         self._changes: list[asyncio.Future[None]] = []
         self._number = count()
@@ -113,7 +115,11 @@ class Bell:
         self.loop.remove_reader(self.fd)
         self._engine = None
         self.fail(error)
-        lib.hsl_notify_close(self.fd)
+        self.discard()
+
+    def discard(self) -> None:
+        """Close the descriptors, which no log writes to any more."""
+        lib.hsl_notify_close(self._ends)
 
 
 def _settle(future: asyncio.Future[None]) -> None:

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from hstreamlite import signals
-from hstreamlite._native import lib
 from hstreamlite._native.files import real_env
 from hstreamlite.aio.bell import Bell, in_thread
 from hstreamlite.aio.consumer import Consumer
@@ -64,7 +63,7 @@ class open:  # noqa: A001, N801 - hstreamlite.aio.open is how users say it
                 self._path,
                 self._config,
                 create=self._create,
-                notify_fd=bell.fd,
+                notify_fd=bell.log_fd,
             )
         )
         try:
@@ -73,7 +72,7 @@ class open:  # noqa: A001, N801 - hstreamlite.aio.open is how users say it
             opening.add_done_callback(_discard_engine)
             raise
         except BaseException:
-            lib.hsl_notify_close(bell.fd)
+            bell.discard()
             raise
         return Store(engine, bell)
 

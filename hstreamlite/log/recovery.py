@@ -115,6 +115,7 @@ def open_journal(
     if "SUPER" not in names and not create:
         raise NotAStore(path, "it is an empty directory")
     lock = _lock(env, path)
+    journal = None
     try:
         report = RecoveryReport()
         journal = Journal(env, path, config, notify_fd)
@@ -125,6 +126,8 @@ def open_journal(
         _sync_directories(env, path, whole=int(superblock.last_segment) == 0)
         _set_next(journal, superblock, loaded)
     except BaseException:
+        if journal is not None:
+            journal.close(clean=False)
         files.close(lock)
         raise
     report.milliseconds = (env.clock.mono_ns() - started) / 1e6

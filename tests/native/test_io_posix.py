@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
+import hstreamlite as hs
 from hstreamlite._native import ffi, lib
 from hstreamlite._native.files import Files, posix_files, real_env
 from hstreamlite.env import LockHeld, OpenFlag
 
 READ, WRITE, CREATE = OpenFlag.READ, OpenFlag.WRITE, OpenFlag.CREATE
-ROOT = Path(__file__).parents[2]
+PACKAGE = Path(hs.__file__).parent.parent
 
 
 @pytest.fixture
@@ -241,8 +242,7 @@ def test_a_lock_of_another_process_ends_with_it(files: Files, tmp_path: Path) ->
     path = str(tmp_path / "LOCK")
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, path],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(PACKAGE)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as holder:
@@ -288,9 +288,22 @@ def test_mapped_bytes_and_file_are_one(files: Files, tmp_path: Path) -> None:
 
 def test_the_boot_id_is_the_kernels(files: Files) -> None:
     kernels = Path("/proc/sys/kernel/random/boot_id")
-    if not kernels.exists():
+    if lib.hsl_io_portable() or not kernels.exists():
         pytest.skip("no boot id in /proc")
     assert files.boot_id().hex() == kernels.read_text().strip().replace("-", "")
+
+
+def test_the_boot_id_is_one_for_all_processes(files: Files) -> None:
+    ask = "from hstreamlite._native.files import posix_files; print(posix_files().boot_id().hex())"
+    other = subprocess.run(
+        [sys.executable, "-c", ask],
+        env={**os.environ, "PYTHONPATH": str(PACKAGE)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert files.boot_id() != bytes(16)
+    assert other.stdout.strip() == files.boot_id().hex() == posix_files().boot_id().hex()
 
 
 def test_clocks_and_space(files: Files, tmp_path: Path) -> None:
@@ -334,7 +347,7 @@ os.waitpid(pid, 0)
 """
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(PACKAGE)},
         capture_output=True,
         check=True,
     )
