@@ -229,7 +229,9 @@ void *hsl_page_alloc(size_t len);
 void hsl_notify(int fd);
 
 /* stage.c */
-#define HSL_ROW_CLAIM 264u /* a row in the footer and in a checkpoint, at their longest */
+/* A row and a directory entry, in the footer and in a checkpoint, with LSNs, times and orders below
+ * 2^49. Larger ones would make a footer reach beyond the space reserved for it, and no more. */
+#define HSL_ROW_CLAIM 160u
 enum hsl_stage_flag { HSL_STAGE_TRY = 1, HSL_STAGE_SYSTEM = 2, HSL_STAGE_OS = 4 };
 int hsl_stage_begin(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags);
 int hsl_stage_room(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags);

@@ -1,9 +1,11 @@
-"""The index finds what a scan of the frames finds: in memory, in footers, and when a footer is lost."""
+"""The index finds what a scan of the frames finds, also where a footer is damaged."""
 
 from __future__ import annotations
 
 import bisect
+import ctypes
 from itertools import accumulate
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -132,10 +134,45 @@ def test_rows_and_frames_that_do_not_verify_are_damage_with_ids() -> None:
     env.disk.flip(path, (footer - 4096 + 200) * 8)
     with hs.open(ROOT, config=CONFIG, env=env.process_crash()) as store:
         journal = store._engine.journal
-        shard = next(store.stream("s1").read()).id.shard_id
+        first = next(store.stream("s1").read()).id
+        assert first is not None
+        shard = first.shard_id
         with pytest.raises(CorruptionError) as caught:
             list(store.stream("s1").read())
         assert caught.value.path == path
         assert f"shard {shard} " in str(caught.value)
         newest = journal.info(shard).durable_next - 1
         assert journal.block_of(shard, newest) is not None
+
+
+class MallInfo2(ctypes.Structure):
+    _fields_ = [(f"field{number}", ctypes.c_size_t) for number in range(10)]
+
+
+def allocated() -> int:
+    """Bytes that malloc has handed out in this process: uordblks and hblkhd of mallinfo2(3)."""
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = MallInfo2
+    info = mallinfo2()
+    return int(info.field7 + info.field4)
+
+
+def bytes_to_open(path: Path, blocks: int, payload: int) -> tuple[int, int]:
+    """Fill a store; return the segments it has and what an open one takes of memory."""
+    with hs.open(path, config=CONFIG, durability="memory") as store:
+        streams = [store.create_stream("a"), store.create_stream("b")]
+        for number in range(blocks):
+            streams[number % 2].append(bytes(payload))
+    before = allocated()
+    with hs.open(path, config=CONFIG) as store:
+        assert store._engine.journal.stats()["index_blocks"] >= blocks
+        return len(store._engine.journal.segments()), allocated() - before
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc's mallinfo2")
+def test_memory_of_an_open_store_depends_on_its_segments_not_on_its_blocks(tmp_path: Path) -> None:
+    bytes_to_open(tmp_path / "warm", 100, 100)
+    few_segments, few = bytes_to_open(tmp_path / "few", 1_500, 3_000)
+    many_segments, many = bytes_to_open(tmp_path / "many", 40_000, 20)
+    assert many / many_segments < 1.5 * few / few_segments
+    assert many < 8 * 40_000

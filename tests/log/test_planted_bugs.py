@@ -51,7 +51,7 @@ BUGS = {
     ),
     "believe blocks without their checksum": Bug(
         "_native/cursor.c",
-        "cursor->expected == cursor->found)",
+        "out->crc == found)",
         "true)",
         STATES,
         "flipped_bit and closed",
