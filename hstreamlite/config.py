@@ -90,6 +90,14 @@ class StoreConfig:
     window_span: int = 1_000_000
     """How far deliveries may run ahead of the oldest unacked record of a subscription, in records.
     1,000 to 100,000,000. Reached: the subscription stalls and `stats()` names the record."""
+    regroup: bool = True
+    """Write sealed segments anew in the background, sorted by log, so that old records of one
+    stream are read in one piece; and those of which little is left, to free the rest."""
+    regroup_after: float = 60.0
+    """How long a segment is left alone before that, since it was sealed or retention last took
+    something from it. 0 to 1e9."""
+    regroup_bytes: int = 32 << 20
+    """Memory for that. Less: the old segments are read more often. 64 KiB to 1 GiB."""
     clock_jump_max: float = 86_400.0
     """A forward step of the wall clock beyond this pauses expiry until it is confirmed by that much
     running time. Seconds."""
@@ -109,17 +117,21 @@ class StoreConfig:
         self._size("os_stage_bytes", 64 << 10, 256 << 20)
         self._size("index_cache_bytes", 256 << 10, 16 << 30)
         self._size("progress_acks", 1, 1_000_000)
+        self._size("regroup_bytes", 64 << 10, 1 << 30)
         self._size("window_span", 1000, 100_000_000)
         for name, least, most in (
             ("linger", 0.0, 10.0),
             ("idle_mark", 0.01, 3600.0),
             ("progress_interval", 0.001, 60.0),
             ("retention_interval", 0.01, 86_400.0),
+            ("regroup_after", 0.0, 1e9),
             ("clock_jump_max", 1.0, 1e9),
         ):
             check_seconds(name, getattr(self, name), least, most)
-        if not isinstance(self.direct_io, bool):
-            raise TypeError(f"direct_io must be a bool, not {type(self.direct_io).__name__}")
+        for name in ("direct_io", "regroup"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} must be a bool, not {type(value).__name__}")
 
     def _size(self, name: str, low: int, high: int) -> None:
         check_int(name, getattr(self, name), low, high)

@@ -15,6 +15,8 @@ from hstreamlite.env import Env
 from hstreamlite.log import catalog as catalogs
 from hstreamlite.log.catalog import Change, StreamState
 from hstreamlite.log.journal import CATALOG, END, PRODUCERS, PROGRESS, SYSTEM_LOGS, Op
+from hstreamlite.log.swap import segment_facts
+from hstreamlite.regrouper import Regrouper
 
 log = logging.getLogger("hstreamlite")
 
@@ -29,6 +31,7 @@ class Housekeeping:
         self._engine = engine
         self._clock = ExpiryClock(engine.env, engine.config.clock_jump_max)
         self._snapshot_bytes = _SNAPSHOT_BYTES_MIN
+        self.regrouper = Regrouper(engine, self.free_segments)
 
     def apply(self, firsts: Mapping[int, int]) -> None:
         """Forget records whose trim is durable, and the segments that hold nothing else."""
@@ -89,12 +92,20 @@ class Housekeeping:
             dead = journal.dead_segments()
             if not dead or engine.closed:
                 return
-            segments = journal.segments()
-            live = sorted(set(segments) - set(dead))
-            change: Change = {"op": "drop", "live": live, "known": max(segments)}
+            facts = segment_facts(journal)
+            live = sorted({f.number for f in facts} - set(dead))
+            known = max(f.last for f in facts)
+            change: Change = {"op": "drop", "live": live, "known": known}
             ticket = engine.stage_changes([change])
         journal.wait(ticket)
         journal.drop_segments(dead)
+
+    def compact(self) -> None:
+        """Write anew whatever is worth it, without waiting for more to come."""
+        self.free_segments()
+        while self.regrouper.step(now=True):
+            pass
+        self._engine.check_open()
 
     def snapshot_due(self) -> bool:
         engine = self._engine
@@ -123,7 +134,7 @@ class Housekeeping:
                 for ops in _pieces(shard, parts[shard], journal.config.transaction_bytes_max // 4):
                     ticket = max(ticket, journal.stage([ops], _SYNC, system=True)[0])
                 size += sum(map(len, parts[shard]))
-            engine.catalog.live = set(journal.segments())
+            engine.catalog.live = {f.number for f in segment_facts(journal)}
             self._snapshot_bytes = max(size, _SNAPSHOT_BYTES_MIN)
         journal.wait(ticket)
         journal.store_super(lsns)
@@ -139,9 +150,9 @@ class Housekeeping:
                 info = journal.info(shard)
                 first = max(info.first, engine.catalog.trims.get(shard, 1))
                 rows.append((shard, info.durable_next, info.last_time, first))
-        segments = journal.segments()
-        known = max(segments, default=engine.catalog.known_segment)
-        return engine.catalog.snapshot(rows, segments, known)
+        facts = segment_facts(journal)
+        known = max((f.last for f in facts), default=engine.catalog.known_segment)
+        return engine.catalog.snapshot(rows, [f.number for f in facts], known)
 
 
 def _pieces(shard: int, payloads: list[bytes], most: int) -> Iterable[Op]:

@@ -246,6 +246,16 @@ class Store:
         self._engine.check_open()
         self._engine.journal.wait(self._engine.journal.staged())
 
+    def compact(self) -> None:
+        """Regroup now what the store would regroup in time, and return when it is done.
+
+        Sealed segments in which many logs lie scattered are written anew, sorted by log, so that
+        the old records of one stream are read in one piece; so are those of which less than half
+        is left. Records, ids and readers stay as they are. The segment being written is not
+        touched. StorageFull where the disk has no room for a new file; all is then as it was.
+        """
+        self._ticker.house.compact()
+
     def tick(self) -> int | None:
         """Do what the store's own thread does, once; return when it is next needed (ns).
 

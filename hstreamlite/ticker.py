@@ -8,6 +8,7 @@ called by whoever drives it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
@@ -48,6 +49,7 @@ class Ticker:
         self._retention_ns = int(engine.config.retention_interval * 1e9)
         engine.wake = self.wake
         self._next_retention_ns = engine.env.clock.mono_ns() + self._retention_ns
+        self._next_regroup_ns: int | None = None
 
     def start(self) -> None:
         if self._engine.env.threaded:
@@ -59,6 +61,8 @@ class Ticker:
         if self._thread is not None and not self._engine.forked:
             self._thread.join()  # type: ignore[attr-defined]
         self._thread = None
+        if not self._engine.forked:
+            self.house.regrouper.close()
 
     def wake(self) -> None:
         """Look at the deadlines again: there may be an earlier one."""
@@ -116,17 +120,40 @@ class Ticker:
             self._next_retention_ns = now + self._retention_ns
             deadlines[0] = self._next_retention_ns
             self._keep_house()
+            if engine.config.regroup:
+                self._next_regroup_ns = now
+        if self._next_regroup_ns is not None and now >= self._next_regroup_ns:
+            self._next_regroup_ns = self._regroup()
+        if self._next_regroup_ns is not None:
+            deadlines.append(self._next_regroup_ns)
         return min(deadlines)
 
+    def _regroup(self) -> int | None:
+        """Do a piece of regrouping; return when to go on, resting as long as it took."""
+        clock = self._engine.env.clock
+        begin = clock.mono_ns()
+        if not self._tried("regrouping", self.house.regrouper.step):
+            return None
+        end = clock.mono_ns()
+        return end + max(end - begin, 1_000_000)
+
     def _keep_house(self) -> None:
-        engine = self._engine
+        self._tried("retention", self._expire)
+
+    def _expire(self) -> bool:
+        self.house.expire(self._feeds.protected())
+        if self.house.snapshot_due():
+            self.house.snapshot()
+        return True
+
+    def _tried(self, what: str, work: Callable[[], bool]) -> bool:
+        """Do work that is tried again later where it fails."""
         try:
-            self.house.expire(self._feeds.protected())
-            if self.house.snapshot_due():
-                self.house.snapshot()
+            return work()
         except StorageFull as error:
-            log.warning("retention has to wait: %s", error)
+            log.warning("%s has to wait: %s", what, error)
         except (StoreClosed, StoreFailed):
             raise
         except (HStreamError, OSError):
-            log.exception("retention of %r failed and is tried again later", engine.path)
+            log.exception("%s of %r failed and is tried again later", what, self._engine.path)
+        return False

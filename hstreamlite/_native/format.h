@@ -42,6 +42,22 @@ _Static_assert(offsetof(struct hsl_segment_header, uuid) == 16, "segment header"
 _Static_assert(offsetof(struct hsl_segment_header, pred_crc) == 72, "segment header");
 _Static_assert(offsetof(struct hsl_segment_header, capacity) == 88, "segment header");
 
+#define HSL_LEVEL_1 (1u << 31) /* set in the numbers of segments of level 1 */
+
+/* Behind the header of a segment of level 1: what it replaces, and what it holds itself. */
+struct hsl_segment_cover {
+    uint64_t first; /* segments of level 0 in whose place it stands, [first, last] */
+    uint64_t last;
+    uint64_t last_uid; /* of segment `last`: uid, end and crc of its last frame */
+    uint64_t last_end;
+    uint32_t last_crc;
+    uint32_t end_crc; /* of its own last frame */
+    uint64_t end;     /* offset behind its own last frame */
+    uint32_t frames;
+    uint32_t zero;
+};
+_Static_assert(sizeof(struct hsl_segment_cover) == 56, "segment cover");
+
 enum hsl_frame_flag {
     HSL_FRAME_IDLE = 1,       /* no blocks: proves that everything before it was durable */
     HSL_FRAME_CHECKPOINT = 2, /* body is an index of the segment so far */

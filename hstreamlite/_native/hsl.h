@@ -14,6 +14,7 @@
 #include "codec_api.h"
 #include "ackmap_api.h"
 #include "log_api.h"
+#include "regroup_api.h"
 #include "module_api.h"
 #include "simfs_api.h"
 #include "simcrash_api.h"

@@ -149,6 +149,9 @@ static int push_run(struct hsl_log *log, struct hsl_shard *shard, struct hsl_seg
     shard->bytes += run->bytes;
     count_live(segment, shard->id, 1);
     segment->live_bytes += run->bytes;
+    segment->run_bytes += run->bytes;
+    if (run->bytes > segment->run_largest)
+        segment->run_largest = run->bytes;
     log->index_blocks += run->blocks;
     return HSL_OK;
 }
@@ -183,6 +186,42 @@ int hsl_run_seal(struct hsl_log *log, struct hsl_segment *segment, const struct 
         shard->head = shard->len = shard->cap = 0;
     }
     return push_run(log, shard, segment, run);
+}
+
+static void forget_run(struct hsl_log *log, struct hsl_shard *shard, const struct hsl_run *run)
+{
+    struct hsl_segment *segment = hsl_segment_find(log, run->segment);
+    if (segment) {
+        count_live(segment, shard->id, -1);
+        segment->live_bytes -= run->bytes;
+    }
+    shard->bytes -= run->bytes;
+    log->index_blocks -= run->blocks;
+}
+
+void hsl_run_replace(struct hsl_log *log, struct hsl_segment *segment, const struct hsl_run *run)
+{
+    struct hsl_shard *shard = hsl_shard_get(log, run->shard);
+    const struct hsl_run *found = shard ? hsl_run_find(shard, run->first) : NULL;
+    if (!found || run->end <= shard->first)
+        return;
+    uint32_t at = (uint32_t)(found - shard->runs), end = at;
+    while (end < shard->runs_len && shard->runs[end].first < run->end)
+        forget_run(log, shard, &shard->runs[end++]);
+    if (end == at)
+        return;
+    shard->runs[at] = *run;
+    shard->runs[at].segment = (uint32_t)segment->number;
+    memmove(&shard->runs[at + 1], &shard->runs[end],
+            (shard->runs_len - end) * sizeof *shard->runs);
+    shard->runs_len -= end - at - 1;
+    shard->bytes += run->bytes;
+    count_live(segment, shard->id, 1);
+    segment->live_bytes += run->bytes;
+    segment->run_bytes += run->bytes;
+    if (run->bytes > segment->run_largest)
+        segment->run_largest = run->bytes;
+    log->index_blocks += run->blocks;
 }
 
 const struct hsl_run *hsl_run_find(const struct hsl_shard *shard, uint64_t lsn)
@@ -243,14 +282,7 @@ static void drop_runs(struct hsl_log *log, struct hsl_shard *shard)
 {
     while (shard->runs_head < shard->runs_len &&
            shard->runs[shard->runs_head].end <= shard->first) {
-        const struct hsl_run *run = &shard->runs[shard->runs_head++];
-        struct hsl_segment *segment = hsl_segment_find(log, run->segment);
-        if (segment) {
-            count_live(segment, shard->id, -1);
-            segment->live_bytes -= run->bytes;
-        }
-        shard->bytes -= run->bytes;
-        log->index_blocks -= run->blocks;
+        forget_run(log, shard, &shard->runs[shard->runs_head++]);
     }
     if (shard->runs_head == shard->runs_len && shard->runs_cap > 0) {
         free(shard->runs);

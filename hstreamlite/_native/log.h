@@ -6,6 +6,8 @@
  *   osstage.c   mapped copy of what is staged                (stage_mu)
  *   tail.c      mapped page that tells others what is durable
  *   index.c     shards and where their durable blocks are    (index_mu)
+ *   regroup.c   writing a segment of level 1                 (one thread)
+ *   swap.c      putting one in the place of others           (one at a time)
  *   footer.c    the index of one segment as bytes            (pure)
  *   pieces.c    parts of footers, read when needed           (pieces_mu)
  *   seek.c      blocks by LSN, time, order and size
@@ -112,10 +114,12 @@ struct hsl_segment {
     uint64_t pred_uid, pred_end;
     uint32_t pred_crc;
     uint32_t last_crc, frames;
+    struct hsl_segment_cover cover; /* level 1 */
     uint64_t epoch;
     uint64_t blocks;
     uint64_t live, live_system; /* index_mu: runs, and entries while it is not sealed */
     uint64_t live_bytes;        /* index_mu: of the live runs */
+    uint64_t run_bytes, run_largest; /* index_mu: of all runs it ever had, and of the largest */
     uint64_t file_bytes;
     uint64_t footer_off, footer_rows; /* sealed, as all of these; bytes of its rows */
     uint32_t *crcs;                /* of the pieces of the rows */
@@ -171,6 +175,8 @@ struct hsl_log {
     struct hsl_segment *active, *spare;
     bool spare_emergency, reserve_ready, truncate_pending;
     uint64_t last_segment, last_capacity;
+    uint64_t last_regrouped; /* index_mu */
+    bool regroup_stuck;      /* a new name may or may not be on disk */
     uint8_t *zeros; /* of prewrite_bytes */
     uint64_t epoch, salt;
     uint8_t uuid[16];
@@ -203,7 +209,8 @@ struct hsl_log {
     uint64_t pieces_clock;
 
     struct hsl_segment *loaded;
-    uint64_t scan_frame;
+    uint64_t scan_frame, scan_number; /* scan_number: the segment that comes next */
+    bool scan_hole;                   /* something before it is gone */
     struct hsl_range *lost;
     size_t lost_len, lost_cap;
 
@@ -281,6 +288,13 @@ void hsl_segment_unread(struct hsl_log *log, struct hsl_segment *segment);
 uint64_t hsl_claim(size_t bytes, uint32_t blocks);
 int hsl_segments_tidy(struct hsl_log *log);
 
+/* What a segment stands for: one of level 0 for itself. */
+struct hsl_segment_cover hsl_segment_covers(const struct hsl_segment *segment);
+
+/* regroup.c */
+struct hsl_segment *hsl_regroup_take(struct hsl_regroup *regroup, struct hsl_trailer *trailer,
+                                     uint8_t **footer);
+
 /* super.c */
 int hsl_super_write(struct hsl_log *log);
 
@@ -309,6 +323,8 @@ int hsl_run_insert(struct hsl_log *log, struct hsl_segment *segment,
                    const struct hsl_run *run); /* index_mu held */
 /* Puts a run in the place of the entries that a segment had before it was sealed. */
 int hsl_run_seal(struct hsl_log *log, struct hsl_segment *segment, const struct hsl_run *run);
+/* Puts a run in the place of those that have its records now. */
+void hsl_run_replace(struct hsl_log *log, struct hsl_segment *segment, const struct hsl_run *run);
 size_t hsl_index_find(const struct hsl_shard *shard, uint64_t lsn); /* index into entries */
 /* The run that holds lsn, or the first behind it; NULL if none. */
 const struct hsl_run *hsl_run_find(const struct hsl_shard *shard, uint64_t lsn);

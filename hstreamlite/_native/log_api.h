@@ -67,6 +67,14 @@ struct hsl_segment_report {
     uint64_t pred_end;
     uint32_t pred_crc;
     uint32_t last_crc;          /* CRC of the last accepted frame header, or the segment's */
+    uint64_t covers_first;      /* segments of level 0 in whose place it stands; itself */
+    uint64_t covers_last;
+    uint64_t covers_uid;        /* of segment covers_last: uid, end, crc of its last frame */
+    uint64_t covers_end;
+    uint32_t covers_crc;
+    uint32_t stated_crc;        /* level 1: what the header says that its own frames end with */
+    uint64_t stated_end;
+    uint32_t stated_frames;
     uint64_t file_bytes;
     uint64_t capacity;          /* size the file had until it was sealed */
     uint64_t end;               /* offset behind the last accepted frame */
@@ -111,6 +119,18 @@ struct hsl_shard_info {
     uint64_t gap_end;           /* highest first LSN behind a hole in the log; 0 = no hole */
 };
 
+struct hsl_segment_facts {
+    uint64_t number;
+    uint64_t first;             /* segments of level 0 in whose place it stands; itself */
+    uint64_t last;
+    uint64_t bytes;             /* of the file */
+    uint64_t live;              /* of its live blocks */
+    uint64_t shards;            /* that have live blocks in it */
+    uint64_t written;           /* bytes of all blocks it ever had */
+    uint64_t largest;           /* of them, of the shard with the most */
+    int32_t sealed;
+};
+
 struct hsl_log_stats {
     uint64_t frames;
     uint64_t syncs;
@@ -122,6 +142,8 @@ struct hsl_log_stats {
     uint64_t segments;
     uint64_t segments_rolled;
     uint64_t segments_dropped;
+    uint64_t segments_regrouped; /* files of level 1 written, and their bytes */
+    uint64_t bytes_regrouped;
     uint64_t disk_bytes;
     uint64_t staged_now;
     uint64_t durable_ticket;
@@ -152,6 +174,8 @@ int hsl_log_super_load(struct hsl_log *log, struct hsl_super *out);
 int hsl_log_super_store(struct hsl_log *log, const struct hsl_super *super);
 int hsl_log_load_segment(struct hsl_log *log, uint64_t number, uint64_t checkpoint,
                          struct hsl_segment_report *report);
+int hsl_log_read_segment(struct hsl_log *log, uint64_t number, struct hsl_segment_report *report);
+int hsl_log_add_replaced(struct hsl_log *log, uint64_t number);
 /* Ids that valid frames behind the damage of the last loaded segment show to be missing. */
 int64_t hsl_log_lost(struct hsl_log *log, struct hsl_range *out, size_t cap);
 /* Seals the last loaded segment behind its last accepted frame; rewrite = 1 copies it first. */
@@ -214,7 +238,9 @@ uint64_t hsl_log_next_deadline(struct hsl_log *log);
  * system logs live, which a snapshot would free. */
 int64_t hsl_log_dead_segments(struct hsl_log *log, int32_t system, uint64_t *numbers, size_t cap);
 int hsl_log_drop_segments(struct hsl_log *log, const uint64_t *numbers, size_t count);
-int64_t hsl_log_segments(struct hsl_log *log, uint64_t *numbers, size_t cap);
+/* The lowest segment of level 0 for which some file stands; 0 = none. */
+uint64_t hsl_log_first_segment(struct hsl_log *log);
+int64_t hsl_log_segment_facts(struct hsl_log *log, struct hsl_segment_facts *out, size_t cap);
 
 /* Stops the writer thread, writes what is staged and, if clean, seals. Later calls get CLOSED. */
 int hsl_log_close(struct hsl_log *log, int32_t clean);

@@ -495,47 +495,123 @@ static int load_header(struct reader *r, struct hsl_segment *s, struct hsl_segme
     report->number = h.number;
     memcpy(report->uuid, h.uuid, 16);
     report->capacity = s->capacity = h.capacity;
-    s->last_crc = report->last_crc = h.crc;
+    s->pred_uid = h.pred_uid;
+    s->pred_end = h.pred_end;
+    s->pred_crc = h.pred_crc;
+    if (h.level == 1)
+        memcpy(&s->cover, page + sizeof h, sizeof s->cover);
+    s->last_crc = report->last_crc = h.level == 1 ? 0 : h.crc;
     s->end = report->end = HSL_PAGE;
     s->checkpoint_end = HSL_PAGE;
     report->damage = h.major != HSL_VERSION_MAJOR || h.required ? HSL_DAMAGE_VERSION
                                                                 : HSL_DAMAGE_NONE;
+    if (report->damage == HSL_DAMAGE_NONE && h.level != (h.number >= HSL_LEVEL_1))
+        report->damage = HSL_DAMAGE_HEADER;
     return HSL_OK;
+}
+
+/* For what the segment stands, and what its own frames must end with. */
+static void tell_cover(const struct hsl_segment *s, struct hsl_segment_report *report)
+{
+    struct hsl_segment_cover cover = hsl_segment_covers(s);
+    report->covers_first = cover.first;
+    report->covers_last = cover.last;
+    report->covers_uid = cover.last_uid;
+    report->covers_end = cover.last_end;
+    report->covers_crc = cover.last_crc;
+    report->stated_end = cover.end;
+    report->stated_crc = cover.end_crc;
+    report->stated_frames = cover.frames;
+}
+
+/* Whether a log may go on higher than it ended: something between is gone, or was left out of a
+ * segment of level 1 because it was trimmed. The trims of the catalog are compared later. */
+static bool expect(struct hsl_log *log, const struct hsl_segment *s)
+{
+    struct hsl_segment_cover cover = hsl_segment_covers(s);
+    if (cover.first != log->scan_number + 1 || s->number >= HSL_LEVEL_1)
+        log->scan_hole = true;
+    log->scan_number = cover.last;
+    return log->scan_hole;
+}
+
+static int open_segment(struct hsl_log *log, uint64_t number, struct reader *r,
+                        struct hsl_segment **out, struct hsl_segment_report *report)
+{
+    char path[HSL_PATH_MAX + 64];
+    hsl_segment_path(log, path, number);
+    memset(report, 0, sizeof *report);
+    const struct hsl_io *io = log->io;
+    r->fd = io->open(io->ctx, path, HSL_OPEN_READ | (log->direct ? HSL_OPEN_DIRECT : 0));
+    if (r->fd == -EINVAL && log->direct) {
+        log->direct = false;
+        r->fd = io->open(io->ctx, path, HSL_OPEN_READ);
+    }
+    if (r->fd < 0)
+        return hsl_fail(log, "open", path, -r->fd);
+    *out = hsl_segment_new(number);
+    int64_t size = io->size(io->ctx, r->fd);
+    if (!*out)
+        return HSL_NO_MEMORY;
+    if (size < 0)
+        return hsl_fail(log, "size", path, (int)-size);
+    r->size = report->file_bytes = (*out)->file_bytes = (uint64_t)size;
+    int rc = load_header(r, *out, report);
+    if (rc == HSL_OK && report->damage == HSL_DAMAGE_NONE)
+        tell_cover(*out, report);
+    return rc;
+}
+
+static void close_segment(struct reader *r)
+{
+    free(r->buf);
+    if (r->fd >= 0)
+        r->log->io->close(r->log->io->ctx, r->fd);
+}
+
+/* Reads the header only. */
+int hsl_log_read_segment(struct hsl_log *log, uint64_t number, struct hsl_segment_report *report)
+{
+    struct reader r = {.log = log, .window = HSL_PAGE, .fd = -1};
+    struct hsl_segment *s = NULL;
+    int rc = open_segment(log, number, &r, &s, report);
+    free(s);
+    close_segment(&r);
+    return rc;
+}
+
+/* Makes a file known in whose place another stands: there is nothing in it but space to free. */
+int hsl_log_add_replaced(struct hsl_log *log, uint64_t number)
+{
+    struct hsl_segment_report report;
+    struct reader r = {.log = log, .window = HSL_PAGE, .fd = -1};
+    struct hsl_segment *s = NULL;
+    int rc = open_segment(log, number, &r, &s, &report);
+    close_segment(&r);
+    if (rc == HSL_OK)
+        rc = hsl_segments_add(log, s);
+    if (rc == HSL_OK)
+        s->sealed = true;
+    else
+        free(s);
+    return rc;
 }
 
 /* Puts one segment into the index. `checkpoint` is an offset to start the walk from, or 0. */
 int hsl_log_load_segment(struct hsl_log *log, uint64_t number, uint64_t checkpoint,
                          struct hsl_segment_report *report)
 {
-    char path[HSL_PATH_MAX + 64];
-    hsl_segment_path(log, path, number);
-    memset(report, 0, sizeof *report);
     log->lost_len = 0;
-    struct reader r = {.log = log, .window = HSL_PAGE};
-    r.fd = log->io->open(log->io->ctx, path,
-                         HSL_OPEN_READ | (log->direct ? HSL_OPEN_DIRECT : 0));
-    if (r.fd == -EINVAL && log->direct) {
-        log->direct = false;
-        r.fd = log->io->open(log->io->ctx, path, HSL_OPEN_READ);
-    }
-    if (r.fd < 0)
-        return hsl_fail(log, "open", path, -r.fd);
-    int rc = HSL_NO_MEMORY;
-    struct hsl_segment *s = hsl_segment_new(number);
-    int64_t size = log->io->size(log->io->ctx, r.fd);
-    if (!s || size < 0) {
-        rc = s ? hsl_fail(log, "size", path, (int)-size) : HSL_NO_MEMORY;
-        goto fail;
-    }
-    r.size = report->file_bytes = s->file_bytes = (uint64_t)size;
-    rc = load_header(&r, s, report);
+    struct reader r = {.log = log, .window = HSL_PAGE, .fd = -1};
+    struct hsl_segment *s = NULL;
+    int rc = open_segment(log, number, &r, &s, report);
     if (rc != HSL_OK || report->damage != HSL_DAMAGE_NONE || report->number != number)
         goto fail;
     rc = hsl_segments_add(log, s);
     if (rc != HSL_OK)
         goto fail;
     struct insert in = {.log = log, .segment = s, .report = report};
-    in.hole = log->segments_len != number;
+    in.hole = expect(log, s);
     bool loaded;
     rc = load_footer(&r, &in, &loaded);
     if (rc == HSL_OK && !loaded) {
@@ -556,17 +632,16 @@ int hsl_log_load_segment(struct hsl_log *log, uint64_t number, uint64_t checkpoi
     }
     s->sealed = report->sealed != 0;
     log->loaded = s;
+    tell_cover(s, report);
     if (rc == HSL_DAMAGED) {
         report->damage = HSL_DAMAGE_SEQUENCE;
         rc = HSL_OK;
     }
-    free(r.buf);
-    log->io->close(log->io->ctx, r.fd);
+    close_segment(&r);
     return rc;
 fail:
-    free(r.buf);
     free(s);
-    log->io->close(log->io->ctx, r.fd);
+    close_segment(&r);
     return rc;
 }
 

@@ -421,6 +421,19 @@ int hsl_seal(struct hsl_log *log, struct hsl_segment *s)
     return rc;
 }
 
+struct hsl_segment_cover hsl_segment_covers(const struct hsl_segment *s)
+{
+    if (s->number >= HSL_LEVEL_1)
+        return s->cover;
+    return (struct hsl_segment_cover){
+        .first = s->number,
+        .last = s->number,
+        .last_uid = s->uid,
+        .last_end = s->end,
+        .last_crc = s->last_crc,
+    };
+}
+
 int hsl_segments_add(struct hsl_log *log, struct hsl_segment *segment)
 {
     if (log->segments_len == log->segments_cap) {
@@ -431,7 +444,12 @@ int hsl_segments_add(struct hsl_log *log, struct hsl_segment *segment)
         log->segments = grown;
         log->segments_cap = cap;
     }
-    log->segments[log->segments_len++] = segment;
+    size_t at = log->segments_len++;
+    for (; at > 0 && log->segments[at - 1]->number > segment->number; at--)
+        log->segments[at] = log->segments[at - 1];
+    log->segments[at] = segment;
+    if (segment->number >= HSL_LEVEL_1 && segment->number > log->last_regrouped)
+        log->last_regrouped = segment->number;
     return HSL_OK;
 }
 
@@ -547,14 +565,40 @@ int64_t hsl_log_dead_segments(struct hsl_log *log, int32_t system, uint64_t *num
     return (int64_t)count;
 }
 
-int64_t hsl_log_segments(struct hsl_log *log, uint64_t *numbers, size_t cap)
+int64_t hsl_log_segment_facts(struct hsl_log *log, struct hsl_segment_facts *out, size_t cap)
 {
     pthread_mutex_lock(&log->index_mu);
     size_t count = log->segments_len;
-    for (size_t i = 0; i < count && i < cap; i++)
-        numbers[i] = log->segments[i]->number;
+    for (size_t i = 0; i < count && i < cap; i++) {
+        const struct hsl_segment *s = log->segments[i];
+        struct hsl_segment_cover cover = hsl_segment_covers(s);
+        out[i] = (struct hsl_segment_facts){
+            .number = s->number,
+            .first = cover.first,
+            .last = cover.last,
+            .bytes = s->file_bytes,
+            .live = s->live_bytes,
+            .shards = s->live,
+            .written = s->run_bytes,
+            .largest = s->run_largest,
+            .sealed = s->sealed,
+        };
+    }
     pthread_mutex_unlock(&log->index_mu);
     return (int64_t)count;
+}
+
+uint64_t hsl_log_first_segment(struct hsl_log *log)
+{
+    uint64_t first = 0;
+    pthread_mutex_lock(&log->index_mu);
+    for (size_t i = 0; i < log->segments_len; i++) {
+        uint64_t at = hsl_segment_covers(log->segments[i]).first;
+        if (first == 0 || at < first)
+            first = at;
+    }
+    pthread_mutex_unlock(&log->index_mu);
+    return first;
 }
 
 /* Unlinks sealed segments without live blocks. That they go must be durable in the system log

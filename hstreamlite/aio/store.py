@@ -153,6 +153,10 @@ class Store:
         self._engine.journal.poke()
         await in_thread(self._ticker.house.free_segments)
 
+    async def compact(self) -> None:
+        """Regroup now what the store would regroup in time, as `hstreamlite.Store.compact`."""
+        await in_thread(self._ticker.house.compact)
+
     async def create_subscription(
         self,
         name: str,

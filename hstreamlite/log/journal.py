@@ -257,12 +257,6 @@ class Journal:
 
     # Segments.
 
-    def segments(self) -> list[int]:
-        count = lib.hsl_log_segments(self.log, ffi.NULL, 0)
-        out = ffi.new("uint64_t[]", count + 1)
-        count = min(count, lib.hsl_log_segments(self.log, out, count))
-        return list(out[0:count])
-
     def dead_segments(self, *, system: bool = False) -> list[int]:
         """Return sealed segments without a live block; with `system` also those in which only
         records of the system logs live."""
@@ -280,7 +274,7 @@ class Journal:
         out = ffi.new("struct hsl_super *")
         ffi.memmove(out.uuid, uuid or self.uuid, 16)
         out.snapshot[0:3] = list(snapshot)
-        out.first_segment = next(iter(self.segments()), 0)
+        out.first_segment = lib.hsl_log_first_segment(self.log)
         self.check(lib.hsl_log_super_store(self.log, out))
 
     def stats(self) -> dict[str, int]:

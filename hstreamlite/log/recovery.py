@@ -24,7 +24,7 @@ from typing import Any
 
 from hstreamlite._native import ffi, lib
 from hstreamlite.config import StoreConfig
-from hstreamlite.env import Env, LockHeld, OpenFlag
+from hstreamlite.env import Env, LockHeld
 from hstreamlite.errors import (
     CorruptionError,
     NotAStore,
@@ -32,6 +32,7 @@ from hstreamlite.errors import (
     StoreVersionUnsupported,
 )
 from hstreamlite.log.journal import Journal, segment_path
+from hstreamlite.log.regroup import LEVEL_1, Span, absent, arrange
 
 FORMAT_MAJOR = 1
 _SEGMENT_NAME = re.compile(r"([0-9a-f]{16})\.seg")
@@ -62,6 +63,7 @@ class RecoveryReport:
     bytes_scanned: int = 0
     bytes_discarded: int = 0
     stage_records: int = 0
+    files: set[int] = field(default_factory=set)
     missing: list[int] = field(default_factory=list)
     lowest: int = 0
     milliseconds: float = 0.0
@@ -217,7 +219,7 @@ def _segment_numbers(env: Env, path: str) -> list[int]:
         match = _SEGMENT_NAME.fullmatch(name)
         if match:
             numbers.append(int(match[1], 16))
-        elif name in ("copy", "spare"):
+        elif name in ("copy", "spare", "regroup"):
             # Space that the process before reserved, and that recovery may need itself.
             env.files.unlink(f"{directory}/{name}")
         elif name != "reserve":
@@ -228,8 +230,16 @@ def _segment_numbers(env: Env, path: str) -> list[int]:
 def _load_segments(
     journal: Journal, superblock: Any, numbers: list[int], report: RecoveryReport
 ) -> list[_Segment]:
+    spans = [_span(journal, number) for number in numbers]
+    try:
+        counting, replaced = arrange(spans)
+    except ValueError as error:
+        raise CorruptionError(
+            f"{journal.path}/segments", 0, 0, "segments that do not overlap", str(error)
+        ) from None
     loaded: list[_Segment] = []
-    for number in numbers:
+    for span in counting:
+        number = span.number
         checkpoint = 0
         if superblock.checkpoint >> 32 == number:
             checkpoint = superblock.checkpoint & _OFFSET_MASK
@@ -245,18 +255,38 @@ def _load_segments(
         if not found.sealed:
             report.frames_scanned += found.frames
             report.bytes_scanned += found.end - found.scanned
-        if not found.sealed and number != numbers[-1]:
-            _seal_middle(journal, segment, numbers)
+        if number >= LEVEL_1:
+            _check_regrouped(journal, segment)
+        elif not found.sealed and span is not counting[-1]:
+            _seal_middle(journal, segment, counting[counting.index(span) + 1])
+    for span in replaced:
+        journal.check(lib.hsl_log_add_replaced(journal.log, span.number))
     if loaded:
         _finish_tail(journal, superblock, loaded[-1], report)
-    last = superblock.last_segment
-    if last > (numbers[-1] if numbers else 0):
+    last = int(superblock.last_segment)
+    if last > (counting[-1].last if counting else 0):
         raise CorruptionError(
             segment_path(journal.path, last), 0, 0, "the newest segment", "no such file"
         )
-    report.lowest = numbers[0] if numbers else 0
-    report.missing = sorted(set(range(1, last + 1)) - set(numbers))
+    report.files = set(numbers)
+    report.lowest = counting[0].first if counting else 0
+    report.missing = absent(counting, last)
     return loaded
+
+
+def _span(journal: Journal, number: int) -> Span:
+    """Return in whose place the file stands: of level 1 its header says it."""
+    if number < LEVEL_1:
+        return Span(number, number, number)
+    found = _header(journal, number)
+    _check_identity(journal, _Segment(number, found, ()))
+    return Span(number, int(found.covers_first), int(found.covers_last))
+
+
+def _header(journal: Journal, number: int) -> Any:
+    found = ffi.new("struct hsl_segment_report *")
+    journal.check(lib.hsl_log_read_segment(journal.log, number, found))
+    return found
 
 
 def _lost(journal: Journal) -> tuple[str, ...]:
@@ -300,51 +330,57 @@ def _check_identity(journal: Journal, segment: _Segment) -> None:
 
 def _check_chain(journal: Journal, before: _Segment, segment: _Segment) -> None:
     """A segment names uid, end and last frame of the one before it."""
-    if before.number + 1 != segment.number:
-        return
     old, new = before.report, segment.report
-    if new.pred_uid != old.uid:
+    if old.covers_last + 1 != new.covers_first:
+        return
+    if new.pred_uid != old.covers_uid:
         raise _refuse(journal, segment, "the successor of the segment before it", "another file")
-    if new.pred_end != old.end or new.pred_crc != old.last_crc:
+    if new.pred_end != old.covers_end or new.pred_crc != old.covers_crc:
         expected = f"frames up to offset {new.pred_end}, as segment {segment.number} states"
-        raise _refuse(journal, before, expected, f"valid ones up to {old.end}")
+        raise _refuse(journal, before, expected, f"valid ones up to {old.covers_end}")
 
 
-def _seal_middle(journal: Journal, segment: _Segment, numbers: list[int]) -> None:
+def _check_regrouped(journal: Journal, segment: _Segment) -> None:
+    """A segment of level 1 was complete when it got its name: its header says what it ends with."""
+    found = segment.report
+    stated = (found.stated_end, found.stated_crc, found.stated_frames)
+    if (found.end, found.last_crc, found.frames) != stated:
+        expected = f"frames up to offset {found.stated_end}, as its header states"
+        raise _refuse(journal, segment, expected, f"valid ones up to {found.end}")
+    if not found.sealed:
+        _seal(journal, segment)
+
+
+def _seal_middle(journal: Journal, segment: _Segment, following: Span) -> None:
     """Give a segment whose footer does not verify a new one, if every frame is there."""
-    following = numbers[numbers.index(segment.number) + 1]
-    if following != segment.number + 1:
+    if following.first != segment.number + 1:
         if segment.report.damage != lib.HSL_DAMAGE_FOOTER or segment.report.next_valid:
             raise _refuse(journal, segment, _DAMAGE[segment.report.damage], "other bytes")
     else:
-        files = journal.env.files
-        fd = files.open(segment_path(journal.path, following), OpenFlag.READ)
-        try:
-            header = files.pread(fd, 96, 0)
-        finally:
-            files.close(fd)
-        pred_end = int.from_bytes(header[64:72], "little")
-        pred_crc = int.from_bytes(header[72:76], "little")
-        if (pred_end, pred_crc) != (segment.report.end, segment.report.last_crc):
-            expected = f"frames up to offset {pred_end}, as segment {following} states"
+        header = _header(journal, following.number)
+        if (header.pred_end, header.pred_crc) != (segment.report.end, segment.report.last_crc):
+            stated = f"frames up to offset {header.pred_end}"
+            expected = f"{stated}, as segment {following.number} states"
             raise _refuse(journal, segment, expected, f"valid ones up to {segment.report.end}")
-    _log.warning(
-        "rebuilt the footer of %s from its frames", segment_path(journal.path, segment.number)
-    )
+    _seal(journal, segment)
+
+
+def _seal(journal: Journal, segment: _Segment) -> None:
+    path = segment_path(journal.path, segment.number)
+    _log.warning("rebuilt the footer of %s from its frames", path)
     journal.check(lib.hsl_log_seal_loaded(journal.log, False))
 
 
 def _finish_tail(journal: Journal, superblock: Any, tail: _Segment, report: RecoveryReport) -> None:
     """Seal the newest segment behind what is valid, or refuse it."""
     found = tail.report
-    claims = [found.durable_claim]
-    if superblock.durable >> 32 == tail.number:
-        claims.append(superblock.durable)
-    claim = max(c & _OFFSET_MASK if c >> 32 == tail.number else 0 for c in claims)
-    if claim > found.end:
+    newest = found.covers_last
+    claims = [found.durable_claim, superblock.durable]
+    claim = max(c & _OFFSET_MASK if c >> 32 == newest else 0 for c in claims)
+    if claim > found.covers_end:
         damage = found.damage or lib.HSL_DAMAGE_FRAME
         raise _refuse(journal, tail, f"{_DAMAGE[damage]} (durable up to {claim})", "other bytes")
-    if found.sealed:
+    if found.sealed or tail.number >= LEVEL_1:
         return
     if found.file_bytes < found.capacity and found.damage != lib.HSL_DAMAGE_FOOTER:
         expected = f"a file of {found.capacity} bytes, or a footer at its end"
@@ -361,17 +397,21 @@ def _set_next(journal: Journal, superblock: Any, loaded: list[_Segment]) -> None
     uid = end = crc = 0
     if loaded:
         tail = loaded[-1]
-        last = max(last, tail.number)
-        uid, end, crc = tail.report.uid, tail.report.end, tail.report.last_crc
+        last = max(last, int(tail.report.covers_last))
+        uid, end = tail.report.covers_uid, tail.report.covers_end
+        crc = tail.report.covers_crc
     journal.check(lib.hsl_log_set_next(journal.log, last, epoch, 1, uid, end, crc))
 
 
 def check_missing(opened: Opened, live: set[int], known: int) -> None:
     """Refuse a store that lacks a segment which the catalog does not say was dropped.
 
-    `live` are the segments that the catalog holds alive among those up to number `known`.
+    `live` are the segments that the catalog holds alive among those up to number `known`, and those
+    of level 1. One in whose place another stands is not lacking.
     """
-    for number in opened.report.missing:
+    report = opened.report
+    regrouped = sorted(n for n in live - report.files if n >= LEVEL_1)
+    for number in report.missing + regrouped:
         if number > known or number in live:
             raise CorruptionError(
                 segment_path(opened.journal.path, number), 0, 0, "a live segment", "no such file"

@@ -47,6 +47,7 @@ def small_config(**options: Any) -> hs.StoreConfig:
         "checkpoint_bytes": 64 << 10,
         "os_stage_bytes": 64 << 10,
         "progress_acks": 50,
+        "regroup_bytes": 64 << 10,
     }
     return hs.StoreConfig(**(settings | options))
 
@@ -187,6 +188,10 @@ class Witness:
 
     def tick(self) -> Outcome:
         outcome, _ = self.attempt(self.store.tick)
+        return outcome
+
+    def compact(self) -> Outcome:
+        outcome, _ = self.attempt(self.store.compact)
         return outcome
 
     def pass_time(self, seconds: float) -> Outcome:

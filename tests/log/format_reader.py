@@ -13,6 +13,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import google_crc32c
@@ -29,6 +30,7 @@ CATALOG, PROGRESS, PRODUCERS = SYSTEM, SYSTEM + 1, SYSTEM + 2
 
 SUPER = struct.Struct("<8sIHHIIQ16sQQQQQ3QQ")
 SEGMENT = struct.Struct("<6sBBII16sQQQQQIHHQQ")
+COVER = struct.Struct("<QQQQIIQII")
 FRAME = struct.Struct("<IIQIIIIIIQQII")
 BLOCK = struct.Struct("<HBBIQQQIIIHHQ")
 TRAILER = struct.Struct("<8sIHHQQIIIIQQQQQII")
@@ -96,6 +98,18 @@ class SegmentHeader(NamedTuple):
     capacity: int
 
 
+class Cover(NamedTuple):
+    first: int
+    last: int
+    last_uid: int
+    last_end: int
+    last_crc: int
+    end_crc: int
+    end: int
+    frames: int
+    zero: int
+
+
 class Frame(NamedTuple):
     magic: int
     crc: int
@@ -155,6 +169,7 @@ class Segment:
     end: int
     last_crc: int
     sealed: bool
+    cover: Cover
     discarded: int = 0
 
 
@@ -325,7 +340,14 @@ def read_block(data: bytes, at: int, end: int) -> tuple[Row, Block, int] | None:
 
 
 def read_frame(
-    data: bytes, at: int, header: SegmentHeader, number: int, chain: int, next_seq: dict[int, int]
+    data: bytes,
+    at: int,
+    header: SegmentHeader,
+    number: int,
+    chain: int,
+    next_seq: dict[int, int],
+    *,
+    holes: bool = False,
 ) -> tuple[Frame, list[tuple[Row, Block]]] | None:
     """Return the frame at an offset if it is valid."""
     if at + PAGE > len(data):
@@ -355,7 +377,7 @@ def read_frame(
             return None
         row, block, after = found
         expected = nexts.get(block.shard, next_seq.get(block.shard))
-        if expected is not None and block.seq != expected:
+        if expected is not None and not (block.seq == expected or (holes and block.seq > expected)):
             return None
         nexts[block.shard] = block.seq + block.count
         blocks.append((row, block))
@@ -367,21 +389,24 @@ def read_frame(
     return frame, blocks
 
 
-def read_segment(name: str, data: bytes, uuid: bytes, next_seq: dict[int, int]) -> Segment:
+def read_segment(
+    name: str, data: bytes, uuid: bytes, next_seq: dict[int, int], *, holes: bool = False
+) -> Segment:
     header = SegmentHeader(*SEGMENT.unpack_from(data))
     need(header.magic == b"HSLSEG", f"{name}: magic")
     need(header.crc == crc(data[12:PAGE]), f"{name}: CRC of the header")
     need(header.major == 1 and header.required == 0, f"{name}: version")
     need(header.uuid == uuid, f"{name}: store")
     need(f"{header.number:016x}.seg" == name, f"{name}: number")
-    need(header.level == header.retention_class == 0, f"{name}: level")
+    level = header.number >> 31
+    need(header.level == level and level < 2 and header.retention_class == 0, f"{name}: level")
     footer = read_footer(data, header.uid)
     limit = footer[1] if footer else len(data)
     frames: list[Frame] = []
     blocks: list[tuple[Row, Block]] = []
-    at, chain, marked, previous = PAGE, header.crc, 0, 0
+    at, chain, marked, previous = PAGE, 0 if level else header.crc, 0, 0
     while at < limit:
-        found = read_frame(data, at, header, len(frames) + 1, chain, next_seq)
+        found = read_frame(data, at, header, len(frames) + 1, chain, next_seq, holes=holes)
         if found is None:
             break
         frame, added = found
@@ -391,7 +416,15 @@ def read_segment(name: str, data: bytes, uuid: bytes, next_seq: dict[int, int]) 
         blocks += added
         chain = frame.crc
         at += align(64 + frame.body_len, PAGE)
-    segment = Segment(header.number, header, frames, blocks, at, chain, footer is not None)
+    if level:
+        cover = Cover(*COVER.unpack_from(data, 96))
+        need((at, chain, len(frames)) == (cover.end, cover.end_crc, cover.frames), f"{name}: end")
+        order = [(block.shard, block.seq) for _, block in blocks]
+        need(order == sorted(order), f"{name}: order of blocks")
+    else:
+        cover = Cover(header.number, header.number, header.uid, at, chain, 0, 0, 0, 0)
+    sealed = footer is not None
+    segment = Segment(header.number, header, frames, blocks, at, chain, sealed, cover)
     if footer:
         rows, end, last_crc, count = footer
         need((at, chain, len(frames)) == (end, last_crc, count), f"{name}: frames of the footer")
@@ -474,22 +507,62 @@ def stage_blocks(data: bytes, at: int, count: int) -> list[Block]:
 # ---- the whole ----
 
 
+def level_1(name: str) -> bool:
+    return int(name.removeprefix("segments/").removesuffix(".seg"), 16) >= 1 << 31
+
+
+def range_of(name: str, data: bytes) -> tuple[int, int]:
+    """Return the segments of level 0 for which a file stands."""
+    if not level_1(name):
+        number = int(name.removeprefix("segments/").removesuffix(".seg"), 16)
+        return number, number
+    cover = Cover(*COVER.unpack_from(data, 96))
+    return cover.first, cover.last
+
+
+def counting(files: Mapping[str, bytes]) -> list[str]:
+    """Return the names of the segments that no other replaces, in order."""
+    ranges = {
+        name: range_of(name, data)
+        for name, data in files.items()
+        if name.startswith("segments/") and name.endswith(".seg")
+    }
+    names = [
+        name
+        for name, (first, last) in ranges.items()
+        if not any(
+            other > name and a <= first and last <= b and level_1(other)
+            for other, (a, b) in ranges.items()
+        )
+    ]
+    names.sort(key=lambda name: ranges[name])
+    for name, other in pairwise(names):
+        need(ranges[name][1] < ranges[other][0], f"{name} overlaps {other}")
+    return names
+
+
 def read_store(files: Mapping[str, bytes], boot: bytes = b"") -> Store:
     """Read the files of a store, named relative to its directory."""
     superblock = read_super(files["SUPER"])
-    names = sorted(n for n in files if n.startswith("segments/") and n.endswith(".seg"))
+    names = counting(files)
     next_seq: dict[int, int] = {}
     segments: list[Segment] = []
+    holes, following = False, 1
     for name in names:
         data = files[name]
-        segment = read_segment(name.removeprefix("segments/"), data, superblock.uuid, next_seq)
-        if segments and segments[-1].number + 1 == segment.number:
-            before, header = segments[-1], segment.header
+        first, last = range_of(name, data)
+        holes |= first != following or first != last or level_1(name)
+        following = last + 1
+        segment = read_segment(
+            name.removeprefix("segments/"), data, superblock.uuid, next_seq, holes=holes
+        )
+        if segments and segments[-1].cover.last + 1 == first:
+            before, header = segments[-1].cover, segment.header
             stated = (header.pred_uid, header.pred_end, header.pred_crc)
-            need(stated == (before.header.uid, before.end, before.last_crc), f"{name}: chain")
+            need(stated == (before.last_uid, before.last_end, before.last_crc), f"{name}: chain")
         need(segment.sealed or name == names[-1], f"{name}: not sealed")
         segments.append(segment)
-    newest = segments[-1].number if segments else 0
+    newest = segments[-1].cover.last if segments else 0
     need(superblock.last_segment <= newest, "the newest segment is missing")
     if segments and not segments[-1].sealed:
         data = files[names[-1]]
@@ -498,7 +571,7 @@ def read_store(files: Mapping[str, bytes], boot: bytes = b"") -> Store:
     if segments:
         claims = [superblock.durable, *(frame.durable for frame in segments[-1].frames)]
         claimed = max((c & 0xFFFFFFFF for c in claims if c >> 32 == newest), default=0)
-        need(claimed <= segments[-1].end, "something durable is missing")
+        need(claimed <= segments[-1].cover.last_end, "something durable is missing")
     store = Store(superblock, segments)
     for segment in segments:
         for _, block in segment.blocks:

@@ -1,0 +1,115 @@
+"""The regrouper: writes segments anew in the background, a piece at a time.
+
+What is worth it decides `hstreamlite.log.regroup`; this drives it. At most one new file is in the
+making. It takes only room that nothing else needs, and freeing whole files never waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from hstreamlite.engine import Engine
+from hstreamlite.errors import CorruptionError
+from hstreamlite.log.regroup import Plan, Sealed, plan
+from hstreamlite.log.swap import SegmentFacts, Swap, segment_facts
+
+log = logging.getLogger("hstreamlite")
+
+_PIECE_BYTES = 8 << 20
+"""Copied at a time, so that deadlines are met in between."""
+
+
+class Regrouper:
+    """Regroups the segments of one store. Every method may wait for the disk."""
+
+    def __init__(self, engine: Engine, free_segments: Callable[[], None]) -> None:
+        self._engine = engine
+        self._free_segments = free_segments
+        self._lock = engine.env.threads.lock()
+        self._swap: Swap | None = None
+        self._closed = False
+        self._damaged: set[int] = set()
+        self._seen: dict[int, tuple[int, int]] = {}
+
+    def step(self, *, now: bool = False) -> bool:
+        """Do one piece of what is worth it; return whether there may be more.
+
+        Without `now` it does nothing while another thread is at it. StorageFull, OSError or
+        CorruptionError end the file in the making, and everything is as it was.
+        """
+        self._engine.check_open()
+        if not self._lock.acquire(now):
+            return False
+        try:
+            self._engine.check_open()
+            return not self._closed and self._step(now=now)
+        finally:
+            self._lock.release()
+
+    def close(self) -> None:
+        """Give up what is in the making; nothing is begun any more."""
+        with self._lock:
+            self._closed = True
+            self._let_go()
+
+    def _step(self, *, now: bool) -> bool:
+        engine = self._engine
+        if self._swap is None:
+            chosen = self._choose(now=now)
+            if chosen is None:
+                return False
+            self._swap = Swap.begin(engine.journal, chosen.numbers, engine.config.regroup_bytes)
+            return self._swap is not None
+        swap = self._swap
+        try:
+            if not swap.step(_PIECE_BYTES):
+                return True
+            engine.journal.wait(swap.ticket)
+            swap.finish()
+        except CorruptionError:
+            self._damaged.update(swap.numbers)
+            self._let_go()
+            raise
+        except BaseException:
+            self._let_go()
+            raise
+        self._let_go()
+        self._free_segments()
+        return True
+
+    def _let_go(self) -> None:
+        if self._swap is not None:
+            self._swap.close()
+            self._swap = None
+
+    def _choose(self, *, now: bool) -> Plan | None:
+        engine = self._engine
+        config = engine.config
+        clock = engine.env.clock.mono_ns()
+        facts = [f for f in segment_facts(engine.journal) if f.sealed and f.live]
+        self._seen = {
+            f.number: seen
+            if (seen := self._seen.get(f.number)) and seen[0] == f.live
+            else (f.live, clock)
+            for f in facts
+        }
+        return plan(
+            [self._sealed(f, clock) for f in facts],
+            most=config.segment_bytes_max,
+            free=engine.env.files.free_bytes(engine.path),
+            keep=config.segment_bytes_max + config.segment_bytes_min,
+            rest=config.regroup_after,
+            now=now,
+            except_for=self._damaged,
+        )
+
+    def _sealed(self, fact: SegmentFacts, clock: int) -> Sealed:
+        return Sealed(
+            number=fact.number,
+            bytes=fact.bytes,
+            live=fact.live,
+            shards=fact.shards,
+            largest=fact.largest * fact.live // max(fact.written, 1),
+            quiet=(clock - self._seen[fact.number][1]) / 1e9,
+        )
