@@ -123,6 +123,25 @@ static void discard_spare(struct hsl_log *log, const char *path)
     }
 }
 
+/* What appends leave of the disk: room to write anew what little is left of old segments, without
+ * which a disk filled by them would stay full. */
+static uint64_t room_to_clean(struct hsl_log *log)
+{
+    uint64_t bytes = 0, most = log->cfg.segment_bytes_max / 2;
+    pthread_mutex_lock(&log->index_mu);
+    for (size_t i = 0; i < log->segments_len; i++)
+        bytes += log->segments[i]->file_bytes;
+    pthread_mutex_unlock(&log->index_mu);
+    return bytes / 8 < most ? bytes / 8 : most;
+}
+
+/* Whether a file of this size leaves that room; where nobody can tell, it does. */
+static bool leaves_room(struct hsl_log *log, uint64_t bytes)
+{
+    int64_t left = log->io->free_bytes(log->io->ctx, log->path);
+    return left < 0 || (uint64_t)left >= bytes + room_to_clean(log);
+}
+
 /* Makes a spare that takes `need` bytes of claims. FULL: no room on the disk, nothing changed. */
 int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system)
 {
@@ -147,11 +166,13 @@ int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system)
     if (!spare)
         return HSL_NO_MEMORY;
     int rc = HSL_FULL;
-    if (log->reserve_ready || system)
+    bool ready = log->reserve_ready || system;
+    if (ready && leaves_room(log, capacity))
         rc = reserve_file(log, path, capacity, &spare->fd);
-    if (rc == HSL_FULL && capacity > least && (log->reserve_ready || system)) {
+    if (rc == HSL_FULL && ready) {
         capacity = least > log->cfg.segment_bytes_min ? least : log->cfg.segment_bytes_min;
-        rc = reserve_file(log, path, capacity, &spare->fd);
+        if (system || leaves_room(log, capacity))
+            rc = reserve_file(log, path, capacity, &spare->fd);
     }
     bool emergency = false;
     if (rc == HSL_FULL && system) {
