@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 import hstreamlite as hs
 from hstreamlite.errors import CorruptionError
 from hstreamlite.log.journal import Journal
+from hstreamlite.log.swap import segment_facts
 from hstreamlite.testing.simenv import SimEnv
 from tests.log.format_reader import Block, read_store
 from tests.log.golden.make import ROOT, image_of
@@ -166,7 +167,7 @@ def bytes_to_open(path: Path, blocks: int, payload: int) -> tuple[int, int]:
     before = allocated()
     with hs.open(path, config=CONFIG) as store:
         assert store._engine.journal.stats()["index_blocks"] >= blocks
-        return len(store._engine.journal.segments()), allocated() - before
+        return len(segment_facts(store._engine.journal)), allocated() - before
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc's mallinfo2")
