@@ -7,6 +7,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
+from hstreamlite._native import fast
 from hstreamlite.config import ACK_TIMEOUT_SECONDS_MAX, check_duration, check_seconds
 from hstreamlite.errors import ConsumerClosed
 from hstreamlite.feed import (
@@ -31,6 +32,8 @@ class ConsumerBase:
 
     _may_block = True
     """Whether acks may wait for room when they store progress; if not, the ticker does."""
+    _ack_answer: object = None
+    """What `Delivery.ack` returns."""
 
     def __init__(self, feed: Feed, name: str, prefetch: int) -> None:
         self.name = name
@@ -42,6 +45,7 @@ class ConsumerBase:
         self._take = min(prefetch, 8)
         self._closed = False
         feed.attach(name)
+        self._gate = fast.AckGate(feed.gate, self, feed.addresses, self._ack_answer)
 
     @property
     def closed(self) -> bool:
@@ -53,7 +57,9 @@ class ConsumerBase:
         self._feed.check()
 
     def _fetch(self, max_records: int, *, may_block: bool) -> DeliveryBatch | None:
-        batch = self._feed.fetch(self.name, self._cursors, max_records, self, may_block=may_block)
+        batch = self._feed.fetch(
+            self.name, self._cursors, max_records, self._gate, may_block=may_block
+        )
         if batch:
             batch.consumer = self
         return batch
@@ -79,9 +85,23 @@ class ConsumerBase:
         seconds = check_duration("by", by, ACK_TIMEOUT_SECONDS_MAX, least=0.001)
         return self._feed.extend(self.name, spans_of(deliveries), int(seconds * 1e9))
 
+    def _ack(self, delivery: Delivery) -> object:
+        """Ack a delivery whose gate lets nothing pass."""
+        self._check()
+        record_id = delivery.id
+        self._feed.ack_one(record_id.shard_id, record_id.lsn, may_block=self._may_block)
+        return self._ack_answer
+
+    def _acked(self, delivery: Delivery, flags: int) -> object:
+        """Do the rest of an ack that went through the gate."""
+        record_id = delivery.id
+        self._feed.acked(record_id.shard_id, record_id.lsn, flags, may_block=self._may_block)
+        return self._ack_answer
+
     def _leave(self) -> None:
         if not self._closed:
             self._closed = True
+            self._gate.close()
             self._feed.detach(self.name)
 
     def gaps(self) -> tuple[Gap, ...]:
@@ -172,11 +192,6 @@ class Consumer(ConsumerBase):
     def close(self) -> None:
         """Detach; what is unacked goes to others at once. A second call does nothing."""
         self._leave()
-
-    def _ack(self, delivery: Delivery) -> None:
-        self._check()
-        record_id = delivery.id
-        self._feed.ack_one(record_id.shard_id, record_id.lsn)
 
     def _release(self, delivery: Delivery, after: float | timedelta | None) -> None:
         self._release_items(delivery, after)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from hstreamlite._native import lib
+from hstreamlite._native import fast, lib
 from hstreamlite.config import (
     BACKLOG_SECONDS_MAX,
     LEVELS,
@@ -91,6 +91,7 @@ class Engine:
         self.created_tickets: dict[str, int] = {}
         self.closed = False
         self.forked = False
+        self.gate = fast.AckGate()
         self._pid = env.pid()
         self._lock_handle = opened.lock
         self.progress_records: list[bytes] = []
@@ -212,6 +213,7 @@ class Engine:
             if self.closed:
                 return
             self.closed = True
+            self.gate.close()
         try:
             self.journal.close(clean=clean)
         finally:
@@ -232,6 +234,7 @@ class Engine:
         """Nothing of the parent's may be used here, least of all its locks and its lock file."""
         if not self.closed and not self.forked:
             self.forked = True
+            self.gate.close()
             self.env.files.close(self._lock_handle)
 
     # Streams.

@@ -105,6 +105,7 @@ class Feed:
             if progress is None or shard not in progress.shards:
                 self.group.add_shard(shard, state.start.get(shard, 1))
         self.addresses = {shard: self.group.ack_address(shard) for shard in self.shards}
+        self.gate = fast.AckGate(engine.gate)
         self._needs_snapshot = progress is None
         self._gaps_passed = 0
         self._stored_ns = engine.env.clock.mono_ns()
@@ -263,11 +264,16 @@ class Feed:
                 self.state.name, f"{shard}-{lsn}", "it is of another stream"
             ) from None
         if flags > AckFlag.DUPLICATE:
-            if flags & (AckFlag.UNKNOWN | AckFlag.VOID):
-                with self.lock:
-                    self.check()
-                    flags = self.group.ack(shard, lsn)
-            self.attend(may_block=may_block)
+            flags = self.acked(shard, lsn, flags, may_block=may_block)
+        return flags
+
+    def acked(self, shard: int, lsn: int, flags: int, *, may_block: bool = True) -> int:
+        """Do the rest of an ack that the bitmap answered with more than NEW or DUPLICATE."""
+        if flags & (AckFlag.UNKNOWN | AckFlag.VOID):
+            with self.lock:
+                self.check()
+                flags = self.group.ack(shard, lsn)
+        self.attend(may_block=may_block)
         return flags
 
     def ack_spans(self, spans: Iterable[Span], *, may_block: bool = True) -> AckResult:

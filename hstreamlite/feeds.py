@@ -135,6 +135,7 @@ class Feeds:
                 change = {"op": "delete_subscription", "name": name}
                 ticket = engine.stage_changes([change])
                 feed.deleted = True
+                feed.gate.close()
             del self._feeds[name]
             engine.created_tickets.pop(f"/{name}", None)
             engine.retire_archived(feed.state.stream_id)

@@ -66,6 +66,17 @@ class Delivery(Record):
     def release(self, *, after: float | timedelta | None = None) -> Any: ...
     def extend(self, *, by: float | timedelta) -> Any: ...
 
+@final
+class AckGate:
+    def __new__(
+        cls,
+        behind: AckGate | None = None,
+        consumer: object = ...,
+        maps: dict[int, int] = ...,
+        answer: object = None,
+    ) -> Self: ...
+    def close(self) -> None: ...
+
 def encode_batch(items: Iterable[Record | _Payload], key: str | None = None) -> bytes: ...
 @overload
 def decode_batch(

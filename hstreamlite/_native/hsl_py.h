@@ -25,6 +25,15 @@ Py_hash_t hsl_py_record_id_hash(uint64_t shard, uint64_t lsn);
 int hsl_py_u64(PyObject *o, void *out);
 int hsl_py_u32(PyObject *o, void *out);
 
+/* ---- gates of acks: py_gate.c ---- */
+
+int hsl_py_gate_install(PyObject *module);
+/* Borrowed: the consumer of a gate, which may be gone (NULL); what is no gate is returned as it is. */
+PyObject *hsl_py_gate_consumer(PyObject *owner);
+/* Acks a record through the owner of its delivery: flags of hsl_ackmap_ack, and in *answer, borrowed,
+ * what to return. -1 where there is no way through, and nothing was done. */
+int hsl_py_gate_ack(PyObject *owner, uint64_t shard, uint64_t lsn, PyObject **answer);
+
 /* ---- JSON payloads: py_json.c ---- */
 
 /* bytes of a google.protobuf.Struct; ValueError or TypeError where it cannot hold the value. */

@@ -6,7 +6,8 @@ int hsl_module_install(void *module)
     PyGILState_STATE gil = PyGILState_Ensure();
     PyObject *m = (PyObject *)module;
     int rc = 0;
-    if (hsl_py_records_install(m) < 0 || hsl_py_ack_install(m) < 0 || hsl_py_log_install(m) < 0) {
+    if (hsl_py_records_install(m) < 0 || hsl_py_ack_install(m) < 0 ||
+        hsl_py_gate_install(m) < 0 || hsl_py_log_install(m) < 0) {
         PyErr_WriteUnraisable(m);
         rc = -1;
     }

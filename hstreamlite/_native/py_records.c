@@ -45,7 +45,7 @@ static PyTypeObject *record_type;
 static PyTypeObject *delivery_type;
 static PyObject *epoch;          /* datetime(1970, 1, 1, tzinfo=UTC) */
 static PyObject *timedelta_type;
-static PyObject *name_ack, *name_release, *name_extend, *name_payload, *name_id;
+static PyObject *name_ack, *name_acked, *name_release, *name_extend, *name_payload, *name_id;
 
 static void set_type_error(const char *format, PyObject *o)
 {
@@ -621,6 +621,8 @@ static PyObject *record_repr(PyObject *self)
 static PyObject *owner_of(PyObject *self)
 {
     PyObject *owner = ((struct delivery *)self)->owner;
+    if (owner != NULL)
+        owner = hsl_py_gate_consumer(owner);
     if (owner == NULL)
         PyErr_SetString(PyExc_RuntimeError, "the consumer of this delivery is gone");
     return Py_XNewRef(owner);
@@ -638,8 +640,31 @@ static PyObject *call_owner(PyObject *self, PyObject *method, PyObject *argument
 
 static PyObject *delivery_ack(PyObject *self, PyObject *unused)
 {
+    const struct record *r = (struct record *)self;
+    PyObject *owner = ((struct delivery *)self)->owner, *answer, *told, *result;
+    int flags = -1;
     (void)unused;
-    return call_owner(self, name_ack, NULL);
+    if (owner != NULL)
+        flags = hsl_py_gate_ack(owner, r->shard, r->batch + r->index, &answer);
+    if (flags == HSL_ACK_NEW || flags == HSL_ACK_DUPLICATE)
+        return Py_NewRef(answer);
+    if (flags < 0)
+        return call_owner(self, name_ack, NULL);
+    told = PyLong_FromLong(flags);
+    if (told == NULL)
+        return NULL;
+    result = call_owner(self, name_acked, told);
+    Py_DECREF(told);
+    return result;
+}
+
+static PyObject *get_consumer(PyObject *self, void *unused)
+{
+    PyObject *owner = ((struct delivery *)self)->owner;
+    (void)unused;
+    if (owner != NULL)
+        owner = hsl_py_gate_consumer(owner);
+    return Py_NewRef(owner != NULL ? owner : Py_None);
 }
 
 static PyObject *delivery_release(PyObject *self, PyObject *args, PyObject *kwargs)
@@ -979,9 +1004,12 @@ static PyType_Spec record_spec = {
 static PyMemberDef delivery_members[] = {
     {"attempt", T_UINT, offsetof(struct delivery, attempt), READONLY,
      "1 for the first delivery of the record to its subscription, 2 for the next, and so on."},
-    {"consumer", T_OBJECT, offsetof(struct delivery, owner), READONLY,
-     "The consumer that received it."},
     {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef delivery_getset[] = {
+    {"consumer", get_consumer, NULL, "The consumer that received it.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyMethodDef delivery_methods[] = {
@@ -1005,6 +1033,7 @@ static PyType_Slot delivery_slots[] = {
     {Py_tp_traverse, delivery_traverse},
     {Py_tp_clear, delivery_clear},
     {Py_tp_members, delivery_members},
+    {Py_tp_getset, delivery_getset},
     {Py_tp_methods, delivery_methods},
     {0, NULL},
 };
@@ -1051,12 +1080,13 @@ static int make_types(void)
 int hsl_py_records_install(PyObject *module)
 {
     name_ack = PyUnicode_InternFromString("_ack");
+    name_acked = PyUnicode_InternFromString("_acked");
     name_release = PyUnicode_InternFromString("_release");
     name_extend = PyUnicode_InternFromString("_extend");
     name_payload = PyUnicode_InternFromString("payload");
     name_id = PyUnicode_InternFromString("id");
-    if (name_ack == NULL || name_release == NULL || name_extend == NULL || name_payload == NULL ||
-        name_id == NULL)
+    if (name_ack == NULL || name_acked == NULL || name_release == NULL || name_extend == NULL ||
+        name_payload == NULL || name_id == NULL)
         return -1;
     if (import_time() < 0 || make_types() < 0 || hsl_py_record_id_install(module) < 0 ||
         PyModule_AddObjectRef(module, "Record", (PyObject *)record_type) < 0 ||

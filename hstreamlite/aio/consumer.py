@@ -17,10 +17,22 @@ from hstreamlite.feed import EMPTY, AckResult, Deliveries, DeliveryBatch, Feed, 
 from hstreamlite.records import Delivery
 
 
+class _Done:
+    """Awaitable that is done: what was asked for happened in the call."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return
+        yield
+
+
+_DONE = _Done()
+
+
 class Consumer(ConsumerBase):
     """One attached reader of a subscription, as `hstreamlite.Consumer`."""
 
     _may_block = False
+    _ack_answer = _DONE
 
     def __init__(self, bell: Bell, feed: Feed, name: str, prefetch: int) -> None:
         self._bell = bell
@@ -116,19 +128,13 @@ class Consumer(ConsumerBase):
         """Detach; what is unacked goes to others at once. A second call does nothing."""
         await in_thread(self._leave)
 
-    def _ack(self, delivery: Delivery) -> Awaitable[None]:
-        self._check()
-        record_id = delivery.id
-        self._feed.ack_one(record_id.shard_id, record_id.lsn, may_block=self._may_block)
-        return _done()
-
     def _release(self, delivery: Delivery, after: float | timedelta | None) -> Awaitable[None]:
         self._release_items(delivery, after)
-        return _done()
+        return _DONE
 
     def _extend(self, delivery: Delivery, by: float | timedelta) -> Awaitable[None]:
         self._extend_items(delivery, by)
-        return _done()
+        return _DONE
 
     async def __aenter__(self) -> Self:
         return self
@@ -140,18 +146,3 @@ class Consumer(ConsumerBase):
         trace: TracebackType | None,
     ) -> None:
         await self.close()
-
-
-class _Done:
-    """Awaitable that is done: what was asked for happened in the call."""
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return
-        yield
-
-
-def _done() -> _Done:
-    return _DONE
-
-
-_DONE = _Done()

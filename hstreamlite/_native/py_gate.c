@@ -1,0 +1,171 @@
+/* AckGate: the way of an ack from a delivery to the bitmap, without Python code between.
+ *
+ * Each consumer has a gate, which its deliveries hold; the gate holds the consumer, and so the
+ * bitmaps that it knows live. It stands open until it is closed, or one that it lies behind: that
+ * of the subscription, and that of the store. Through a closed gate nothing passes, and the caller
+ * goes the way that says why. */
+#include "hsl_py.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+
+struct lane {
+    uint64_t shard;
+    struct hsl_ackmap *map;
+};
+
+struct gate {
+    PyObject_HEAD
+    PyObject *consumer; /* NULL at a gate that only others lie behind */
+    PyObject *answer;   /* what an ack returns */
+    struct gate *behind; /* or NULL */
+    struct lane *lanes;
+    size_t count;
+    bool closed;
+};
+
+static PyTypeObject *gate_type;
+
+static int fill_lanes(struct gate *gate, PyObject *maps)
+{
+    Py_ssize_t at = 0;
+    PyObject *shard, *address;
+    gate->lanes = calloc((size_t)PyDict_Size(maps) + 1, sizeof *gate->lanes);
+    if (gate->lanes == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    while (PyDict_Next(maps, &at, &shard, &address)) {
+        struct lane *lane = &gate->lanes[gate->count++];
+        lane->shard = PyLong_AsUnsignedLongLong(shard);
+        lane->map = (struct hsl_ackmap *)(uintptr_t)PyLong_AsUnsignedLongLong(address);
+        if (PyErr_Occurred())
+            return -1;
+    }
+    return 0;
+}
+
+static PyObject *gate_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"behind", "consumer", "maps", "answer", NULL};
+    PyObject *behind = Py_None, *consumer = NULL, *maps = NULL, *answer = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOO!O:AckGate", names, &behind, &consumer,
+                                     &PyDict_Type, &maps, &answer))
+        return NULL;
+    if (behind != Py_None && !Py_IS_TYPE(behind, gate_type)) {
+        PyErr_SetString(PyExc_TypeError, "behind must be an AckGate or None");
+        return NULL;
+    }
+    struct gate *gate = (struct gate *)PyType_GenericAlloc(type, 0);
+    if (gate == NULL)
+        return NULL;
+    gate->consumer = Py_XNewRef(consumer);
+    gate->answer = Py_NewRef(answer);
+    if (behind != Py_None)
+        gate->behind = (struct gate *)Py_NewRef(behind);
+    if (maps != NULL && fill_lanes(gate, maps) < 0)
+        Py_CLEAR(gate);
+    return (PyObject *)gate;
+}
+
+static int gate_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    struct gate *gate = (struct gate *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(gate->consumer);
+    Py_VISIT(gate->answer);
+    Py_VISIT((PyObject *)gate->behind);
+    return 0;
+}
+
+static int gate_clear(PyObject *self)
+{
+    struct gate *gate = (struct gate *)self;
+    gate->closed = true; /* the bitmaps may go with the consumer */
+    Py_CLEAR(gate->consumer);
+    return 0;
+}
+
+static void gate_dealloc(PyObject *self)
+{
+    struct gate *gate = (struct gate *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    Py_XDECREF(gate->consumer);
+    Py_XDECREF(gate->answer);
+    Py_XDECREF((PyObject *)gate->behind);
+    free(gate->lanes);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static PyObject *gate_close(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    ((struct gate *)self)->closed = true;
+    Py_RETURN_NONE;
+}
+
+/* ---- joints ---- */
+
+PyObject *hsl_py_gate_consumer(PyObject *owner)
+{
+    return Py_IS_TYPE(owner, gate_type) ? ((struct gate *)owner)->consumer : owner;
+}
+
+static bool is_open(const struct gate *gate)
+{
+    for (; gate != NULL; gate = gate->behind)
+        if (gate->closed)
+            return false;
+    return true;
+}
+
+int hsl_py_gate_ack(PyObject *owner, uint64_t shard, uint64_t lsn, PyObject **answer)
+{
+    struct gate *gate = (struct gate *)owner;
+    if (!Py_IS_TYPE(owner, gate_type) || !is_open(gate))
+        return -1;
+    for (size_t i = 0; i < gate->count; i++)
+        if (gate->lanes[i].shard == shard) {
+            *answer = gate->answer;
+            return (int)hsl_ackmap_ack(gate->lanes[i].map, lsn);
+        }
+    return -1;
+}
+
+/* ---- type ---- */
+
+static PyMethodDef gate_methods[] = {
+    {"close", gate_close, METH_NOARGS, "close($self, /)\n--\n\nLet nothing pass from now on."},
+    {NULL, NULL, 0, NULL},
+};
+
+static const char gate_doc[] =
+    "AckGate(behind=None, consumer=None, maps={}, answer=None)\n--\n\n"
+    "The way of acks from the deliveries of a consumer to the bitmaps, by shard their addresses.";
+
+static PyType_Slot gate_slots[] = {
+    {Py_tp_doc, (void *)gate_doc},
+    {Py_tp_new, gate_new},
+    {Py_tp_dealloc, gate_dealloc},
+    {Py_tp_traverse, gate_traverse},
+    {Py_tp_clear, gate_clear},
+    {Py_tp_methods, gate_methods},
+    {0, NULL},
+};
+
+static PyType_Spec gate_spec = {
+    .name = "hstreamlite._native.AckGate",
+    .basicsize = sizeof(struct gate),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = gate_slots,
+};
+
+int hsl_py_gate_install(PyObject *module)
+{
+    gate_type = (PyTypeObject *)PyType_FromSpec(&gate_spec);
+    if (gate_type == NULL)
+        return -1;
+    return PyModule_AddObjectRef(module, "AckGate", (PyObject *)gate_type);
+}
