@@ -28,10 +28,10 @@ int hsl_py_u32(PyObject *o, void *out);
 /* ---- gates of acks: py_gate.c ---- */
 
 int hsl_py_gate_install(PyObject *module);
-/* Borrowed: the consumer of a gate, which may be gone (NULL); what is no gate is returned as it is. */
+/* Borrowed: the consumer of a gate, which may be gone (NULL); what is no gate comes back. */
 PyObject *hsl_py_gate_consumer(PyObject *owner);
-/* Acks a record through the owner of its delivery: flags of hsl_ackmap_ack, and in *answer, borrowed,
- * what to return. -1 where there is no way through, and nothing was done. */
+/* Acks a record through the owner of its delivery: flags of hsl_ackmap_ack, and in *answer,
+ * borrowed, what to return. -1 where there is no way through, and nothing was done. */
 int hsl_py_gate_ack(PyObject *owner, uint64_t shard, uint64_t lsn, PyObject **answer);
 
 /* ---- JSON payloads: py_json.c ---- */
