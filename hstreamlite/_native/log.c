@@ -30,6 +30,12 @@ int hsl_fail(struct hsl_log *log, const char *what, const char *path, int err)
     return hsl_status_of(err);
 }
 
+/* The errno that a status poisons the log with. */
+int hsl_errno_of(int status)
+{
+    return status == HSL_FULL ? ENOSPC : status == HSL_NO_MEMORY ? ENOMEM : EIO;
+}
+
 /* In a forked child the locks may be held by threads that do not exist there: asked before any. */
 bool hsl_forked(const struct hsl_log *log)
 {

@@ -223,6 +223,7 @@ extern _Atomic uint64_t hsl_fork_generation;
 /* log.c */
 int hsl_fail(struct hsl_log *log, const char *what, const char *path, int err); /* records text */
 int hsl_status_of(int err);
+int hsl_errno_of(int status);
 bool hsl_forked(const struct hsl_log *log);
 int hsl_state(const struct hsl_log *log); /* stage_mu held */
 void hsl_path(const struct hsl_log *log, char *out, const char *name);

@@ -182,7 +182,7 @@ int hsl_log_os_stage_open(struct hsl_log *log, int32_t create)
         io->close(io->ctx, fd);
         if (fresh)
             io->unlink(io->ctx, path);
-        return hsl_fail(log, "map", path, err < 0 ? -err : ENOMEM);
+        return hsl_fail(log, "map", path, err < 0 ? -err : EIO);
     }
     log->stage_fd = fd;
     log->stage_map = map;

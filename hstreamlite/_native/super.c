@@ -143,7 +143,7 @@ int hsl_log_super_store(struct hsl_log *log, const struct hsl_super *super)
     pthread_mutex_lock(&log->stage_mu);
     log->writing = false;
     if (rc != HSL_OK && log->started && !log->failed)
-        log->failed = EIO;
+        log->failed = hsl_errno_of(rc);
     pthread_cond_broadcast(&log->durable_cv);
     pthread_mutex_unlock(&log->stage_mu);
     return rc;

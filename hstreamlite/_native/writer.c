@@ -365,7 +365,7 @@ void hsl_lead(struct hsl_log *log)
             pthread_mutex_lock(&log->stage_mu);
         }
     } else if (!log->failed) {
-        log->failed = rc == HSL_FULL ? ENOSPC : rc == HSL_NO_MEMORY ? ENOMEM : EIO;
+        log->failed = hsl_errno_of(rc);
     }
     log->writing = false;
     pthread_cond_broadcast(&log->durable_cv);
