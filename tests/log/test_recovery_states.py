@@ -1,15 +1,14 @@
-"""Every step of a workload crashed, every call of it failed, every file of it damaged.
+"""Every step of a workload crashed, every file of it damaged.
 
 Goal: whatever happens, an open succeeds or names the damage; nothing acknowledged is lost, nothing
 foreign or failed appears. Method: one scripted workload over the simulated disk, witnessed by the
-reference model, is stopped at each of its mutations, and meets each fault at each of its calls.
+reference model with its subscriptions, is stopped at each of its mutations.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -20,70 +19,14 @@ from hstreamlite.errors import (
     StoreFailed,
     StoreVersionUnsupported,
 )
-from hstreamlite.testing.model import Outcome
 from hstreamlite.testing.simenv import SimEnv
-from hstreamlite.testing.simfs import Fail, FailSync, Fault, Interrupt, Op, Short
+from hstreamlite.testing.simfs import Fail, FailSync, Op
 from hstreamlite.testing.witness import Witness
+from tests.log.scripted import Stopped, batch, finish, fresh, must, run
 
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 CUTS = 50 if NIGHTLY else 8
 """Power cuts, each with another fate of what was unsynced, at every mutation."""
-
-
-class Stopped(Exception):
-    """A call of the script did not succeed."""
-
-
-def must(outcome: Outcome) -> None:
-    if outcome != "ok":
-        raise Stopped
-
-
-def batch(tag: str, count: int, size: int, keys: int = 0) -> list[tuple[str | None, bytes]]:
-    return [
-        (f"k{i % keys}" if keys else None, f"{tag}-{i}:".encode().ljust(size, b"."))
-        for i in range(count)
-    ]
-
-
-def script(w: Witness) -> Iterator[Outcome]:
-    yield w.create("a")
-    yield w.create("b", shards=3)
-    yield w.append("a", batch("one", 1, 100))
-    yield w.subscribe("s", "a")
-    yield w.append("a", batch("many", 8, 3000))
-    yield w.append("b", batch("zstd", 20, 300, keys=5), compression="zstd")
-    w.receive("s", "c", 6)
-    yield w.ack("s", "c", 3)
-    yield w.transact(
-        {"a": batch("tx", 2, 500), "b": batch("tx", 3, 500, keys=3)}, ("s", "c"), count=2
-    )
-    yield w.append("a", batch("roll", 8, 3500))
-    yield w.pass_time(1.0)
-    yield w.trim("a", w.store.stream("a").tail())
-    yield w.append("b", batch("os", 2, 900, keys=2), level="os")
-    yield w.append("b", batch("memory", 3, 900, keys=2), level="memory")
-    yield w.create("c")
-    yield w.delete("b")
-    yield w.append("c", batch("last", 2, 3000))
-
-
-def run(w: Witness) -> None:
-    for outcome in script(w):
-        must(outcome)
-
-
-def finish(w: Witness) -> None:
-    """Use a recovered store as any other, and see it right again after a clean restart."""
-    w.check()
-    w.drain()
-    if "a" in w.model.streams:
-        must(w.append("a", batch(f"after-{w.model.epoch}", 2, 700)))
-        w.check()
-
-
-def fresh(seed: int = 1) -> Witness:
-    return Witness(SimEnv(seed=seed))
 
 
 def stopped_at(mutation: int) -> Witness | None:
@@ -158,59 +101,6 @@ def test_recovery_crashed_at_every_mutation_recovers() -> None:
             step += 1
     print(f"crashed recoveries: {crashes}")
     assert crashes > 200
-
-
-EXCEPT_CLOSE = Op.ANY & ~Op.CLOSE & ~Op.UNMAP
-SPACE = Op.ALLOCATE | Op.PWRITE | Op.MKDIR | Op.OPEN
-FILE_SYNCS = Op.DATASYNC | Op.SYNC
-"""A directory entry that a failed sync lost cannot be made durable again by anybody; journalling
-file systems stop at that point, and so is not asked of the store."""
-FAULTS: dict[str, Callable[[int], Fault]] = {
-    "EIO": lambda nth: Fail(ops=EXCEPT_CLOSE, nth=nth),
-    "ENOSPC": lambda nth: Fail(ops=SPACE, nth=nth, errno=errno.ENOSPC),
-    "short": lambda nth: Short(nth=nth),
-    "interrupt": lambda nth: Interrupt(nth=nth),
-    "sync lost": lambda nth: FailSync(ops=FILE_SYNCS, nth=nth, outcome="lost"),
-    "sync reverted": lambda nth: FailSync(ops=FILE_SYNCS, nth=nth, outcome="reverted"),
-    "sync survived": lambda nth: FailSync(nth=nth, outcome="survived"),
-}
-
-
-@pytest.mark.parametrize("direct", [True, False], ids=["direct", "buffered"])
-@pytest.mark.parametrize("kind", FAULTS)
-def test_fault_at_every_call_is_typed_and_loses_nothing(kind: str, direct: bool) -> None:
-    make = FAULTS[kind]
-    struck = 0
-    nth = 1
-    step = 1 if direct or NIGHTLY else 3
-    while True:
-        env = SimEnv(seed=nth)
-        if not direct:
-            env.disk.set_direct(0)
-        hits = env.disk.inject(make(nth))
-        try:
-            w = Witness(env)
-        except (HStreamError, OSError):
-            env.disk.clear_faults()
-            w = Witness(env.process_crash())
-        try:
-            run(w)
-        except Stopped:
-            pass
-        except (CorruptionError, OSError) as error:
-            assert kind in ("EIO", "short"), error
-        if not hits():
-            break
-        struck += 1
-        env.disk.clear_faults()
-        if kind in ("short", "interrupt"):
-            assert not w.failed, f"{kind} at call {nth}"
-        w.check()
-        w.restart(("process", "power", "close")[nth % 3], seed=nth)
-        finish(w)
-        nth += step
-    print(f"faults: {struck}")
-    assert struck > 5
 
 
 # Damage.

@@ -22,7 +22,8 @@ from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.simfs import Fail, FailSync, Fault, Op, Short
 from hstreamlite.testing.witness import Witness, small_config
 from tests.log.format_reader import read_store
-from tests.log.test_recovery_states import Stopped, batch, examine, finish, must
+from tests.log.scripted import Stopped, batch, finish, must
+from tests.log.test_recovery_states import examine
 
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 CUTS = 30 if NIGHTLY else 4
