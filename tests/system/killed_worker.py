@@ -149,10 +149,42 @@ def write(
     opened = None
     try:
         opened = hs.open(path, config=hs.StoreConfig(**config))
-        Writer(opened, life, levels).run(rounds)
+        writer = Writer(opened, life, levels)
+        writer.run(rounds)
         opened.close()
+        report("closed")
     except (hs.HStreamError, OSError) as error:
-        report("failed", type(error).__name__, getattr(error, "outcome", "-"), error.args[0])
+        report("failed", type(error).__name__, getattr(error, "outcome", "unknown"))
+        if opened is not None:
+            refuse(opened)
+
+
+def refuse(store: hs.Store) -> None:
+    """Make calls of a store that has failed. None may succeed; but a sync that finds everything
+    durable tells the truth."""
+    stream = store.stream(ORDERS)
+
+    def transact() -> None:
+        with store.transaction() as tx:
+            tx.append(LEFT, b"never")
+
+    calls: dict[str, Callable[[], object]] = {
+        "append": lambda: stream.append(b"never"),
+        "append-os": lambda: stream.append(b"never", durability="os"),
+        "append-memory": lambda: stream.append_many([b"never"] * 50, durability="memory"),
+        "transaction": transact,
+        "delete": lambda: store.delete_stream(COPIES),
+        "create": lambda: store.create_stream("never"),
+        "sync": store.sync,
+        "close": store.close,
+    }
+    for name, call in calls.items():
+        try:
+            call()
+        except (hs.StoreFailed, hs.StreamNotFound):
+            report("refused", name)
+        else:
+            report("accepted", name)
 
 
 def acks(path: str, progress_acks: int) -> None:
@@ -174,7 +206,10 @@ def acks(path: str, progress_acks: int) -> None:
 COMMANDS: dict[str, Callable[..., None]] = {"write": write, "acks": acks}
 
 
-def live(do: str, *, waits: bool = False, **options: Any) -> None:
+def live(
+    do: str, *, waits: bool = False, env: dict[str, str] | None = None, **options: Any
+) -> None:
+    os.environ.update(env or {})
     report("pid", os.getpid())
     if waits:
         os.read(0, 1)

@@ -136,8 +136,15 @@ class Ledger:
                 self.acked_now += map(int, numbers)
             case ["stored"]:
                 self.bygone.update(self.acked_now[: max(0, len(self.acked_now) - PROGRESS_ACKS)])
-            case ["failed", error, *_]:
-                self.failed = error
+            case ["failed", error, outcome]:
+                self.failed = f"{error} {outcome}"
+            case ["refused", _]:
+                assert self.failed
+            case ["accepted", "sync"]:
+                for line in self.lines.values():
+                    line.promised["sync"] = max(line.promised.values(), default=0)
+            case ["closed"]:
+                assert not self.failed
             case _:
                 raise AssertionError(f"unknown report {words}")
 
