@@ -303,6 +303,7 @@ def test_held_by_names_one_consumer_and_unacked_records_only() -> None:
     assert not group.held_by("a", 1, 1, 11)
     assert not group.held_by("a", 1, 4, 5)
     assert group.held_by("a", 1, 5, 11)
+    assert group.held_by("a", 1, 6, 8)
 
 
 def test_an_ack_between_the_last_look_and_the_wish_to_be_called_is_not_missed(
@@ -333,6 +334,14 @@ def test_who_joins_behind_the_head_does_not_prolong_its_turn() -> None:
     assert line.turn_end() == TURN_NS
     line.tick(TURN_NS)
     assert line.head() == "b"
+
+
+def test_unknown_records_are_named() -> None:
+    group = group_of(100)
+    with pytest.raises(UnknownRecord, match=re.escape("1-3 ")):
+        group.ack_range(1, 3, 4)
+    with pytest.raises(UnknownRecord, match="1-3 to 1-7"):
+        group.ack_range(1, 3, 8)
 
 
 @pytest.mark.parametrize(("first", "end"), [(1_000, 1_000), (2_000, 1_000)])
