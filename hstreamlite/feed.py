@@ -42,6 +42,9 @@ from hstreamlite.sub.limits import Limits
 log = logging.getLogger("hstreamlite")
 
 _MEMORY: Final = LEVELS["memory"]
+_DUPLICATE: Final = int(AckFlag.DUPLICATE)
+_UNSURE: Final = int(AckFlag.UNKNOWN | AckFlag.VOID)
+_ATTENTION: Final = int(AckFlag.ATTENTION)
 _READ_BYTES = 8 << 20
 PREFIX = struct.Struct("<Q")
 
@@ -110,6 +113,7 @@ class Feed:
         self._gaps_passed = 0
         self._stored_ns = engine.env.clock.mono_ns()
         self._room_bytes = 0
+        self._offered = -1
 
     # Consumers.
 
@@ -149,6 +153,14 @@ class Feed:
 
     # Delivering.
 
+    def _offer(self) -> None:
+        """Tell the group what has become durable. Lock held."""
+        durable = self.journal.durable()  # read first: what it counts is in the index by then
+        if durable != self._offered:
+            for shard in self.shards:
+                self.group.offer(shard, self.journal.info(shard).durable_next)
+            self._offered = durable
+
     def fetch(
         self,
         consumer: str,
@@ -165,8 +177,7 @@ class Feed:
         """
         with self.lock:
             self.check()
-            for shard in self.shards:
-                self.group.offer(shard, self.journal.info(shard).durable_next)
+            self._offer()
             assigned = self.group.fetch(consumer, max_records, self._now(), queue=True)
         if not assigned:
             return EMPTY
@@ -263,13 +274,13 @@ class Feed:
             raise UnknownRecord(
                 self.state.name, f"{shard}-{lsn}", "it is of another stream"
             ) from None
-        if flags > AckFlag.DUPLICATE:
+        if flags > _DUPLICATE:
             flags = self.acked(shard, lsn, flags, may_block=may_block)
         return flags
 
     def acked(self, shard: int, lsn: int, flags: int, *, may_block: bool = True) -> int:
         """Do the rest of an ack that the bitmap answered with more than NEW or DUPLICATE."""
-        if flags & (AckFlag.UNKNOWN | AckFlag.VOID):
+        if flags & _UNSURE:
             with self.lock:
                 self.check()
                 flags = self.group.ack(shard, lsn)
@@ -278,7 +289,7 @@ class Feed:
 
     def ack_spans(self, spans: Iterable[Span], *, may_block: bool = True) -> AckResult:
         """Ack ranges, each all or nothing."""
-        new = duplicate = void = 0
+        new = duplicate = void = flags = 0
         with self.lock:
             self.check()
             for shard, first, end in spans:
@@ -286,7 +297,9 @@ class Feed:
                 new += counts.new
                 duplicate += counts.duplicate
                 void += counts.void
-        self.attend(may_block=may_block)
+                flags |= counts.flags
+        if flags & _ATTENTION:
+            self.attend(may_block=may_block)
         return AckResult(new, duplicate, void)
 
     def attend(self, *, may_block: bool) -> None:
@@ -408,8 +421,7 @@ class Feed:
     def lag(self) -> Lag:
         with self.lock:
             self.check()
-            for shard in self.shards:
-                self.group.offer(shard, self.journal.info(shard).durable_next)
+            self._offer()
             return self.group.lag()
 
     def stats(self) -> GroupStats:

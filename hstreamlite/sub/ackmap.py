@@ -63,6 +63,9 @@ class AckState(NamedTuple):
     acked_since: int
 
 
+_ack_state = AckState._make
+
+
 class AckMap:
     """Acked, unacked and held records between ``low`` and ``next``."""
 
@@ -81,7 +84,7 @@ class AckMap:
 
     @property
     def state(self) -> AckState:
-        return AckState(*_state(self.address))
+        return _ack_state(_state(self.address))
 
     def reset(self, low: int) -> None:
         """Forget everything and start at ``low``."""
@@ -105,7 +108,7 @@ class AckMap:
 
     def ack_range(self, first: int, end: int) -> AckCounts:
         """Ack ``[first, end)``, or nothing if any of it is unknown."""
-        return AckCounts(*_ack_range(self.address, first, end))
+        return AckCounts._make(_ack_range(self.address, first, end))
 
     def ack_many(self, lsns: Iterable[int]) -> AckCounts:
         """Ack each of ``lsns``, or nothing if any is unknown."""

@@ -23,6 +23,7 @@ an ack of a record that it delivered again counts, whichever delivery it answers
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from hstreamlite.errors import ConsumerClosed, ConsumerExists, UnknownRecord
 from hstreamlite.sub.ackmap import LSN_MAX, AckCounts, AckFlag, AckMap, Run
@@ -38,6 +39,7 @@ from hstreamlite.sub.survey import Survey, lag_of
 from hstreamlite.sub.window import Window
 
 FETCH_MAX = 1_000_000
+_UNKNOWN: Final = int(AckFlag.UNKNOWN)
 
 
 class Group:
@@ -252,7 +254,7 @@ class Group:
         """Ack ``[first, end)``; UnknownRecord, and nothing done, if any was never delivered."""
         _check_run(first, end)
         counts = self._window_of(shard, first).ack_range(first, end)
-        if counts.flags & AckFlag.UNKNOWN:
+        if counts.flags & _UNKNOWN:
             raise UnknownRecord(self.name, _run_name(shard, first, end))
         return counts
 
@@ -261,7 +263,7 @@ class Group:
         lsns = lsns if isinstance(lsns, list) else list(lsns)
         window = self._window_of(shard, lsns[0] if lsns else 0)
         counts = window.ack_many(lsns)
-        if counts.flags & AckFlag.UNKNOWN:
+        if counts.flags & _UNKNOWN:
             raise UnknownRecord(self.name, f"{shard}-{window.first_unknown(lsns)}")
         return counts
 

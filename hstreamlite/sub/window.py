@@ -12,11 +12,13 @@ generation.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from hstreamlite.sub.ackmap import LSN_MAX, AckCounts, AckFlag, AckMap, Run
 from hstreamlite.sub.limits import check_range
 
 SPAN_LIMIT = 1 << 30
+_UNKNOWN: Final = int(AckFlag.UNKNOWN)
 
 
 class Window:
@@ -89,7 +91,7 @@ class Window:
     def ack_range(self, first: int, end: int) -> AckCounts:
         """Ack ``[first, end)``, all or nothing; stale records are void."""
         counts = self.acks.ack_range(first, end)
-        if not counts.flags & AckFlag.UNKNOWN or not self.covers(first, end):
+        if not counts.flags & _UNKNOWN or not self.covers(first, end):
             return counts
         state = self.acks.state
         low, high = max(first, state.origin), min(end, state.next)
@@ -99,7 +101,7 @@ class Window:
     def ack_many(self, lsns: Sequence[int]) -> AckCounts:
         """Ack each of ``lsns``, all or nothing; stale records are void."""
         counts = self.acks.ack_many(lsns)
-        if not counts.flags & AckFlag.UNKNOWN or self.first_unknown(lsns) is not None:
+        if not counts.flags & _UNKNOWN or self.first_unknown(lsns) is not None:
             return counts
         known = [lsn for lsn in lsns if self.acks.known(lsn)]
         return _with_void(self.acks.ack_many(known), len(lsns) - len(known))
