@@ -17,6 +17,7 @@ OUTSIDE_WORLD = {
     "hstreamlite/env.py": "the one seam to clock, chance, threads and files",
     "hstreamlite/_native/": "the build, and the loading of the extension module",
     "hstreamlite/testing/": "drives real processes and seeded worlds",
+    "hstreamlite/cli": "a program, not a part of the library",
     "hstreamlite/demo": "a program, not a part of the library",
     "hstreamlite/__main__.py": "a program, not a part of the library",
 }

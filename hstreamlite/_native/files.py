@@ -15,6 +15,11 @@ __all__ = ["Files", "posix_files", "real_env"]
 _READ_BYTES = 1 << 20
 
 
+def failure(code: int, path: str | None, other: str | None = None) -> OSError:
+    """Return the error of a native function that failed with -errno."""
+    return OSError(-code, os.strerror(-code), path, None, other)
+
+
 class Files:
     """Files and clocks of one table; satisfies ``env.FileSystem`` and ``env.Clock``.
 
@@ -26,7 +31,7 @@ class Files:
         self._paths: dict[int, str] = {}
 
     def _fail(self, code: int, path: str | None, other: str | None = None) -> OSError:
-        return OSError(-code, os.strerror(-code), path, None, other)
+        return failure(code, path, other)
 
     def _check(self, result: int, fd: int) -> int:
         if result < 0:

@@ -27,54 +27,56 @@ static int read_slot(const uint8_t *page, struct hsl_super *out)
     return HSL_OK;
 }
 
+/* Both slots with the status of each: OK, DAMAGED, or VERSION with the major version found in
+ * sequence. 0, or a negative errno. */
+int hsl_super_slots(const struct hsl_io *io, const char *path, struct hsl_super *slots,
+                    int32_t *status)
+{
+    int fd = io->open(io->ctx, path, HSL_OPEN_READ);
+    if (fd < 0)
+        return fd;
+    uint8_t *page = hsl_page_alloc(HSL_PAGE);
+    int err = page ? 0 : -ENOMEM;
+    for (uint64_t i = 0; i < 2 && err == 0; i++) {
+        err = hsl_read_all(io, fd, page, HSL_PAGE, i * HSL_PAGE);
+        status[i] = err < 0 ? HSL_DAMAGED : read_slot(page, &slots[i]);
+        if (status[i] == HSL_VERSION)
+            slots[i].sequence = ((struct hsl_super_slot *)(void *)page)->major;
+        if (err == -ENODATA)
+            err = 0;
+    }
+    free(page);
+    io->close(io->ctx, fd);
+    return err;
+}
+
 /* NOT_FOUND: no such file. DAMAGED: no valid slot. VERSION: a valid slot of a newer format; then
  * out->sequence holds the major version found. */
 int hsl_log_super_load(struct hsl_log *log, struct hsl_super *out)
 {
     char path[HSL_PATH_MAX + 64];
+    struct hsl_super slots[2] = {0};
+    int32_t status[2];
     hsl_path(log, path, "SUPER");
-    const struct hsl_io *io = log->io;
-    int fd = io->open(io->ctx, path, HSL_OPEN_READ);
-    if (fd == -ENOENT)
+    int err = hsl_super_slots(log->io, path, slots, status);
+    if (err == -ENOENT)
         return HSL_NOT_FOUND;
-    if (fd < 0)
-        return hsl_fail(log, "open", path, -fd);
-    uint8_t *page = hsl_page_alloc(HSL_PAGE);
-    if (!page) {
-        io->close(io->ctx, fd);
-        return HSL_NO_MEMORY;
-    }
-    int rc = HSL_DAMAGED;
-    struct hsl_super best = {0};
-    for (uint64_t i = 0; i < 2; i++) {
-        struct hsl_super super;
-        int err = hsl_read_all(io, fd, page, HSL_PAGE, i * HSL_PAGE);
-        if (err == -ENODATA)
-            continue;
-        if (err < 0) {
-            rc = hsl_fail(log, "read", path, -err);
-            goto out;
+    if (err < 0)
+        return hsl_fail(log, "read", path, -err);
+    const struct hsl_super *best = NULL;
+    for (size_t i = 0; i < 2; i++) {
+        if (status[i] == HSL_VERSION) {
+            out->sequence = slots[i].sequence;
+            return HSL_VERSION;
         }
-        int got = read_slot(page, &super);
-        if (got == HSL_VERSION) {
-            out->sequence = ((struct hsl_super_slot *)(void *)page)->major;
-            rc = HSL_VERSION;
-            goto out;
-        }
-        if (got == HSL_OK && (rc != HSL_OK || super.sequence > best.sequence)) {
-            best = super;
-            rc = HSL_OK;
-        }
+        if (status[i] == HSL_OK && (!best || slots[i].sequence > best->sequence))
+            best = &slots[i];
     }
-    if (rc == HSL_OK) {
-        *out = best;
-        log->super = best;
-        memcpy(log->uuid, best.uuid, 16);
-    }
-out:
-    free(page);
-    io->close(io->ctx, fd);
-    return rc;
+    if (!best)
+        return HSL_DAMAGED;
+    *out = log->super = *best;
+    memcpy(log->uuid, best->uuid, 16);
+    return HSL_OK;
 }
 
 static void fill_slot(struct hsl_log *log, uint8_t *page)

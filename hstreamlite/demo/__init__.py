@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import get_args
 
 from hstreamlite import Durability, HStreamError
+from hstreamlite.cli.progress import Progress
 from hstreamlite.demo.dataset import DatasetNotInstalled
 from hstreamlite.demo.leash import WorkerFailed
-from hstreamlite.demo.progress import Progress
 from hstreamlite.demo.replay import write_streams
 from hstreamlite.demo.show import Settings, Show
 from hstreamlite.demo.tally import count_delays

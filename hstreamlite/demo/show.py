@@ -10,6 +10,7 @@ from time import monotonic
 from typing import TextIO
 
 import hstreamlite as hs
+from hstreamlite.cli.progress import Progress
 from hstreamlite.demo.checks import (
     Committed,
     check_counted_once,
@@ -20,7 +21,6 @@ from hstreamlite.demo.checks import (
 )
 from hstreamlite.demo.dataset import load_flights, load_weather
 from hstreamlite.demo.delays import batch_delays
-from hstreamlite.demo.progress import Progress
 from hstreamlite.demo.report import (
     check_lines,
     delay_table,

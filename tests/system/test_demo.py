@@ -13,11 +13,11 @@ import pytest
 
 import hstreamlite as hs
 from hstreamlite import __main__, demo
+from hstreamlite.cli.progress import Progress
 from hstreamlite.demo import checks, dataset
 from hstreamlite.demo.dataset import Run, Table, event_order, read_table
 from hstreamlite.demo.delays import DelaySums, batch_delays
 from hstreamlite.demo.leash import Worker, WorkerFailed
-from hstreamlite.demo.progress import Progress
 from hstreamlite.demo.supervision import kill_counts
 
 FLIGHTS = """\
@@ -122,7 +122,7 @@ def test_a_command_line_without_a_command_prints_the_usage(
 ) -> None:
     assert __main__.main([]) == 2
     assert __main__.main(["dance"]) == 2
-    assert "usage: python -m hstreamlite" in capsys.readouterr().err
+    assert "usage: hstreamlite" in capsys.readouterr().err
 
 
 def test_a_directory_with_files_is_refused(
@@ -137,7 +137,7 @@ def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 100.0
-    monkeypatch.setattr("hstreamlite.demo.progress.monotonic", lambda: now)
+    monkeypatch.setattr("hstreamlite.cli.progress.monotonic", lambda: now)
     output = io.StringIO()
     progress = Progress(output)
     progress.show("writing", 1, 10)

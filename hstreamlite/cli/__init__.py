@@ -1,0 +1,100 @@
+"""The command line: what a person does to a store without writing a program."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from hstreamlite._native.files import real_env
+from hstreamlite.cli.progress import Progress
+from hstreamlite.errors import HStreamError
+from hstreamlite.store import real_path
+from hstreamlite.tools.check import check
+
+SOUND, DAMAGED, USAGE, UNREADABLE, INTERRUPTED = 0, 1, 2, 3, 130
+
+_EXIT_CODES = """\
+exit codes:
+  0  done; check: everything verifies; salvage: nothing had to be left behind
+  1  damage was found, and reported
+  2  wrong usage: nothing was done
+  3  cannot read or write: no store, no permission, in use, disk full, newer format
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command and return the exit code of the process."""
+    parser = _parser()
+    try:
+        options = parser.parse_args(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    if options.command is None:
+        parser.print_usage(sys.stderr)
+        return USAGE
+    progress = Progress(sys.stderr)
+    try:
+        return int(options.run(options, progress))
+    except (HStreamError, OSError) as error:
+        progress.clear()
+        print(f"hstreamlite {options.command}: {_told(error)}", file=sys.stderr)
+        return UNREADABLE
+    except KeyboardInterrupt:
+        progress.clear()
+        print(f"hstreamlite {options.command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _told(error: HStreamError | OSError) -> str:
+    if isinstance(error, HStreamError):
+        return str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hstreamlite",
+        description="Look after stores. Every command has a --help of its own.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    checking = commands.add_parser(
+        "check",
+        help="read a whole store and report what is damaged",
+        description="Read everything in a store and report what does not verify: file, bytes, "
+        "stream, ids. Changes nothing, and may run while the store is in use.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    checking.add_argument("path", metavar="PATH", type=_path, help="directory of the store")
+    checking.add_argument("--json", action="store_true", help="print the report as JSON")
+    checking.set_defaults(run=_check)
+    commands.add_parser(
+        "demo",
+        help="replay a year of flights through a store whose processes are killed",
+        add_help=False,
+    )
+    return parser
+
+
+def _path(text: str) -> str:
+    try:
+        return real_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _check(options: argparse.Namespace, progress: Progress) -> int:
+    report = check(
+        real_env(), options.path, lambda done, total: progress.show("checking", done, total)
+    )
+    progress.clear()
+    if options.json:
+        print(json.dumps(report.facts(), indent=2))
+    else:
+        print(*report.lines(), sep="\n")
+    return SOUND if report.sound else DAMAGED

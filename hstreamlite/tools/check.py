@@ -1,0 +1,87 @@
+"""Checking a store: is everything there that was written, and as it was written?"""
+
+from __future__ import annotations
+
+from hstreamlite.env import Env
+from hstreamlite.log.journal import segment_path
+from hstreamlite.log.regroup import LEVEL_1
+from hstreamlite.tools.findings import MISSING, CheckReport, Damage, OwnLost
+from hstreamlite.tools.look import Look, Progress, look
+from hstreamlite.tools.losses import attribute
+from hstreamlite.tools.segments import Found
+from hstreamlite.tools.state import State, replay
+
+_LOOKS_MAX = 8
+
+
+def _silent(done: int, total: int) -> None:
+    """Show nothing."""
+
+
+def check(env: Env, path: str, progress: Progress = _silent) -> CheckReport:
+    """Read the whole store in a directory and report what does not verify. Changes nothing.
+
+    The store may be open, here or elsewhere: what is durable when the check begins is checked.
+    NotAStore, StoreVersionUnsupported, or the OSError of a file call.
+    """
+    kept: dict[str, Found] = {}
+    before: CheckReport | None = None
+    for _ in range(_LOOKS_MAX):
+        try:
+            report = _report(look(env, path, progress, kept))
+        except FileNotFoundError:
+            if not env.files.exists(f"{path}/segments"):
+                raise
+            continue  # a segment was dropped between its name and its opening
+        if report.sound:
+            return report
+        if before is not None:
+            again = {_place(damage) for damage in before.damage}
+            twice = [damage for damage in report.damage if _place(damage) in again]
+            if len(twice) == len(report.damage):
+                return report
+        before = report
+    assert before is not None
+    return before
+
+
+def _place(damage: Damage) -> tuple[object, ...]:
+    return damage.path, damage.start, damage.fault, damage.lost
+
+
+def _report(seen: Look) -> CheckReport:
+    state = replay(seen)
+    damage = [*seen.damage, *state.damage, *_missing_segments(seen, state)]
+    entries = attribute(seen, state, damage)
+    notes = list(seen.notes)
+    if any(isinstance(lost, OwnLost) for entry in entries for lost in entry.lost):
+        notes.append(
+            "the store's own records are damaged: what they would tell of streams and trims is "
+            "missing from this report, and records called lost may have been trimmed before"
+        )
+    return CheckReport(
+        path=seen.path,
+        segments=len(seen.segments),
+        bytes=seen.bytes,
+        blocks=sum(found.blocks for found in seen.segments.values()),
+        records=sum(
+            run.end - run.first
+            for found in seen.segments.values()
+            for run in found.runs
+            if run.shard in state.owners
+        ),
+        streams=len(state.catalog.streams),
+        damage=entries,
+        notes=notes,
+    )
+
+
+def _missing_segments(seen: Look, state: State) -> list[tuple[int, Damage]]:
+    """Return the segments that the catalog does not say were dropped."""
+    catalog = state.catalog
+    regrouped = sorted(n for n in catalog.live - seen.files if n >= LEVEL_1)
+    return [
+        (number, Damage(segment_path(seen.path, number), 0, 0, MISSING))
+        for number in seen.absent + regrouped
+        if number > catalog.known_segment or number in catalog.live
+    ]

@@ -1,0 +1,175 @@
+"""What a look at a store found, in words for the person who has to act on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from hstreamlite._native import lib
+
+FOREIGN, MISPLACED, MISSING, RECORD, SUPERBLOCK = 20, 21, 22, 23, 24
+"""Faults that the file alone does not show; the others are those of `enum hsl_fault`."""
+
+_WHAT = {
+    lib.HSL_FAULT_SHORT: "file is shorter than a segment header",
+    lib.HSL_FAULT_HEADER: "segment header does not match its checksum",
+    lib.HSL_FAULT_FRAME: "no valid frame",
+    lib.HSL_FAULT_CHAIN: "frame does not follow the one before it",
+    lib.HSL_FAULT_BLOCK: "block does not match its checksum",
+    lib.HSL_FAULT_BODY: "records do not decode, under a valid checksum",
+    lib.HSL_FAULT_SEQUENCE: "block is out of place in its log",
+    lib.HSL_FAULT_INDEX: "index checkpoint does not match its checksum",
+    lib.HSL_FAULT_FOOTER: "footer does not match the segment",
+    lib.HSL_FAULT_CUT: "file is shorter than it was",
+    FOREIGN: "segment of another store",
+    MISPLACED: "segment of another number",
+    MISSING: "file is missing",
+    RECORD: "record of the store's own logs cannot be applied",
+    SUPERBLOCK: "no slot of the superblock matches its checksum",
+}
+HARMLESS = frozenset({lib.HSL_FAULT_INDEX, lib.HSL_FAULT_FOOTER})
+"""Faults of what is only derived: the records say the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Records [first, end) of a shard that cannot be read."""
+
+    stream: str
+    shard: int
+    first: int
+    end: int
+
+    def __str__(self) -> str:
+        last = self.end - 1
+        ids = f"{self.shard}-{self.first}"
+        if last > self.first:
+            return f"stream {self.stream!r}: records {ids} to {self.shard}-{last}"
+        return f"stream {self.stream!r}: record {ids}"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnLost:
+    """Records [first, end) of one of the store's own logs that cannot be read."""
+
+    log: str
+    first: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"the store's own {self.log}: records {self.first} to {self.end - 1}"
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Bytes [start, start + length) of a file that are not what was written, and what that costs.
+
+    Ids count records from 1 in each shard. Nothing lost: derived data, or what could be told from
+    elsewhere; `bounded` false: records at the end may be lost that nothing names any more.
+    """
+
+    path: str
+    start: int
+    length: int
+    fault: int
+    detail: str = ""
+    lost: tuple[Lost | OwnLost, ...] = ()
+    bounded: bool = True
+
+    @property
+    def what(self) -> str:
+        return _WHAT[self.fault] + (f": {self.detail}" if self.detail else "")
+
+    @property
+    def where(self) -> str:
+        if self.length == 0:
+            return f"{self.path} at byte {self.start}" if self.start else self.path
+        return f"{self.path} bytes {self.start}-{self.start + self.length - 1}"
+
+    def lines(self) -> Iterator[str]:
+        """Yield a sentence for each range of records concerned."""
+        for lost in self.lost:
+            yield f"{lost} unreadable: {self.where}: {self.what}"
+        if self.lost and not self.bounded:
+            yield f"{self.where}: more records may be lost there than can be told"
+        if not self.lost:
+            cost = "no record is lost by it"
+            if self.fault not in HARMLESS:
+                cost = "no record is known to be lost by it"
+            if not self.bounded:
+                cost = "what it held cannot be told"
+            yield f"{self.where}: {self.what}; {cost}"
+
+    def facts(self) -> dict[str, Any]:
+        """Return the same for a program."""
+        return {
+            "path": self.path,
+            "offset": self.start,
+            "length": self.length,
+            "what": self.what,
+            "bounded": self.bounded,
+            "lost": [
+                {
+                    "stream": lost.stream if isinstance(lost, Lost) else None,
+                    "log": lost.log if isinstance(lost, OwnLost) else None,
+                    "shard": lost.shard if isinstance(lost, Lost) else None,
+                    "first": lost.first,
+                    "last": lost.end - 1,
+                }
+                for lost in self.lost
+            ],
+        }
+
+
+@dataclass(slots=True)
+class CheckReport:
+    """What a check found. `sound`: everything stored can be read as it was written."""
+
+    path: str
+    segments: int = 0
+    bytes: int = 0
+    blocks: int = 0
+    records: int = 0
+    streams: int = 0
+    damage: list[Damage] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        return not self.damage
+
+    def lines(self) -> Iterator[str]:
+        """Yield the report as sentences for a person."""
+        for damage in self.damage:
+            yield from damage.lines()
+        for note in self.notes:
+            yield f"note: {note}"
+        counts = (
+            f"{self.segments} segments, {self.bytes} bytes, {self.records} records "
+            f"of {self.streams} streams"
+        )
+        if self.sound:
+            yield f"{self.path}: sound; {counts} verified"
+            return
+        places = f"{len(self.damage)} places" if len(self.damage) > 1 else "one place"
+        yield f"{self.path}: DAMAGED in {places}; {counts} verified"
+        if all(damage.fault in HARMLESS for damage in self.damage):
+            yield "Only indexes are damaged: a store rebuilds them from its records."
+            return
+        yield "Keep the files as they are. Restore a backup, or save what verifies with:"
+        yield f"  hstreamlite salvage {self.path} NEW_DIRECTORY"
+
+    def facts(self) -> dict[str, Any]:
+        """Return the report for a program."""
+        return {
+            "path": self.path,
+            "sound": self.sound,
+            "segments": self.segments,
+            "bytes": self.bytes,
+            "blocks": self.blocks,
+            "records": self.records,
+            "streams": self.streams,
+            "damage": [damage.facts() for damage in self.damage],
+            "notes": self.notes,
+        }
