@@ -138,6 +138,8 @@ class Ledger:
                 self.bygone.update(self.acked_now[: max(0, len(self.acked_now) - PROGRESS_ACKS)])
             case ["failed", error, outcome]:
                 self.failed = f"{error} {outcome}"
+            case ["full", "none"]:
+                self.seen_now.clear()
             case ["refused", _]:
                 assert self.failed
             case ["accepted", "sync"]:

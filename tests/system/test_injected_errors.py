@@ -1,0 +1,110 @@
+"""Each system call of a run fails once, or is the last: from outside, in a process that knows
+nothing of it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+import hstreamlite as hs
+from tests.system.ledger import Ledger, small
+from tests.system.machine import need
+from tests.system.workers import Worker, Workers
+
+LEVELS = ["sync", "os", "memory"]
+CONFIG = small()
+STRUCK = re.compile(r"<([^>]*)>.*\(INJECTED\)")
+UNSEEN = {"LOCK", "segments"}
+
+FAULTS = {
+    "fdatasync fails": "fdatasync:error=EIO:when={}",
+    "fsync fails": "fsync:error=EIO:when={}",
+    "write fails": "pwrite64:error=EIO:when={}",
+    "write finds the disk full": "pwrite64:error=ENOSPC:when={}",
+    "disk is full": "fallocate:error=ENOSPC:when={}+",
+    "killed at fdatasync": "fdatasync:signal=KILL:when={}",
+    "killed at fsync": "fsync:signal=KILL:when={}",
+    "killed at a write": "pwrite64:signal=KILL:when={}",
+}
+
+
+def attach(worker: Worker, fault: str, log: Path) -> subprocess.Popen[str]:
+    """Put strace behind a worker that waits, and let it go. It counts the calls of each thread."""
+    call = fault.partition(":")[0]
+    options = ["-e", f"trace={call}", "-e", f"inject={fault}", "-p", str(worker.pid)]
+    strace = subprocess.Popen(
+        ["strace", "-f", "-y", "-o", log, *options], stderr=subprocess.PIPE, text=True
+    )
+    assert strace.stderr is not None
+    assert "attached" in strace.stderr.readline()
+    worker.go()
+    return strace
+
+
+class Run:
+    """One life of a worker, of which one call fails."""
+
+    def __init__(self, workers: Workers, path: Path, fault: str, *, whole: bool) -> None:
+        self.ledger = Ledger()
+        self.path = path
+        write = {"do": "write", "path": str(path), "levels": LEVELS, "config": CONFIG}
+        if not whole:
+            for words in workers.start(**write, life=self.ledger.begin(), rounds=1):
+                self.ledger.take(words)
+        worker = workers.start(
+            **write,
+            life=self.ledger.begin(),
+            rounds=1 if whole else 2,
+            waits="pid" if whole else "opened",
+        )
+        log = path.with_suffix(".log")
+        strace = attach(worker, fault, log) if whole else None
+        self.full = False
+        for words in worker:
+            self.ledger.take(words)
+            self.full |= words[0] == "full"
+            if words == ["opened"] and not whole:
+                strace = attach(worker, fault, log)
+        assert strace is not None
+        strace.communicate()
+        self.killed = worker.status == -signal.SIGKILL
+        struck = {Path(match[1]).name for match in STRUCK.finditer(log.read_text())}
+        self.struck = bool(struck) or self.killed
+        self.end = self.ledger.failed or "killed" * self.killed or "full" * self.full
+        assert self.end or struck <= UNSEEN, f"nobody noticed what failed at {struck}"
+
+    def check(self) -> None:
+        self.ledger.end("kill")
+        with hs.open(self.path, config=hs.StoreConfig(**CONFIG)) as store:
+            self.ledger.check(store)
+            if self.ledger.counts["acknowledged"]:
+                self.ledger.drain(store)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["from the start", "once open"])
+@pytest.mark.parametrize("name", FAULTS)
+def test_no_call_that_fails_costs_what_was_acknowledged(
+    tmp_path: Path, name: str, whole: bool, say: Callable[[str], None]
+) -> None:
+    need("strace")
+    ends: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    with Workers() as workers:
+        for number in count(1):
+            fault = FAULTS[name].format(number)
+            run = Run(workers, tmp_path / str(number), fault, whole=whole)
+            run.check()
+            if not run.struck:
+                assert not run.end
+                break
+            ends[run.end or "not seen, and harmless"] += 1
+            total += run.ledger.counts
+    when = "from the start" if whole else "once open"
+    say(f"{name}, {when}: {number - 1} times, {dict(ends)}; {Ledger.tell(total)}")
