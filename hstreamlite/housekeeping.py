@@ -49,14 +49,18 @@ class Housekeeping:
         engine = self._engine
         now = self._clock.now_ms()
         with engine.lock:
+            states = [s for s in engine.catalog.by_id.values() if s.backlog or s.max_bytes]
+        # Outside the lock: parts of indexes may have to be read from files.
+        firsts = {
+            shard: min(self._expired(state, shard, now), protected.get(shard, END))
+            for state in states
+            for shard in state.shard_ids
+        }
+        with engine.lock:
             if engine.closed:
                 return
-            firsts: dict[int, int] = {}
-            for state in engine.catalog.by_id.values():
-                for shard in state.shard_ids if state.backlog or state.max_bytes else ():
-                    first = self._expired(state, shard, now)
-                    firsts[shard] = min(first, protected.get(shard, END))
-            pending = engine.stage_trims(firsts)
+            kept = {s for state in engine.catalog.by_id.values() for s in state.shard_ids}
+            pending = engine.stage_trims({s: f for s, f in firsts.items() if s in kept})
         engine.journal.wait(pending.ticket)
         self.apply(pending.value)
         self.free_segments()

@@ -123,7 +123,7 @@ struct hsl_segment {
     uint64_t file_bytes;
     uint64_t footer_off, footer_rows; /* sealed, as all of these; bytes of its rows */
     uint32_t *crcs;                /* of the pieces of the rows */
-    uint64_t max_time, max_order;
+    uint64_t min_time, min_order, max_order;
     uint8_t *rebuilt; /* pieces_mu: the rows, found again in the frames; NULL = footer is sound */
     int fd;                /* writing; -1 when sealed */
     int fd_read;

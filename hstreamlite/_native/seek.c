@@ -114,10 +114,13 @@ int hsl_run_rows(struct hsl_log *log, const struct hsl_run *run, enum hsl_key ke
     return rc;
 }
 
-/* The run that holds lsn or the first one behind, as a copy, and whether it may hold the value.
+/* Where the first block with a value lies, as far as a run's segment tells without its footer. */
+enum place { BEHIND, AT_START, WITHIN };
+
+/* The run that holds lsn or the first one behind, as a copy, and where in it the value is.
  * NOT_FOUND when lsn lies behind all runs; the shard's entries are searched in the same breath. */
 static int next_run(struct hsl_log *log, uint64_t id, uint64_t lsn, enum hsl_key key,
-                    uint64_t value, struct hsl_run *run, bool *candidate)
+                    uint64_t value, struct hsl_run *run, enum place *place)
 {
     const struct hsl_shard *shard = hsl_shard_get(log, id);
     const struct hsl_run *found = shard ? hsl_run_find(shard, lsn) : NULL;
@@ -125,8 +128,10 @@ static int next_run(struct hsl_log *log, uint64_t id, uint64_t lsn, enum hsl_key
         return HSL_NOT_FOUND;
     *run = *found;
     const struct hsl_segment *s = hsl_segment_find(log, run->segment);
-    uint64_t most = key == HSL_KEY_TIME ? run->last_time : s ? s->max_order : UINT64_MAX;
-    *candidate = most >= value;
+    bool by_time = key == HSL_KEY_TIME;
+    uint64_t least = !s ? 0 : by_time ? s->min_time : s->min_order;
+    uint64_t most = by_time ? run->last_time : s ? s->max_order : UINT64_MAX;
+    *place = most < value ? BEHIND : least >= value ? AT_START : WITHIN;
     return HSL_OK;
 }
 
@@ -152,13 +157,13 @@ static int seek(struct hsl_log *log, uint64_t id, enum hsl_key key, uint64_t val
         struct hsl_run run;
         struct hsl_row rows[HSL_ROW_GROUP];
         uint32_t count = 0;
-        bool candidate = false;
+        enum place place = BEHIND;
         pthread_mutex_lock(&log->index_mu);
         const struct hsl_shard *shard = hsl_shard_get(log, id);
         uint64_t first = shard ? shard->first : 0;
         if (at < first)
             at = first;
-        int rc = next_run(log, id, at, key, value, &run, &candidate);
+        int rc = next_run(log, id, at, key, value, &run, &place);
         if (rc == HSL_NOT_FOUND && shard)
             *lsn = seek_entries(shard, key, value);
         pthread_mutex_unlock(&log->index_mu);
@@ -169,7 +174,11 @@ static int seek(struct hsl_log *log, uint64_t id, enum hsl_key key, uint64_t val
                 *lsn = first;
             return HSL_OK;
         }
-        if (candidate) {
+        if (place == AT_START) {
+            *lsn = run.first < first ? first : run.first;
+            return HSL_OK;
+        }
+        if (place == WITHIN) {
             rc = hsl_run_rows(log, &run, key, value, true, rows, &count);
             if (rc == HSL_NOT_FOUND)
                 continue; /* the segment went meanwhile: look again */

@@ -358,7 +358,8 @@ int hsl_segment_footer(struct hsl_segment *s, const struct hsl_trailer *t, const
     memcpy(s->crcs, crcs, pieces * 4);
     s->footer_off = t->footer_off;
     s->footer_rows = t->rows_len;
-    s->max_time = t->max_time;
+    s->min_time = t->min_time;
+    s->min_order = t->min_order;
     s->max_order = t->max_order;
     return HSL_OK;
 }

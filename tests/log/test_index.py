@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import ctypes
+import gc
 from itertools import accumulate
 from pathlib import Path
 
@@ -152,6 +153,7 @@ class MallInfo2(ctypes.Structure):
 
 def allocated() -> int:
     """Bytes that malloc has handed out in this process: uordblks and hblkhd of mallinfo2(3)."""
+    gc.collect()
     mallinfo2 = ctypes.CDLL(None).mallinfo2
     mallinfo2.restype = MallInfo2
     info = mallinfo2()
