@@ -110,6 +110,16 @@ static int settle(struct hsl_log *log, int level, bool safe, bool wait, uint64_t
     return wait_ticket(log, *ticket);
 }
 
+/* (object, ticket); takes over the object. */
+static PyObject *with_ticket(PyObject *object, uint64_t ticket)
+{
+    PyObject *number = PyLong_FromUnsignedLongLong(ticket);
+    PyObject *pair = number ? PyTuple_Pack(2, object, number) : NULL;
+    Py_XDECREF(number);
+    Py_DECREF(object);
+    return pair;
+}
+
 /* append(log, shard, item, key, level, wait) -> RecordId, or (RecordId, ticket) if wait is not
  * True; None if wait is None and it would have to */
 static PyObject *py_append(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
@@ -166,7 +176,7 @@ static PyObject *py_append(PyObject *module, PyObject *const *args, Py_ssize_t n
         goto out;
     result = hsl_py_record_id(shard_id, first, index);
     if (result && !wait)
-        result = Py_BuildValue("(NK)", result, (unsigned long long)ticket);
+        result = with_ticket(result, ticket);
 out:
     Py_XDECREF(keep);
     return result;

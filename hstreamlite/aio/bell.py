@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from heapq import heappop, heappush
-from itertools import count
 from typing import Any, TypeVar
 
 from hstreamlite._native import ffi, lib
@@ -24,9 +22,9 @@ class Bell:
         if result < 0:
             raise OSError(-result, "no descriptor to wake the event loop with")
         self.fd, self.log_fd = int(self._ends[0]), int(self._ends[1])
-        self._tickets: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._tickets: dict[int, list[asyncio.Future[None]]] = {}
         self._changes: list[asyncio.Future[None]] = []
-        self._number = count()
+        self._durable = 0
         self._wanted = 0
         self._kicking = False
         self._engine: Engine | None = None
@@ -34,20 +32,21 @@ class Bell:
 
     def attach(self, engine: Engine) -> None:
         self._engine = engine
+        self._durable = engine.journal.durable()
         self.loop.add_reader(self.fd, self._ring)
 
     def _ring(self) -> None:
         lib.hsl_notify_drain(self.fd)
         engine = self._engine
         assert engine is not None
-        durable = engine.journal.durable()
-        tickets = self._tickets
-        while tickets and tickets[0][0] <= durable:
-            future = heappop(tickets)[2]
-            if not future.done():
-                future.set_result(None)
-        if tickets:
-            self._kick()
+        durable = self._durable = engine.journal.durable()
+        for ticket in sorted(self._tickets):
+            if ticket > durable:
+                self._kick()
+                break
+            for future in self._tickets.pop(ticket):
+                if not future.done():
+                    future.set_result(None)
         changes, self._changes = self._changes, []
         for future in changes:
             if not future.done():
@@ -65,26 +64,34 @@ class Bell:
 
     def fail(self, error: BaseException) -> None:
         """End every wait with the error."""
-        tickets, self._tickets = self._tickets, []
-        for _, _, future in tickets:
-            if not future.done():
-                future.set_exception(error)
+        tickets, self._tickets = self._tickets, {}
+        for futures in tickets.values():
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)
         changes, self._changes = self._changes, []
         for future in changes:
             if not future.done():
                 future.set_result(None)
 
     def ticket(self, ticket: int) -> asyncio.Future[None]:
-        """Return a future of the ticket becoming durable."""
+        """Return a future of the ticket becoming durable.
+
+        The callers of one group share a ticket. What has become durable since the last ring needs
+        no look here: the bell rings for it.
+        """
         future = self.loop.create_future()
         if self._engine is None:
             future.set_exception(StoreClosed(""))
             return future
-        if ticket <= self._engine.journal.durable():
+        if ticket <= self._durable:
             future.set_result(None)
             return future
-        heappush(self._tickets, (ticket, next(self._number), future))
-        self._wanted = max(self._wanted, ticket)
+        try:
+            self._tickets[ticket].append(future)
+        except KeyError:
+            self._tickets[ticket] = [future]
+            self._wanted = max(self._wanted, ticket)
         if not self._kicking:
             self._kicking = True
             self.loop.call_soon(self._kick)
