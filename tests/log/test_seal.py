@@ -38,3 +38,19 @@ def test_a_power_cut_while_a_segment_fills_leaves_nothing_unreadable() -> None:
             with hs.open("/store", env=env.clone().power_cut(seed=seed), config=CONFIG) as store:
                 for info in store.streams():
                     assert len(list(store.stream(info.name).read())) == info.records
+
+
+def test_a_group_that_goes_on_in_the_next_segment_is_indexed_once() -> None:
+    with hs.open("/store", env=SimEnv(seed=1), config=CONFIG) as store:
+        stream = store.create_stream("s")
+        size = 0
+        for number in range(40):
+            payload = f"{number} ".encode() * 4000
+            stream.append(payload, durability="memory")
+            size += len(payload)
+            if number % 10 == 9:
+                store.sync()
+                store._engine.journal.check_invariants()
+        (info,) = store.streams()
+        assert info.records == 40
+        assert size < info.bytes < size + 40 * 100
