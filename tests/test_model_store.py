@@ -38,6 +38,7 @@ LEAST_EVENTS = (
     "acknowledged",
     "clock jumps",
     "close",
+    "compacted",
     "damage found",
     "full disk",
     "power",
@@ -57,7 +58,7 @@ class StoreMachine(RuleBasedStateMachine):
         env = SimEnv(seed=seed, capacity=PLENTY)
         if not direct:
             env.disk.set_direct(0)
-        self.w = Witness(env, small_config(retention_interval=1.0))
+        self.w = Witness(env, small_config(retention_interval=1.0, regroup_after=2.0))
         self.number = 0
         self.direct = direct
         self.reserve = False
@@ -265,7 +266,15 @@ class StoreMachine(RuleBasedStateMachine):
             self.settled(self.w.leave(name, consumer))
             self.counts["consumers lost"] += 1
 
-    # Time.
+    # Time and files.
+
+    @precondition(healthy)
+    @rule()
+    def compact(self) -> None:
+        written = self.w.store.stats().log["segments_regrouped"]
+        if self.settled(self.w.compact(), needs_room=True):
+            now = self.w.store.stats().log["segments_regrouped"]
+            self.counts["compacted"] += now > written
 
     @precondition(healthy)
     @rule(seconds=st.sampled_from([0.01, 0.3, 1.0, 6.0, 20.0]))

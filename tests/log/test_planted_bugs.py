@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent.parent
 STATES = "tests/log/test_recovery_states.py"
 CASES = "tests/log/test_reopening.py"
 MODEL = "tests/test_model_store.py"
+REGROUP = "tests/log/test_regroup.py"
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,48 @@ BUGS = {
         "    } else if (false) {\n",
         STATES,
         "failed_store",
+    ),
+    "name a regrouped file before it is synced": Bug(
+        "_native/regroup.c",
+        "    err = r->io->sync(r->io->ctx, s->fd);\n",
+        "    err = 0;\n",
+        REGROUP,
+        "crash_at_every",
+    ),
+    "drop old files before the new name is synced": Bug(
+        "_native/regroup.c",
+        "err = r->io->sync_dir(r->io->ctx, r->dir);",
+        "err = 0;",
+        REGROUP,
+        "crash_at_every",
+    ),
+    "unlink files before that is recorded": Bug(
+        "housekeeping.py",
+        "        journal.wait(ticket)\n        journal.drop_segments(dead)\n",
+        "        journal.drop_segments(dead)\n        journal.wait(ticket)\n",
+        REGROUP,
+        "crash_at_every",
+    ),
+    "leave out the block in which a log begins": Bug(
+        "_native/swap.c",
+        "    if (row->seq + row->count <= adding->part->kept)",
+        "    if (row->seq <= adding->part->kept)",
+        REGROUP,
+        "same_before_and_after",
+    ),
+    "leave out what a trim not yet durable covers": Bug(
+        "regrouper.py",
+        "            engine.journal.wait(swap.ticket)\n",
+        "",
+        REGROUP,
+        "deleting_a_stream",
+    ),
+    "let a replaced file count": Bug(
+        "log/regroup.py",
+        "            replaced.append(span)\n",
+        "            counting.insert(at, span)\n",
+        REGROUP,
+        "crash_at_every",
     ),
     "rely on names a killed process left": Bug(
         "log/recovery.py",
