@@ -31,7 +31,10 @@ _OWN_BYTES = 8 * _MIB
 
 
 def disk(plan: Plan) -> Case:
-    """Return the case of the bytes on disk per record beyond its payload, once closed."""
+    """Return the case of the bytes on disk per record beyond its payload, once closed.
+
+    The space that is reserved for the next segment holds no record and does not count.
+    """
     lists = plan.count(_LISTS, least=_LISTS)
     allowed = amount(f"{_OVERHEAD_BYTES} B", _OVERHEAD_BYTES)
     run = partial(_disk, plan=plan, lists=lists)
@@ -44,7 +47,7 @@ def _disk(path: Path, *, plan: Plan, lists: int) -> Sequence[Sample]:
     for number in range(lists):
         log.append_list(pool[number % _POOL_LISTS])
     log.close()
-    taken = sum(file.stat().st_blocks * 512 for file in path.rglob("*") if file.is_file())
+    taken = sum(file.stat().st_blocks * 512 for file in path.rglob("*.seg"))
     records = lists * _LIST_RECORDS
     return (Sample(taken / records - _SIZE, 1.0),)
 

@@ -387,6 +387,8 @@ class Engine:
         if lsn > info.next:
             raise ValueError(f"{name} {place} lies behind the end of stream {state.name!r}")
         places = {shard: lsn}
+        if len(state.shard_ids) == 1:
+            return places
         block = journal.block_of(shard, lsn)
         for other in state.shard_ids:
             if other != shard:

@@ -238,6 +238,8 @@ class _Scanner:
         journal = self._engine.journal
         while not self._closed:
             self._engine.check_open()
+            if self._scan.done:
+                return []
             durable, pokes = journal.durable(), journal.pokes()
             try:
                 found = take(most)
@@ -246,7 +248,7 @@ class _Scanner:
                 raise
             if found:
                 return found
-            if self._scan.done or not self._follow:
+            if not self._follow:
                 return []
             self._engine.check_scanned(self._stream, self._scan)
             if not self._wait(durable, pokes):

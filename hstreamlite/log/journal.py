@@ -14,7 +14,6 @@ import sys
 import weakref
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from os import fsencode
 from typing import Any, NamedTuple
 
@@ -76,8 +75,7 @@ class ShardInfo(NamedTuple):
     gap_end: int
 
 
-@dataclass(frozen=True, slots=True)
-class RawBatch:
+class RawBatch(NamedTuple):
     """One block as stored."""
 
     shard: int
@@ -374,7 +372,7 @@ class Cursor:
     ) -> list[RawBatch] | None:
         """Return the next blocks undecoded, under the same rules as `read`."""
         batches = fast.read_batches(self.handle, max_batches, end, may_block)
-        return None if batches is None else [RawBatch(*batch) for batch in batches]
+        return None if batches is None else [RawBatch._make(batch) for batch in batches]
 
     def damage(self) -> CorruptionError:
         at = ffi.new("struct hsl_cursor_damage *")
