@@ -82,7 +82,7 @@ class RawBatch(NamedTuple):
     batch_id: int
     first: int
     end: int
-    count: int
+    records: int
     time_ms: int
     order: int
     codec: int
