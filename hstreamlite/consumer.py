@@ -44,8 +44,8 @@ class ConsumerBase:
         self._prefetch = prefetch
         self._take = min(prefetch, 8)
         self._closed = False
-        feed.attach(name)
         self._gate = fast.AckGate(feed.gate, self, feed.addresses, self._ack_answer)
+        feed.attach(name)
 
     @property
     def closed(self) -> bool:

@@ -110,8 +110,10 @@ class Engine:
             engine = cls(env, path, config, opened)
             engine._load(opened)
         except BaseException:
-            opened.journal.close(clean=False)
-            env.files.close(opened.lock)
+            try:
+                opened.journal.close(clean=False)
+            finally:
+                env.files.close(opened.lock)
             raise
         return engine
 

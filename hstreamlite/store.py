@@ -69,7 +69,12 @@ def open(  # noqa: A001 - hstreamlite.open is how users say it
     """
     config = config_for(config, durability)
     text = path_text(path) if env else real_path(path)
-    return Store(Engine.open(env or real_env(), text, config, create=create))
+    engine = Engine.open(env or real_env(), text, config, create=create)
+    try:
+        return Store(engine)
+    except BaseException:
+        engine.close(clean=False)
+        raise
 
 
 def config_for(config: StoreConfig | None, durability: Durability | None) -> StoreConfig:

@@ -156,8 +156,9 @@ static int insert_run(void *ctx, const struct hsl_run *run)
     return rc;
 }
 
-/* Do the blocks of the frame continue their shards? Checked before any of them is inserted. */
-static bool frame_continues(struct insert *in, const uint8_t *body, uint32_t blocks)
+/* Do the blocks of the frame continue their shards? Checked before any of them is inserted. 0, the
+ * damage, or a status below 0. */
+static int frame_continues(struct insert *in, const uint8_t *body, uint32_t blocks)
 {
     const uint8_t *at = body;
     uint64_t frame = ++in->log->scan_frame;
@@ -166,17 +167,17 @@ static bool frame_continues(struct insert *in, const uint8_t *body, uint32_t blo
         memcpy(&h, at, sizeof h);
         struct hsl_shard *shard = hsl_shard_add(in->log, h.shard);
         if (!shard)
-            return false;
+            return HSL_NO_MEMORY;
         if (shard->scan_frame != frame) {
             shard->scan_frame = frame;
             shard->scan_next = shard->durable_next;
         }
         if (!continues(in, shard->scan_next, h.seq))
-            return false;
+            return HSL_DAMAGE_SEQUENCE;
         shard->scan_next = h.seq + h.count;
         at += hsl_align8(sizeof h + h.ext_len + h.payload_len);
     }
-    return true;
+    return HSL_DAMAGE_NONE;
 }
 
 /* Calls fn with the row of every block of a frame. */
@@ -276,8 +277,9 @@ static int accept_frame(struct reader *r, struct insert *in, uint64_t off, bool 
     } else {
         if (!blocks_valid(body, &h))
             return HSL_DAMAGE_BLOCK;
-        if (!frame_continues(in, body, h.blocks))
-            return HSL_DAMAGE_SEQUENCE;
+        rc = frame_continues(in, body, h.blocks);
+        if (rc != HSL_DAMAGE_NONE)
+            return rc;
         rc = frame_rows(body, h.blocks, off + sizeof h, insert_row, in);
     }
     s->frames = h.number;

@@ -74,7 +74,12 @@ class open:  # noqa: A001, N801 - hstreamlite.aio.open is how users say it
         except BaseException:
             bell.discard()
             raise
-        return Store(engine, bell)
+        try:
+            return Store(engine, bell)
+        except BaseException:
+            engine.close(clean=False)
+            bell.discard()
+            raise
 
     def __await__(self) -> Generator[Any, None, Store]:
         return self._open().__await__()

@@ -425,7 +425,7 @@ def _status_error(journal: Journal, status: int, a: int, b: int) -> BaseExceptio
     if status == lib.HSL_FULL:
         return StorageFull(journal.path, a)
     if status == lib.HSL_FAILED:
-        return StoreFailed(journal.path, OSError(code, what))
+        return StoreFailed(journal.path, OSError(code, what or "no memory for the write"))
     if status == lib.HSL_CLOSED:
         return StoreClosed(journal.path)
     if status == lib.HSL_FORKED:

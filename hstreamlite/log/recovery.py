@@ -128,9 +128,11 @@ def open_journal(
         _sync_directories(env, path, whole=int(superblock.last_segment) == 0)
         _set_next(journal, superblock, loaded)
     except BaseException:
-        if journal is not None:
-            journal.close(clean=False)
-        files.close(lock)
+        try:
+            if journal is not None:
+                journal.close(clean=False)
+        finally:
+            files.close(lock)
         raise
     report.milliseconds = (env.clock.mono_ns() - started) / 1e6
     return Opened(journal, superblock, report, lock)
