@@ -1,4 +1,4 @@
-/* Life of a log: creation, errors, waiting, stepping, closing. */
+/* Life of a log: creation, errors, closing. */
 #include "log.h"
 
 #include <errno.h>
@@ -25,8 +25,10 @@ int hsl_status_of(int err)
 /* Keeps the text of the newest failure; the first one that poisons is kept for good. */
 int hsl_fail(struct hsl_log *log, const char *what, const char *path, int err)
 {
+    pthread_mutex_lock(&log->text_mu);
     if (!log->failed)
         snprintf(log->failed_text, sizeof log->failed_text, "%d %s %s", err, what, path);
+    pthread_mutex_unlock(&log->text_mu);
     return hsl_status_of(err);
 }
 
@@ -62,10 +64,10 @@ void hsl_segment_path(const struct hsl_log *log, char *out, uint64_t number)
              (unsigned long long)number);
 }
 
-/* splitmix64 over the salt that the environment gave: uids need to differ, not to be secret. */
-uint64_t hsl_random(struct hsl_log *log)
+/* splitmix64 over what the environment gave: uids need to differ, not to be secret. */
+uint64_t hsl_random(uint64_t *state)
 {
-    uint64_t z = (log->salt += 0x9e3779b97f4a7c15u);
+    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
     return z ^ (z >> 31);
@@ -120,6 +122,34 @@ void *hsl_page_alloc(size_t len)
     return p;
 }
 
+static void init_conditions(struct hsl_log *log)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+#ifdef HSL_LINUX
+    pthread_condattr_setclock(&attr, HSL_WAIT_CLOCK);
+#endif
+    for (int i = 0; i < HSL_BUCKETS; i++)
+        pthread_cond_init(&log->ticket_cv[i], &attr);
+    pthread_cond_init(&log->tail_cv, &attr);
+    pthread_cond_init(&log->room_cv, &attr);
+    pthread_cond_init(&log->turn_cv, &attr);
+    pthread_cond_init(&log->writer_cv, &attr);
+    pthread_cond_init(&log->second_cv, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
+static void destroy_conditions(struct hsl_log *log)
+{
+    for (int i = 0; i < HSL_BUCKETS; i++)
+        pthread_cond_destroy(&log->ticket_cv[i]);
+    pthread_cond_destroy(&log->tail_cv);
+    pthread_cond_destroy(&log->room_cv);
+    pthread_cond_destroy(&log->turn_cv);
+    pthread_cond_destroy(&log->writer_cv);
+    pthread_cond_destroy(&log->second_cv);
+}
+
 struct hsl_log *hsl_log_new(const struct hsl_io *io, const struct hsl_log_config *config,
                             const char *path)
 {
@@ -135,6 +165,7 @@ struct hsl_log *hsl_log_new(const struct hsl_io *io, const struct hsl_log_config
     log->holders = 1;
     log->cfg = *config;
     log->salt = config->salt;
+    log->course = config->salt;
     log->direct = config->direct != 0;
     strcpy(log->path, path);
     log->fork_generation = atomic_load(&hsl_fork_generation);
@@ -145,14 +176,8 @@ struct hsl_log *hsl_log_new(const struct hsl_io *io, const struct hsl_log_config
     pthread_mutex_init(&log->stage_mu, NULL);
     pthread_mutex_init(&log->index_mu, NULL);
     pthread_mutex_init(&log->pieces_mu, NULL);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-#ifdef HSL_LINUX
-    pthread_condattr_setclock(&attr, HSL_WAIT_CLOCK);
-#endif
-    pthread_cond_init(&log->durable_cv, &attr);
-    pthread_cond_init(&log->writer_cv, &attr);
-    pthread_condattr_destroy(&attr);
+    pthread_mutex_init(&log->text_mu, NULL);
+    init_conditions(log);
     return log;
 }
 
@@ -191,205 +216,27 @@ int hsl_log_start(struct hsl_log *log)
         if (pthread_create(&log->thread, NULL, hsl_writer_main, log) != 0)
             return HSL_NO_MEMORY;
         log->has_thread = true;
+        if (pthread_create(&log->second, NULL, hsl_second_main, log) != 0)
+            return HSL_NO_MEMORY;
+        log->has_second = true;
     }
     return HSL_OK;
 }
 
-static void deadline_of(int64_t timeout_ns, struct timespec *out)
+static void join_writers(struct hsl_log *log)
 {
-    clock_gettime(HSL_WAIT_CLOCK, out);
-    uint64_t ns = (uint64_t)out->tv_nsec + (uint64_t)timeout_ns;
-    out->tv_sec += (time_t)(ns / 1000000000u);
-    out->tv_nsec = (long)(ns % 1000000000u);
-}
-
-/* Waits on the durability condition; timeout_ns < 0 = for ever. false on time-out. */
-static bool wait_durable(struct hsl_log *log, int64_t timeout_ns, const struct timespec *deadline)
-{
-    if (timeout_ns < 0) {
-        pthread_cond_wait(&log->durable_cv, &log->stage_mu);
-        return true;
-    }
-    return pthread_cond_timedwait(&log->durable_cv, &log->stage_mu, deadline) != ETIMEDOUT;
-}
-
-int hsl_log_wait(struct hsl_log *log, uint64_t ticket, int64_t timeout_ns)
-{
-    if (atomic_load_explicit(&log->durable_ticket, memory_order_acquire) >= ticket)
-        return HSL_OK;
-    if (hsl_forked(log))
-        return HSL_FORKED;
-    struct timespec deadline = {0, 0};
-    if (timeout_ns >= 0)
-        deadline_of(timeout_ns, &deadline);
-    int rc = HSL_OK;
-    pthread_mutex_lock(&log->stage_mu);
-    log->waiters++;
-    while (atomic_load_explicit(&log->durable_ticket, memory_order_relaxed) < ticket) {
-        if (log->failed) {
-            rc = HSL_FAILED;
-            break;
-        }
-        if (log->closed) {
-            rc = HSL_CLOSED;
-            break;
-        }
-        if (!log->writing) {
-            hsl_lead(log);
-        } else {
-            if (log->thread_wakes_ns != 0) {
-                log->thread_wakes_ns = 0;
-                pthread_cond_signal(&log->writer_cv);
-            }
-            if (!wait_durable(log, timeout_ns, &deadline)) {
-                rc = HSL_TIMEOUT;
-                break;
-            }
-        }
-    }
-    log->waiters--;
-    pthread_mutex_unlock(&log->stage_mu);
-    return rc;
-}
-
-int hsl_log_kick(struct hsl_log *log, uint64_t ticket)
-{
-    if (hsl_forked(log))
-        return HSL_FORKED;
-    pthread_mutex_lock(&log->stage_mu);
-    int rc = log->failed ? HSL_FAILED : HSL_OK;
-    if (ticket > log->want_ticket)
-        log->want_ticket = ticket;
-    if (log->thread_wakes_ns != 0 && !log->writing) {
-        log->thread_wakes_ns = 0;
-        pthread_cond_signal(&log->writer_cv);
-    }
-    pthread_mutex_unlock(&log->stage_mu);
-    return rc;
-}
-
-uint64_t hsl_log_durable(struct hsl_log *log)
-{
-    return atomic_load_explicit(&log->durable_ticket, memory_order_acquire);
-}
-
-uint64_t hsl_log_staged(struct hsl_log *log)
-{
-    if (hsl_forked(log))
-        return UINT64_MAX; /* never durable: waiting for it fails */
-    pthread_mutex_lock(&log->stage_mu);
-    bool empty = log->has_open && log->open.blocks == 0 && log->open.flags == 0;
-    uint64_t ticket = log->next_ticket - (empty ? 2 : 1);
-    pthread_mutex_unlock(&log->stage_mu);
-    return ticket;
-}
-
-uint64_t hsl_log_pokes(struct hsl_log *log)
-{
-    if (hsl_forked(log))
-        return 0;
-    pthread_mutex_lock(&log->stage_mu);
-    uint64_t pokes = log->pokes;
-    pthread_mutex_unlock(&log->stage_mu);
-    return pokes;
-}
-
-void hsl_log_poke(struct hsl_log *log)
-{
-    if (hsl_forked(log))
-        return;
-    pthread_mutex_lock(&log->stage_mu);
-    log->pokes++;
-    pthread_cond_broadcast(&log->durable_cv);
-    pthread_mutex_unlock(&log->stage_mu);
-    hsl_notify(log->cfg.notify_fd);
-}
-
-void hsl_log_interrupt(struct hsl_log *log)
-{
-    if (hsl_forked(log))
-        return;
-    pthread_mutex_lock(&log->stage_mu);
-    log->interrupted = true;
-    pthread_cond_broadcast(&log->durable_cv);
-    pthread_mutex_unlock(&log->stage_mu);
-}
-
-int hsl_log_wait_change(struct hsl_log *log, uint64_t seen, uint64_t pokes, int64_t timeout_ns)
-{
-    if (hsl_forked(log))
-        return HSL_FORKED;
-    struct timespec deadline = {0, 0};
-    if (timeout_ns >= 0)
-        deadline_of(timeout_ns, &deadline);
-    int rc = HSL_OK;
-    pthread_mutex_lock(&log->stage_mu);
-    log->tail_waiters++;
-    while (atomic_load_explicit(&log->durable_ticket, memory_order_relaxed) <= seen &&
-           log->pokes == pokes) {
-        if (log->failed) {
-            rc = HSL_FAILED;
-            break;
-        }
-        if (log->closed || log->interrupted) {
-            rc = HSL_CLOSED;
-            break;
-        }
-        bool staged = log->has_open || log->queue_len > 0;
-        if (staged && !log->writing) {
-            hsl_lead(log);
-        } else if (!log->has_thread && !log->writing) {
-            rc = HSL_TIMEOUT; /* stepped: nobody else can bring a change */
-            break;
-        } else if (!wait_durable(log, timeout_ns, &deadline)) {
-            rc = HSL_TIMEOUT;
-            break;
-        }
-    }
-    log->tail_waiters--;
-    pthread_mutex_unlock(&log->stage_mu);
-    return rc;
-}
-
-int hsl_log_wait_tail(struct hsl_log *log, uint64_t seen, int64_t timeout_ns)
-{
-    return hsl_log_wait_change(log, seen, hsl_log_pokes(log), timeout_ns);
-}
-
-int hsl_log_step(struct hsl_log *log)
-{
-    if (hsl_forked(log))
-        return HSL_FORKED;
-    pthread_mutex_lock(&log->stage_mu);
-    int rc = hsl_state(log);
-    if (rc == HSL_OK && !log->writing &&
-        hsl_wants_write(log, log->io->mono_ns(log->io->ctx)))
-        hsl_lead(log);
-    if (log->failed)
-        rc = HSL_FAILED;
-    pthread_mutex_unlock(&log->stage_mu);
-    return rc;
-}
-
-uint64_t hsl_log_next_deadline(struct hsl_log *log)
-{
-    pthread_mutex_lock(&log->stage_mu);
-    uint64_t at = UINT64_MAX;
-    if (log->queue_len > 0)
-        at = log->queue[log->queue_head].staged_ns + log->cfg.linger_ns;
-    else if (log->has_open)
-        at = log->open.staged_ns + log->cfg.linger_ns;
-    else if (!log->idle_marked)
-        at = log->last_write_ns + log->cfg.idle_mark_ns;
-    pthread_mutex_unlock(&log->stage_mu);
-    return at;
+    if (log->has_thread)
+        pthread_join(log->thread, NULL);
+    if (log->has_second)
+        pthread_join(log->second, NULL);
+    log->has_thread = log->has_second = false;
 }
 
 int hsl_log_close(struct hsl_log *log, int32_t clean)
 {
     if (hsl_forked(log)) {
         log->closed = true;
-        log->has_thread = false;
+        log->has_thread = log->has_second = false;
         return HSL_FORKED;
     }
     pthread_mutex_lock(&log->stage_mu);
@@ -399,18 +246,14 @@ int hsl_log_close(struct hsl_log *log, int32_t clean)
     }
     log->closing = true;
     pthread_cond_broadcast(&log->writer_cv);
+    pthread_cond_broadcast(&log->second_cv);
     pthread_mutex_unlock(&log->stage_mu);
-    if (log->has_thread) {
-        pthread_join(log->thread, NULL);
-        log->has_thread = false;
-    }
+    join_writers(log);
     pthread_mutex_lock(&log->stage_mu);
-    while (log->writing)
-        pthread_cond_wait(&log->durable_cv, &log->stage_mu);
-    while (clean && !log->failed && (log->has_open || log->queue_len > 0))
-        hsl_lead(log);
+    while (clean && !log->failed && hsl_staged(log))
+        hsl_get_on(log);
+    hsl_turn_take(log);
     int rc = log->failed ? HSL_FAILED : HSL_OK;
-    log->writing = true;
     pthread_mutex_unlock(&log->stage_mu);
     if (clean && rc == HSL_OK && log->started) {
         if (log->active)
@@ -426,8 +269,8 @@ int hsl_log_close(struct hsl_log *log, int32_t clean)
     }
     pthread_mutex_lock(&log->stage_mu);
     log->closed = true;
-    log->writing = false;
-    pthread_cond_broadcast(&log->durable_cv);
+    hsl_turn_give(log);
+    hsl_wake_all(log);
     pthread_mutex_unlock(&log->stage_mu);
     hsl_os_stage_close(log);
     hsl_tail_close(log);
@@ -452,11 +295,11 @@ void hsl_log_free(struct hsl_log *log)
     free(log->cached);
     free(log->zeros);
     free(log->lost);
-    pthread_cond_destroy(&log->durable_cv);
-    pthread_cond_destroy(&log->writer_cv);
+    destroy_conditions(log);
     pthread_mutex_destroy(&log->stage_mu);
     pthread_mutex_destroy(&log->index_mu);
     pthread_mutex_destroy(&log->pieces_mu);
+    pthread_mutex_destroy(&log->text_mu);
     const struct hsl_io *io = log->io;
     free(log);
     if (io->release)
@@ -495,8 +338,10 @@ int hsl_log_error(struct hsl_log *log, char *text, size_t cap)
     }
     pthread_mutex_lock(&log->stage_mu);
     int err = log->failed;
+    pthread_mutex_lock(&log->text_mu);
     if (cap > 0)
         snprintf(text, cap, "%s", log->failed_text);
+    pthread_mutex_unlock(&log->text_mu);
     pthread_mutex_unlock(&log->stage_mu);
     return err;
 }

@@ -1,8 +1,10 @@
 /* Inside of struct hsl_log, shared by the files that implement log_api.h.
  *
  *   stage.c     appenders -> blocks in the open frame        (stage_mu)
- *   writer.c    frames -> active segment, group commit       (one writer at a time: `writing`)
- *   segment.c   files of the segments, spare and reserve     (the writer)
+ *   group.c     frames -> one group, its bytes and writes    (`writing` while it is laid out)
+ *   writer.c    groups in flight, sync, acknowledgement      (stage_mu)
+ *   wait.c      waiting for all that, and waking             (stage_mu)
+ *   segment.c   files of the segments, spare and reserve     (`writing`, nothing in flight)
  *   osstage.c   mapped copy of what is staged                (stage_mu)
  *   tail.c      mapped page that tells others what is durable
  *   index.c     shards and where their durable blocks are    (index_mu)
@@ -14,12 +16,15 @@
  *   scan.c      reading a segment back at open               (before any thread)
  *   cursor.c    reading one shard forward
  *
- * Lock order: stage_mu, then index_mu; pieces_mu is taken alone. None is held during file calls,
- * except index_mu while a segment is opened for reading. `writing` is a flag under stage_mu: its
- * holder alone touches the active segment, the superblock and the segment files.
+ * Lock order: stage_mu, then index_mu; pieces_mu and text_mu are taken last. None is held during
+ * file calls, except index_mu while a segment is opened for reading. `writing` is a flag under
+ * stage_mu: its holder alone gives out places in the active segment, and touches the superblock and
+ * the names of segment files. Groups that have their place are written, and synced in order,
+ * without it (writer.c).
  *
- * Invariants: durable <= every ticket in the queue; the index holds durable blocks only; claimed
- * bytes always fit the active segment or the spare; a chunk with unwritten frames is not recycled.
+ * Invariants: durable < every ticket in flight < every ticket in the queue; the index holds durable
+ * blocks only; claimed bytes always fit the active segment or the spare; a chunk with frames that
+ * are not durable is not recycled; groups in flight lie in the active segment, one behind another.
  */
 #ifndef HSL_LOG_H
 #define HSL_LOG_H
@@ -42,7 +47,9 @@
 #endif
 
 #define HSL_QUEUE_MAX 1024
-#define HSL_BATCH_MAX 64
+#define HSL_GROUP_FRAMES 64
+#define HSL_FLIGHTS 2
+#define HSL_BUCKETS 16
 #define HSL_PATH_MAX 1024
 #define HSL_SYSTEM (1ull << 63) /* shard ids of the store's own logs */
 
@@ -63,6 +70,30 @@ struct hsl_frame {
     uint64_t staged_ns;
     uint64_t claim;
     uint32_t flags;
+};
+
+struct hsl_write { /* adjacent bytes that go out in one call */
+    const uint8_t *from;
+    size_t len;
+    uint64_t at;
+};
+
+enum hsl_group_state { HSL_GROUP_WRITING, HSL_GROUP_WRITTEN, HSL_GROUP_OVER };
+
+/* Frames that are written together and become durable with one sync. */
+struct hsl_group {
+    enum hsl_group_state state; /* stage_mu */
+    struct hsl_segment *segment;
+    struct hsl_frame frames[HSL_GROUP_FRAMES];
+    uint64_t off[HSL_GROUP_FRAMES];
+    uint32_t count;
+    uint64_t bytes;      /* of all frames */
+    uint64_t blocks;
+    uint64_t end;        /* offset behind it */
+    uint64_t checkpoint; /* offset of the checkpoint it begins with; 0 = none */
+    uint8_t *page;       /* bytes of that checkpoint until written */
+    struct hsl_write writes[HSL_GROUP_FRAMES + 1];
+    uint32_t writes_len;
 };
 
 /* A durable frame that is still in memory. */
@@ -143,11 +174,18 @@ struct hsl_log {
     bool direct;
 
     pthread_mutex_t stage_mu;
-    pthread_cond_t durable_cv, writer_cv;
-    bool writing, closing, closed, started, interrupted;
-    int failed;
+    pthread_cond_t ticket_cv[HSL_BUCKETS]; /* wait.c says who sleeps on which */
+    pthread_cond_t tail_cv, room_cv, turn_cv, writer_cv, second_cv;
+    bool writing, syncing, closing, closed, started, interrupted;
+    _Atomic int failed;
+    pthread_mutex_t text_mu; /* innermost of all */
     char failed_text[256];
-    uint32_t waiters, tail_waiters;
+    uint32_t waiters, tail_waiters, turns_wanted;
+    struct hsl_group groups[HSL_FLIGHTS]; /* a ring; `flying` of them from `oldest_group` on */
+    uint32_t oldest_group, flying;
+    uint64_t groups_given, groups_over; /* flying = their difference */
+    uint64_t checkpoint_due; /* durable checkpoint that the superblock does not know of, or 0 */
+    uint64_t course; /* stepped: decides what threads would leave to chance */
     uint64_t want_ticket;
     uint64_t pokes;
     _Atomic uint64_t durable_ticket;
@@ -155,7 +193,7 @@ struct hsl_log {
     uint64_t next_order;
     struct hsl_chunk *oldest, *newest;
     size_t chunk_total;
-    struct hsl_frame queue[HSL_QUEUE_MAX];
+    struct hsl_frame queue[HSL_QUEUE_MAX]; /* closed frames without a place */
     uint32_t queue_head, queue_len;
     struct hsl_frame open;
     bool has_open;
@@ -164,13 +202,13 @@ struct hsl_log {
     size_t call_start;   /* where the blocks of the call in progress begin in the open frame */
     uint32_t call_blocks, call_extended; /* call_extended: payload bytes added to last_block */
     uint64_t thread_wakes_ns; /* when the sleeping writer thread wakes; 0 = it is awake */
-    uint64_t claimed;    /* disk bytes promised to unwritten frames */
+    uint64_t claimed;    /* disk bytes promised to frames without a place */
     struct hsl_cached *cached;
     uint32_t cached_head, cached_len, cached_cap;
     uint64_t last_write_ns;
     bool idle_marked;
-    pthread_t thread;
-    bool has_thread;
+    pthread_t thread, second;
+    bool has_thread, has_second, second_sleeps;
 
     struct hsl_segment *active, *spare;
     bool spare_emergency, reserve_ready, truncate_pending;
@@ -180,7 +218,7 @@ struct hsl_log {
     uint8_t *zeros; /* of prewrite_bytes */
     uint64_t epoch, salt;
     uint8_t uuid[16];
-    uint64_t durable_at; /* segment << 32 | offset */
+    _Atomic uint64_t durable_at; /* segment << 32 | offset */
     uint64_t pred_uid, pred_end;
     uint32_t pred_crc;
     struct hsl_super super;
@@ -192,7 +230,7 @@ struct hsl_log {
     bool os_stage;
 
     int tail_fd;
-    struct hsl_tail_page *tail; /* the writer's is written by the holder of `writing` */
+    struct hsl_tail_page *tail; /* one thread writes it at a time */
 
     pthread_mutex_t index_mu;
     struct hsl_shard **shards; /* open addressing, power of two; written under both mutexes */
@@ -228,7 +266,7 @@ bool hsl_forked(const struct hsl_log *log);
 int hsl_state(const struct hsl_log *log); /* stage_mu held */
 void hsl_path(const struct hsl_log *log, char *out, const char *name);
 void hsl_segment_path(const struct hsl_log *log, char *out, uint64_t number);
-uint64_t hsl_random(struct hsl_log *log);
+uint64_t hsl_random(uint64_t *state);
 int hsl_write_all(const struct hsl_io *io, int fd, const void *buf, size_t len, uint64_t off);
 int hsl_read_all(const struct hsl_io *io, int fd, void *buf, size_t len, uint64_t off);
 void *hsl_page_alloc(size_t len);
@@ -253,6 +291,7 @@ uint64_t hsl_stage_commit(struct hsl_log *log, bool waits, bool *safe);
 void hsl_stage_abort(struct hsl_log *log);
 int hsl_stage_empty_frame(struct hsl_log *log, uint32_t flags);
 void hsl_stage_close_frame(struct hsl_log *log);
+uint64_t hsl_last_ticket(const struct hsl_log *log); /* of what is staged; stage_mu held */
 static inline size_t hsl_block_bytes(size_t payload)
 {
     return hsl_align8(sizeof(struct hsl_block_header) + payload);
@@ -264,10 +303,33 @@ struct hsl_chunk *hsl_cache_pin(struct hsl_log *log, uint64_t segment, uint64_t 
                                 const uint8_t **mem);
 void hsl_cache_unpin(struct hsl_log *log, struct hsl_chunk *chunk);
 
-/* writer.c */
-void hsl_lead(struct hsl_log *log); /* stage_mu held, !writing */
-void *hsl_writer_main(void *log);
+/* group.c */
+bool hsl_group_fits(const struct hsl_log *log, const struct hsl_frame *frame, uint64_t taken);
+void hsl_group_take(struct hsl_log *log, struct hsl_group *group);
+int hsl_group_build(struct hsl_log *log, struct hsl_group *group);
+void hsl_group_place(struct hsl_log *log, struct hsl_group *group);
+int hsl_group_write(struct hsl_log *log, struct hsl_group *group);
+int hsl_group_publish(struct hsl_log *log, const struct hsl_group *group);
+void hsl_group_finish(struct hsl_log *log, struct hsl_group *group);
+
+/* writer.c; stage_mu held in all but the threads */
+bool hsl_staged(const struct hsl_log *log);
+bool hsl_may_submit(const struct hsl_log *log);
+bool hsl_may_lead(const struct hsl_log *log);
+void hsl_lead(struct hsl_log *log); /* hsl_may_lead; released between */
+void hsl_get_on(struct hsl_log *log);
+void hsl_turn_take(struct hsl_log *log);
+void hsl_turn_give(struct hsl_log *log);
+void hsl_poison(struct hsl_log *log, int rc);
 bool hsl_wants_write(struct hsl_log *log, uint64_t now);
+uint64_t hsl_due(const struct hsl_log *log);
+void *hsl_writer_main(void *log);
+void *hsl_second_main(void *log);
+
+/* wait.c; stage_mu held */
+void hsl_wake_all(struct hsl_log *log);
+void hsl_wake_durable(struct hsl_log *log, uint64_t before, uint64_t durable);
+void hsl_wake_writer(struct hsl_log *log);
 
 /* segment.c */
 uint64_t hsl_segment_room(const struct hsl_segment *segment);
@@ -311,7 +373,8 @@ void hsl_os_stage_close(struct hsl_log *log);
 
 /* tail.c */
 enum hsl_tail_state { HSL_TAIL_STARTING = 1, HSL_TAIL_OPEN = 2, HSL_TAIL_CLOSED = 3 };
-void hsl_tail_publish(struct hsl_log *log, enum hsl_tail_state state); /* `writing` held */
+/* By who syncs a group, or holds `writing` with none in flight. */
+void hsl_tail_publish(struct hsl_log *log, enum hsl_tail_state state);
 void hsl_tail_close(struct hsl_log *log);
 
 /* index.c */

@@ -134,6 +134,7 @@ struct hsl_segment_facts {
 struct hsl_log_stats {
     uint64_t frames;
     uint64_t syncs;
+    uint64_t overlapped;        /* groups taken while the one before was not durable */
     uint64_t blocks;
     uint64_t records;
     uint64_t bytes_staged;

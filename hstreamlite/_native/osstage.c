@@ -330,14 +330,10 @@ int hsl_log_os_stage_reset(struct hsl_log *log)
     return HSL_OK;
 }
 
-/* Starts copying what is staged. stage_mu held, not writing; waits for what is staged already. */
+/* Starts copying what is staged. stage_mu held. What is staged already has no copy: nothing more is
+ * staged until that is durable. */
 int hsl_os_stage_enable(struct hsl_log *log)
 {
-    while (log->has_open || log->queue_len > 0) {
-        if (log->failed)
-            return HSL_FAILED;
-        hsl_lead(log);
-    }
     if (!log->stage_map) {
         int rc = hsl_log_os_stage_open(log, 1);
         if (rc != HSL_OK)
@@ -345,6 +341,7 @@ int hsl_os_stage_enable(struct hsl_log *log)
     }
     int rc = hsl_log_os_stage_reset(log);
     log->os_stage = rc == HSL_OK;
+    log->stage_hole = hsl_last_ticket(log);
     return rc;
 }
 

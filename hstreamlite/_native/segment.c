@@ -263,7 +263,7 @@ int hsl_roll(struct hsl_log *log)
     }
     struct hsl_segment *next = log->spare;
     next->number = log->last_segment + 1;
-    next->uid = hsl_random(log);
+    next->uid = hsl_random(&log->salt);
     next->epoch = log->epoch;
     next->pred_uid = log->pred_uid;
     next->pred_end = log->pred_end;

@@ -119,6 +119,13 @@ void hsl_stage_close_frame(struct hsl_log *log)
     log->queue[(log->queue_head + log->queue_len++) % HSL_QUEUE_MAX] = *open;
 }
 
+/* An open frame without blocks is dropped unwritten, and its ticket given again. */
+uint64_t hsl_last_ticket(const struct hsl_log *log)
+{
+    bool empty = log->has_open && log->open.blocks == 0 && log->open.flags == 0;
+    return log->next_ticket - (empty ? 2 : 1);
+}
+
 /* Makes the open frame hold `bytes` more in one piece. */
 static int place(struct hsl_log *log, size_t bytes)
 {
@@ -190,17 +197,10 @@ int hsl_stage_room(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags
     pthread_mutex_lock(&log->stage_mu);
     int rc;
     while ((rc = hsl_state(log)) == HSL_OK) {
-        if (log->writing) {
-            log->waiters++;
-            pthread_cond_wait(&log->durable_cv, &log->stage_mu);
-            log->waiters--;
-            continue;
-        }
         if ((flags & HSL_STAGE_OS) && !log->os_stage) {
             rc = hsl_os_stage_enable(log);
             if (rc != HSL_OK)
                 break;
-            continue;
         }
         bool disk = disk_room(log, bytes, blocks, system);
         if (disk && stage_room(log, bytes)) {
@@ -208,21 +208,20 @@ int hsl_stage_room(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags
             if (rc != HSL_AGAIN)
                 break;
         }
-        if (log->has_open || log->queue_len > 0) {
-            hsl_lead(log);
+        if (hsl_staged(log) || log->writing || log->flying > 0) {
+            hsl_get_on(log);
             continue;
         }
         if (disk)
             break;
-        log->writing = true;
+        hsl_turn_take(log);
         pthread_mutex_unlock(&log->stage_mu);
         rc = hsl_spare_create(log, hsl_claim(sizeof(struct hsl_frame_header) + bytes, blocks),
                               system);
         pthread_mutex_lock(&log->stage_mu);
-        log->writing = false;
+        hsl_turn_give(log);
         if (rc == HSL_FULL)
             log->stats.full++;
-        pthread_cond_broadcast(&log->durable_cv);
         if (rc != HSL_OK)
             break;
     }
@@ -355,12 +354,8 @@ uint64_t hsl_stage_commit(struct hsl_log *log, bool waits, bool *safe)
 {
     *safe = log->os_stage && copy_to_os_stage(log);
     uint64_t ticket = log->open.ticket;
-    if (log->thread_wakes_ns != 0 && !log->writing && !waits &&
-        (log->tail_waiters > 0 || log->claimed >= log->cfg.eager_bytes ||
-         log->thread_wakes_ns > log->open.staged_ns + log->cfg.linger_ns)) {
-        log->thread_wakes_ns = 0;
-        pthread_cond_signal(&log->writer_cv);
-    }
+    if (!waits)
+        hsl_wake_writer(log);
     pthread_mutex_unlock(&log->stage_mu);
     return ticket;
 }

@@ -128,14 +128,13 @@ int hsl_super_write(struct hsl_log *log)
 int hsl_log_super_store(struct hsl_log *log, const struct hsl_super *super)
 {
     pthread_mutex_lock(&log->stage_mu);
-    while (log->writing)
-        pthread_cond_wait(&log->durable_cv, &log->stage_mu);
+    hsl_turn_take(log);
     int rc = log->started ? hsl_state(log) : HSL_OK;
     if (rc != HSL_OK) {
+        hsl_turn_give(log);
         pthread_mutex_unlock(&log->stage_mu);
         return rc;
     }
-    log->writing = true;
     pthread_mutex_unlock(&log->stage_mu);
     memcpy(log->uuid, super->uuid, 16);
     log->super.first_segment = super->first_segment;
@@ -143,10 +142,9 @@ int hsl_log_super_store(struct hsl_log *log, const struct hsl_super *super)
     log->super.flags = super->flags;
     rc = hsl_super_write(log);
     pthread_mutex_lock(&log->stage_mu);
-    log->writing = false;
-    if (rc != HSL_OK && log->started && !log->failed)
-        log->failed = hsl_errno_of(rc);
-    pthread_cond_broadcast(&log->durable_cv);
+    if (rc != HSL_OK && log->started)
+        hsl_poison(log, rc);
+    hsl_turn_give(log);
     pthread_mutex_unlock(&log->stage_mu);
     return rc;
 }

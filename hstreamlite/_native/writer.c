@@ -1,398 +1,316 @@
-/* Group commit: staged frames become durable, strictly in order.
+/* Group commit: staged frames become durable, strictly in order, up to two groups in flight.
  *
- * One caller at a time leads (`writing`): it takes the queued frames, fills in checksums and
- * headers, writes, syncs once, publishes the blocks in the index and moves the durable ticket.
- * An idle store's caller leads for itself; while a write is in flight later callers wait and the
- * writer thread takes the next group, so that nobody pays a hand-over for a single append.
+ * A group goes through five steps:
+ *
+ *   take     frames leave the queue                       stage_mu, by whoever gets `writing`
+ *   build    offsets, checksums, header chain, rows       `writing`: one group at a time, in order
+ *   write    its bytes go out                             its owner alone; two groups may overlap
+ *   sync     covers every group written before it began   `syncing`: one at a time, oldest first
+ *   finish   index, durable ticket, waiters               in order
+ *
+ * The owner of a group is the thread that took it: a native writer, or a caller who waits anyway.
+ * It stays until the group is over. An idle log's caller leads for itself, so that nobody pays a
+ * hand-over for a single append; while a group is in flight later callers wait for the writer
+ * thread. Only when the group in flight and the one that would follow are both large is the second
+ * one taken at once: for bandwidth a disk wants two writes, for many small commits one sync that
+ * all of them share.
+ *
+ * Why an acknowledged ticket is durable: `settle` counts the oldest groups whose writes have all
+ * returned, then syncs, then finishes just those. So the sync that a ticket waits for began after
+ * the writes of all tickets up to it, whichever of the two writes was the faster.
+ *
+ * Whatever needs more than a place behind the last group waits until nothing is in flight, with
+ * `writing` held: sealing a segment and starting the next one, and those outside who take a turn
+ * (turn_take). So segment headers and footers state only what is durable. A checkpoint is part of a
+ * group; the superblock learns of it when that group is over.
+ *
+ * A failed write or sync poisons the log. No sync begins after that, so nothing at or above the
+ * failed group is ever acknowledged; a group below it, whose sync was under way, still may be.
+ *
+ * Stepped (threaded = 0) the same steps run on one thread: a group may be left written and unsynced
+ * while the next one is taken, be taken while a sync is under way, be synced with the one before or
+ * alone. Where threads would leave it to chance, `course` decides.
  */
 #include "log.h"
 
-#include <errno.h>
-#include <stdlib.h>
-#include <string.h>
-
-#define BATCH_BYTES (4u << 20)
-#define SMALL_GROUP (128u << 10)
-
-struct run { /* adjacent frames of one chunk that go out in one write */
-    struct hsl_chunk *chunk;
-    size_t from, to;
-    uint64_t at;
-};
-
-struct batch {
-    struct hsl_frame frames[HSL_BATCH_MAX];
-    uint64_t segment[HSL_BATCH_MAX];
-    uint64_t off[HSL_BATCH_MAX];
-    uint32_t count;
-    uint32_t written; /* frames whose claim was given back by a roll */
-    uint64_t bytes;   /* of all frames */
-    uint64_t end;     /* in the active segment */
-    uint64_t blocks;
-    struct run run;
-};
-
-static int flush_run(struct hsl_log *log, struct run *run)
+static struct hsl_group *flight(const struct hsl_log *log, uint32_t n)
 {
-    if (run->to == run->from)
-        return HSL_OK;
-    struct hsl_segment *active = log->active;
-    size_t len = run->to - run->from;
-    int err = hsl_write_all(log->io, active->fd, run->chunk->mem + run->from, len, run->at);
-    run->from = run->to = 0;
-    log->bytes_written += len;
-    return err < 0 ? hsl_fail(log, "write", "segment", -err) : HSL_OK;
+    return (struct hsl_group *)&log->groups[(log->oldest_group + n) % HSL_FLIGHTS];
 }
 
-/* Zeros are written ahead of small frames: a sync of blocks that were written before costs half of
- * one that must also convert reserved extents. */
-static int prewrite(struct hsl_log *log, uint64_t end, uint64_t len, uint64_t group)
+bool hsl_staged(const struct hsl_log *log) { return log->queue_len > 0 || log->has_open; }
+
+/* May the next group be taken now? Failed: never again. */
+bool hsl_may_submit(const struct hsl_log *log)
 {
-    struct hsl_segment *active = log->active;
-    if (active->prewritten < end)
-        active->prewritten = end;
-    if (group >= SMALL_GROUP) {
-        if (active->prewritten < end + len)
-            active->prewritten = end + len;
-        return HSL_OK;
-    }
-    if (end + len <= active->prewritten || log->cfg.prewrite_bytes == 0)
-        return HSL_OK;
-    uint64_t to = active->prewritten + log->cfg.prewrite_bytes;
-    if (to > active->capacity)
-        to = active->capacity & ~(uint64_t)(HSL_PAGE - 1);
-    if (to <= active->prewritten)
-        return HSL_OK;
-    size_t room = to - active->prewritten;
-    if (!log->zeros) {
-        log->zeros = hsl_page_alloc(log->cfg.prewrite_bytes);
-        if (!log->zeros)
-            return HSL_OK;
-        memset(log->zeros, 0, hsl_align_page(log->cfg.prewrite_bytes));
-    }
-    int err = hsl_write_all(log->io, active->fd, log->zeros, room, active->prewritten);
-    if (err < 0)
-        return hsl_fail(log, "prewrite", "segment", -err);
-    log->bytes_prewritten += room;
-    active->prewritten = to;
-    return HSL_OK;
+    if (log->writing || log->turns_wanted > 0 || log->failed || !hsl_staged(log))
+        return false;
+    if (log->flying == 0)
+        return true;
+    return log->flying < HSL_FLIGHTS && log->claimed >= log->cfg.eager_bytes &&
+           flight(log, log->flying - 1)->bytes >= log->cfg.eager_bytes;
 }
 
-static void seal_header(struct hsl_log *log, struct hsl_frame_header *header, uint64_t off)
+bool hsl_may_lead(const struct hsl_log *log)
 {
-    struct hsl_segment *active = log->active;
-    header->magic = HSL_FRAME_MAGIC;
-    header->uid = active->uid;
-    header->page = (uint32_t)(off / HSL_PAGE);
-    header->number = ++active->frames;
-    header->chain = active->last_crc;
-    header->durable = log->durable_at;
-    header->epoch = active->epoch;
-    header->zero = 0;
-    header->crc = hsl_crc32c(0, (uint8_t *)header + 8, sizeof *header - 8);
-    active->last_crc = header->crc;
+    return hsl_may_submit(log) || (!log->cfg.threaded && !log->writing && log->flying > 0);
 }
 
-static int write_checkpoint(struct hsl_log *log, struct batch *b)
+/* The turn, or a group, is over. */
+static void pass_on(struct hsl_log *log)
 {
-    struct hsl_segment *active = log->active;
-    size_t rows = active->rows_len - active->rows_checkpointed;
-    size_t bound = sizeof(struct hsl_frame_header) + sizeof(struct hsl_checkpoint) +
-                   hsl_footer_bound(rows);
-    if (rows == 0)
-        return HSL_OK;
-    int rc = flush_run(log, &b->run);
-    if (rc != HSL_OK)
-        return rc;
-    uint8_t *page = hsl_page_alloc(bound);
-    if (!page)
-        return HSL_OK;
-    struct hsl_frame_header header = {.flags = HSL_FRAME_CHECKPOINT};
-    struct hsl_checkpoint point = {
-        .previous = active->checkpoint,
-        .blocks = (uint32_t)rows,
-        .blocks_before = active->rows_checkpointed,
-    };
-    uint8_t *body = page + sizeof header;
-    struct hsl_footer_size size;
-    if (hsl_footer_encode(active->rows + active->rows_checkpointed, rows, body + sizeof point,
-                          &size) != HSL_OK) {
-        free(page);
-        return HSL_OK; /* a later one will hold these rows too */
-    }
-    point.shards = size.shards;
-    point.rows_len = (uint32_t)size.rows;
-    point.dir_len = (uint32_t)size.dir;
-    memcpy(body, &point, sizeof point);
-    header.body_len = (uint32_t)(sizeof point + size.rows + size.dir);
-    header.body_crc = hsl_crc32c(0, body, header.body_len);
-    size_t used = sizeof header + header.body_len, len = hsl_align_page(used);
-    memset(body + header.body_len, 0, len - used);
-    seal_header(log, &header, b->end);
-    memcpy(page, &header, sizeof header);
-    int err = hsl_write_all(log->io, active->fd, page, len, b->end);
-    free(page);
-    if (err < 0)
-        return hsl_fail(log, "write checkpoint", "segment", -err);
-    active->checkpoint = b->end;
-    active->rows_checkpointed = active->rows_len;
-    b->end += len;
-    active->checkpoint_end = b->end;
-    log->bytes_written += len;
-    return HSL_OK;
+    pthread_cond_broadcast(&log->turn_cv);
+    pthread_cond_broadcast(&log->room_cv);
+    hsl_wake_writer(log);
 }
 
-/* Checksums of the blocks, and their rows for the footer. */
-static int finish_blocks(struct hsl_log *log, const struct hsl_frame *frame, uint64_t off,
-                         uint32_t *body_crc)
+static uint64_t submit(struct hsl_log *log);
+
+static void drop_over(struct hsl_log *log)
 {
-    uint8_t *at = frame->chunk->mem + frame->off + sizeof(struct hsl_frame_header);
-    uint32_t crc = 0;
-    for (uint32_t i = 0; i < frame->blocks; i++) {
-        struct hsl_block_header header;
-        memcpy(&header, at, sizeof header);
-        uint32_t len = (uint32_t)sizeof header + header.ext_len + header.payload_len;
-        header.crc = hsl_crc32c(0, at + 8, len - 8);
-        memcpy(at + 4, &header.crc, 4);
-        crc = hsl_crc32c(crc, at + 4, 4);
-        struct hsl_row row = {
-            .shard = header.shard,
-            .seq = header.seq,
-            .order = header.order,
-            .time_ms = header.time_ms,
-            .off8 = (uint32_t)((off + (uint64_t)(at - frame->chunk->mem) - frame->off) / 8),
-            .len = len,
-            .count = header.count,
-        };
-        int rc = hsl_rows_push(log->active, &row);
-        if (rc != HSL_OK)
-            return hsl_fail(log, "index", "segment", ENOMEM);
-        at += hsl_align8(len);
+    while (log->flying > 0 && flight(log, 0)->state == HSL_GROUP_OVER) {
+        log->oldest_group = (log->oldest_group + 1) % HSL_FLIGHTS;
+        log->flying--;
+        log->groups_over++;
     }
-    *body_crc = crc;
-    return HSL_OK;
 }
 
-static int roll_batch(struct hsl_log *log, struct batch *b, uint32_t next)
+/* After a failure, groups leave as soon as nobody writes or syncs them. */
+static void abandon(struct hsl_log *log)
 {
-    int rc = flush_run(log, &b->run);
-    if (rc != HSL_OK)
-        return rc;
-    if (log->active) {
-        /* A footer is believed without a look at the frames, so they must be durable before it. */
-        int err = b->end > log->active->end ? log->io->datasync(log->io->ctx, log->active->fd) : 0;
-        if (err < 0)
-            return hsl_fail(log, "sync", "segment", -err);
-        pthread_mutex_lock(&log->stage_mu); /* appenders look at the room */
-        log->active->end = b->end;
-        log->active->blocks += b->blocks;
-        pthread_mutex_unlock(&log->stage_mu);
-    }
-    rc = hsl_roll(log);
-    if (rc != HSL_OK)
-        return rc;
-    pthread_mutex_lock(&log->stage_mu);
-    for (; b->written < next; b->written++)
-        log->claimed -= b->frames[b->written].claim;
+    for (uint32_t n = 0; !log->syncing && n < log->flying; n++)
+        if (flight(log, n)->state == HSL_GROUP_WRITTEN)
+            flight(log, n)->state = HSL_GROUP_OVER;
+    drop_over(log);
+    pthread_cond_broadcast(&log->turn_cv);
+    pthread_cond_broadcast(&log->room_cv);
+}
+
+/* Ends all writing for good. */
+void hsl_poison(struct hsl_log *log, int rc)
+{
+    if (!log->failed)
+        log->failed = hsl_errno_of(rc);
+    abandon(log);
+    hsl_wake_all(log);
+    hsl_notify(log->cfg.notify_fd);
+}
+
+static uint32_t count_written(struct hsl_log *log)
+{
+    uint32_t count = 0;
+    while (count < log->flying && flight(log, count)->state == HSL_GROUP_WRITTEN)
+        count++;
+    if (count > 1 && !log->cfg.threaded && hsl_random(&log->course) % 2 == 0)
+        count = 1; /* the younger was written after this sync began */
+    return count;
+}
+
+/* Syncs and finishes the groups that are written. false: there is none, or somebody is at it. */
+static bool settle(struct hsl_log *log)
+{
+    uint32_t count = count_written(log);
+    if (count == 0 || log->syncing || log->failed)
+        return false;
+    const struct hsl_group *last = flight(log, count - 1);
+    struct hsl_segment *segment = last->segment;
+    log->syncing = true;
     pthread_mutex_unlock(&log->stage_mu);
-    b->end = log->active->end;
-    b->blocks = 0;
-    return HSL_OK;
-}
-
-static int write_frame(struct hsl_log *log, struct batch *b, uint32_t i)
-{
-    struct hsl_frame *frame = &b->frames[i];
-    size_t len = hsl_align_page(frame->len);
-    int rc;
-    if (log->active && b->end - log->active->checkpoint_end >= log->cfg.checkpoint_bytes) {
-        rc = write_checkpoint(log, b);
-        if (rc != HSL_OK)
-            return rc;
+    int err = log->io->datasync(log->io->ctx, segment->fd);
+    int rc = err < 0 ? hsl_fail(log, "sync", "segment", -err) : HSL_OK;
+    if (rc == HSL_OK) {
+        log->syncs++;
+        log->durable_at = segment->number << 32 | last->end;
+        hsl_tail_publish(log, HSL_TAIL_OPEN);
     }
-    uint64_t used = log->active ? b->end - log->active->end + b->blocks * HSL_ROW_CLAIM : 0;
-    /* A full segment takes one more marker out of its overhead: without it a flipped bit in the
-     * last frame would look like a torn tail. */
-    bool marker = frame->blocks == 0 && (frame->flags & HSL_FRAME_IDLE);
-    if (!log->active ||
-        (!marker &&
-         used + hsl_claim(frame->len, frame->blocks) > hsl_segment_room(log->active))) {
-        rc = roll_batch(log, b, i);
-        if (rc != HSL_OK)
-            return rc;
+    for (uint32_t n = 0; n < count && rc == HSL_OK; n++)
+        rc = hsl_group_publish(log, flight(log, n));
+    pthread_mutex_lock(&log->stage_mu);
+    if (!log->cfg.threaded && hsl_may_submit(log) && hsl_random(&log->course) % 2 == 0)
+        submit(log); /* as another thread would while the sync is under way */
+    log->syncing = false;
+    for (uint32_t n = 0; n < count && rc == HSL_OK; n++) {
+        struct hsl_group *g = flight(log, n);
+        hsl_group_finish(log, g);
+        if (g->checkpoint != 0)
+            log->checkpoint_due = segment->number << 32 | g->checkpoint;
+        g->state = HSL_GROUP_OVER;
     }
-    struct hsl_frame_header header = {
-        .body_len = (uint32_t)(frame->len - sizeof header),
-        .blocks = frame->blocks,
-        .flags = frame->flags,
-    };
-    rc = finish_blocks(log, frame, b->end, &header.body_crc);
-    if (rc == HSL_OK)
-        rc = prewrite(log, b->end, len, b->bytes);
+    drop_over(log);
     if (rc != HSL_OK)
-        return rc;
-    seal_header(log, &header, b->end);
-    memcpy(frame->chunk->mem + frame->off, &header, sizeof header);
-    if (b->run.chunk != frame->chunk || b->run.to != frame->off || b->run.to == b->run.from) {
-        rc = flush_run(log, &b->run);
-        if (rc != HSL_OK)
-            return rc;
-        b->run = (struct run){frame->chunk, frame->off, frame->off, b->end};
-    }
-    b->run.to += len;
-    b->segment[i] = log->active->number;
-    b->off[i] = b->end;
-    b->end += len;
-    b->blocks += frame->blocks;
-    return HSL_OK;
+        hsl_poison(log, rc);
+    else if (log->failed)
+        abandon(log);
+    hsl_notify(log->cfg.notify_fd);
+    pass_on(log);
+    return true;
 }
 
-static int publish(struct hsl_log *log, const struct batch *b)
+/* Waits until nothing is in flight. */
+static void drain(struct hsl_log *log)
 {
-    int rc = HSL_OK;
-    pthread_mutex_lock(&log->index_mu);
-    for (uint32_t i = 0; i < b->count && rc == HSL_OK; i++) {
-        const struct hsl_frame *frame = &b->frames[i];
-        struct hsl_segment *segment = hsl_segment_find(log, b->segment[i]);
-        const uint8_t *start = frame->chunk->mem + frame->off, *at = start + 64;
-        for (uint32_t j = 0; j < frame->blocks && rc == HSL_OK; j++) {
-            struct hsl_block_header header;
-            memcpy(&header, at, sizeof header);
-            struct hsl_entry entry = {
-                .seq = header.seq,
-                .order = header.order,
-                .time_ms = header.time_ms,
-                .segment = (uint32_t)b->segment[i],
-                .off8 = (uint32_t)((b->off[i] + (uint64_t)(at - start)) / 8),
-                .len = (uint32_t)sizeof header + header.ext_len + header.payload_len,
-                .count = header.count,
-            };
-            rc = hsl_index_insert(log, segment, header.shard, &entry);
-            at += hsl_align8(entry.len);
-        }
-    }
-    pthread_mutex_unlock(&log->index_mu);
+    while (log->flying > 0)
+        if (!settle(log))
+            pthread_cond_wait(&log->turn_cv, &log->stage_mu);
+}
+
+/* Seals the active segment behind what is durable, and starts the next one. `writing` held. */
+static int roll(struct hsl_log *log)
+{
+    drain(log);
+    if (log->failed)
+        return HSL_FAILED;
+    pthread_mutex_unlock(&log->stage_mu);
+    int rc = hsl_roll(log);
+    pthread_mutex_lock(&log->stage_mu);
     return rc;
 }
 
-static int write_batch(struct hsl_log *log, struct batch *b)
+/* Takes the next group and writes it; its number, or 0 if nothing was staged or it failed. */
+static uint64_t submit(struct hsl_log *log)
 {
-    b->end = log->active ? log->active->end : 0;
-    b->blocks = 0;
-    uint64_t checkpoint = log->active ? log->active->checkpoint : 0;
-    for (uint32_t i = 0; i < b->count; i++) {
-        int rc = write_frame(log, b, i);
-        if (rc != HSL_OK)
-            return rc;
-    }
-    int rc = flush_run(log, &b->run);
-    if (rc != HSL_OK)
-        return rc;
-    int err = log->io->datasync(log->io->ctx, log->active->fd);
-    if (err < 0)
-        return hsl_fail(log, "sync", "segment", -err);
-    log->syncs++;
-    log->durable_at = log->active->number << 32 | b->end;
-    hsl_tail_publish(log, HSL_TAIL_OPEN);
-    if (log->active->checkpoint != 0 && log->active->checkpoint != checkpoint) {
-        log->super.checkpoint = log->active->number << 32 | log->active->checkpoint;
-        rc = hsl_super_write(log);
-        if (rc != HSL_OK)
-            return rc;
-    }
-    return publish(log, b);
-}
-
-static void take_batch(struct hsl_log *log, struct batch *b)
-{
-    size_t bytes = 0;
-    b->count = 0;
-    b->written = 0;
-    b->run = (struct run){0};
-    while (b->count < log->queue_len && b->count < HSL_BATCH_MAX) {
-        const struct hsl_frame *frame =
-            &log->queue[(log->queue_head + b->count) % HSL_QUEUE_MAX];
-        if (b->count > 0 && bytes + frame->len > BATCH_BYTES)
-            break;
-        bytes += frame->len;
-        b->frames[b->count++] = *frame;
-    }
-    b->bytes = bytes;
-}
-
-static void finish_batch(struct hsl_log *log, struct batch *b)
-{
-    struct hsl_segment *active = log->active;
-    active->end = b->end;
-    active->blocks += b->blocks;
-    for (uint32_t i = 0; i < b->count; i++) {
-        const struct hsl_frame *frame = &b->frames[i];
-        if (i >= b->written)
-            log->claimed -= frame->claim;
-        frame->chunk->unwritten--;
-        log->stats.frames++;
-        log->stats.blocks += frame->blocks;
-        log->stats.records += frame->records;
-        hsl_cache_add(log, frame, b->segment[i], b->off[i]);
-    }
-    log->queue_head = (log->queue_head + b->count) % HSL_QUEUE_MAX;
-    log->queue_len -= b->count;
-    const struct hsl_frame *last = &b->frames[b->count - 1];
-    hsl_os_stage_release(log, last->stage_end);
-    log->idle_marked = b->count == 1 && (last->flags & HSL_FRAME_IDLE) != 0;
-    log->last_write_ns = log->io->mono_ns(log->io->ctx);
-    atomic_store_explicit(&log->durable_ticket, last->ticket, memory_order_release);
-}
-
-/* Writes one group. stage_mu held and !writing on entry and on return; released between. */
-void hsl_lead(struct hsl_log *log)
-{
-    struct batch b;
     hsl_stage_close_frame(log);
-    take_batch(log, &b);
-    if (b.count == 0)
-        return;
+    if (log->queue_len == 0)
+        return 0;
     log->writing = true;
-    pthread_mutex_unlock(&log->stage_mu);
-    int rc = write_batch(log, &b);
-    pthread_mutex_lock(&log->stage_mu);
+    int rc = HSL_OK;
+    if (!hsl_group_fits(log, &log->queue[log->queue_head], 0))
+        rc = roll(log);
+    struct hsl_group *g = flight(log, log->flying);
     if (rc == HSL_OK) {
-        finish_batch(log, &b);
-        if (!log->spare && hsl_segment_room(log->active) < log->active->capacity / 2) {
-            pthread_cond_broadcast(&log->durable_cv);
-            pthread_mutex_unlock(&log->stage_mu);
-            hsl_spare_create(log, 0, false); /* a full disk shows when the room is needed */
-            pthread_mutex_lock(&log->stage_mu);
-        }
-    } else if (!log->failed) {
-        log->failed = hsl_errno_of(rc);
+        hsl_group_take(log, g);
+        pthread_mutex_unlock(&log->stage_mu);
+        rc = hsl_group_build(log, g);
+        pthread_mutex_lock(&log->stage_mu);
     }
     log->writing = false;
-    pthread_cond_broadcast(&log->durable_cv);
-    bool more = log->queue_len + log->has_open > 0 && log->waiters > 0;
-    if (log->thread_wakes_ns != 0 && (more || log->thread_wakes_ns == UINT64_MAX)) {
-        log->thread_wakes_ns = 0;
-        pthread_cond_signal(&log->writer_cv);
+    if (rc != HSL_OK) {
+        hsl_poison(log, rc);
+        return 0;
     }
-    hsl_notify(log->cfg.notify_fd);
+    hsl_group_place(log, g);
+    g->state = HSL_GROUP_WRITING;
+    log->stats.overlapped += log->flying;
+    log->flying++;
+    uint64_t number = ++log->groups_given;
+    pthread_cond_broadcast(&log->turn_cv);
+    hsl_wake_writer(log);
+    pthread_mutex_unlock(&log->stage_mu);
+    rc = hsl_group_write(log, g);
+    pthread_mutex_lock(&log->stage_mu);
+    g->state = HSL_GROUP_WRITTEN;
+    if (rc != HSL_OK)
+        hsl_poison(log, rc);
+    else if (log->failed)
+        abandon(log);
+    return rc == HSL_OK ? number : 0;
+}
+
+/* What nobody has to wait for: the superblock learns of a durable checkpoint, and the next segment
+ * is made before this one is full. If another holds `writing` it comes here after its group. */
+static void look_after(struct hsl_log *log)
+{
+    const struct hsl_segment *active = log->active;
+    if (log->writing || log->failed || log->closing || !active)
+        return;
+    bool checkpoint = log->checkpoint_due >> 32 == active->number;
+    bool spare = !log->spare && hsl_segment_room(active) < active->capacity / 2;
+    if (!checkpoint && !spare)
+        return;
+    log->writing = true;
+    if (checkpoint)
+        log->super.checkpoint = log->checkpoint_due;
+    log->checkpoint_due = 0;
+    pthread_mutex_unlock(&log->stage_mu);
+    int rc = checkpoint ? hsl_super_write(log) : HSL_OK;
+    if (rc == HSL_OK && spare)
+        hsl_spare_create(log, 0, false); /* a full disk shows when the room is needed */
+    pthread_mutex_lock(&log->stage_mu);
+    log->writing = false;
+    if (rc != HSL_OK)
+        hsl_poison(log, rc);
+    pass_on(log);
+}
+
+static void step(struct hsl_log *log)
+{
+    if (hsl_may_submit(log))
+        submit(log);
+    if (hsl_may_submit(log) && hsl_random(&log->course) % 2 == 0)
+        return; /* left in flight: the next group is taken before the sync */
+    settle(log);
+}
+
+/* Takes one group and sees it through. */
+void hsl_lead(struct hsl_log *log)
+{
+    if (log->cfg.threaded) {
+        uint64_t number = submit(log);
+        while (log->groups_over < number)
+            if (!settle(log))
+                pthread_cond_wait(&log->turn_cv, &log->stage_mu);
+    } else {
+        step(log);
+    }
+    look_after(log);
+}
+
+/* For those who need that what is staged gets out of the way: leads an idle log, else waits. A
+ * second group is left to a native writer, so that who has something to stage can go on staging. */
+void hsl_get_on(struct hsl_log *log)
+{
+    if (hsl_may_lead(log) && (log->flying == 0 || !log->cfg.threaded)) {
+        hsl_lead(log);
+        return;
+    }
+    log->waiters++;
+    pthread_cond_wait(&log->room_cv, &log->stage_mu);
+    log->waiters--;
+}
+
+/* Takes `writing` with nothing in flight. */
+void hsl_turn_take(struct hsl_log *log)
+{
+    log->turns_wanted++;
+    while (log->writing || log->flying > 0)
+        if (log->writing || !settle(log))
+            pthread_cond_wait(&log->turn_cv, &log->stage_mu);
+    log->turns_wanted--;
+    log->writing = true;
+}
+
+void hsl_turn_give(struct hsl_log *log)
+{
+    log->writing = false;
+    pass_on(log);
+}
+
+/* When the writer thread has something to do, unless a group ends before. */
+uint64_t hsl_due(const struct hsl_log *log)
+{
+    if (log->writing || log->turns_wanted > 0 || log->failed)
+        return UINT64_MAX;
+    if (!hsl_staged(log))
+        return log->flying > 0 || log->idle_marked ? UINT64_MAX
+                                                   : log->last_write_ns + log->cfg.idle_mark_ns;
+    if (!hsl_may_submit(log))
+        return UINT64_MAX;
+    if (log->queue_len > 0 || log->waiters > 0 || log->tail_waiters > 0 || log->closing ||
+        log->want_ticket > atomic_load(&log->durable_ticket) ||
+        log->claimed >= log->cfg.eager_bytes)
+        return 0;
+    return log->open.staged_ns + log->cfg.linger_ns;
 }
 
 bool hsl_wants_write(struct hsl_log *log, uint64_t now)
 {
-    if (log->queue_len == 0 && !log->has_open) {
-        if (log->idle_marked || now < log->last_write_ns + log->cfg.idle_mark_ns)
-            return false;
-        if (hsl_stage_empty_frame(log, HSL_FRAME_IDLE) != HSL_OK) {
-            log->idle_marked = true;
-            return false;
-        }
-        return true;
+    if (hsl_due(log) > now)
+        return false;
+    if (!hsl_staged(log) && hsl_stage_empty_frame(log, HSL_FRAME_IDLE) != HSL_OK) {
+        log->idle_marked = true;
+        return false;
     }
-    const struct hsl_frame *oldest =
-        log->queue_len > 0 ? &log->queue[log->queue_head] : &log->open;
-    return log->queue_len > 0 || log->waiters > 0 || log->tail_waiters > 0 || log->closing ||
-           log->want_ticket > atomic_load(&log->durable_ticket) ||
-           log->claimed >= log->cfg.eager_bytes || now >= oldest->staged_ns + log->cfg.linger_ns;
+    return true;
 }
 
 static void sleep_until(struct hsl_log *log, uint64_t at, uint64_t now)
@@ -412,26 +330,35 @@ static void sleep_until(struct hsl_log *log, uint64_t at, uint64_t now)
     log->thread_wakes_ns = 0;
 }
 
+/* The writer thread: leads whatever is due. */
 void *hsl_writer_main(void *arg)
 {
     struct hsl_log *log = arg;
     pthread_mutex_lock(&log->stage_mu);
     while (!log->closing && !log->failed) {
         uint64_t now = log->io->mono_ns(log->io->ctx);
-        if (!log->writing && hsl_wants_write(log, now)) {
+        if (hsl_wants_write(log, now))
+            hsl_lead(log);
+        else
+            sleep_until(log, hsl_due(log), now);
+    }
+    pthread_mutex_unlock(&log->stage_mu);
+    return NULL;
+}
+
+/* The second writer thread: only takes groups beside one in flight. */
+void *hsl_second_main(void *arg)
+{
+    struct hsl_log *log = arg;
+    pthread_mutex_lock(&log->stage_mu);
+    while (!log->closing && !log->failed) {
+        if (log->flying > 0 && hsl_may_submit(log)) {
             hsl_lead(log);
             continue;
         }
-        uint64_t at = UINT64_MAX;
-        if (log->queue_len > 0)
-            at = log->queue[log->queue_head].staged_ns + log->cfg.linger_ns;
-        else if (log->has_open)
-            at = log->open.staged_ns + log->cfg.linger_ns;
-        else if (!log->idle_marked)
-            at = log->last_write_ns + log->cfg.idle_mark_ns;
-        if (log->writing && at < now + 1000000u)
-            at = now + 1000000u;
-        sleep_until(log, at, now);
+        log->second_sleeps = true;
+        pthread_cond_wait(&log->second_cv, &log->stage_mu);
+        log->second_sleeps = false;
     }
     pthread_mutex_unlock(&log->stage_mu);
     return NULL;

@@ -20,6 +20,15 @@ STATES = "tests/log/test_recovery_states.py"
 CASES = "tests/log/test_reopening.py"
 MODEL = "tests/test_model_store.py"
 REGROUP = "tests/log/test_regroup.py"
+FLIGHTS = "tests/log/test_two_in_flight.py"
+
+PUBLISH = """    for (uint32_t n = 0; n < count && rc == HSL_OK; n++)
+        rc = hsl_group_publish(log, flight(log, n));
+"""
+LOCK = "    pthread_mutex_lock(&log->stage_mu);\n"
+SUBMIT = """    if (!log->cfg.threaded && hsl_may_submit(log) && hsl_random(&log->course) % 2 == 0)
+        submit(log); /* as another thread would while the sync is under way */
+"""
 
 
 @dataclass(frozen=True)
@@ -36,11 +45,38 @@ class Bug:
 BUGS = {
     "acknowledge before the sync": Bug(
         "_native/writer.c",
-        "int err = log->io->datasync(log->io->ctx, log->active->fd);\n    if (err < 0)\n"
-        '        return hsl_fail(log, "sync", "segment", -err);\n    log->syncs++;',
-        "log->syncs++;",
+        "int err = log->io->datasync(log->io->ctx, segment->fd);",
+        "int err = 0;",
         STATES,
         "crash_at_every",
+    ),
+    "acknowledge the faster of two writes": Bug(
+        "_native/writer.c",
+        "while (count < log->flying && flight(log, count)->state == HSL_GROUP_WRITTEN)",
+        "while (count < log->flying)",
+        FLIGHTS,
+        "younger_group_waits",
+    ),
+    "acknowledge what was written after the sync began": Bug(
+        "_native/writer.c",
+        PUBLISH + LOCK + SUBMIT,
+        LOCK + SUBMIT + "    count = log->flying;\n" + PUBLISH,
+        FLIGHTS,
+        "sync_covers",
+    ),
+    "acknowledge one group ahead": Bug(
+        "_native/group.c",
+        "&log->durable_ticket, last->ticket, memory",
+        "&log->durable_ticket, last->ticket + 1, memory",
+        FLIGHTS,
+        "older_group_is",
+    ),
+    "state the group in flight as durable": Bug(
+        "_native/group.c",
+        "header->durable = log->durable_at;",
+        "header->durable = active->number << 32 | active->end;",
+        FLIGHTS,
+        "crash_with",
     ),
     "skip the sync of the directory": Bug(
         "_native/segment.c",
@@ -115,8 +151,8 @@ BUGS = {
     ),
     "go on after a failed sync": Bug(
         "_native/writer.c",
-        "    } else if (!log->failed) {\n",
-        "    } else if (false) {\n",
+        "    drop_over(log);\n    if (rc != HSL_OK)\n",
+        "    drop_over(log);\n    if (false)\n",
         STATES,
         "failed_store",
     ),

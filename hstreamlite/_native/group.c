@@ -1,0 +1,299 @@
+/* One group: its frames get their place, their bytes, and go out.
+ *
+ * A group lies in one segment, behind the group before it. Laying it out is serial, because each
+ * frame header names the CRC of the one before; writing is not. What a header states as durable is
+ * what was durable when it was built, never the group in flight before it: if that one is torn by
+ * a crash and this one is not, recovery finds valid frames behind a hole that claim nothing beyond
+ * it, which is a torn tail.
+ */
+#include "log.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define GROUP_BYTES (4u << 20)
+#define SMALL_GROUP (128u << 10)
+
+/* Does the frame fit the active segment behind `taken` claimed bytes? A full segment takes one
+ * more marker out of its overhead: without it a flipped bit in the last frame would look like a
+ * torn tail. */
+bool hsl_group_fits(const struct hsl_log *log, const struct hsl_frame *frame, uint64_t taken)
+{
+    bool marker = frame->blocks == 0 && (frame->flags & HSL_FRAME_IDLE);
+    return log->active && (marker || taken + hsl_claim(frame->len, frame->blocks) <=
+                                         hsl_segment_room(log->active));
+}
+
+static uint64_t group_bytes(const struct hsl_log *log)
+{
+    uint64_t share = log->cfg.stage_bytes / 4;
+    return share < GROUP_BYTES ? share : GROUP_BYTES;
+}
+
+/* Takes frames off the queue, as many as belong together: at least the first, which fits. stage_mu
+ * and `writing` held. */
+void hsl_group_take(struct hsl_log *log, struct hsl_group *g)
+{
+    uint64_t claim = 0;
+    g->count = 0;
+    g->bytes = 0;
+    g->blocks = 0;
+    while (log->queue_len > 0 && g->count < HSL_GROUP_FRAMES) {
+        const struct hsl_frame *frame = &log->queue[log->queue_head];
+        if (g->count > 0 &&
+            (g->bytes + frame->len > group_bytes(log) || !hsl_group_fits(log, frame, claim)))
+            break;
+        if (g->count > 0 && !log->cfg.threaded && hsl_random(&log->course) % 2 == 0)
+            break; /* the writer came before the rest was staged */
+        claim += hsl_claim(frame->len, frame->blocks);
+        g->bytes += frame->len;
+        g->blocks += frame->blocks;
+        g->frames[g->count++] = *frame;
+        log->queue_head = (log->queue_head + 1) % HSL_QUEUE_MAX;
+        log->queue_len--;
+    }
+}
+
+static void add_write(struct hsl_group *g, const uint8_t *from, size_t len, uint64_t at)
+{
+    struct hsl_write *last = g->writes_len > 0 ? &g->writes[g->writes_len - 1] : NULL;
+    if (last && last->from + last->len == from && last->at + last->len == at)
+        last->len += len;
+    else
+        g->writes[g->writes_len++] = (struct hsl_write){from, len, at};
+}
+
+/* Zeros are written ahead of small frames: a sync of blocks that were written before costs half of
+ * one that must also convert reserved extents. */
+static int prewrite(struct hsl_log *log, uint64_t end, uint64_t len, uint64_t group)
+{
+    struct hsl_segment *active = log->active;
+    if (active->prewritten < end)
+        active->prewritten = end;
+    if (group >= SMALL_GROUP) {
+        if (active->prewritten < end + len)
+            active->prewritten = end + len;
+        return HSL_OK;
+    }
+    if (end + len <= active->prewritten || log->cfg.prewrite_bytes == 0)
+        return HSL_OK;
+    uint64_t to = active->prewritten + log->cfg.prewrite_bytes;
+    if (to > active->capacity)
+        to = active->capacity & ~(uint64_t)(HSL_PAGE - 1);
+    if (to <= active->prewritten)
+        return HSL_OK;
+    size_t room = to - active->prewritten;
+    if (!log->zeros) {
+        log->zeros = hsl_page_alloc(log->cfg.prewrite_bytes);
+        if (!log->zeros)
+            return HSL_OK;
+        memset(log->zeros, 0, hsl_align_page(log->cfg.prewrite_bytes));
+    }
+    int err = hsl_write_all(log->io, active->fd, log->zeros, room, active->prewritten);
+    if (err < 0)
+        return hsl_fail(log, "prewrite", "segment", -err);
+    log->bytes_prewritten += room;
+    active->prewritten = to;
+    return HSL_OK;
+}
+
+static void seal_header(struct hsl_log *log, struct hsl_frame_header *header, uint64_t off)
+{
+    struct hsl_segment *active = log->active;
+    header->magic = HSL_FRAME_MAGIC;
+    header->uid = active->uid;
+    header->page = (uint32_t)(off / HSL_PAGE);
+    header->number = ++active->frames;
+    header->chain = active->last_crc;
+    header->durable = log->durable_at;
+    header->epoch = active->epoch;
+    header->zero = 0;
+    header->crc = hsl_crc32c(0, (uint8_t *)header + 8, sizeof *header - 8);
+    active->last_crc = header->crc;
+}
+
+/* The index of the blocks since the last checkpoint, as the first frame of the group. */
+static void build_checkpoint(struct hsl_log *log, struct hsl_group *g)
+{
+    struct hsl_segment *active = log->active;
+    size_t rows = active->rows_len - active->rows_checkpointed;
+    size_t bound = sizeof(struct hsl_frame_header) + sizeof(struct hsl_checkpoint) +
+                   hsl_footer_bound(rows);
+    uint8_t *page = rows > 0 ? hsl_page_alloc(bound) : NULL;
+    if (!page)
+        return;
+    struct hsl_frame_header header = {.flags = HSL_FRAME_CHECKPOINT};
+    struct hsl_checkpoint point = {
+        .previous = active->checkpoint,
+        .blocks = (uint32_t)rows,
+        .blocks_before = active->rows_checkpointed,
+    };
+    uint8_t *body = page + sizeof header;
+    struct hsl_footer_size size;
+    if (hsl_footer_encode(active->rows + active->rows_checkpointed, rows, body + sizeof point,
+                          &size) != HSL_OK) {
+        free(page);
+        return; /* a later one will hold these rows too */
+    }
+    point.shards = size.shards;
+    point.rows_len = (uint32_t)size.rows;
+    point.dir_len = (uint32_t)size.dir;
+    memcpy(body, &point, sizeof point);
+    header.body_len = (uint32_t)(sizeof point + size.rows + size.dir);
+    header.body_crc = hsl_crc32c(0, body, header.body_len);
+    size_t used = sizeof header + header.body_len, len = hsl_align_page(used);
+    memset(body + header.body_len, 0, len - used);
+    seal_header(log, &header, g->end);
+    memcpy(page, &header, sizeof header);
+    add_write(g, page, len, g->end);
+    g->page = page;
+    g->checkpoint = active->checkpoint = g->end;
+    active->rows_checkpointed = active->rows_len;
+    g->end += len;
+    active->checkpoint_end = g->end;
+}
+
+/* Checksums of the blocks, and their rows for the footer. */
+static int finish_blocks(struct hsl_log *log, const struct hsl_frame *frame, uint64_t off,
+                         uint32_t *body_crc)
+{
+    uint8_t *at = frame->chunk->mem + frame->off + sizeof(struct hsl_frame_header);
+    uint32_t crc = 0;
+    for (uint32_t i = 0; i < frame->blocks; i++) {
+        struct hsl_block_header header;
+        memcpy(&header, at, sizeof header);
+        uint32_t len = (uint32_t)sizeof header + header.ext_len + header.payload_len;
+        header.crc = hsl_crc32c(0, at + 8, len - 8);
+        memcpy(at + 4, &header.crc, 4);
+        crc = hsl_crc32c(crc, at + 4, 4);
+        struct hsl_row row = {
+            .shard = header.shard,
+            .seq = header.seq,
+            .order = header.order,
+            .time_ms = header.time_ms,
+            .off8 = (uint32_t)((off + (uint64_t)(at - frame->chunk->mem) - frame->off) / 8),
+            .len = len,
+            .count = header.count,
+        };
+        int rc = hsl_rows_push(log->active, &row);
+        if (rc != HSL_OK)
+            return hsl_fail(log, "index", "segment", ENOMEM);
+        at += hsl_align8(len);
+    }
+    *body_crc = crc;
+    return HSL_OK;
+}
+
+static int build_frame(struct hsl_log *log, struct hsl_group *g, uint32_t i)
+{
+    const struct hsl_frame *frame = &g->frames[i];
+    size_t len = hsl_align_page(frame->len);
+    struct hsl_frame_header header = {
+        .body_len = (uint32_t)(frame->len - sizeof header),
+        .blocks = frame->blocks,
+        .flags = frame->flags,
+    };
+    int rc = finish_blocks(log, frame, g->end, &header.body_crc);
+    if (rc == HSL_OK)
+        rc = prewrite(log, g->end, len, g->bytes);
+    if (rc != HSL_OK)
+        return rc;
+    seal_header(log, &header, g->end);
+    memcpy(frame->chunk->mem + frame->off, &header, sizeof header);
+    add_write(g, frame->chunk->mem + frame->off, len, g->end);
+    g->off[i] = g->end;
+    g->end += len;
+    return HSL_OK;
+}
+
+/* Fills in offsets, checksums and headers. `writing` held. */
+int hsl_group_build(struct hsl_log *log, struct hsl_group *g)
+{
+    struct hsl_segment *active = log->active;
+    g->segment = active;
+    g->end = active->end;
+    g->checkpoint = 0;
+    g->page = NULL;
+    g->writes_len = 0;
+    if (g->end - active->checkpoint_end >= log->cfg.checkpoint_bytes)
+        build_checkpoint(log, g);
+    int rc = HSL_OK;
+    for (uint32_t i = 0; i < g->count && rc == HSL_OK; i++)
+        rc = build_frame(log, g, i);
+    if (rc != HSL_OK)
+        free(g->page);
+    return rc;
+}
+
+/* Moves the end of the segment behind the group, and its claims into it. stage_mu and `writing`
+ * held. */
+void hsl_group_place(struct hsl_log *log, struct hsl_group *g)
+{
+    g->segment->end = g->end;
+    g->segment->blocks += g->blocks;
+    for (uint32_t i = 0; i < g->count; i++)
+        log->claimed -= g->frames[i].claim;
+}
+
+/* By the group's owner, beside whoever writes another. */
+int hsl_group_write(struct hsl_log *log, struct hsl_group *g)
+{
+    int err = 0;
+    for (uint32_t i = 0; i < g->writes_len && err == 0; i++) {
+        const struct hsl_write *w = &g->writes[i];
+        err = hsl_write_all(log->io, g->segment->fd, w->from, w->len, w->at);
+        log->bytes_written += w->len;
+    }
+    free(g->page);
+    g->page = NULL;
+    return err < 0 ? hsl_fail(log, "write", "segment", -err) : HSL_OK;
+}
+
+/* The blocks of a durable group go to the index. */
+int hsl_group_publish(struct hsl_log *log, const struct hsl_group *g)
+{
+    int rc = HSL_OK;
+    pthread_mutex_lock(&log->index_mu);
+    for (uint32_t i = 0; i < g->count && rc == HSL_OK; i++) {
+        const struct hsl_frame *frame = &g->frames[i];
+        const uint8_t *start = frame->chunk->mem + frame->off, *at = start + 64;
+        for (uint32_t j = 0; j < frame->blocks && rc == HSL_OK; j++) {
+            struct hsl_block_header header;
+            memcpy(&header, at, sizeof header);
+            struct hsl_entry entry = {
+                .seq = header.seq,
+                .order = header.order,
+                .time_ms = header.time_ms,
+                .segment = (uint32_t)g->segment->number,
+                .off8 = (uint32_t)((g->off[i] + (uint64_t)(at - start)) / 8),
+                .len = (uint32_t)sizeof header + header.ext_len + header.payload_len,
+                .count = header.count,
+            };
+            rc = hsl_index_insert(log, g->segment, header.shard, &entry);
+            at += hsl_align8(entry.len);
+        }
+    }
+    pthread_mutex_unlock(&log->index_mu);
+    return rc;
+}
+
+/* A durable group is acknowledged. In order; stage_mu held. */
+void hsl_group_finish(struct hsl_log *log, struct hsl_group *g)
+{
+    for (uint32_t i = 0; i < g->count; i++) {
+        const struct hsl_frame *frame = &g->frames[i];
+        frame->chunk->unwritten--;
+        log->stats.frames++;
+        log->stats.blocks += frame->blocks;
+        log->stats.records += frame->records;
+        hsl_cache_add(log, frame, g->segment->number, g->off[i]);
+    }
+    const struct hsl_frame *last = &g->frames[g->count - 1];
+    hsl_os_stage_release(log, last->stage_end);
+    log->idle_marked = g->count == 1 && (last->flags & HSL_FRAME_IDLE) != 0;
+    log->last_write_ns = log->io->mono_ns(log->io->ctx);
+    uint64_t before = log->durable_ticket;
+    atomic_store_explicit(&log->durable_ticket, last->ticket, memory_order_release);
+    hsl_wake_durable(log, before, last->ticket);
+}
