@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import hstreamlite as hs
@@ -163,18 +164,20 @@ def write(
     waits: str = "",
 ) -> None:
     """Write until the process is killed, or so many rounds; say how it failed."""
-    opened = None
+    opened, phase = None, "opening"
     wait("pid", waits)
     try:
         opened = hs.open(path, config=hs.StoreConfig(**config))
+        phase = ""
         writer = Writer(opened, life, levels)
         wait("opened", waits)
         writer.run_on(rounds)
+        phase = "closing"
         opened.close()
         report("closed")
     except (hs.HStreamError, OSError) as error:
-        report("failed", type(error).__name__, getattr(error, "outcome", "unknown"))
-        if opened is not None:
+        report("failed", type(error).__name__, phase or getattr(error, "outcome", "unknown"))
+        if opened is not None and isinstance(error, hs.StoreFailed):
             refuse(opened)
 
 
@@ -195,15 +198,16 @@ def refuse(store: hs.Store) -> None:
         "delete": lambda: store.delete_stream(COPIES),
         "create": lambda: store.create_stream("never"),
         "sync": store.sync,
-        "close": store.close,
     }
     for name, call in calls.items():
         try:
             call()
-        except (hs.StoreFailed, hs.StreamNotFound):
+        except (hs.StoreFailed, hs.StoreClosed, hs.StreamNotFound):
             report("refused", name)
         else:
             report("accepted", name)
+    with suppress(hs.StoreFailed):
+        store.close()
 
 
 def acks(path: str, progress_acks: int) -> None:

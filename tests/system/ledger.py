@@ -150,6 +150,11 @@ class Ledger:
             case _:
                 raise AssertionError(f"unknown report {words}")
 
+    def failed_well(self) -> bool:
+        """Say whether the failure had the type that it must have in an open store."""
+        typed = self.failed in ("StoreFailed unknown", "StorageFull none")
+        return typed or self.failed.endswith((" opening", " closing"))
+
     def known(self) -> list[tuple[str, Line]]:
         return [(name, line) for name, line in self.lines.items() if line.bounds]
 

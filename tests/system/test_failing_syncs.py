@@ -22,7 +22,7 @@ from tests.system.workers import Workers
 
 ROUNDS = 2
 LEVELS = ["sync", "os", "memory"]
-REFUSED = 8
+REFUSED = 7
 
 
 @pytest.fixture(scope="module")
@@ -73,17 +73,19 @@ def test_no_sync_that_fails_costs_what_was_acknowledged(
             fault = {"SHIM_SYNC": str(number)}
             fault |= {"SHIM_LOSES": "1"} if how == "loses" else {"SHIM_KEEPS": str(lost)}
             struck, refused = "", 0
-            for words in workers.start(**write, life=ledger.begin(), rounds=ROUNDS, env=fault):
+            worker = workers.start(**write, life=ledger.begin(), rounds=ROUNDS, env=fault)
+            for words in worker:
                 if words[0] == "struck":
                     struck = words[1]
                 else:
                     refused += words[0] in ("refused", "accepted")
                     ledger.take(words)
+            assert worker.status == 0
             if not struck:
                 assert not ledger.failed
                 break
-            assert ledger.failed or struck == "directory"
-            assert refused in (0, REFUSED)
+            assert ledger.failed_well() or (struck == "directory" and not ledger.failed)
+            assert refused == REFUSED * ledger.failed.startswith("StoreFailed")
             errors[ledger.failed or "none seen"] += 1
             ledger.end("kill")
             if how == "keeps":

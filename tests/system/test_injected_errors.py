@@ -75,9 +75,11 @@ class Run:
         assert strace is not None
         strace.communicate()
         self.killed = worker.status == -signal.SIGKILL
+        assert self.killed or worker.status == 0
         struck = {Path(match[1]).name for match in STRUCK.finditer(log.read_text())}
         self.struck = bool(struck) or self.killed
         self.end = self.ledger.failed or "killed" * self.killed or "full" * self.full
+        assert self.ledger.failed_well() or not self.ledger.failed
         assert self.end or struck <= UNSEEN, f"nobody noticed what failed at {struck}"
 
     def check(self) -> None:

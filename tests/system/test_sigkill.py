@@ -18,6 +18,7 @@ from tests.system.workers import Workers
 KILLS = 75
 KILLS_OF_A_STORE = 25
 REPORTS_MAX = 80
+REPORTS_OF_OPENING = 8
 DELIVERED = 25_000
 PROGRESS_ACKS = 100
 ACKS_BETWEEN_KILLS = 1000
@@ -46,11 +47,12 @@ def test_nothing_acknowledged_is_lost_by_sigkill(
                 worker = workers.start(
                     do="write", path=str(path), life=life, levels=levels, config=config
                 )
-                for words in worker.reports_until(random_.randrange(REPORTS_MAX)):
+                most = REPORTS_OF_OPENING if kill % 3 == 1 else REPORTS_MAX
+                for words in worker.reports_until(random_.randrange(most)):
                     ledger.take(words)
                 assert worker.status == -signal.SIGKILL
                 ledger.end("kill")
-                # Now and then the next worker recovers, and may be killed at that.
+                # Otherwise the next worker recovers, and every third one is killed about then.
                 if kill % 3 == 2 or kill == KILLS_OF_A_STORE - 1:
                     with hs.open(path, config=hs.StoreConfig(**config)) as store:
                         ledger.check(store)
