@@ -98,7 +98,8 @@ class Regrouper:
             [self._sealed(f, clock) for f in facts],
             most=config.segment_bytes_max,
             free=engine.env.files.free_bytes(engine.path),
-            keep=config.segment_bytes_max + config.segment_bytes_min,
+            # The next segment, what appends leave free behind it, and the reserve.
+            keep=config.segment_bytes_max * 3 // 2 + config.segment_bytes_min,
             rest=config.regroup_after,
             now=now,
             except_for=self._damaged,

@@ -467,3 +467,41 @@ def test_a_full_disk_leaves_all_as_it_was_and_retention_frees(origin: Witness) -
     assert len(numbers(w)) < len(before)
     disk.set_capacity(1 << 30)
     finish(w)
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("extra", range(0, 128 << 10, 20 << 10))
+def test_a_disk_full_of_files_of_which_a_little_lives_is_cleaned(
+    extra: int, background: bool
+) -> None:
+    """Every file keeps a record of the small stream, so that none can go whole. However the disk
+    ends, appends have left what cleaning needs."""
+    env = SimEnv(seed=2, capacity=(1 << 20) + extra)
+    w = Witness(env, small_config(retention_interval=1.0, regroup_after=1e6))
+    must(w.create("big"))
+    must(w.create("small"))
+    outcome: Outcome = "ok"
+    number = 0
+    while outcome == "ok":
+        outcome = w.append("small", batch(f"small{number}", 1, 100))
+        if outcome == "ok":
+            outcome = w.append("big", batch(f"big{number}", 8, 3500))
+        number += 1
+    assert outcome == "none"
+    files = len(numbers(w))
+    must(w.trim("big", w.store.stream("big").tail()))
+    assert len(numbers(w)) > files // 2, "the small stream kept too little alive"
+    if not background:
+        must(w.compact())
+        assert len(numbers(w)) < files // 2
+    for again in range(number // 2):
+        refused = 0
+        while w.append("big", batch(f"again{again}/{refused}", 8, 3500)) != "ok":
+            refused += 1
+            assert background
+            assert refused < 20
+            must(w.pass_time(1.0))
+    w.restart("power", seed=1)
+    w.check()
+    must(w.append("small", batch("after", 2, 700)))
+    w.check()
