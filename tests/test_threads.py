@@ -393,3 +393,79 @@ def test_close_gives_back_every_thread_and_file(store: hs.Store) -> None:
     assert [t.name for t in threading.enumerate() if t.name.startswith("hstreamlite")] == []
     with hs.open(store.path) as again:
         assert sum(1 for _ in again.stream("orders").read()) == 100
+
+
+def test_regrouping_under_readers_and_writers_changes_nothing(tmp_path: Path) -> None:
+    config = hs.StoreConfig(
+        segment_bytes_min=64 << 10,
+        segment_bytes_max=256 << 10,
+        retention_interval=0.05,
+        regroup_after=0.0,
+        regroup_bytes=64 << 10,
+    )
+    rounds, each = 40, 20
+    crew = Crew()
+    done = threading.Event()
+    with hs.open(tmp_path / "s", config=config) as store:
+        streams = [store.create_stream(f"stream{n}") for n in range(4)]
+
+        def payload(number: int) -> bytes:
+            return b"%d:" % number + b"." * 500
+
+        def write(stream: hs.Stream) -> None:
+            for first in range(0, rounds * each, each):
+                stream.append_many([payload(n) for n in range(first, first + each)])
+
+        def read(stream: hs.Stream) -> None:
+            while not done.is_set():
+                found = [raw(record) for record in stream.read()]
+                assert found == [payload(n) for n in range(len(found))]
+
+        def compact() -> None:
+            while not done.is_set():
+                store.compact()
+
+        writers = [crew.start(partial(write, stream)) for stream in streams]
+        for stream in streams:
+            crew.start(partial(read, stream))
+        crew.start(compact)
+        for writer in writers:
+            writer.join(JOIN_SECONDS)
+        done.set()
+        crew.join()
+        store._engine.journal.check_invariants()
+        assert store.stats().log["segments_regrouped"] > 1
+        store.compact()
+    with hs.open(tmp_path / "s", config=config) as store:
+        for stream in [store.stream(f"stream{n}") for n in range(4)]:
+            assert [raw(r) for r in stream.read()] == [payload(n) for n in range(rounds * each)]
+
+
+def test_close_ends_a_regrouping_and_leaves_no_file_of_it(tmp_path: Path) -> None:
+    config = hs.StoreConfig(segment_bytes_min=64 << 10, segment_bytes_max=64 << 10)
+    for _ in range(5):
+        crew = Crew()
+        ended: list[type[BaseException]] = []
+        with hs.open(tmp_path / "s", config=config) as store:
+            streams = [store.create_stream(f"stream{n}", exists_ok=True) for n in range(3)]
+            for _ in range(40):
+                for stream in streams:
+                    stream.append(bytes(3000), durability="memory")
+            begun = threading.Event()
+
+            def compact(store: hs.Store, begun: threading.Event) -> None:
+                begun.set()
+                try:
+                    while True:
+                        store.compact()
+                except hs.StoreClosed as error:
+                    ended.append(type(error))
+
+            crew.start(partial(compact, store, begun))
+            begun.wait()
+        crew.join()
+        assert ended == [hs.StoreClosed]
+        assert open_files(str(tmp_path)) == []
+        assert not (tmp_path / "s" / "segments" / "regroup").exists()
+    with hs.open(tmp_path / "s", config=config) as store:
+        assert sum(info.records for info in store.streams()) == 5 * 40 * 3
