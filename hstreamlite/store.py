@@ -8,7 +8,7 @@ belong to one thread at a time.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import timedelta
 from os import PathLike, fsdecode, fsencode
@@ -109,6 +109,19 @@ def real_path(path: object) -> str:
     if size > PATH_BYTES_MAX:
         raise ValueError(f"path must be absolute in at most {PATH_BYTES_MAX} bytes, not {size}")
     return text
+
+
+def back_up(engine: Engine, path: object, progress: Callable[[int, int], None] | None) -> None:
+    """Copy the store to a new directory, as `Store.backup`."""
+    from hstreamlite.tools.backup import backup  # few programs ever ask for it
+
+    engine.check_open()
+    target = real_path(path) if engine.env.threaded else path_text(path)
+    backup(engine.env, engine.journal, engine.lock, target, progress or _silent)
+
+
+def _silent(done: int, total: int) -> None:
+    """Show nothing."""
 
 
 class Store:
@@ -260,6 +273,18 @@ class Store:
         touched. StorageFull where the disk has no room for a new file; all is then as it was.
         """
         self._ticker.house.compact()
+
+    def backup(self, path: object, *, progress: Callable[[int, int], None] | None = None) -> None:
+        """Copy the store to a new directory while it goes on working; verified when this returns.
+
+        The copy holds at least everything appended before the call, and is a store of its own:
+        restoring means opening it. It appears under its name only when it is whole. progress is
+        told (bytes done, bytes in all) now and then; what it raises ends the backup.
+
+        FileExistsError unless the directory is absent or empty. CorruptionError, StorageFull and
+        OSError leave nothing there.
+        """
+        back_up(self._engine, path, progress)
 
     def tick(self) -> int | None:
         """Do what the store's own thread does, once; return when it is next needed (ns).

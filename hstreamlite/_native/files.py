@@ -111,7 +111,7 @@ class Files:
         self._check_path(result, source, target)
 
     def unlink(self, path: str) -> None:
-        """Remove a file's name."""
+        """Remove the name of a file or of an empty directory."""
         self._check_path(self.io.unlink(self.io.ctx, os.fsencode(path)), path)
 
     def mkdir(self, path: str) -> None:

@@ -15,6 +15,7 @@
 #include "ackmap_api.h"
 #include "log_api.h"
 #include "regroup_api.h"
+#include "copy_api.h"
 #include "inspect_api.h"
 #include "module_api.h"
 #include "simfs_api.h"

@@ -127,8 +127,3 @@ size_t hsl_inspect_blocks(const struct hsl_inspect *inspect, uint64_t shard, int
                           struct hsl_inspect_block *out, size_t cap);
 /* Reads `len` bytes of the file at any offset: 0, or a negative errno. */
 int hsl_inspect_read(struct hsl_inspect *inspect, uint64_t off, uint32_t len, uint8_t *out);
-
-/* The slots of a superblock, each with its status: OK, DAMAGED, or VERSION with the major version
- * found in sequence. 0, or a negative errno. */
-int hsl_super_slots(const struct hsl_io *io, const char *path, struct hsl_super *slots,
-                    int32_t *status);

@@ -33,6 +33,7 @@ struct hsl_io {
     int (*truncate)(void *ctx, int fd, uint64_t len);
     int64_t (*size)(void *ctx, int fd);
     int (*rename)(void *ctx, const char *from, const char *to);
+    /* Removes the name of a file or of an empty directory. */
     int (*unlink)(void *ctx, const char *path);
     int (*mkdir)(void *ctx, const char *path);
     int (*sync_dir)(void *ctx, const char *path);

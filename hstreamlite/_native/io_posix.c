@@ -210,7 +210,14 @@ static int posix_rename(void *ctx, const char *from, const char *to)
 
 static int posix_unlink(void *ctx, const char *path)
 {
-    return unlink(path) < 0 ? -errno : 0;
+    if (unlink(path) == 0)
+        return 0;
+    if (errno != EISDIR && errno != EPERM)
+        return -errno;
+    int err = errno;
+    if (rmdir(path) == 0)
+        return 0;
+    return errno == ENOTDIR ? -err : -errno;
 }
 
 static int posix_mkdir(void *ctx, const char *path)

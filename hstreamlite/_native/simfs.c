@@ -1107,8 +1107,10 @@ static int do_unlink(struct hsl_simfs *fs, const char *path)
         return rc;
     if (at.inode == NONE)
         return -ENOENT;
-    if (fs->inodes[at.inode]->directory)
-        return -EISDIR;
+    if (fs->inodes[at.inode]->directory && fs->inodes[at.inode]->seen.count)
+        return -ENOTEMPTY;
+    if (at.parent == NONE)
+        return -EBUSY;
     struct name *name = name_new(at.name);
     entry_changes_push(fs->inodes[at.parent], UNLINK, name, NULL, at.inode);
     name_drop(name);

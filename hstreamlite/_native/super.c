@@ -79,19 +79,18 @@ int hsl_log_super_load(struct hsl_log *log, struct hsl_super *out)
     return HSL_OK;
 }
 
-static void fill_slot(struct hsl_log *log, uint8_t *page)
+static void fill_slot(const struct hsl_super *super, uint8_t *page)
 {
-    struct hsl_super *super = &log->super;
     struct hsl_super_slot slot = {0};
     memcpy(slot.magic, HSL_SUPER_MAGIC, 8);
     slot.major = HSL_VERSION_MAJOR;
     slot.minor = HSL_VERSION_MINOR;
     slot.sequence = super->sequence;
-    memcpy(slot.uuid, log->uuid, 16);
-    slot.epoch = log->epoch;
+    memcpy(slot.uuid, super->uuid, 16);
+    slot.epoch = super->epoch;
     slot.first_segment = super->first_segment;
-    slot.last_segment = log->last_segment;
-    slot.durable = log->durable_at;
+    slot.last_segment = super->last_segment;
+    slot.durable = super->durable;
     slot.checkpoint = super->checkpoint;
     memcpy(slot.snapshot, super->snapshot, sizeof slot.snapshot);
     slot.flags = super->flags;
@@ -101,27 +100,60 @@ static void fill_slot(struct hsl_log *log, uint8_t *page)
     memcpy(page, &slot, sizeof slot);
 }
 
-/* Writes and syncs the next slot. Caller holds `writing` or is alone. */
-int hsl_super_write(struct hsl_log *log)
+/* Writes and syncs the slot of super->sequence. 0, or a negative errno. */
+int hsl_super_put(const struct hsl_io *io, const char *path, const struct hsl_super *super)
 {
-    char path[HSL_PATH_MAX + 64];
-    hsl_path(log, path, "SUPER");
-    const struct hsl_io *io = log->io;
     uint8_t *page = hsl_page_alloc(HSL_PAGE);
     if (!page)
-        return HSL_NO_MEMORY;
-    log->super.sequence++;
-    fill_slot(log, page);
+        return -ENOMEM;
+    fill_slot(super, page);
     int fd = io->open(io->ctx, path, HSL_OPEN_READ | HSL_OPEN_WRITE | HSL_OPEN_CREATE);
     int err = fd;
     if (fd >= 0) {
-        err = hsl_write_all(io, fd, page, HSL_PAGE, (log->super.sequence & 1) * HSL_PAGE);
+        err = hsl_write_all(io, fd, page, HSL_PAGE, (super->sequence & 1) * HSL_PAGE);
         if (err == 0)
             err = io->datasync(io->ctx, fd);
         io->close(io->ctx, fd);
     }
     free(page);
+    return err < 0 ? err : 0;
+}
+
+static struct hsl_super current(const struct hsl_log *log)
+{
+    struct hsl_super super = log->super;
+    memcpy(super.uuid, log->uuid, 16);
+    super.epoch = log->epoch;
+    super.last_segment = log->last_segment;
+    super.durable = log->durable_at;
+    return super;
+}
+
+/* Writes and syncs the next slot. Caller holds `writing` or is alone. */
+int hsl_super_write(struct hsl_log *log)
+{
+    char path[HSL_PATH_MAX + 64];
+    hsl_path(log, path, "SUPER");
+    log->super.sequence++;
+    struct hsl_super super = current(log);
+    int err = hsl_super_put(log->io, path, &super);
+    if (err == -ENOMEM)
+        return HSL_NO_MEMORY;
     return err < 0 ? hsl_fail(log, "write superblock", path, -err) : HSL_OK;
+}
+
+/* What the superblock would say if it were written now; *active is the number of the segment being
+ * written, 0 without one. Waits for the writes in flight. */
+int hsl_log_capture(struct hsl_log *log, struct hsl_super *out, uint64_t *active)
+{
+    pthread_mutex_lock(&log->stage_mu);
+    hsl_turn_take(log);
+    int rc = hsl_state(log);
+    *out = current(log);
+    *active = log->active ? log->active->number : 0;
+    hsl_turn_give(log);
+    pthread_mutex_unlock(&log->stage_mu);
+    return rc;
 }
 
 /* Takes over the fields that recovery decides (uuid when new, first_segment, snapshot, flags). */

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
@@ -25,7 +25,7 @@ from hstreamlite.feeds import Feeds
 from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo, stats_of
 from hstreamlite.log.recovery import RecoveryReport
 from hstreamlite.place import EARLIEST, Place
-from hstreamlite.store import config_for, path_text, real_path
+from hstreamlite.store import back_up, config_for, path_text, real_path
 from hstreamlite.sub.effects import Lag
 from hstreamlite.ticker import Ticker
 from hstreamlite.transaction import Collected
@@ -161,6 +161,13 @@ class Store:
     async def compact(self) -> None:
         """Regroup now what the store would regroup in time, as `hstreamlite.Store.compact`."""
         await in_thread(self._ticker.house.compact)
+
+    async def backup(
+        self, path: object, *, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Copy the store to a new directory, as `hstreamlite.Store.backup`; progress is called in
+        another thread."""
+        await in_thread(back_up, self._engine, path, progress)
 
     async def create_subscription(
         self,

@@ -80,6 +80,7 @@ class Header:
     covers_uid: int
     covers_end: int
     covers_crc: int
+    capacity: int
     file_bytes: int
 
 
@@ -146,6 +147,7 @@ class Inspection:
             covers_uid=int(report.covers_uid),
             covers_end=int(report.covers_end),
             covers_crc=int(report.covers_crc),
+            capacity=int(report.capacity),
             file_bytes=int(report.file_bytes),
         )
 
