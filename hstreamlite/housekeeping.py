@@ -31,6 +31,7 @@ class Housekeeping:
         self._engine = engine
         self._clock = ExpiryClock(engine.env, engine.config.clock_jump_max)
         self._snapshot_bytes = _SNAPSHOT_BYTES_MIN
+        self._snapshotting = engine.env.threads.lock()
         self.regrouper = Regrouper(engine, self.free_segments)
 
     def apply(self, firsts: Mapping[int, int]) -> None:
@@ -120,7 +121,12 @@ class Housekeeping:
         """Write the state of the system logs anew, so that their older records may go.
 
         The superblock moves to the snapshot once it is durable; a crash before leaves the old one.
+        One at a time: of two, the older one must not get there last, its records being freed.
         """
+        with self._snapshotting:
+            self._write_snapshot()
+
+    def _write_snapshot(self) -> None:
         engine = self._engine
         journal = engine.journal
         with engine.lock, engine.progress_snapshot() as progress:

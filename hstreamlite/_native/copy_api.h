@@ -1,4 +1,4 @@
-/* What a copy of a store is made of. Each returns 0 or a negative errno, unless it says otherwise. */
+/* What a copy of a store is made of. Each returns 0 or a negative errno, unless it says more. */
 
 /* The slots of a superblock, each with its status: OK, DAMAGED, or VERSION with the major version
  * found in sequence. */
