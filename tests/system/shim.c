@@ -7,7 +7,8 @@
  *                 offset, length as u64, and the bytes, in the order in which to put them; F.link
  *                 becomes another name of the file
  *
- * The file of a failed sync is not to be written again: that ends the process with a report.
+ * The thread that saw a sync fail is not to write the file again: that ends the process with a
+ * report. Another one may have had a group under way.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -32,6 +33,7 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct write *newest;
 static long syncs;
 static ino_t failed;
+static pthread_t told;
 
 static ino_t inode_of(int fd)
 {
@@ -86,7 +88,7 @@ ssize_t pwrite64(int fd, const void *buf, size_t len, off_t off)
 {
     pthread_mutex_lock(&mutex);
     ino_t inode = inode_of(fd);
-    if (inode && inode == failed) {
+    if (inode && inode == failed && pthread_equal(told, pthread_self())) {
         static const char text[] = "written again after a failed sync\n";
         (void)!write(1, text, sizeof text - 1);
         abort();
@@ -124,6 +126,7 @@ static int sync_by(int fd, const char *name)
     if (number && ++syncs == atol(number)) {
         FILE *keeps = path && inode ? note_loss(fd, path) : NULL;
         failed = inode;
+        told = pthread_self();
         settle(fd, inode, getenv("SHIM_LOSES") != NULL, keeps);
         if (keeps)
             fclose(keeps);
