@@ -355,6 +355,8 @@ class Engine:
         self, state: StreamState, items: list[Any], key: str | None, codec: int
     ) -> tuple[list[Op], list[int] | None]:
         """Return what to stage for the items of one append, as `routing.route`."""
+        if not codec and len(state.shard_ids) == 1:
+            return [(state.shard_ids[0], items, key)], None
         router = self.routers[state.id]
         return route(router, items, key, codec, self.config.batch_bytes_max)
 

@@ -17,8 +17,6 @@ def route(
     """Return the ops of one append, and, where several shards take part, the place of each record
     among the shards in the order in which they first occur."""
     if len(router.ids) == 1:
-        if not codec:
-            return [(router.ids[0], items, key)], None
         groups: dict[int, list[Any]] = {router.ids[0]: items}
         order = None
     else:
