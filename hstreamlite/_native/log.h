@@ -351,7 +351,16 @@ void hsl_segment_unread(struct hsl_log *log, struct hsl_segment *segment);
 uint64_t hsl_claim(size_t bytes, uint32_t blocks);
 int hsl_segments_tidy(struct hsl_log *log);
 
-/* What a segment stands for: one of level 0 for itself. */
+/* The segments of level 0 in whose place one stands: itself, or those it replaces. */
+static inline uint64_t hsl_segment_first(const struct hsl_segment *segment)
+{
+    return segment->number < HSL_LEVEL_1 ? segment->number : segment->cover.first;
+}
+static inline uint64_t hsl_segment_last(const struct hsl_segment *segment)
+{
+    return segment->number < HSL_LEVEL_1 ? segment->number : segment->cover.last;
+}
+/* The same with what the last of them ended with; sealed ones only, or by who writes it. */
 struct hsl_segment_cover hsl_segment_covers(const struct hsl_segment *segment);
 
 /* regroup.c */

@@ -593,11 +593,10 @@ int64_t hsl_log_segment_facts(struct hsl_log *log, struct hsl_segment_facts *out
     size_t count = log->segments_len;
     for (size_t i = 0; i < count && i < cap; i++) {
         const struct hsl_segment *s = log->segments[i];
-        struct hsl_segment_cover cover = hsl_segment_covers(s);
         out[i] = (struct hsl_segment_facts){
             .number = s->number,
-            .first = cover.first,
-            .last = cover.last,
+            .first = hsl_segment_first(s),
+            .last = hsl_segment_last(s),
             .bytes = s->file_bytes,
             .live = s->live_bytes,
             .shards = s->live,
@@ -615,7 +614,7 @@ uint64_t hsl_log_first_segment(struct hsl_log *log)
     uint64_t first = 0;
     pthread_mutex_lock(&log->index_mu);
     for (size_t i = 0; i < log->segments_len; i++) {
-        uint64_t at = hsl_segment_covers(log->segments[i]).first;
+        uint64_t at = hsl_segment_first(log->segments[i]);
         if (first == 0 || at < first)
             first = at;
     }

@@ -64,8 +64,7 @@ static bool is_source(const struct hsl_swap *swap, uint64_t number, uint32_t *at
 static int by_cover(const void *a, const void *b)
 {
     const struct source *x = a, *y = b;
-    uint64_t left = hsl_segment_covers(x->segment).first;
-    uint64_t right = hsl_segment_covers(y->segment).first;
+    uint64_t left = hsl_segment_first(x->segment), right = hsl_segment_first(y->segment);
     return left < right ? -1 : left > right;
 }
 
@@ -88,16 +87,16 @@ static int open_sources(struct hsl_swap *swap, const uint64_t *numbers, size_t c
 static bool neighbours(struct hsl_swap *swap)
 {
     struct hsl_log *log = swap->log;
-    uint64_t first = hsl_segment_covers(swap->sources[0].segment).first;
-    uint64_t last = hsl_segment_covers(swap->sources[swap->sources_len - 1].segment).last;
+    uint64_t first = hsl_segment_first(swap->sources[0].segment);
+    uint64_t last = hsl_segment_last(swap->sources[swap->sources_len - 1].segment);
     bool alone = true;
     pthread_mutex_lock(&log->index_mu);
     for (size_t i = 0; i < log->segments_len; i++) {
-        struct hsl_segment_cover cover = hsl_segment_covers(log->segments[i]);
+        const struct hsl_segment *s = log->segments[i];
         uint32_t at;
-        if (cover.last < first || cover.first > last || log->segments[i]->live == 0)
+        if (hsl_segment_last(s) < first || hsl_segment_first(s) > last || s->live == 0)
             continue;
-        alone &= is_source(swap, log->segments[i]->number, &at);
+        alone &= is_source(swap, s->number, &at);
     }
     pthread_mutex_unlock(&log->index_mu);
     return alone;
