@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -466,3 +467,26 @@ def test_close_ends_a_regrouping_and_leaves_no_file_of_it(tmp_path: Path) -> Non
         assert not (tmp_path / "s" / "segments" / "regroup").exists()
     with hs.open(tmp_path / "s", config=config) as store:
         assert sum(info.records for info in store.streams()) == 5 * 40 * 3
+
+
+@pytest.mark.parametrize("level", ["os", "memory"])
+def test_record_that_nobody_waits_for_becomes_durable(
+    tmp_path: Path, level: Literal["os", "memory"]
+) -> None:
+    with hs.open(tmp_path / "s", config=hs.StoreConfig(idle_mark=0.01)) as store:
+        stream = store.create_stream("orders")
+        stream.append(b"first", durability=level)
+        store.sync()
+        journal = store._engine.journal
+        crew = Crew()
+
+        def run() -> None:
+            frames = journal.stats()["frames"]
+            while journal.stats()["frames"] == frames:
+                pass  # until the idle mark: then the writer thread sleeps for good
+            stream.append(b"x", durability=level)
+            while journal.durable() < journal.staged():
+                pass
+
+        crew.start(run)
+        crew.join()

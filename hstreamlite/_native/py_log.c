@@ -171,7 +171,7 @@ static PyObject *py_append(PyObject *module, PyObject *const *args, Py_ssize_t n
     }
     hsl_codec_encode(payload, &ref);
     bool safe;
-    uint64_t ticket = hsl_stage_commit(log, wait && level != LEVEL_MEMORY, &safe);
+    uint64_t ticket = hsl_stage_commit(log, wait && level == LEVEL_SYNC, &safe);
     if (settle(log, level, safe, wait, &ticket) < 0)
         goto out;
     result = hsl_py_record_id(shard_id, first, index);
@@ -531,7 +531,7 @@ static PyObject *py_stage(PyObject *module, PyObject *const *args, Py_ssize_t na
     for (size_t i = 0; i < call.count; i++)
         encode_op(log, &call, &call.ops[i], &next);
     bool safe;
-    uint64_t ticket = hsl_stage_commit(log, wait && level != LEVEL_MEMORY, &safe);
+    uint64_t ticket = hsl_stage_commit(log, wait && level == LEVEL_SYNC, &safe);
     if (settle(log, level, safe, wait, &ticket) < 0)
         goto out;
     PyObject *runs = make_runs(&call, placed);

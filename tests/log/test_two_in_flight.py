@@ -269,9 +269,9 @@ def test_sync_covers_no_write_that_ended_after_it_began(held: Held) -> None:
     assert held.wait(younger, UNMOVED_NS) == lib.HSL_TIMEOUT
     held.writes.let_go(sync)
     assert held.wait(older) == lib.HSL_OK
-    own = held.writes.wait_begun()
     assert held.wait(younger, UNMOVED_NS) == lib.HSL_TIMEOUT
     assert held.journal.durable() == older
+    own = held.writes.wait_begun()
     held.writes.let_go(own)
     assert held.wait(younger) == lib.HSL_OK
 
