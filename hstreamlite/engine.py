@@ -254,7 +254,8 @@ class Engine:
 
     def stream(self, name: str) -> StreamState:
         """Return the state of a stream; StreamNotFound if there is none."""
-        self.check_open()
+        if self.closed or self.forked:
+            self.check_open()
         try:
             return self.catalog.streams[name]
         except (KeyError, TypeError):
