@@ -5,7 +5,8 @@ through ``hsl.h``. They hold no preprocessor lines, because cffi's parser takes 
 
 The environment variable ``HSTREAMLITE_SANITIZE`` (``address,undefined``) names sanitizers to build
 with; the module then loads only where their run-time libraries are preloaded. With
-``HSTREAMLITE_PORTABLE`` it is built from plain POSIX calls, as for a system that is not Linux.
+``HSTREAMLITE_PORTABLE`` it is built from plain POSIX calls, as for a system that is not Linux; with
+``HSTREAMLITE_COVERAGE`` it counts the lines it runs, for gcov.
 """
 
 import os
@@ -22,6 +23,7 @@ SOURCES = sorted(str(p.relative_to(ROOT)) for p in HERE.glob("*.c") if p.name !=
 # A free-threaded Python has no stable ABI.
 ABI3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
 PORTABLE = bool(os.environ.get("HSTREAMLITE_PORTABLE"))
+COVERAGE = bool(os.environ.get("HSTREAMLITE_COVERAGE"))
 SANITIZE = os.environ.get("HSTREAMLITE_SANITIZE", "")
 
 compile_args = [
@@ -36,6 +38,9 @@ compile_args = [
 link_args = ["-pthread"]
 if PORTABLE:
     compile_args += ["-DHSL_PORTABLE", "-Werror=implicit-function-declaration"]
+if COVERAGE:
+    compile_args += ["--coverage", "-O1", "-fprofile-update=atomic"]
+    link_args.append("--coverage")
 if SANITIZE:
     # Python's own flags hold -fwrapv and -DNDEBUG, which would hide overflows and asserts.
     compile_args += [
