@@ -367,6 +367,10 @@ class Scribe:
         Housekeeping(self.store._engine).free_segments()
         self._close_entry()
 
+    def compact(self) -> None:
+        self.store.compact()
+        self._close_entry()
+
     def close(self) -> None:
         self.store.close()
         for shard, records in self.ledger.records.items():

@@ -67,12 +67,14 @@ class Workload:
             self.append: 10,
             self.append_weak: 5,
             self.fill: 5,
+            self.burst: 2,
             self.transact: 3,
             self.produce: 2,
             self.consume: 2,
             self.trim: 2,
             self.idle: 2,
             self.snapshot: 1,
+            self.compact: 1,
             self.create: 1,
             self.delete: 1,
         }
@@ -114,6 +116,12 @@ class Workload:
     def fill(self) -> None:
         self.scribe.append(self.stream(), self.batch(8, 3000))
 
+    def burst(self) -> None:
+        """Several frames in one write, perhaps over the end of a segment."""
+        for _ in range(self.rng.randrange(8, 16)):
+            self.scribe.append(self.stream(), self.batch(1, 3500), level="memory")
+        self.scribe.sync()
+
     def transact(self) -> None:
         names = sorted({self.stream(), self.stream()})
         self.scribe.transact({name: self.batch(3, 600) for name in names})
@@ -135,6 +143,9 @@ class Workload:
 
     def idle(self) -> None:
         self.scribe.pass_time(self.rng.choice((0.06, 1.5)))
+
+    def compact(self) -> None:
+        self.scribe.compact()
 
     def snapshot(self) -> None:
         self.scribe.snapshot()

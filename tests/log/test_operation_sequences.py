@@ -129,6 +129,7 @@ def crash_last(env: SimEnv, sequence: tuple[Callable[[Scribe], None], ...]) -> t
     return states, len(seen)
 
 
+@pytest.mark.timeout(300 if LENGTH == 3 else 3600)
 @pytest.mark.parametrize("first", OPERATIONS, ids=lambda operation: operation.__name__)
 def test_short_sequences_crashed_anywhere_recover(first: Callable[[Scribe], None]) -> None:
     sequences = states = distinct = 0

@@ -260,6 +260,25 @@ def test_frames_of_an_older_life_of_a_file_are_never_believed() -> None:
         finish(other)
 
 
+def test_frame_that_does_not_continue_the_one_before_is_never_believed() -> None:
+    """Two courses of events from one seed: their frames differ in what they follow alone."""
+    files: list[bytes] = []
+    for tag in ("one", "two"):
+        w = fresh()
+        must(w.create("a"))
+        must(w.append("a", batch(tag, 1, 700)))
+        must(w.append("a", batch(f"{tag} more", 1, 700)))
+        (segment,) = [p for p in w.env.disk.walk("/db") if p.endswith(".seg")]
+        w.restart("process", reopen=False)
+        files.append(w.env.disk.read_all(segment))
+    pages = [at for at in range(0, len(files[0]), 4096) if files[0][at:][:64] != files[1][at:][:64]]
+    last = pages[-1]
+    assert files[0][last + 8 : last + 24] == files[1][last + 8 : last + 24] != bytes(16)
+    w.env.disk.overwrite(segment, last, files[0][last : last + 4096])
+    w.open()
+    assert [s.payload[:8] for s in w.read("a")] == [b"two-0:.."]
+
+
 def test_failed_store_stays_failed_until_it_is_reopened() -> None:
     w = fresh()
     must(w.create("a"))
