@@ -155,6 +155,28 @@ def test_the_background_regroups_when_segments_have_rested() -> None:
     assert not regrouped(kept)
 
 
+def test_a_regrouped_log_is_read_in_as_few_pieces_as_one_that_lies_alone() -> None:
+    w = Witness(SimEnv(seed=1), small_config(segment_bytes_max=1 << 20))
+    names = [f"scattered{n}" for n in range(12)]
+    for name in [*names, "alone"]:
+        must(w.create(name))
+    for number in range(30):
+        for name in names:
+            must(w.append(name, batch(f"{number}{name}", 1, 3000)))
+    for number in range(30):
+        must(w.append("alone", batch(f"{number}", 1, 3000)))
+    w.restart("close")
+
+    def reads(name: str) -> int:
+        before = w.store.stats().log["reads"]
+        w.read(name)
+        return w.store.stats().log["reads"] - before
+
+    assert reads(names[5]) > 3 * reads("alone")
+    must(w.compact())
+    assert reads(names[5]) <= reads("alone") + 1
+
+
 # Crashes and faults.
 
 
