@@ -230,6 +230,27 @@ class StorageFull(HStreamError, OSError):
         )
 
 
+class StorageUnavailable(HStreamError, OSError):
+    """A file of the store could not be opened, reserved or read. Nothing was changed.
+
+    The store goes on working as far as its device does. Also an `OSError` with the ``errno`` of the
+    call that failed, which ``strerror`` names.
+    """
+
+    path: str
+
+    def __init__(self, path: str, cause: OSError) -> None:
+        what = cause.strerror or "input/output error"
+        super().__init__(
+            f"A file of the store at {path!r} could not be used (error {cause.errno}: {what}); "
+            "look at the device and at permissions, then try again.",
+            path=path,
+            errno=cause.errno,
+            strerror=what,
+            filename=path,
+        )
+
+
 class StreamNotFound(HStreamError, LookupError):
     """No stream has this name. Nothing was changed."""
 
@@ -632,6 +653,7 @@ __all__ = [
     "RemoteProtocolError",
     "SqlError",
     "StorageFull",
+    "StorageUnavailable",
     "StoreClosed",
     "StoreError",
     "StoreFailed",

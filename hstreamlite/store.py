@@ -59,8 +59,8 @@ def open(  # noqa: A001 - hstreamlite.open is how users say it
     `store.recovery` tells what was found. `durability` is the level of appends that name none, and
     goes before that of the config.
 
-    NotAStore, StoreVersionUnsupported, CorruptionError, StorageFull and OSError leave the files as
-    they were.
+    NotAStore, StoreVersionUnsupported, CorruptionError, StorageFull and StorageUnavailable leave
+    the files as they were.
 
     >>> import hstreamlite as hs, tempfile
     >>> with tempfile.TemporaryDirectory() as path, hs.open(path) as store:
@@ -281,8 +281,8 @@ class Store:
         restoring means opening it. It appears under its name only when it is whole. progress is
         told (bytes done, bytes in all) now and then; what it raises ends the backup.
 
-        FileExistsError unless the directory is absent or empty. CorruptionError, StorageFull and
-        OSError leave nothing there.
+        FileExistsError unless the directory is absent or empty. CorruptionError, StorageFull,
+        StorageUnavailable and any other OSError leave nothing there.
         """
         back_up(self._engine, path, progress)
 

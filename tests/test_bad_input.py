@@ -575,7 +575,7 @@ def test_a_bad_number_for_a_consumer_moves_nothing(
 @pytest.mark.parametrize("value", [-1, NAN, INF, 1 << 70, True, "5", None, []])
 def test_no_setting_takes_an_absurd_value(value: Any) -> None:
     for field in fields(hs.StoreConfig):
-        if field.name == "direct_io" and value is True:
+        if value is True and isinstance(field.default, bool):
             continue
         with pytest.raises((TypeError, ValueError), match=f"^{field.name} must"):
             hs.StoreConfig(**{field.name: value})

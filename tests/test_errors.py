@@ -23,6 +23,7 @@ EXAMPLES: list[HStreamError] = [
     errors.ReadOnly("data/"),
     errors.CorruptionError("data/s1", 4096, 512, "0x1", "0x2", ("orders/1 5-9",)),
     errors.StorageFull("data/", 1 << 20),
+    errors.StorageUnavailable("data/", OSError(errno.EIO, "read segment")),
     errors.StreamNotFound("orders"),
     errors.SubscriptionNotFound("billing"),
     errors.StreamExists("orders"),
@@ -153,6 +154,7 @@ def test_storage_full_is_an_oserror_that_left_nothing_behind() -> None:
         (errors.SubscriptionNotFound, LookupError),
         (errors.UnknownRecord, ValueError),
         (errors.StorageFull, OSError),
+        (errors.StorageUnavailable, OSError),
     ],
 )
 def test_builtin_parents(cls: type, builtin: type) -> None:

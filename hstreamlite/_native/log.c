@@ -268,6 +268,10 @@ int hsl_log_close(struct hsl_log *log, int32_t clean)
             hsl_tail_publish(log, HSL_TAIL_CLOSED);
     }
     pthread_mutex_lock(&log->stage_mu);
+    if (rc != HSL_OK) {
+        hsl_poison(log, rc); /* keeps the reason: nobody can ask again */
+        rc = HSL_FAILED;
+    }
     log->closed = true;
     hsl_turn_give(log);
     hsl_wake_all(log);

@@ -27,6 +27,7 @@ from hstreamlite.errors import (
     RecordTooLarge,
     RecordTrimmed,
     StorageFull,
+    StorageUnavailable,
     StoreClosed,
     StoreFailed,
     StreamNotFound,
@@ -445,7 +446,7 @@ def _status_error(journal: Journal, status: int, a: int, b: int) -> BaseExceptio
         return MemoryError()
     if status == lib.HSL_IO:
         number, _, rest = what.partition(" ")
-        return OSError(int(number or 5), rest or "input/output error", journal.path)
+        return StorageUnavailable(journal.path, OSError(int(number or 5), rest))
     return HStreamError(f"Native log of {journal.path!r}: status {status} {what}")
 
 
