@@ -131,7 +131,7 @@ class Engine:
         self._apply_catalog(cursor)
         self._restore_shards()
         self._drop_orphans()
-        recovery.check_gaps(journal)
+        recovery.check_gaps(journal, self.catalog.lost)
         for record in self._system_records(PRODUCERS, snapshot[2]):
             self.producers.apply(record)
         self.progress_records = list(self._system_records(PROGRESS, snapshot[1]))

@@ -477,3 +477,29 @@ int hsl_log_check(struct hsl_log *log)
     unlock_both(log);
     return line;
 }
+
+/* Nothing is appended yet: the runs are all there is. */
+int64_t hsl_log_holes(struct hsl_log *log, uint64_t id, struct hsl_range *out, size_t cap)
+{
+    size_t count = 0;
+    lock_both(log);
+    const struct hsl_shard *shard = hsl_shard_get(log, id);
+    uint64_t next = shard ? shard->first : 0;
+    for (uint32_t i = shard ? shard->runs_head : 0; shard && i < shard->runs_len; i++) {
+        const struct hsl_run *run = &shard->runs[i];
+        if (run->first > next) {
+            if (count < cap)
+                out[count] = (struct hsl_range){id, next, run->first};
+            count++;
+        }
+        if (run->end > next)
+            next = run->end;
+    }
+    if (shard && shard->head < shard->len && shard->entries[shard->head].seq > next) {
+        if (count < cap)
+            out[count] = (struct hsl_range){id, next, shard->entries[shard->head].seq};
+        count++;
+    }
+    unlock_both(log);
+    return (int64_t)count;
+}

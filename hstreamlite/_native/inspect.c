@@ -499,7 +499,7 @@ static int judge_tail(struct hsl_inspect *in)
         }
     }
     if (report->header && report->file_bytes < report->capacity && !in->footer_torn)
-        return add_range(in, HSL_FAULT_CUT, report->end, report->file_bytes, report->capacity);
+        return add_range(in, HSL_FAULT_CUT, report->end, report->end, report->capacity);
     if (claim > report->end)
         return add_range(in, HSL_FAULT_FRAME, report->end, report->end, claim);
     if (in->footer_torn && in->want.closed)

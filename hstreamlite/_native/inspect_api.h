@@ -127,3 +127,11 @@ size_t hsl_inspect_blocks(const struct hsl_inspect *inspect, uint64_t shard, int
                           struct hsl_inspect_block *out, size_t cap);
 /* Reads `len` bytes of the file at any offset: 0, or a negative errno. */
 int hsl_inspect_read(struct hsl_inspect *inspect, uint64_t off, uint32_t len, uint8_t *out);
+
+/* Stages every block of an inspected segment that verifies, but those of the store's own logs and
+ * what the log has already, under the LSN, time and order it had. Adds to the counts. An enum
+ * hsl_status. */
+int hsl_salvage(struct hsl_log *log, struct hsl_inspect *from, uint64_t *blocks,
+                uint64_t *records);
+/* Holes of a log above the first LSN kept, as the segments show them; returns how many. */
+int64_t hsl_log_holes(struct hsl_log *log, uint64_t shard, struct hsl_range *out, size_t cap);

@@ -572,6 +572,13 @@ static int next_block(struct hsl_cursor *cursor, bool may_block, struct hsl_bloc
     return -1;
 }
 
+/* What was read comes first: the next call meets the error again, also that of a gap. */
+static void stay(struct hsl_cursor *cursor, uint64_t lsn)
+{
+    PyErr_Clear();
+    hsl_cursor_seek(cursor, lsn);
+}
+
 /* Body of a block as plain bytes: the block's own, or those of a new object in *keep. */
 static int plain_body(struct hsl_cursor *cursor, const struct hsl_block_view *view,
                       const uint8_t **body, size_t *len, PyObject **keep)
@@ -614,13 +621,14 @@ static PyObject *py_read(PyObject *module, PyObject *const *args, Py_ssize_t nar
     uint64_t bytes = 0, count = 0;
     while (count < max_records && bytes < max_bytes && hsl_cursor_lsn(cursor) < end) {
         struct hsl_block_view view;
+        uint64_t at = hsl_cursor_lsn(cursor);
         int rc = next_block(cursor, may_block, &view);
         if (rc == 2 && count == 0) {
             Py_DECREF(records);
             Py_RETURN_NONE;
         }
         if (rc < 0 && count > 0)
-            PyErr_Clear(); /* what was read comes first; the next call meets the error again */
+            stay(cursor, at);
         if (rc != 1) {
             if (rc < 0 && count == 0)
                 goto fail;
@@ -678,13 +686,14 @@ static PyObject *py_read_batches(PyObject *module, PyObject *const *args, Py_ssi
     PyObject *batches = PyList_New(0);
     for (uint64_t n = 0; batches && n < max_batches && hsl_cursor_lsn(cursor) < end; n++) {
         struct hsl_block_view view;
+        uint64_t at = hsl_cursor_lsn(cursor);
         int rc = next_block(cursor, args[3] == Py_True, &view);
         if (rc == 2 && n == 0) {
             Py_DECREF(batches);
             Py_RETURN_NONE;
         }
         if (rc < 0 && n > 0)
-            PyErr_Clear();
+            stay(cursor, at);
         if (rc < 0 && n == 0)
             Py_CLEAR(batches);
         if (rc != 1)

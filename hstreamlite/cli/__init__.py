@@ -12,6 +12,7 @@ from hstreamlite.cli.progress import Progress
 from hstreamlite.errors import HStreamError
 from hstreamlite.store import real_path
 from hstreamlite.tools.check import check
+from hstreamlite.tools.salvage import salvage
 
 SOUND, DAMAGED, USAGE, UNREADABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -73,6 +74,18 @@ def _parser() -> argparse.ArgumentParser:
     checking.add_argument("path", metavar="PATH", type=_path, help="directory of the store")
     checking.add_argument("--json", action="store_true", help="print the report as JSON")
     checking.set_defaults(run=_check)
+    saving = commands.add_parser(
+        "salvage",
+        help="save what verifies of a damaged store into a new one",
+        description="Write everything that verifies to a new store, with the ids, times and "
+        "subscriptions it had, and report what does not. The damaged store is not changed.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    saving.add_argument("path", metavar="PATH", type=_path, help="directory of the damaged store")
+    saving.add_argument("out", metavar="OUT", type=_path, help="a new directory")
+    saving.add_argument("--json", action="store_true", help="print the report as JSON")
+    saving.set_defaults(run=_salvage)
     commands.add_parser(
         "demo",
         help="replay a year of flights through a store whose processes are killed",
@@ -98,3 +111,21 @@ def _check(options: argparse.Namespace, progress: Progress) -> int:
     else:
         print(*report.lines(), sep="\n")
     return SOUND if report.sound else DAMAGED
+
+
+def _salvage(options: argparse.Namespace, progress: Progress) -> int:
+    if f"{options.out}/".startswith(f"{options.path}/"):
+        print("hstreamlite salvage: OUT lies inside PATH", file=sys.stderr)
+        return USAGE
+    report = salvage(
+        real_env(),
+        options.path,
+        options.out,
+        lambda done, total: progress.show("salvaging", done, total),
+    )
+    progress.clear()
+    if options.json:
+        print(json.dumps(report.facts(), indent=2))
+    else:
+        print(*report.lines(), sep="\n")
+    return SOUND if report.whole else DAMAGED

@@ -71,6 +71,8 @@ class Catalog:
     next_subscription: int = 1
     trims: dict[int, int] = field(default_factory=dict)
     logs: dict[int, tuple[int, int]] = field(default_factory=dict)
+    lost: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    """Records [first, end) of each log that a salvage could not save."""
     live: set[int] = field(default_factory=set)
     known_segment: int = 0
 
@@ -88,6 +90,9 @@ class Catalog:
         elif kind == "trim":
             for shard, first in change["shards"]:
                 self.trims[shard] = max(first, self.trims.get(shard, 1))
+        elif kind == "lost":
+            for shard, first, end in change["shards"]:
+                self.lost.setdefault(shard, []).append((first, end))
         elif kind == "drop":
             self.live = set(change["live"])
             self.known_segment = change["known"]
@@ -160,6 +165,8 @@ class Catalog:
             yield stream_change(stream)
         for subscription in self.subscriptions.values():
             yield subscription_change(subscription)
+        if self.lost:
+            yield lost_change(self.lost)
         rows = [list(row) for row in logs]
         for at in range(0, len(rows), _CHUNK):
             yield {"op": "logs", "logs": rows[at : at + _CHUNK]}
@@ -169,6 +176,12 @@ class Catalog:
 def stream_change(stream: StreamState) -> Change:
     """Return the record that makes the stream."""
     return {"op": "stream", **asdict(stream)}
+
+
+def lost_change(lost: Mapping[int, Iterable[tuple[int, int]]]) -> Change:
+    """Return the record that explains holes."""
+    rows = [[shard, first, end] for shard, ranges in lost.items() for first, end in ranges]
+    return {"op": "lost", "shards": rows}
 
 
 def subscription_change(subscription: SubscriptionState) -> Change:

@@ -218,6 +218,13 @@ class Journal:
         lib.hsl_log_shards(self.log, ids, count)
         return sorted(ids[0:count])
 
+    def holes(self, shard: int) -> list[tuple[int, int]]:
+        """Return the ranges of LSNs from the first kept on that no segment holds."""
+        count = lib.hsl_log_holes(self.log, shard, ffi.NULL, 0)
+        out = ffi.new("struct hsl_range[]", count + 1)
+        lib.hsl_log_holes(self.log, shard, out, count)
+        return [(int(hole.first), int(hole.end)) for hole in out[0:count]]
+
     def trim(self, shard: int, first: int) -> None:
         """Forget the records below `first`. Whoever calls this has recorded it durably."""
         self.check(lib.hsl_log_trim(self.log, shard, first), shard)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -420,19 +421,30 @@ def check_missing(opened: Opened, live: set[int], known: int) -> None:
             )
 
 
-def check_gaps(journal: Journal) -> None:
-    """Refuse a log with a hole that no trim explains."""
+def check_gaps(journal: Journal, lost: Mapping[int, Sequence[tuple[int, int]]]) -> None:
+    """Refuse a log with a hole that neither a trim nor a salvage explains."""
     for shard in journal.shards():
         info = journal.info(shard)
-        if info.gap_end > info.first:
+        if info.gap_end <= info.first:
+            continue
+        for first, end in journal.holes(shard):
+            if _explained(first, end, lost.get(shard, ())):
+                continue
             raise CorruptionError(
                 f"{journal.path}/segments",
                 0,
                 0,
-                f"records of shard {shard} from {info.first}",
-                f"the first one at {info.gap_end}",
-                (f"shard {shard} {info.first}-{info.gap_end - 1}",),
+                f"records of shard {shard} from {first}",
+                f"the first one at {end}",
+                (f"shard {shard} {first}-{end - 1}",),
             )
+
+
+def _explained(first: int, end: int, lost: Iterable[tuple[int, int]]) -> bool:
+    for begin, stop in sorted(lost):
+        if begin <= first < stop:
+            first = stop
+    return first >= end
 
 
 def replay_stage(opened: Opened) -> None:

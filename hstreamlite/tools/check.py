@@ -28,7 +28,8 @@ def check(env: Env, path: str, progress: Progress = _silent) -> CheckReport:
     before: CheckReport | None = None
     for _ in range(_LOOKS_MAX):
         try:
-            report = _report(look(env, path, progress, kept))
+            seen = look(env, path, progress, kept)
+            report = report_of(seen, replay(seen))
         except FileNotFoundError:
             if not env.files.exists(f"{path}/segments"):
                 raise
@@ -49,8 +50,8 @@ def _place(damage: Damage) -> tuple[object, ...]:
     return damage.path, damage.start, damage.fault, damage.lost
 
 
-def _report(seen: Look) -> CheckReport:
-    state = replay(seen)
+def report_of(seen: Look, state: State) -> CheckReport:
+    """Return what one look says."""
     damage = [*seen.damage, *state.damage, *_missing_segments(seen, state)]
     entries = attribute(seen, state, damage)
     notes = list(seen.notes)

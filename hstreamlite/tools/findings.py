@@ -139,6 +139,17 @@ class CheckReport:
     def sound(self) -> bool:
         return not self.damage
 
+    @property
+    def own_logs_sound(self) -> bool:
+        """The catalog and its like are whole: what they do not name does not exist."""
+        return not any(
+            damage.fault in (RECORD, SUPERBLOCK)
+            or not damage.bounded
+            or any(isinstance(lost, OwnLost) for lost in damage.lost)
+            or (damage.fault == MISSING and damage.path.endswith("/SUPER"))
+            for damage in self.damage
+        )
+
     def lines(self) -> Iterator[str]:
         """Yield the report as sentences for a person."""
         for damage in self.damage:

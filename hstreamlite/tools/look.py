@@ -58,6 +58,8 @@ class Look:
     damage: list[tuple[int, Damage]] = field(default_factory=list)
     """Each with the place of its segment, 0 for none."""
     notes: list[str] = field(default_factory=list)
+    wants: dict[int, Want] = field(default_factory=dict)
+    """What was known of each segment from elsewhere, by place."""
     files: set[int] = field(default_factory=set)
     absent: list[int] = field(default_factory=list)
     """Numbers of level 0 at whose place no segment stands."""
@@ -81,8 +83,9 @@ def look(env: Env, path: str, progress: Progress, kept: dict[str, Found]) -> Loo
         if following is not None and following.first == span.last + 1:
             after = headers[following.number][1]
         found = kept.get(file)
+        want = _want(seen.superblock, span, after, tail=following is None)
+        seen.wants[span.first] = want
         if found is None or found.header.uid != header.uid:
-            want = _want(seen.superblock, span, after, tail=following is None)
             with inspecting(env, file) as inspection:
                 found = inspection.read(want, partial(_tell, progress, seen.bytes, total))
             if found.sealed and not found.ranges:

@@ -50,6 +50,9 @@ def holes(seen: Look, state: State) -> list[Hole]:
     out: list[Hole] = []
     for shard, first in _wanted(seen, state):
         runs = sorted(verified.get(shard, ()))
+        told = state.catalog.lost.get(shard, ())
+        explained = [(first, end, _NOWHERE, _NOWHERE) for first, end in told]
+        runs = sorted([*runs, *explained])
         out += _holes_of(shard, first, _end(state.catalog, shard), runs, named.get(shard, ()))
     return out
 

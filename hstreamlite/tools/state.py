@@ -28,6 +28,8 @@ class State:
     producers: ProducerTable = field(default_factory=ProducerTable)
     progress: dict[int, Progress] = field(default_factory=dict)
     damage: list[tuple[int, Damage]] = field(default_factory=list)
+    applied: dict[int, list[bytes]] = field(default_factory=dict)
+    """What could be applied of the progress and the producers, as stored."""
     owners: dict[int, StreamState] = field(default_factory=dict)
     """Stream of each shard that one has."""
 
@@ -43,6 +45,8 @@ def replay(seen: Look) -> State:
         for number, found, block, payload in _payloads(seen, log, start):
             try:
                 _apply(state, log, payload)
+                if log != CATALOG:
+                    state.applied.setdefault(log, []).append(payload)
             except _REFUSALS as error:
                 detail = f"{NAMES[log]}: {type(error).__name__} {error}"
                 damage = Damage(found.path, block.off, block.length, RECORD, detail)

@@ -121,3 +121,30 @@ def test_help_tells_the_exit_codes() -> None:
         done = command(*arguments)
         assert done.returncode == 0
         assert "exit codes:" in done.stdout
+
+
+def test_salvage_saves_the_rest_and_gives_1(store: Path, tmp_path: Path) -> None:
+    (segment,) = segments(store)
+    overwrite(segment, 5 * 4096 + 130)
+    before = segment.read_bytes()
+    done = command("salvage", str(store), str(tmp_path / "new"))
+    assert done.returncode == 1, done.stderr
+    assert "stream 'orders': record 1-4 unreadable" in done.stdout
+    assert "19 records saved" in done.stdout
+    assert segment.read_bytes() == before
+    assert command("check", str(tmp_path / "new")).returncode == 0
+    again = command("salvage", str(store), str(tmp_path / "new"))
+    assert again.returncode == 3
+    assert "not empty" in again.stderr
+    assert command("salvage", str(store), str(store / "new")).returncode == 2
+    with hs.open(tmp_path / "new") as opened:
+        opened.stream("orders").append(b"goes on")
+        assert opened.stream("orders").tail() == hs.RecordId(1, 21, 0)
+
+
+def test_salvage_leaves_a_store_in_use_alone(store: Path, tmp_path: Path) -> None:
+    with hs.open(store):
+        done = command("salvage", str(store), str(tmp_path / "new"))
+    assert done.returncode == 3
+    assert "is open for writing" in done.stderr
+    assert not (tmp_path / "new").exists()

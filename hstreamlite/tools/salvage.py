@@ -1,0 +1,228 @@
+"""Saving what verifies of a damaged store into a new one.
+
+Streams, record ids, order, times, keys and attributes stay as they are, and so do subscriptions and
+their progress. What is lost leaves holes, which the new catalog explains: readers and consumers are
+told of a gap there. The new store has an identity of its own: from now on the two differ, and a
+segment of one must not be taken for one of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from hstreamlite._native import ffi, lib
+from hstreamlite.config import LEVELS, StoreConfig
+from hstreamlite.env import Env, LockHeld
+from hstreamlite.errors import CorruptionError, HStreamError, StoreLocked
+from hstreamlite.log import catalog as catalogs
+from hstreamlite.log.catalog import Catalog, StreamState
+from hstreamlite.log.journal import CATALOG, PRODUCERS, PROGRESS, SYSTEM, SYSTEM_LOGS, Journal, Op
+from hstreamlite.tools.check import check, report_of
+from hstreamlite.tools.findings import CheckReport
+from hstreamlite.tools.look import Look, Progress, look
+from hstreamlite.tools.losses import Hole, holes
+from hstreamlite.tools.segments import Want, inspecting
+from hstreamlite.tools.state import State, replay
+from hstreamlite.tools.target import building
+
+_PIECE_RECORDS = 1000
+_PIECE_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class SalvageReport:
+    """What was saved, and what not: `source` is the check of the damaged store."""
+
+    path: str
+    source: CheckReport
+    blocks: int = 0
+    records: int = 0
+    invented: list[str] = field(default_factory=list)
+    """Names given to streams that the damaged catalog does not name."""
+
+    @property
+    def whole(self) -> bool:
+        return self.source.sound
+
+    def lines(self) -> Iterator[str]:
+        """Yield the report as sentences for a person."""
+        for damage in self.source.damage:
+            yield from damage.lines()
+        for note in self.source.notes:
+            yield f"note: {note}"
+        for name in self.invented:
+            yield f"note: records of a stream of unknown name are now in stream {name!r}"
+        yield f"{self.path}: {self.records} records saved, with their ids; opens as a store"
+
+    def facts(self) -> dict[str, Any]:
+        """Return the report for a program."""
+        return {
+            "path": self.path,
+            "records": self.records,
+            "blocks": self.blocks,
+            "invented": self.invented,
+            "source": self.source.facts(),
+        }
+
+
+def _silent(done: int, total: int) -> None:
+    """Show nothing."""
+
+
+def salvage(env: Env, path: str, target: str, progress: Progress = _silent) -> SalvageReport:
+    """Write all that verifies of the store at `path` to a new store at `target`.
+
+    The damaged one is not changed. StoreLocked while it is in use; FileExistsError unless the
+    target is absent or empty; NotAStore, StorageFull or OSError leave nothing there.
+    """
+    if f"{target}/".startswith(f"{path}/"):
+        raise ValueError(f"the new store cannot lie inside the damaged one, at {target!r}")
+    seen = look(env, path, progress, {})
+    lock = _lock(env, path)
+    try:
+        state = replay(seen)
+        report = SalvageReport(target, report_of(seen, state))
+        with building(env, target) as (partial_path, finish):
+            _write(env, seen, state, partial_path, report, progress)
+            found = check(env, partial_path, progress)
+            if not found.sound:
+                first = found.damage[0]
+                raise CorruptionError(
+                    first.path, first.start, first.length, "a sound copy", first.what
+                )
+            finish()
+    finally:
+        if lock is not None:
+            env.files.close(lock)
+    return report
+
+
+def _lock(env: Env, path: str) -> int | None:
+    """Keep others from changing the store meanwhile, where it has a lock file."""
+    if not env.files.exists(f"{path}/LOCK"):
+        return None
+    try:
+        return env.files.lock(f"{path}/LOCK")
+    except LockHeld as error:
+        raise StoreLocked(path, error.owner_pid) from None
+
+
+def _write(
+    env: Env, seen: Look, state: State, path: str, report: SalvageReport, progress: Progress
+) -> None:
+    config = StoreConfig(batch_bytes_max=16 << 20)
+    journal = Journal(env, path, config)
+    try:
+        for _ in range(2):
+            journal.store_super((0, 0, 0))
+        order = max((r.max_order for f in seen.segments.values() for r in f.runs), default=0) + 1
+        # Segment 1 is left out: where one is missing, a log may go on higher than it was.
+        journal.check(lib.hsl_log_set_next(journal.log, 1, 1, order, 0, 0, 0))
+        journal.check(lib.hsl_log_start(journal.log))
+        counts = ffi.new("uint64_t[2]")
+        for place, found in seen.segments.items():
+            with inspecting(env, found.path) as inspection:
+                inspection.read(seen.wants.get(place, Want()), partial(_between, progress, seen))
+                status = lib.hsl_salvage(journal.log, inspection.native, counts, counts + 1)
+                journal.check(status)
+        report.blocks, report.records = int(counts[0]), int(counts[1])
+        _write_state(journal, seen, state, report)
+    except BaseException:
+        with suppress(HStreamError, OSError):
+            journal.close(clean=False)
+        raise
+    journal.close()
+
+
+def _between(progress: Progress, seen: Look, read: int) -> None:
+    progress(min(read, seen.bytes), seen.bytes)
+
+
+def _write_state(journal: Journal, seen: Look, state: State, report: SalvageReport) -> None:
+    """Write the store's own logs anew, and point the superblock to them."""
+    level = LEVELS["sync"]
+    catalog = state.catalog
+    _name_unknown(journal, catalog, state, report)
+    lost = [hole for hole in holes(seen, state) if hole.shard < SYSTEM]
+    for log in SYSTEM_LOGS:
+        journal.add_shard(log)
+    for log in (PROGRESS, PRODUCERS):
+        for op in _pieces(log, state.applied.get(log, [])):
+            journal.stage([op], level, system=True)
+    journal.wait(journal.staged())
+    rows = [_row(journal, shard, catalog, lost) for shard in state.owners]
+    for shard, first, end in _lost(journal, rows):
+        catalog.lost.setdefault(shard, []).append((first, end))
+    known = int(journal.stats()["segments"]) + 1
+    live = range(2, known + 1)
+    changes = [catalogs.encode(change) for change in catalog.snapshot(rows, live, known)]
+    for op in _pieces(CATALOG, changes):
+        journal.stage([op], level, system=True)
+    journal.wait(journal.staged())
+    journal.store_super((1, 1, 1))
+
+
+def _name_unknown(journal: Journal, catalog: Catalog, state: State, report: SalvageReport) -> None:
+    """Give shards that no stream owns one of their own, if the catalog cannot be trusted."""
+    if report.source.own_logs_sound:
+        return
+    for subscription in catalog.subscriptions.values():
+        if subscription.stream_id not in catalog.by_id:
+            shards = tuple(sorted(subscription.start))
+            _invent(catalog, state, report, shards, subscription.stream_id)
+    for shard in journal.shards():
+        if shard < SYSTEM and shard not in state.owners:
+            _invent(catalog, state, report, (shard,), catalog.next_stream)
+
+
+def _invent(
+    catalog: Catalog, state: State, report: SalvageReport, shards: tuple[int, ...], stream: int
+) -> None:
+    name = f"salvaged-{shards[0]}"
+    made = StreamState(id=stream, name=name, shard_ids=shards, created_ms=0)
+    catalog.apply(catalogs.stream_change(made))
+    state.owners.update(dict.fromkeys(shards, made))
+    report.invented.append(name)
+
+
+def _row(
+    journal: Journal, shard: int, catalog: Catalog, lost: list[Hole]
+) -> tuple[int, int, int, int]:
+    """Return where a log stands: LSNs that were given once are not given again."""
+    journal.add_shard(shard)
+    info = journal.info(shard)
+    end = max([hole.end for hole in lost if hole.shard == shard], default=1)
+    told, last_time = catalog.logs.get(shard, (1, 0))
+    first = catalog.trims.get(shard, 1)
+    following = max(info.durable_next, end, told, first)
+    return shard, following, max(info.last_time, last_time), first
+
+
+def _lost(
+    journal: Journal, rows: list[tuple[int, int, int, int]]
+) -> Iterator[tuple[int, int, int]]:
+    """Yield what the new store does not hold of its logs, from the first LSN kept on."""
+    for shard, following, _, first in rows:
+        for begin, end in journal.holes(shard):
+            if end > first:
+                yield shard, max(begin, first), end
+        end = max(journal.info(shard).durable_next, first)
+        if following > end:
+            yield shard, end, following
+
+
+def _pieces(log: int, payloads: list[bytes]) -> Iterator[Op]:
+    piece: list[bytes] = []
+    size = 0
+    for payload in payloads:
+        if piece and (size + len(payload) > _PIECE_BYTES or len(piece) == _PIECE_RECORDS):
+            yield (log, list(piece), None)
+            piece, size = [], 0
+        piece.append(payload)
+        size += len(payload)
+    if piece:
+        yield (log, piece, None)
