@@ -76,6 +76,8 @@ class Pending:
 class Engine:
     """One open store. `Engine.open` makes it; `close` ends it."""
 
+    read_only = False
+
     def __init__(self, env: Env, path: str, config: StoreConfig, opened: recovery.Opened) -> None:
         self.env = env
         self.path = path
@@ -219,6 +221,10 @@ class Engine:
         try:
             self.journal.close(clean=clean)
         finally:
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock_handle >= 0:
             self.env.files.close(self._lock_handle)
 
     def check_open(self) -> None:
@@ -237,7 +243,7 @@ class Engine:
         if not self.closed and not self.forked:
             self.forked = True
             self.gate.close()
-            self.env.files.close(self._lock_handle)
+            self._unlock()
 
     # Streams.
 

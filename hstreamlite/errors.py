@@ -158,14 +158,20 @@ class Forked(StoreError):
 
 
 class ReadOnly(StoreError):
-    """A change was asked of a store opened with ``read_only=True``. Nothing was changed."""
+    """A change was asked of a store opened with ``read_only=True``. Nothing was changed.
+
+    ``what`` is what was asked. Consumers change a store too: they ack, through its one writer.
+    """
 
     path: str
+    what: str
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, what: str = "write") -> None:
         super().__init__(
-            f"The store at {path!r} is open read-only; open it without read_only=True to write.",
+            f"The store at {path!r} is open read-only and cannot {what}; do that in the process "
+            "that writes it, or open it without read_only=True.",
             path=path,
+            what=what,
         )
 
 

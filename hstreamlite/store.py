@@ -14,7 +14,7 @@ from datetime import timedelta
 from os import PathLike, fsdecode, fsencode
 from os.path import abspath
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from hstreamlite import signals
 from hstreamlite._native.files import real_env
@@ -33,11 +33,11 @@ from hstreamlite.errors import (
     HStreamError,
 )
 from hstreamlite.feed import Feed
-from hstreamlite.feeds import Feeds
+from hstreamlite.follower import CONSUME, Follower, feeds_of
 from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo, stats_of
 from hstreamlite.log.recovery import RecoveryReport
 from hstreamlite.place import EARLIEST, Place
-from hstreamlite.stream import Stream
+from hstreamlite.stream import FollowedStream, Stream
 from hstreamlite.sub.effects import Lag
 from hstreamlite.ticker import Ticker
 from hstreamlite.transaction import Collected, Transaction
@@ -50,6 +50,7 @@ def open(  # noqa: A001 - hstreamlite.open is how users say it
     *,
     durability: Durability | None = None,
     create: bool = True,
+    read_only: bool = False,
     config: StoreConfig | None = None,
     env: Env | None = None,
 ) -> Store:
@@ -58,6 +59,10 @@ def open(  # noqa: A001 - hstreamlite.open is how users say it
     One owner per directory: StoreLocked names the process that has it. After a crash this recovers;
     `store.recovery` tells what was found. `durability` is the level of appends that name none, and
     goes before that of the config.
+
+    With read_only any number of processes may open the directory beside its owner, or without one.
+    They see what is on disk, and what is added as it gets there; nothing is created or written, and
+    whatever would raises ReadOnly. A file system without write permission will do.
 
     NotAStore, StoreVersionUnsupported, CorruptionError, StorageFull and StorageUnavailable leave
     the files as they were.
@@ -69,9 +74,13 @@ def open(  # noqa: A001 - hstreamlite.open is how users say it
     """
     config = config_for(config, durability)
     text = path_text(path) if env else real_path(path)
-    engine = Engine.open(env or real_env(), text, config, create=create)
+    engine: Engine
+    if read_only:
+        engine = Follower.open(env or real_env(), text, config)
+    else:
+        engine = Engine.open(env or real_env(), text, config, create=create)
     try:
-        return Store(engine)
+        return (FollowedStore if read_only else Store)(engine)
     except BaseException:
         engine.close(clean=False)
         raise
@@ -132,9 +141,10 @@ class Store:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._feeds = Feeds(engine)
+        self._feeds = feeds_of(engine)
         self._ticker = Ticker(engine, self._feeds)
-        self._ticker.start()
+        if not engine.read_only:
+            self._ticker.start()
         if engine.env.threaded:
             signals.close_at_exit(self.close)
 
@@ -250,6 +260,11 @@ class Store:
         return self._engine.closed
 
     @property
+    def read_only(self) -> bool:
+        """Whether another process writes the store, if any does."""
+        return self._engine.read_only
+
+    @property
     def recovery(self) -> RecoveryReport:
         """What opening found and did."""
         return self._engine.report
@@ -327,7 +342,46 @@ class Store:
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{len(self._engine.catalog.streams)} streams"
-        return f"<Store {self.path!r} {state}>"
+        kind = " read-only" if self.read_only else ""
+        return f"<Store {self.path!r}{kind} {state}>"
+
+
+class FollowedStore(Store):
+    """A store that another process writes, or none. Thread-safe."""
+
+    _engine: Follower
+
+    def create_stream(self, name: str, **_: object) -> NoReturn:
+        """Raise ReadOnly."""
+        self._engine.refuse(f"create stream {name!r}")
+
+    def _stream(self, name: str) -> Stream:
+        return FollowedStream(self._engine, self._ticker, name)
+
+    def delete_stream(self, name: str, **_: object) -> NoReturn:
+        """Raise ReadOnly."""
+        self._engine.refuse(f"delete stream {name!r}")
+
+    def create_subscription(self, name: str, **_: object) -> NoReturn:
+        """Raise ReadOnly."""
+        self._engine.refuse(f"create subscription {name!r}")
+
+    def subscription(self, name: str) -> Subscription:
+        """Return a handle, without looking whether the subscription exists."""
+        return FollowedSubscription(self, check_name("subscription", name))
+
+    def delete_subscription(self, name: str, **_: object) -> NoReturn:
+        """Raise ReadOnly."""
+        self._engine.refuse(f"delete subscription {name!r}")
+
+    def transaction(self) -> NoReturn:
+        """Raise ReadOnly."""
+        self._engine.refuse("run a transaction")
+
+    def tick(self) -> int | None:
+        """See what is durable now. Only needed where an environment runs without threads."""
+        self._engine.check_open()
+        return None
 
 
 class Subscription:
@@ -362,3 +416,15 @@ class Subscription:
 
     def __repr__(self) -> str:
         return f"<Subscription {self.name!r} of {self._store.path!r}>"
+
+
+class FollowedSubscription(Subscription):
+    """A handle of one subscription of a store that another process writes."""
+
+    __slots__ = ()
+
+    _store: FollowedStore
+
+    def consumer(self, name: str, *, prefetch: int = 100) -> NoReturn:  # noqa: ARG002 - refused
+        """Raise ReadOnly: acks go through the one process that writes."""
+        self._store._engine.refuse(CONSUME)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 from hstreamlite._native import fast
 from hstreamlite.batcher import ProducerCore, ProducerOptions
 from hstreamlite.config import Compression, Durability, check_compression, check_durability
 from hstreamlite.engine import Engine
 from hstreamlite.errors import BatchTooLarge, RecordTrimmed, StreamNotFound, TransactionTooLarge
+from hstreamlite.follower import Follower
 from hstreamlite.info import StreamInfo
 from hstreamlite.log.reader import Batch, Scan
 from hstreamlite.log.routing import record_ids
@@ -196,6 +197,30 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"<Stream {self.name!r} of {self._engine.path!r}>"
+
+
+class FollowedStream(Stream):
+    """A handle of one stream of a store that another process writes."""
+
+    __slots__ = ()
+
+    _engine: Follower
+
+    def append(self, *_: object, **__: object) -> NoReturn:
+        """Raise ReadOnly."""
+        self._engine.refuse(f"append to stream {self.name!r}")
+
+    def append_many(self, *_: object, **__: object) -> NoReturn:
+        """Raise ReadOnly."""
+        self._engine.refuse(f"append to stream {self.name!r}")
+
+    def producer(self, **__: object) -> NoReturn:
+        """Raise ReadOnly."""
+        self._engine.refuse(f"make a producer of stream {self.name!r}")
+
+    def trim(self, **__: object) -> NoReturn:
+        """Raise ReadOnly."""
+        self._engine.refuse(f"trim stream {self.name!r}")
 
 
 T = TypeVar("T")

@@ -50,7 +50,9 @@ int hsl_state(const struct hsl_log *log)
         return HSL_FORKED;
     if (log->failed)
         return HSL_FAILED;
-    return log->closed || log->closing ? HSL_CLOSED : HSL_OK;
+    if (log->closed || log->closing)
+        return HSL_CLOSED;
+    return log->cfg.follower ? HSL_READ_ONLY : HSL_OK;
 }
 
 void hsl_path(const struct hsl_log *log, char *out, const char *name)
@@ -172,7 +174,7 @@ struct hsl_log *hsl_log_new(const struct hsl_io *io, const struct hsl_log_config
     log->next_ticket = 1;
     log->next_order = 1;
     log->stage_fd = -1;
-    log->tail_fd = -1;
+    log->tail_fd = log->loaded_fd = -1;
     pthread_mutex_init(&log->stage_mu, NULL);
     pthread_mutex_init(&log->index_mu, NULL);
     pthread_mutex_init(&log->pieces_mu, NULL);
@@ -277,7 +279,11 @@ int hsl_log_close(struct hsl_log *log, int32_t clean)
     hsl_wake_all(log);
     pthread_mutex_unlock(&log->stage_mu);
     hsl_os_stage_close(log);
-    hsl_tail_close(log);
+    hsl_scan_keep(log, -1);
+    if (log->follow)
+        hsl_follow_close(log);
+    else
+        hsl_tail_close(log);
     hsl_segments_release(log);
     return rc;
 }
@@ -294,6 +300,7 @@ void hsl_log_free(struct hsl_log *log)
     free(log->segments);
     hsl_segment_free(log, log->spare);
     hsl_shards_free(log);
+    hsl_follow_free(log);
     hsl_pieces_free(log);
     hsl_chunks_free(log);
     free(log->cached);

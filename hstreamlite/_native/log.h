@@ -7,6 +7,7 @@
  *   segment.c   files of the segments, spare and reserve     (`writing`, nothing in flight)
  *   osstage.c   mapped copy of what is staged                (stage_mu)
  *   tail.c      mapped page that tells others what is durable
+ *   follow.c    reading on in a log that another process writes
  *   index.c     shards and where their durable blocks are    (index_mu)
  *   regroup.c   writing a segment of level 1                 (one thread)
  *   swap.c      putting one in the place of others           (one at a time)
@@ -158,6 +159,7 @@ struct hsl_segment {
     uint8_t *rebuilt; /* pieces_mu: the rows, found again in the frames; NULL = footer is sound */
     int fd;                /* writing; -1 when sealed */
     int fd_read;
+    int fd_direct;         /* of readers that were at work when it was sealed; -1 = none */
     uint32_t readers;      /* index_mu; fd_read is not closed while > 0 */
     bool sealed, emergency, dropped;
     struct hsl_row *rows;
@@ -231,6 +233,8 @@ struct hsl_log {
 
     int tail_fd;
     struct hsl_tail_page *tail; /* one thread writes it at a time */
+    _Atomic bool tail_valid; /* a follower found that it counts: it does until the machine boots */
+    struct hsl_follow *follow;  /* a follower's place in the log; NULL before hsl_log_follow */
 
     pthread_mutex_t index_mu;
     struct hsl_shard **shards; /* open addressing, power of two; written under both mutexes */
@@ -247,6 +251,7 @@ struct hsl_log {
     uint64_t pieces_clock;
 
     struct hsl_segment *loaded;
+    int loaded_fd; /* its file, in a follower and if it is not sealed; else -1 */
     uint64_t scan_frame, scan_number; /* scan_number: the segment that comes next */
     bool scan_hole;                   /* something before it is gone */
     struct hsl_range *lost;
@@ -336,6 +341,7 @@ uint64_t hsl_segment_room(const struct hsl_segment *segment);
 int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system); /* `writing` held */
 int hsl_roll(struct hsl_log *log);                                      /* `writing` held */
 int hsl_seal(struct hsl_log *log, struct hsl_segment *segment);
+int hsl_seal_in_memory(struct hsl_log *log, struct hsl_segment *segment);
 /* *out: the footer of a segment whose rows are in memory, as it goes to the file. */
 int hsl_footer_build(const struct hsl_segment *segment, uint8_t **out, size_t *len,
                      struct hsl_trailer *trailer);
@@ -347,9 +353,12 @@ struct hsl_segment *hsl_segment_new(uint64_t number);
 int hsl_segments_add(struct hsl_log *log, struct hsl_segment *segment); /* index_mu held */
 struct hsl_segment *hsl_segment_find(struct hsl_log *log, uint64_t number);
 int hsl_segment_reader(struct hsl_log *log, uint64_t number, struct hsl_segment **out, int *fd);
+/* Of a segment that was just sealed: what reads it now need not be aligned. index_mu held. */
+void hsl_segment_end_direct(struct hsl_log *log, struct hsl_segment *segment);
 void hsl_segment_unread(struct hsl_log *log, struct hsl_segment *segment);
 uint64_t hsl_claim(size_t bytes, uint32_t blocks);
 int hsl_segments_tidy(struct hsl_log *log);
+void hsl_segments_forget(struct hsl_log *log, const uint64_t *numbers, size_t count);
 
 /* The segments of level 0 in whose place one stands: itself, or those it replaces. */
 static inline uint64_t hsl_segment_first(const struct hsl_segment *segment)
@@ -385,6 +394,10 @@ enum hsl_tail_state { HSL_TAIL_STARTING = 1, HSL_TAIL_OPEN = 2, HSL_TAIL_CLOSED 
 /* By who syncs a group, or holds `writing` with none in flight. */
 void hsl_tail_publish(struct hsl_log *log, enum hsl_tail_state state);
 void hsl_tail_close(struct hsl_log *log);
+
+/* follow.c */
+void hsl_follow_close(struct hsl_log *log);
+void hsl_follow_free(struct hsl_log *log);
 
 /* index.c */
 struct hsl_shard *hsl_shard_get(struct hsl_log *log, uint64_t id);
@@ -467,5 +480,17 @@ struct hsl_log *hsl_cursor_log(struct hsl_cursor *cursor);
 int hsl_segment_rows(struct hsl_log *log, const struct hsl_segment *segment, int fd,
                      uint8_t **rows);
 int hsl_block_check(const uint8_t *block, size_t room, struct hsl_block_header *out);
+void hsl_scan_keep(struct hsl_log *log, int fd);
+/* For a segment that is written elsewhere and read here at the same time: walks on to `upto`, all
+ * of which is durable; DAMAGED with the reason in the report. */
+int hsl_scan_on(struct hsl_log *log, struct hsl_segment *segment, int fd, uint64_t upto,
+                struct hsl_segment_report *report);
+/* The same to the end of a segment that was sealed, which is s->sealed if its footer is sound. */
+int hsl_scan_seal(struct hsl_log *log, struct hsl_segment *segment, int fd,
+                  struct hsl_segment_report *report);
+/* Puts one of level 1 in the place of segments, of which those up to number `after` are known;
+ * AGAIN if it begins behind. */
+int hsl_scan_adopt(struct hsl_log *log, uint64_t number, uint64_t after,
+                   struct hsl_segment_report *report);
 
 #endif

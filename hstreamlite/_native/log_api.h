@@ -21,7 +21,8 @@ enum hsl_status {
     HSL_IO = -11,
     HSL_VERSION = -12,
     HSL_TRIMMED = -13,
-    HSL_MALFORMED = -14
+    HSL_MALFORMED = -14,
+    HSL_READ_ONLY = -15
 };
 
 struct hsl_log_config {
@@ -43,6 +44,7 @@ struct hsl_log_config {
     uint8_t uuid[16];           /* identity of a store created by this open */
     int32_t threaded;
     int32_t direct;             /* try O_DIRECT */
+    int32_t follower;           /* another process writes: nothing is changed, only followed */
     int32_t notify_fd;          /* written when durability advances; -1 = none */
 };
 
@@ -56,6 +58,15 @@ struct hsl_super {
     uint64_t checkpoint;        /* segment << 32 | offset of the newest checkpoint; 0 = none */
     uint64_t snapshot[3];       /* first LSN of the newest snapshot in each system log; 0 = none */
     uint64_t flags;             /* 1 = closed cleanly */
+};
+
+/* How far the log is durable, as its writer tells other processes. */
+struct hsl_tail {
+    uint64_t sequence;          /* another one: something was written since */
+    uint64_t state;             /* 1 = a writer opens for the first time since boot, 2 = open,
+                                 * 3 = closed */
+    uint64_t epoch;
+    uint64_t durable;           /* segment << 32 | offset */
 };
 
 /* What hsl_log_load_segment found. */
@@ -185,6 +196,28 @@ int hsl_log_set_next(struct hsl_log *log, uint64_t segment, uint64_t epoch, uint
                      uint64_t pred_uid, uint64_t pred_end, uint32_t pred_crc);
 /* Maps the page that tells other processes how far the log is durable; before anything changes. */
 int hsl_log_tail_open(struct hsl_log *log);
+/* What that page says, to a follower. NOT_FOUND: nothing that counts. DAMAGED: it is of another
+ * store. */
+int hsl_log_tail_read(struct hsl_log *log, struct hsl_tail *out);
+/* Loads the segment being written up to `limit`, which is durable, and looks at nothing behind. */
+int hsl_log_load_active(struct hsl_log *log, uint64_t number, uint64_t checkpoint, uint64_t limit,
+                        struct hsl_segment_report *report);
+/* A follower goes on from the last loaded segment. */
+int hsl_log_follow(struct hsl_log *log);
+/* Takes in what became durable since. DAMAGED: see hsl_log_follow_damage; AGAIN: below. */
+int hsl_log_refresh(struct hsl_log *log);
+int hsl_log_follow_damage(struct hsl_log *log, struct hsl_segment_report *report);
+/* After AGAIN: the number of the segment that is gone. It was dropped, or one of level 1 stands in
+ * its place, which the caller finds out: then comes one of the next two. */
+uint64_t hsl_log_follow_gone(struct hsl_log *log);
+int hsl_log_follow_skip(struct hsl_log *log, uint64_t number);
+/* Takes a segment of level 1 in the place of what it covers. NOT_FOUND: there is no such file;
+ * AGAIN: refresh first. */
+int hsl_log_follow_adopt(struct hsl_log *log, uint64_t number);
+/* The last segment that was gone before its end was read; 0 = none. */
+uint64_t hsl_log_abandoned_segment(struct hsl_log *log);
+/* Forgets segments that the writer has dropped. */
+int hsl_log_forget_segments(struct hsl_log *log, const uint64_t *numbers, size_t count);
 int hsl_log_os_stage_open(struct hsl_log *log, int32_t create);
 /* Stages the entries of the mapped stage that are not in the log; their number in *replayed. */
 int hsl_log_os_stage_replay(struct hsl_log *log, uint64_t *replayed);

@@ -88,11 +88,26 @@ static void note_claim(struct hsl_segment_report *report, const struct hsl_frame
         report->durable_claim = h->durable;
 }
 
+/* A follower's readers are at work while it goes on. */
+static void lock_index(struct hsl_log *log)
+{
+    pthread_mutex_lock(&log->stage_mu);
+    pthread_mutex_lock(&log->index_mu);
+}
+
+static void unlock_index(struct hsl_log *log)
+{
+    pthread_mutex_unlock(&log->index_mu);
+    pthread_mutex_unlock(&log->stage_mu);
+}
+
 struct insert {
     struct hsl_log *log;
     struct hsl_segment *segment;
     struct hsl_segment_report *report;
     bool hole; /* some segment before this one is gone: a shard may continue higher */
+    bool seal;  /* runs take the place of entries that the segment has */
+    bool adopt; /* runs take the place of those of other segments */
 };
 
 /* Do records from `first` on continue their shard? What holds for every block and every run. */
@@ -154,6 +169,34 @@ static int insert_run(void *ctx, const struct hsl_run *run)
     int rc = hsl_run_insert(in->log, in->segment, run);
     note_newest(in->log, shard, run->last_time, 0);
     return rc;
+}
+
+static int seal_run(void *ctx, const struct hsl_run *run)
+{
+    const struct insert *in = ctx;
+    return hsl_run_seal(in->log, in->segment, run);
+}
+
+/* A run of level 1 in the place of those it was made from, as far as they are known here. */
+static int adopt_run(void *ctx, const struct hsl_run *run)
+{
+    struct insert *in = ctx;
+    struct hsl_shard *shard = hsl_shard_add(in->log, run->shard);
+    if (!shard)
+        return HSL_NO_MEMORY;
+    const struct hsl_run *found = hsl_run_find(shard, run->first);
+    if (!found || found->first >= run->end)
+        return run->end > shard->durable_next ? insert_run(in, run) : HSL_OK;
+    hsl_run_replace(in->log, in->segment, run);
+    if (run->end > shard->durable_next)
+        shard->durable_next = run->end;
+    note_newest(in->log, shard, run->last_time, 0);
+    return HSL_OK;
+}
+
+static hsl_run_fn taking(const struct insert *in)
+{
+    return in->seal ? seal_run : in->adopt ? adopt_run : insert_run;
 }
 
 /* Do the blocks of the frame continue their shards? Checked before any of them is inserted. 0, the
@@ -243,8 +286,11 @@ static int insert_checkpoint(struct insert *in, const uint8_t *body, size_t len)
     if ((uint64_t)point.rows_len + point.dir_len != len - sizeof point)
         return HSL_DAMAGED;
     struct insert_rows of = {in, body + sizeof point};
-    return hsl_dir_decode(of.rows + point.rows_len, point.dir_len, point.rows_len, point.shards,
-                          point.blocks, insert_run_rows, &of);
+    lock_index(in->log);
+    int rc = hsl_dir_decode(of.rows + point.rows_len, point.dir_len, point.rows_len, point.shards,
+                            point.blocks, insert_run_rows, &of);
+    unlock_index(in->log);
+    return rc;
 }
 
 /* One frame at `off`; *len is its padded length when accepted. */
@@ -277,10 +323,13 @@ static int accept_frame(struct reader *r, struct insert *in, uint64_t off, bool 
     } else {
         if (!blocks_valid(body, &h))
             return HSL_DAMAGE_BLOCK;
+        lock_index(in->log);
         rc = frame_continues(in, body, h.blocks);
-        if (rc != HSL_DAMAGE_NONE)
+        if (rc == HSL_DAMAGE_NONE)
+            rc = frame_rows(body, h.blocks, off + sizeof h, insert_row, in);
+        unlock_index(in->log);
+        if (rc != HSL_OK)
             return rc;
-        rc = frame_rows(body, h.blocks, off + sizeof h, insert_row, in);
     }
     s->frames = h.number;
     s->last_crc = h.crc;
@@ -451,16 +500,26 @@ static int load_footer(struct reader *r, struct insert *in, bool *loaded)
     dir += at - from;
     if (t.dir_crc != hsl_crc32c(seed, dir, t.dir_len + 4 * pieces))
         return HSL_OK;
+    int rc = in->seal ? hsl_scan_on(in->log, s, r->fd, t.footer_off, report) : HSL_OK;
+    if (rc == HSL_OK && in->seal && s->last_crc != t.last_crc)
+        return HSL_OK;
     s->blocks = t.blocks;
-    int rc = hsl_segment_footer(s, &t, dir + t.dir_len);
     if (rc == HSL_OK)
-        rc = hsl_dir_decode(dir, t.dir_len, t.rows_len, t.shards, t.blocks, insert_run, in);
+        rc = hsl_segment_footer(s, &t, dir + t.dir_len);
     if (rc != HSL_OK)
         return rc;
+    lock_index(in->log);
+    rc = hsl_dir_decode(dir, t.dir_len, t.rows_len, t.shards, t.blocks, taking(in), in);
     if (t.blocks > 0 && t.max_order >= in->log->next_order)
         in->log->next_order = t.max_order + 1;
     if (t.max_order > in->log->durable_order)
         in->log->durable_order = t.max_order;
+    s->sealed = rc == HSL_OK;
+    if (in->seal)
+        hsl_segment_end_direct(in->log, s);
+    unlock_index(in->log);
+    if (rc != HSL_OK)
+        return rc;
     report->damage = HSL_DAMAGE_NONE;
     report->sealed = 1;
     report->end = t.footer_off;
@@ -550,7 +609,8 @@ static int open_segment(struct hsl_log *log, uint64_t number, struct reader *r,
         r->fd = io->open(io->ctx, path, HSL_OPEN_READ);
     }
     if (r->fd < 0)
-        return hsl_fail(log, "open", path, -r->fd);
+        return r->fd == -ENOENT && log->cfg.follower ? HSL_NOT_FOUND
+                                                     : hsl_fail(log, "open", path, -r->fd);
     *out = hsl_segment_new(number);
     int64_t size = io->size(io->ctx, r->fd);
     if (!*out)
@@ -599,9 +659,18 @@ int hsl_log_add_replaced(struct hsl_log *log, uint64_t number)
     return rc;
 }
 
-/* Puts one segment into the index. `checkpoint` is an offset to start the walk from, or 0. */
-int hsl_log_load_segment(struct hsl_log *log, uint64_t number, uint64_t checkpoint,
-                         struct hsl_segment_report *report)
+/* A follower keeps the file of the active segment: the writer may drop it later. */
+void hsl_scan_keep(struct hsl_log *log, int fd)
+{
+    if (log->loaded_fd >= 0)
+        log->io->close(log->io->ctx, log->loaded_fd);
+    log->loaded_fd = fd;
+}
+
+/* With a limit the segment is one that is being written elsewhere: it is walked so far and no
+ * further, and whatever lies behind means nothing. */
+static int load_segment(struct hsl_log *log, uint64_t number, uint64_t checkpoint, uint64_t limit,
+                        struct hsl_segment_report *report)
 {
     log->lost_len = 0;
     struct reader r = {.log = log, .window = HSL_PAGE, .fd = -1};
@@ -609,13 +678,18 @@ int hsl_log_load_segment(struct hsl_log *log, uint64_t number, uint64_t checkpoi
     int rc = open_segment(log, number, &r, &s, report);
     if (rc != HSL_OK || report->damage != HSL_DAMAGE_NONE || report->number != number)
         goto fail;
+    if (limit != 0 && limit < r.size)
+        r.size = limit;
+    lock_index(log);
     rc = hsl_segments_add(log, s);
+    unlock_index(log);
     if (rc != HSL_OK)
         goto fail;
     struct insert in = {.log = log, .segment = s, .report = report};
     in.hole = expect(log, s);
-    bool loaded;
-    rc = load_footer(&r, &in, &loaded);
+    bool loaded = false;
+    if (limit == 0)
+        rc = load_footer(&r, &in, &loaded);
     if (rc == HSL_OK && !loaded) {
         bool torn_footer = report->damage == HSL_DAMAGE_FOOTER;
         uint64_t from = HSL_PAGE;
@@ -632,19 +706,118 @@ int hsl_log_load_segment(struct hsl_log *log, uint64_t number, uint64_t checkpoi
         if (torn_footer && report->damage == HSL_DAMAGE_FRAME)
             report->damage = HSL_DAMAGE_FOOTER;
     }
-    s->sealed = report->sealed != 0;
     log->loaded = s;
     tell_cover(s, report);
     if (rc == HSL_DAMAGED) {
         report->damage = HSL_DAMAGE_SEQUENCE;
         rc = HSL_OK;
     }
+    bool keep = log->cfg.follower && !s->sealed;
+    hsl_scan_keep(log, keep ? r.fd : -1);
+    if (keep)
+        r.fd = -1;
     close_segment(&r);
     return rc;
 fail:
     free(s);
     close_segment(&r);
     return rc;
+}
+
+/* Puts one segment into the index. `checkpoint` is an offset to start the walk from, or 0. */
+int hsl_log_load_segment(struct hsl_log *log, uint64_t number, uint64_t checkpoint,
+                         struct hsl_segment_report *report)
+{
+    return load_segment(log, number, checkpoint, 0, report);
+}
+
+int hsl_log_load_active(struct hsl_log *log, uint64_t number, uint64_t checkpoint, uint64_t limit,
+                        struct hsl_segment_report *report)
+{
+    return load_segment(log, number, checkpoint, limit, report);
+}
+
+int hsl_scan_on(struct hsl_log *log, struct hsl_segment *s, int fd, uint64_t upto,
+                struct hsl_segment_report *report)
+{
+    struct reader r = {.log = log, .fd = fd, .size = upto};
+    struct insert in = {.log = log, .segment = s, .report = report, .hole = log->scan_hole};
+    int rc = HSL_OK;
+    r.window = upto > s->end && upto - s->end < WINDOW ? upto - s->end : WINDOW;
+    while (rc == HSL_OK && s->end < upto) {
+        size_t len;
+        rc = accept_frame(&r, &in, s->end, false, &len);
+        if (rc == HSL_OK)
+            s->end += len;
+    }
+    free(r.buf);
+    report->end = s->end;
+    report->file_bytes = upto;
+    if (rc > 0 || rc == HSL_DAMAGED) {
+        report->damage = rc > 0 ? rc : HSL_DAMAGE_SEQUENCE;
+        rc = HSL_DAMAGED;
+    }
+    return rc;
+}
+
+int hsl_scan_seal(struct hsl_log *log, struct hsl_segment *s, int fd,
+                  struct hsl_segment_report *report)
+{
+    struct reader r = {.log = log, .fd = fd, .window = HSL_PAGE};
+    struct insert in = {.log = log, .segment = s, .report = report, .seal = true};
+    int64_t size = log->io->size(log->io->ctx, fd);
+    if (size < 0)
+        return hsl_fail(log, "size", "segment", (int)-size);
+    memset(report, 0, sizeof *report);
+    r.size = report->file_bytes = (uint64_t)size;
+    bool loaded;
+    int rc = load_footer(&r, &in, &loaded);
+    free(r.buf);
+    if (rc != HSL_OK || !loaded)
+        return rc;
+    lock_index(log);
+    s->file_bytes = (uint64_t)size;
+    struct hsl_row *rows = s->rows;
+    s->rows = NULL;
+    s->rows_len = s->rows_cap = s->rows_checkpointed = 0;
+    unlock_index(log);
+    free(rows);
+    return HSL_OK;
+}
+
+int hsl_scan_adopt(struct hsl_log *log, uint64_t number, uint64_t after,
+                   struct hsl_segment_report *report)
+{
+    struct reader r = {.log = log, .window = HSL_PAGE, .fd = -1};
+    struct hsl_segment *s = NULL;
+    int rc = open_segment(log, number, &r, &s, report);
+    bool known = rc == HSL_OK && report->damage == HSL_DAMAGE_NONE && report->number == number;
+    if (!known || report->covers_first > after + 1) {
+        close_segment(&r);
+        free(s);
+        return rc != HSL_OK ? rc : known ? HSL_AGAIN : HSL_DAMAGED;
+    }
+    struct insert in = {.log = log, .segment = s, .report = report, .adopt = true, .hole = true};
+    bool loaded;
+    lock_index(log);
+    rc = hsl_segments_add(log, s);
+    s->live = 1; /* until it has all its runs */
+    unlock_index(log);
+    if (rc != HSL_OK) {
+        close_segment(&r);
+        free(s);
+        return rc;
+    }
+    log->scan_hole = true;
+    rc = load_footer(&r, &in, &loaded);
+    close_segment(&r);
+    lock_index(log);
+    s->live--;
+    unlock_index(log);
+    if (rc == HSL_OK && report->covers_last > after)
+        log->scan_number = report->covers_last;
+    log->loaded = s;
+    return rc == HSL_OK && !loaded ? HSL_DAMAGED : rc;
 }
 
 int64_t hsl_log_lost(struct hsl_log *log, struct hsl_range *out, size_t cap)

@@ -31,7 +31,7 @@ struct hsl_segment *hsl_segment_new(uint64_t number)
     struct hsl_segment *segment = calloc(1, sizeof *segment);
     if (segment) {
         segment->number = number;
-        segment->fd = segment->fd_read = -1;
+        segment->fd = segment->fd_read = segment->fd_direct = -1;
     }
     return segment;
 }
@@ -44,6 +44,8 @@ void hsl_segment_free(struct hsl_log *log, struct hsl_segment *segment)
         log->io->close(log->io->ctx, segment->fd);
     if (segment->fd_read >= 0)
         log->io->close(log->io->ctx, segment->fd_read);
+    if (segment->fd_direct >= 0)
+        log->io->close(log->io->ctx, segment->fd_direct);
     free(segment->rows);
     free(segment->crcs);
     free(segment->rebuilt);
@@ -387,11 +389,7 @@ static int seal_index(struct hsl_log *log, struct hsl_segment *s, const struct h
     s->fd = -1;
     s->sealed = true;
     s->file_bytes = file_bytes;
-    if (s->fd_read >= 0 && s->readers == 0) {
-        log->io->close(log->io->ctx, s->fd_read); /* it was opened for direct reads */
-        s->fd_read = -1;
-        log->open_files--;
-    }
+    hsl_segment_end_direct(log, s);
     int rc = hsl_dir_decode(dir, t->dir_len, t->rows_len, t->shards, t->blocks, seal_run,
                             &sealing);
     if (log->active == s)
@@ -401,6 +399,31 @@ static int seal_index(struct hsl_log *log, struct hsl_segment *s, const struct h
     free(s->rows);
     s->rows = NULL;
     s->rows_len = s->rows_cap = s->rows_checkpointed = 0;
+    return rc;
+}
+
+/* Gives the index of a segment that was walked the shape it would have with a footer. */
+int hsl_seal_in_memory(struct hsl_log *log, struct hsl_segment *s)
+{
+    size_t len;
+    uint8_t *footer;
+    struct hsl_trailer trailer;
+    int rc = hsl_footer_build(s, &footer, &len, &trailer);
+    if (rc != HSL_OK)
+        return rc;
+    rc = hsl_segment_footer(s, &trailer, footer + trailer.rows_len + trailer.dir_len);
+    uint8_t *rows = malloc(trailer.rows_len ? trailer.rows_len : 1);
+    if (rc != HSL_OK || !rows) {
+        free(rows);
+        free(footer);
+        return HSL_NO_MEMORY;
+    }
+    memcpy(rows, footer, trailer.rows_len);
+    pthread_mutex_lock(&log->pieces_mu);
+    s->rebuilt = rows;
+    pthread_mutex_unlock(&log->pieces_mu);
+    rc = seal_index(log, s, &trailer, footer, s->file_bytes);
+    free(footer);
     return rc;
 }
 
@@ -557,14 +580,28 @@ int hsl_segment_reader(struct hsl_log *log, uint64_t number, struct hsl_segment 
     return rc;
 }
 
+void hsl_segment_end_direct(struct hsl_log *log, struct hsl_segment *s)
+{
+    if (s->fd_read < 0)
+        return;
+    log->open_files--;
+    if (s->readers == 0)
+        log->io->close(log->io->ctx, s->fd_read);
+    else
+        s->fd_direct = s->fd_read;
+    s->fd_read = -1;
+}
+
 void hsl_segment_unread(struct hsl_log *log, struct hsl_segment *s)
 {
     pthread_mutex_lock(&log->index_mu);
     s->readers--;
+    if (s->readers == 0)
+        close_handle(log, &s->fd_direct);
     if (log->released && s->readers == 0)
         close_handle(log, &s->fd_read);
     bool gone = s->dropped && s->readers == 0;
-    if (gone)
+    if (gone && s->fd_read >= 0)
         log->open_files--;
     pthread_mutex_unlock(&log->index_mu);
     if (gone)
@@ -622,6 +659,37 @@ uint64_t hsl_log_first_segment(struct hsl_log *log)
     return first;
 }
 
+/* Takes a sealed segment without live blocks out of the list; false if it is none. */
+static bool detach(struct hsl_log *log, uint64_t number)
+{
+    pthread_mutex_lock(&log->index_mu);
+    struct hsl_segment *s = hsl_segment_find(log, number);
+    bool dead = s && s->sealed && s->live == 0;
+    if (dead) {
+        size_t at = 0;
+        while (log->segments[at] != s)
+            at++;
+        memmove(&log->segments[at], &log->segments[at + 1],
+                (log->segments_len - at - 1) * sizeof *log->segments);
+        log->segments_len--;
+        s->dropped = true;
+        if (s->readers == 0 && s->fd_read >= 0)
+            log->open_files--;
+    }
+    bool idle = dead && s->readers == 0;
+    pthread_mutex_unlock(&log->index_mu);
+    if (idle)
+        hsl_segment_free(log, s);
+    return dead;
+}
+
+/* What readers hold of them lives on until they let go. */
+void hsl_segments_forget(struct hsl_log *log, const uint64_t *numbers, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        detach(log, numbers[i]);
+}
+
 /* Unlinks sealed segments without live blocks. That they go must be durable in the system log
  * before; a failure leaves the rest in place, to be dropped at the next open. */
 int hsl_log_drop_segments(struct hsl_log *log, const uint64_t *numbers, size_t count)
@@ -630,27 +698,9 @@ int hsl_log_drop_segments(struct hsl_log *log, const uint64_t *numbers, size_t c
     char path[HSL_PATH_MAX + 64];
     int rc = HSL_OK;
     for (size_t i = 0; i < count && rc == HSL_OK; i++) {
-        pthread_mutex_lock(&log->index_mu);
-        struct hsl_segment *s = hsl_segment_find(log, numbers[i]);
-        bool dead = s && s->sealed && s->live == 0;
-        if (dead) {
-            size_t at = 0;
-            while (log->segments[at] != s)
-                at++;
-            memmove(&log->segments[at], &log->segments[at + 1],
-                    (log->segments_len - at - 1) * sizeof *log->segments);
-            log->segments_len--;
-            s->dropped = true;
-            if (s->readers == 0 && s->fd_read >= 0)
-                log->open_files--;
-        }
-        bool idle = dead && s->readers == 0;
-        pthread_mutex_unlock(&log->index_mu);
-        if (!dead)
+        if (!detach(log, numbers[i]))
             continue;
         hsl_segment_path(log, path, numbers[i]);
-        if (idle)
-            hsl_segment_free(log, s);
         int err = io->unlink(io->ctx, path);
         if (err < 0 && err != -ENOENT)
             rc = hsl_fail(log, "unlink", path, -err);

@@ -131,3 +131,69 @@ void hsl_tail_close(struct hsl_log *log)
     log->tail = NULL;
     log->tail_fd = -1;
 }
+
+static int map_page(struct hsl_log *log)
+{
+    char path[HSL_PATH_MAX + 64];
+    const struct hsl_io *io = log->io;
+    hsl_path(log, path, "TAIL");
+    int fd = io->open(io->ctx, path, HSL_OPEN_READ);
+    if (fd < 0)
+        return fd == -ENOENT ? HSL_NOT_FOUND : hsl_fail(log, "open", path, -fd);
+    int64_t size = io->size(io->ctx, fd);
+    if (size < (int64_t)HSL_PAGE) { /* being made */
+        io->close(io->ctx, fd);
+        return size < 0 ? hsl_fail(log, "size", path, (int)-size) : HSL_NOT_FOUND;
+    }
+    log->tail = io->map_shared(io->ctx, fd, HSL_PAGE);
+    if (!log->tail) {
+        io->close(io->ctx, fd);
+        return hsl_fail(log, "map", path, EIO);
+    }
+    log->tail_fd = fd;
+    return HSL_OK;
+}
+
+/* A writer killed while it stored leaves an odd sequence for good. Each of the words holds an old
+ * or a new value then, and both are true. */
+static void read_words(const struct hsl_tail_page *page, struct hsl_tail *out)
+{
+    struct hsl_tail_page *from = (struct hsl_tail_page *)(uintptr_t)page;
+    for (int i = 0; i < 1000; i++) {
+        out->sequence = atomic_load_explicit(word(&from->sequence), memory_order_acquire);
+        out->state = atomic_load_explicit(word(&from->state), memory_order_relaxed);
+        out->epoch = atomic_load_explicit(word(&from->epoch), memory_order_relaxed);
+        out->durable = atomic_load_explicit(word(&from->durable), memory_order_relaxed);
+        atomic_thread_fence(memory_order_acquire);
+        uint64_t again = atomic_load_explicit(word(&from->sequence), memory_order_relaxed);
+        if (again == out->sequence && again % 2 == 0)
+            return;
+    }
+}
+
+int hsl_log_tail_read(struct hsl_log *log, struct hsl_tail *out)
+{
+    uint8_t boot[16];
+    *out = (struct hsl_tail){0};
+    if (!log->tail) {
+        int rc = map_page(log);
+        if (rc != HSL_OK)
+            return rc;
+    }
+    if (log->tail_valid) {
+        read_words(log->tail, out);
+        return HSL_OK;
+    }
+    int err = log->io->boot_id(log->io->ctx, boot);
+    if (err < 0)
+        return hsl_fail(log, "read boot id for", "TAIL", -err);
+    if (!page_valid(log->tail, boot))
+        return HSL_NOT_FOUND;
+    read_words(log->tail, out);
+    if (!page_valid(log->tail, boot))
+        return HSL_NOT_FOUND;
+    if (memcmp(log->tail->uuid, log->uuid, 16) != 0)
+        return HSL_DAMAGED;
+    log->tail_valid = true;
+    return HSL_OK;
+}

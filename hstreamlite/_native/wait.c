@@ -222,6 +222,8 @@ int hsl_log_step(struct hsl_log *log)
 {
     if (hsl_forked(log))
         return HSL_FORKED;
+    if (log->cfg.follower)
+        return hsl_log_refresh(log);
     pthread_mutex_lock(&log->stage_mu);
     int rc;
     while ((rc = hsl_state(log)) == HSL_OK && may_step(log))

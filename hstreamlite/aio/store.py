@@ -8,20 +8,20 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from hstreamlite import signals
 from hstreamlite._native.files import real_env
 from hstreamlite.aio.bell import Bell, in_thread
 from hstreamlite.aio.consumer import Consumer
 from hstreamlite.aio.producer import Producer
-from hstreamlite.aio.stream import Stream
+from hstreamlite.aio.stream import FollowedStream, Stream
 from hstreamlite.aio.transaction import Transaction
 from hstreamlite.config import Durability, StoreConfig, check_int, check_name
 from hstreamlite.engine import Engine
 from hstreamlite.env import Env
 from hstreamlite.errors import HStreamError
-from hstreamlite.feeds import Feeds
+from hstreamlite.follower import CONSUME, Follower, feeds_of
 from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo, stats_of
 from hstreamlite.log.recovery import RecoveryReport
 from hstreamlite.place import EARLIEST, Place
@@ -45,12 +45,14 @@ class open:  # noqa: A001, N801 - hstreamlite.aio.open is how users say it
         *,
         durability: Durability | None = None,
         create: bool = True,
+        read_only: bool = False,
         config: StoreConfig | None = None,
         env: Env | None = None,
     ) -> None:
         self._path = path_text(path) if env else real_path(path)
         self._config = config_for(config, durability)
         self._create = create
+        self._opener: type[Engine] = Follower if read_only else Engine
         self._env = env
         self._store: Store | None = None
 
@@ -58,7 +60,7 @@ class open:  # noqa: A001, N801 - hstreamlite.aio.open is how users say it
         bell = Bell()
         opening = asyncio.ensure_future(
             in_thread(
-                Engine.open,
+                self._opener.open,
                 self._env or real_env(),
                 self._path,
                 self._config,
@@ -75,7 +77,7 @@ class open:  # noqa: A001, N801 - hstreamlite.aio.open is how users say it
             bell.discard()
             raise
         try:
-            return Store(engine, bell)
+            return (FollowedStore if engine.read_only else Store)(engine, bell)
         except BaseException:
             engine.close(clean=False)
             bell.discard()
@@ -110,11 +112,12 @@ class Store:
         self._engine = engine
         self._bell = bell
         bell.attach(engine)
-        self._feeds = Feeds(engine)
+        self._feeds = feeds_of(engine)
         self._producers: set[Producer] = set()
         self._closing: asyncio.Task[None] | None = None
         self._ticker = Ticker(engine, self._feeds)
-        self._ticker.start()
+        if not engine.read_only:
+            self._ticker.start()
         if engine.env.threaded:
             signals.close_at_exit(self._close)
 
@@ -201,7 +204,7 @@ class Store:
     async def subscriptions(self) -> list[SubscriptionInfo]:
         """Return what there is, by name."""
         self._engine.check_open()
-        return self._feeds.told(SubscriptionInfo.of)
+        return await in_thread(self._feeds.told, SubscriptionInfo.of)
 
     async def delete_subscription(self, name: str, *, force: bool = False) -> None:
         """Delete a subscription, as `hstreamlite.Store.delete_subscription`."""
@@ -219,6 +222,11 @@ class Store:
     @property
     def closed(self) -> bool:
         return self._engine.closed
+
+    @property
+    def read_only(self) -> bool:
+        """Whether another process writes the store, if any does."""
+        return self._engine.read_only
 
     @property
     def recovery(self) -> RecoveryReport:
@@ -280,7 +288,41 @@ class Store:
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{len(self._engine.catalog.streams)} streams"
-        return f"<aio.Store {self.path!r} {state}>"
+        kind = " read-only" if self.read_only else ""
+        return f"<aio.Store {self.path!r}{kind} {state}>"
+
+
+class FollowedStore(Store):
+    """A store that another process writes, or none. Belongs to one event loop."""
+
+    _engine: Follower
+
+    async def create_stream(self, name: str, **_: object) -> NoReturn:
+        """Raise ReadOnly."""
+        self._engine.refuse(f"create stream {name!r}")
+
+    def _stream(self, name: str) -> Stream:
+        return FollowedStream(self._engine, self._bell, self._ticker.house, self._producers, name)
+
+    async def delete_stream(self, name: str, **_: object) -> NoReturn:
+        """Raise ReadOnly."""
+        self._engine.refuse(f"delete stream {name!r}")
+
+    async def create_subscription(self, name: str, **_: object) -> NoReturn:
+        """Raise ReadOnly."""
+        self._engine.refuse(f"create subscription {name!r}")
+
+    def subscription(self, name: str) -> Subscription:
+        """Return a handle, without looking whether the subscription exists."""
+        return FollowedSubscription(self, check_name("subscription", name))
+
+    async def delete_subscription(self, name: str, **_: object) -> NoReturn:
+        """Raise ReadOnly."""
+        self._engine.refuse(f"delete subscription {name!r}")
+
+    def transaction(self) -> NoReturn:
+        """Raise ReadOnly."""
+        self._engine.refuse("run a transaction")
 
 
 def _stream_infos(engine: Engine) -> list[StreamInfo]:
@@ -316,3 +358,15 @@ class Subscription:
 
     def __repr__(self) -> str:
         return f"<aio.Subscription {self.name!r} of {self._store.path!r}>"
+
+
+class FollowedSubscription(Subscription):
+    """A handle of one subscription of a store that another process writes."""
+
+    __slots__ = ()
+
+    _store: FollowedStore
+
+    def consumer(self, name: str, *, prefetch: int = 100) -> NoReturn:  # noqa: ARG002 - refused
+        """Raise ReadOnly: acks go through the one process that writes."""
+        self._store._engine.refuse(CONSUME)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from hstreamlite._native import fast
 from hstreamlite.aio.bell import Bell, in_thread
@@ -13,6 +13,7 @@ from hstreamlite.batcher import ProducerCore, ProducerOptions
 from hstreamlite.config import Compression, Durability, check_compression, check_durability
 from hstreamlite.engine import Engine
 from hstreamlite.errors import BatchTooLarge, RecordTrimmed, StreamNotFound, TransactionTooLarge
+from hstreamlite.follower import Follower
 from hstreamlite.housekeeping import Housekeeping
 from hstreamlite.info import StreamInfo
 from hstreamlite.log.journal import NotReady
@@ -202,6 +203,30 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"<aio.Stream {self.name!r} of {self._engine.path!r}>"
+
+
+class FollowedStream(Stream):
+    """A handle of one stream of a store that another process writes."""
+
+    __slots__ = ()
+
+    _engine: Follower
+
+    async def append(self, *_: object, **__: object) -> NoReturn:
+        """Raise ReadOnly."""
+        self._engine.refuse(f"append to stream {self.name!r}")
+
+    async def append_many(self, *_: object, **__: object) -> NoReturn:
+        """Raise ReadOnly."""
+        self._engine.refuse(f"append to stream {self.name!r}")
+
+    def producer(self, **__: object) -> NoReturn:
+        """Raise ReadOnly."""
+        self._engine.refuse(f"make a producer of stream {self.name!r}")
+
+    async def trim(self, **__: object) -> NoReturn:
+        """Raise ReadOnly."""
+        self._engine.refuse(f"trim stream {self.name!r}")
 
 
 class _Scanner:

@@ -75,9 +75,34 @@ class Catalog:
     """Records [first, end) of each log that a salvage could not save."""
     live: set[int] = field(default_factory=set)
     known_segment: int = 0
+    draft: Catalog | None = field(default=None, repr=False, compare=False)
+    """What the snapshot being read adds up to so far."""
 
     def apply(self, change: Change) -> None:
-        """Advance by one record. ValueError on a record of an unknown kind."""
+        """Advance by one record. ValueError on a record of an unknown kind.
+
+        A snapshot counts when its end was read: its writer may have died half-way, and a follower
+        may be half-way through. Until then its records repeat what is known already.
+        """
+        if change["op"] == "snapshot" and (self.by_id or self.subscriptions):
+            self.draft = Catalog()
+            self.draft._reset(change)
+        elif change["op"] == "snapshot_end" and self.draft is not None:
+            draft = self.draft
+            for name in self.__slots__:
+                setattr(self, name, getattr(draft, name))
+        else:
+            self._apply(change)
+            self._apply_to_draft(change)
+
+    def _apply_to_draft(self, change: Change) -> None:
+        try:
+            if self.draft is not None:
+                self.draft._apply(change)
+        except KeyError:
+            self.draft = None  # it ended half-way: this change is of what it did not come to
+
+    def _apply(self, change: Change) -> None:
         kind = change["op"]
         if kind == "stream":
             self._put_stream(_stream_from(change))

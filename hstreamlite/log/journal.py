@@ -24,6 +24,7 @@ from hstreamlite.errors import (
     CorruptionError,
     Forked,
     HStreamError,
+    ReadOnly,
     RecordTooLarge,
     RecordTrimmed,
     StorageFull,
@@ -94,7 +95,15 @@ class RawBatch(NamedTuple):
 class Journal:
     """One open log. Made by `hstreamlite.log.recovery.open_journal`."""
 
-    def __init__(self, env: Env, path: str, config: StoreConfig, notify_fd: int = -1) -> None:
+    def __init__(
+        self,
+        env: Env,
+        path: str,
+        config: StoreConfig,
+        notify_fd: int = -1,
+        *,
+        follower: bool = False,
+    ) -> None:
         self.env = env
         self.pid = env.pid()
         self.path = path
@@ -118,6 +127,7 @@ class Journal:
         ffi.memmove(native.uuid, env.rng.bytes(16), 16)
         native.threaded = env.threaded
         native.direct = config.direct_io
+        native.follower = follower
         native.notify_fd = notify_fd
         self.uuid = bytes(native.uuid)
         log = lib.hsl_log_new(env.files.io, native, fsencode(path))
@@ -274,6 +284,10 @@ class Journal:
     def drop_segments(self, numbers: Sequence[int]) -> None:
         """Unlink segments. That they go is durable in the catalog before."""
         self.check(lib.hsl_log_drop_segments(self.log, list(numbers), len(numbers)))
+
+    def forget_segments(self, numbers: Sequence[int]) -> None:
+        """Forget segments that the writer of a followed log has dropped."""
+        self.check(lib.hsl_log_forget_segments(self.log, list(numbers), len(numbers)))
 
     def store_super(self, snapshot: Sequence[int], *, uuid: bytes | None = None) -> None:
         """Point the superblock to the newest snapshot of each system log."""
@@ -436,6 +450,8 @@ def _status_error(journal: Journal, status: int, a: int, b: int) -> BaseExceptio
         return StoreFailed(journal.path, OSError(code, what or "no memory for the write"))
     if status == lib.HSL_CLOSED:
         return StoreClosed(journal.path)
+    if status == lib.HSL_READ_ONLY:
+        return ReadOnly(journal.path)
     if status == lib.HSL_FORKED:
         return Forked(journal.path, journal.pid)
     if status == lib.HSL_TOO_LARGE:

@@ -17,6 +17,7 @@ caller, who knows the system logs) check what is missing, replay the mapped stag
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,11 +39,12 @@ from hstreamlite.log.regroup import LEVEL_1, Span, absent, arrange
 FORMAT_MAJOR = 1
 _SEGMENT_NAME = re.compile(r"([0-9a-f]{16})\.seg")
 _OWN_NAMES = frozenset({"LOCK", "SUPER", "STAGE", "segments", "TAIL"})
-_OFFSET_MASK = (1 << 32) - 1
+OFFSET_MASK = (1 << 32) - 1
+_SPACE = frozenset({"copy", "spare", "regroup"})
 
 _log = logging.getLogger("hstreamlite.recovery")
 
-_DAMAGE = {
+DAMAGE = {
     lib.HSL_DAMAGE_SHORT: "a segment header of 4096 bytes",
     lib.HSL_DAMAGE_HEADER: "a segment header with a matching CRC",
     lib.HSL_DAMAGE_FRAME: "a frame header",
@@ -91,7 +93,9 @@ class Opened:
 
 
 @dataclass(slots=True)
-class _Segment:
+class Segment:
+    """A loaded segment and what was found in it."""
+
     number: int
     report: Any
     lost: tuple[str, ...]
@@ -112,7 +116,7 @@ def open_journal(
             raise NotAStore(path, "it does not exist")
         files.mkdir(path)
         files.sync_dir(_parent(path))
-    names = _list_directory(env, path)
+    names = list_directory(env, path)
     if "SUPER" not in names and not _may_create(names):
         raise NotAStore(path, "it holds other files and no superblock")
     if "SUPER" not in names and not create:
@@ -124,7 +128,7 @@ def open_journal(
         journal = Journal(env, path, config, notify_fd)
         superblock = _load_super(env, journal, report)
         journal.check(lib.hsl_log_tail_open(journal.log))
-        numbers = _segment_numbers(env, path)
+        numbers = segment_numbers(env, path, tidy=True)
         loaded = _load_segments(journal, superblock, numbers, report)
         _sync_directories(env, path, whole=int(superblock.last_segment) == 0)
         _set_next(journal, superblock, loaded)
@@ -144,7 +148,7 @@ def _parent(path: str) -> str:
     return head or ("/" if path.startswith("/") else ".")
 
 
-def _list_directory(env: Env, path: str) -> list[str]:
+def list_directory(env: Env, path: str) -> list[str]:
     try:
         return env.files.listdir(path)
     except NotADirectoryError:
@@ -174,7 +178,7 @@ def _load_super(env: Env, journal: Journal, report: RecoveryReport) -> Any:
         return superblock
     if status not in (lib.HSL_DAMAGED, lib.HSL_NOT_FOUND):
         journal.check(status)
-    numbers = _segment_numbers(env, journal.path)
+    numbers = segment_numbers(env, journal.path)
     if numbers:
         found = "no such file" if status == lib.HSL_NOT_FOUND else "none"
         raise CorruptionError(
@@ -213,7 +217,8 @@ def _sync_directories(env: Env, path: str, *, whole: bool) -> None:
         env.files.sync_dir(_parent(path))
 
 
-def _segment_numbers(env: Env, path: str) -> list[int]:
+def segment_numbers(env: Env, path: str, *, tidy: bool = False) -> list[int]:
+    """Return the numbers of the segments there are; tidy removes files of no use."""
     directory = f"{path}/segments"
     if not env.files.exists(directory):
         return []
@@ -222,36 +227,30 @@ def _segment_numbers(env: Env, path: str) -> list[int]:
         match = _SEGMENT_NAME.fullmatch(name)
         if match:
             numbers.append(int(match[1], 16))
-        elif name in ("copy", "spare", "regroup"):
+        elif tidy and name in _SPACE:
             # Space that the process before reserved, and that recovery may need itself.
             env.files.unlink(f"{directory}/{name}")
-        elif name != "reserve":
+        elif name != "reserve" and name not in _SPACE:
             _log.warning("%s/%s is not a file of this store and is ignored", directory, name)
     return sorted(numbers)
 
 
 def _load_segments(
     journal: Journal, superblock: Any, numbers: list[int], report: RecoveryReport
-) -> list[_Segment]:
-    spans = [_span(journal, number) for number in numbers]
-    try:
-        counting, replaced = arrange(spans)
-    except ValueError as error:
-        raise CorruptionError(
-            f"{journal.path}/segments", 0, 0, "segments that do not overlap", str(error)
-        ) from None
-    loaded: list[_Segment] = []
+) -> list[Segment]:
+    counting, replaced = arranged(journal, numbers)
+    loaded: list[Segment] = []
     for span in counting:
         number = span.number
         checkpoint = 0
         if superblock.checkpoint >> 32 == number:
-            checkpoint = superblock.checkpoint & _OFFSET_MASK
+            checkpoint = superblock.checkpoint & OFFSET_MASK
         found = ffi.new("struct hsl_segment_report *")
         journal.check(lib.hsl_log_load_segment(journal.log, number, checkpoint, found))
-        segment = _Segment(number, found, _lost(journal))
-        _check_identity(journal, segment)
+        segment = Segment(number, found, lost_ranges(journal))
+        check_identity(journal, segment)
         if loaded:
-            _check_chain(journal, loaded[-1], segment)
+            check_chain(journal, loaded[-1], segment)
         loaded.append(segment)
         report.segments += 1
         report.sealed += bool(found.sealed)
@@ -259,22 +258,40 @@ def _load_segments(
             report.frames_scanned += found.frames
             report.bytes_scanned += found.end - found.scanned
         if number >= LEVEL_1:
-            _check_regrouped(journal, segment)
+            check_regrouped(journal, segment)
+            if not found.sealed:
+                _seal(journal, segment)
         elif not found.sealed and span is not counting[-1]:
             _seal_middle(journal, segment, counting[counting.index(span) + 1])
     for span in replaced:
         journal.check(lib.hsl_log_add_replaced(journal.log, span.number))
     if loaded:
         _finish_tail(journal, superblock, loaded[-1], report)
+    check_newest(journal, superblock, counting)
+    report.files = set(numbers)
+    report.lowest = counting[0].first if counting else 0
+    report.missing = absent(counting, int(superblock.last_segment))
+    return loaded
+
+
+def check_newest(journal: Journal, superblock: Any, counting: list[Span]) -> None:
+    """Refuse a store that lacks the newest segment which the superblock knows."""
     last = int(superblock.last_segment)
     if last > (counting[-1].last if counting else 0):
         raise CorruptionError(
             segment_path(journal.path, last), 0, 0, "the newest segment", "no such file"
         )
-    report.files = set(numbers)
-    report.lowest = counting[0].first if counting else 0
-    report.missing = absent(counting, last)
-    return loaded
+
+
+def arranged(journal: Journal, numbers: list[int]) -> tuple[list[Span], list[Span]]:
+    """Return the segments that count, in order, and those in whose place others stand."""
+    spans = [_span(journal, number) for number in numbers]
+    try:
+        return arrange(spans)
+    except ValueError as error:
+        raise CorruptionError(
+            f"{journal.path}/segments", 0, 0, "segments that do not overlap", str(error)
+        ) from None
 
 
 def _span(journal: Journal, number: int) -> Span:
@@ -282,24 +299,28 @@ def _span(journal: Journal, number: int) -> Span:
     if number < LEVEL_1:
         return Span(number, number, number)
     found = _header(journal, number)
-    _check_identity(journal, _Segment(number, found, ()))
+    check_identity(journal, Segment(number, found, ()))
     return Span(number, int(found.covers_first), int(found.covers_last))
 
 
 def _header(journal: Journal, number: int) -> Any:
     found = ffi.new("struct hsl_segment_report *")
-    journal.check(lib.hsl_log_read_segment(journal.log, number, found))
+    status = lib.hsl_log_read_segment(journal.log, number, found)
+    if status == lib.HSL_NOT_FOUND:
+        path = segment_path(journal.path, number)
+        raise FileNotFoundError(errno.ENOENT, "no such segment", path)
+    journal.check(status)
     return found
 
 
-def _lost(journal: Journal) -> tuple[str, ...]:
+def lost_ranges(journal: Journal) -> tuple[str, ...]:
     count = lib.hsl_log_lost(journal.log, ffi.NULL, 0)
     ranges = ffi.new("struct hsl_range[]", count + 1)
     lib.hsl_log_lost(journal.log, ranges, count)
     return tuple(f"shard {r.shard} {r.first}-{r.end - 1}" for r in ranges[0:count])
 
 
-def _refuse(journal: Journal, segment: _Segment, expected: str, found: str) -> CorruptionError:
+def refuse(journal: Journal, segment: Segment, expected: str, found: str) -> CorruptionError:
     report = segment.report
     upto = report.next_valid or report.file_bytes
     return CorruptionError(
@@ -312,7 +333,7 @@ def _refuse(journal: Journal, segment: _Segment, expected: str, found: str) -> C
     )
 
 
-def _check_identity(journal: Journal, segment: _Segment) -> None:
+def check_identity(journal: Journal, segment: Segment) -> None:
     report = segment.report
     damage = report.damage
     if damage == lib.HSL_DAMAGE_VERSION:
@@ -320,81 +341,87 @@ def _check_identity(journal: Journal, segment: _Segment) -> None:
             segment_path(journal.path, segment.number), int(report.version), FORMAT_MAJOR
         )
     if damage in (lib.HSL_DAMAGE_SHORT, lib.HSL_DAMAGE_HEADER):
-        raise _refuse(journal, segment, _DAMAGE[damage], "other bytes")
+        raise refuse(journal, segment, DAMAGE[damage], "other bytes")
     if bytes(report.uuid) != journal.uuid:
-        raise _refuse(journal, segment, "a segment of this store", "one of another store")
+        raise refuse(journal, segment, "a segment of this store", "one of another store")
     if report.number != segment.number:
-        raise _refuse(
+        raise refuse(
             journal, segment, f"segment {segment.number}", f"segment {report.number} in its place"
         )
     if damage == lib.HSL_DAMAGE_SEQUENCE:
-        raise _refuse(journal, segment, _DAMAGE[damage], "others")
+        raise refuse(journal, segment, DAMAGE[damage], "others")
 
 
-def _check_chain(journal: Journal, before: _Segment, segment: _Segment) -> None:
+def check_chain(journal: Journal, before: Segment, segment: Segment) -> None:
     """A segment names uid, end and last frame of the one before it."""
     old, new = before.report, segment.report
     if old.covers_last + 1 != new.covers_first:
         return
     if new.pred_uid != old.covers_uid:
-        raise _refuse(journal, segment, "the successor of the segment before it", "another file")
+        raise refuse(journal, segment, "the successor of the segment before it", "another file")
     if new.pred_end != old.covers_end or new.pred_crc != old.covers_crc:
         expected = f"frames up to offset {new.pred_end}, as segment {segment.number} states"
-        raise _refuse(journal, before, expected, f"valid ones up to {old.covers_end}")
+        raise refuse(journal, before, expected, f"valid ones up to {old.covers_end}")
 
 
-def _check_regrouped(journal: Journal, segment: _Segment) -> None:
+def check_regrouped(journal: Journal, segment: Segment) -> None:
     """A segment of level 1 was complete when it got its name: its header says what it ends with."""
     found = segment.report
     stated = (found.stated_end, found.stated_crc, found.stated_frames)
     if (found.end, found.last_crc, found.frames) != stated:
         expected = f"frames up to offset {found.stated_end}, as its header states"
-        raise _refuse(journal, segment, expected, f"valid ones up to {found.end}")
-    if not found.sealed:
-        _seal(journal, segment)
+        raise refuse(journal, segment, expected, f"valid ones up to {found.end}")
 
 
-def _seal_middle(journal: Journal, segment: _Segment, following: Span) -> None:
+def _seal_middle(journal: Journal, segment: Segment, following: Span) -> None:
     """Give a segment whose footer does not verify a new one, if every frame is there."""
     if following.first != segment.number + 1:
         if segment.report.damage != lib.HSL_DAMAGE_FOOTER or segment.report.next_valid:
-            raise _refuse(journal, segment, _DAMAGE[segment.report.damage], "other bytes")
+            raise refuse(journal, segment, DAMAGE[segment.report.damage], "other bytes")
     else:
         header = _header(journal, following.number)
         if (header.pred_end, header.pred_crc) != (segment.report.end, segment.report.last_crc):
             stated = f"frames up to offset {header.pred_end}"
             expected = f"{stated}, as segment {following.number} states"
-            raise _refuse(journal, segment, expected, f"valid ones up to {segment.report.end}")
+            raise refuse(journal, segment, expected, f"valid ones up to {segment.report.end}")
     _seal(journal, segment)
 
 
-def _seal(journal: Journal, segment: _Segment) -> None:
+def _seal(journal: Journal, segment: Segment) -> None:
     path = segment_path(journal.path, segment.number)
     _log.warning("rebuilt the footer of %s from its frames", path)
     journal.check(lib.hsl_log_seal_loaded(journal.log, False))
 
 
-def _finish_tail(journal: Journal, superblock: Any, tail: _Segment, report: RecoveryReport) -> None:
-    """Seal the newest segment behind what is valid, or refuse it."""
+def check_tail(journal: Journal, superblock: Any, tail: Segment) -> None:
+    """Refuse the newest segment if more of it was durable than can be read."""
     found = tail.report
     newest = found.covers_last
     claims = [found.durable_claim, superblock.durable]
-    claim = max(c & _OFFSET_MASK if c >> 32 == newest else 0 for c in claims)
+    claim = max(c & OFFSET_MASK if c >> 32 == newest else 0 for c in claims)
     if claim > found.covers_end:
         damage = found.damage or lib.HSL_DAMAGE_FRAME
-        raise _refuse(journal, tail, f"{_DAMAGE[damage]} (durable up to {claim})", "other bytes")
+        raise refuse(journal, tail, f"{DAMAGE[damage]} (durable up to {claim})", "other bytes")
     if found.sealed or tail.number >= LEVEL_1:
         return
     if found.file_bytes < found.capacity and found.damage != lib.HSL_DAMAGE_FOOTER:
         expected = f"a file of {found.capacity} bytes, or a footer at its end"
-        raise _refuse(journal, tail, expected, f"{found.file_bytes} bytes")
+        raise refuse(journal, tail, expected, f"{found.file_bytes} bytes")
+
+
+def _finish_tail(journal: Journal, superblock: Any, tail: Segment, report: RecoveryReport) -> None:
+    """Seal the newest segment behind what is valid, or refuse it."""
+    check_tail(journal, superblock, tail)
+    found = tail.report
+    if found.sealed or tail.number >= LEVEL_1:
+        return
     if found.next_valid:
         report.bytes_discarded += found.file_bytes - found.end
     buffered = not journal.stats()["direct"]
     journal.check(lib.hsl_log_seal_loaded(journal.log, buffered))
 
 
-def _set_next(journal: Journal, superblock: Any, loaded: list[_Segment]) -> None:
+def _set_next(journal: Journal, superblock: Any, loaded: list[Segment]) -> None:
     epoch = max([int(superblock.epoch), *(int(s.report.epoch) for s in loaded)]) + 1
     last = int(superblock.last_segment)
     uid = end = crc = 0

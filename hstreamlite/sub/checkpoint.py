@@ -196,6 +196,11 @@ class Progress:
         kept.attempts.extend(entry.attempts)
 
 
+def forgets(piece: bytes) -> bool:
+    """Say whether a piece begins a snapshot: those before it count no more."""
+    return piece[1:2] == bytes([_SNAPSHOT])
+
+
 def decode(piece: bytes) -> tuple[bool, list[int], list[ShardProgress]]:
     """Return whether the piece is a snapshot, the removed shards, and the entries."""
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -418,7 +418,58 @@ class AsyncioFace:
         return hs.aio.open(*args, **options)
 
 
+class _FollowedStream:
+    """A stream written through its owner's handle and read through a follower's."""
+
+    _READS = frozenset(["info", "name", "read", "read_batches", "tail"])
+
+    def __init__(self, writer: Stream, reader: Stream) -> None:
+        self._writer = writer
+        self._reader = reader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader if name in self._READS else self._writer, name)
+
+
+class _FollowedStore:
+    """A store written by its owner and read, with all that it tells, through a follower."""
+
+    _READS = frozenset(["streams", "subscriptions"])
+
+    def __init__(self, writer: Any, reader: Any) -> None:
+        self._writer = writer
+        self._reader = reader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader if name in self._READS else self._writer, name)
+
+    async def create_stream(self, *args: Any, **options: Any) -> Any:
+        stream = await self._writer.create_stream(*args, **options)
+        return _FollowedStream(stream, self._reader.stream(stream.name))
+
+    def stream(self, name: str) -> Any:
+        return _FollowedStream(self._writer.stream(name), self._reader.stream(name))
+
+
+class FollowedFace:
+    """Two stores over one directory: one writes, the other is read."""
+
+    def __init__(self, face: Face) -> None:
+        self.name = f"followed {face.name}"
+        self._face = face
+
+    @asynccontextmanager
+    async def open(self, *args: Any, **options: Any) -> AsyncIterator[Store]:
+        async with (
+            self._face.open(*args, **options) as writer,
+            self._face.open(*args, read_only=True, **options) as reader,
+        ):
+            store: Any = _FollowedStore(writer, reader)
+            yield store
+
+
 FACES: tuple[Face, ...] = (BlockingFace(), AsyncioFace())
+FOLLOWED: tuple[Face, ...] = tuple(FollowedFace(face) for face in FACES)
 
 
 async def create_wide(store: Any, name: str, shards: int) -> Stream:

@@ -9,6 +9,9 @@ import pytest
 
 import hstreamlite as hs
 from tests.conformance.faces import (
+    FACES,
+    FOLLOWED,
+    Face,
     Iterating,
     Store,
     Stream,
@@ -21,6 +24,12 @@ from tests.conformance.faces import (
 pytestmark = pytest.mark.asyncio
 
 WIDTHS = range(1, 9)
+
+
+@pytest.fixture(params=FACES + FOLLOWED, ids=[face.name for face in FACES + FOLLOWED])
+def face(request: pytest.FixtureRequest) -> Face:
+    chosen: Face = request.param
+    return chosen
 
 
 async def filled(store: Store, count: int) -> tuple[Stream, list[hs.RecordId]]:

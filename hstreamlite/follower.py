@@ -1,0 +1,276 @@
+"""The engine of a store that another process writes.
+
+It is the engine of a writer without everything that stages: the same log index, cursors and scans,
+fed by `FollowedJournal.refresh` with what is durable, and the same catalog, advanced record by
+record. Every call looks first whether there is more, so it sees what was durable when it began;
+waiting readers are woken by the thread of the log.
+
+What the writer trims, deletes and drops takes effect here when its record is read. A file that is
+gone before that is no damage: the record that says so is durable before the file goes, so it is
+looked for, and only a file that the catalog still holds to be alive is reported.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from hstreamlite.config import StoreConfig
+from hstreamlite.engine import Engine
+from hstreamlite.env import Env
+from hstreamlite.errors import CorruptionError, ReadOnly, RecordTrimmed, SubscriptionNotFound
+from hstreamlite.feed import PREFIX, Feed
+from hstreamlite.feeds import Feeds
+from hstreamlite.log import catalog as catalogs, recovery
+from hstreamlite.log.catalog import Catalog, Change
+from hstreamlite.log.following import FollowedJournal, open_followed
+from hstreamlite.log.journal import CATALOG, END, PROGRESS, SYSTEM_LOGS, Cursor, segment_path
+from hstreamlite.log.keyspace import Router
+from hstreamlite.log.regroup import LEVEL_1
+from hstreamlite.log.swap import segment_facts
+from hstreamlite.sub.checkpoint import Progress, forgets
+
+CONSUME = "attach a consumer, whose acks go through the one process that writes"
+_RECORDS = 10_000
+
+
+class Follower(Engine):
+    """One store opened with ``read_only=True``."""
+
+    read_only = True
+    journal: FollowedJournal
+
+    @classmethod
+    def open(
+        cls,
+        env: Env,
+        path: str,
+        config: StoreConfig,
+        *,
+        create: bool = False,  # noqa: ARG003 - nothing is ever created here
+        notify_fd: int = -1,
+    ) -> Follower:
+        """Read the store and begin to follow it. Nothing is written, whatever it is found in."""
+        opened = open_followed(env, path, config, notify_fd=notify_fd)
+        try:
+            follower = cls(env, path, config, opened)
+            follower._load(opened)
+        except BaseException:
+            opened.journal.close(clean=False)
+            raise
+        return follower
+
+    def _load(self, opened: recovery.Opened) -> None:
+        self.journal.on_missing = self._look_again
+        self._abandoned = 0
+        self._looking = False
+        self._missing = set(opened.report.missing)
+        self._start_at([int(lsn) for lsn in opened.super.snapshot])
+        self._check_snapshot([int(lsn) for lsn in opened.super.snapshot])
+        self.journal.refresh()
+        self._read_catalog()
+        self._drop_orphans()
+        self._settle_segments()
+        recovery.check_gaps(self.journal)
+        self.env.after_fork_in_child(self._in_forked_child)
+
+    def _start_at(self, snapshot: list[int]) -> None:
+        """Begin with the system logs at their newest snapshots."""
+        journal = self.journal
+        for shard, lsn in zip(SYSTEM_LOGS, snapshot, strict=True):
+            journal.add_shard(shard, next_lsn=max(lsn, 1), first=max(lsn, 1))
+        self.catalog = Catalog()
+        self._changes = journal.cursor(CATALOG, max(snapshot[0], 1))
+        self._progress: dict[int, list[bytes]] = {}
+        self._progress_cursor = journal.cursor(PROGRESS, max(snapshot[1], 1))
+
+    # Following.
+
+    def check_open(self) -> None:
+        """Raise as a writer's engine does; then take in what became durable."""
+        super().check_open()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """See all that is durable now. Raises CorruptionError where that cannot be read."""
+        self.journal.refresh()
+        if self.journal.info(CATALOG).durable_next > self._changes.lsn:
+            with self.lock:
+                self._read_catalog()
+                self._settle_segments()
+        elif self.journal.skipped or self._missing:
+            with self.lock:
+                self._settle_segments()
+
+    def _read_catalog(self) -> None:
+        while records := self._next_of(self._changes):
+            for record in records:
+                try:
+                    self._take(catalogs.decode(record.payload))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise CorruptionError(
+                        self.path, 0, 0, f"a catalog record at {record.id}", repr(error)
+                    ) from error
+
+    def _next_of(self, cursor: Cursor) -> list[Any]:
+        """Read on in a system log.
+
+        What lies before its newest snapshot goes away, and a follower that rested meanwhile goes on
+        from there.
+        """
+        try:
+            return cursor.read(_RECORDS) or []
+        except (RecordTrimmed, CorruptionError):
+            snapshot = [int(lsn) for lsn in self.journal.load_super().snapshot]
+            if snapshot[SYSTEM_LOGS.index(cursor.shard)] <= cursor.lsn:
+                raise
+        self._start_at(snapshot)
+        self._read_catalog()
+        self._restore_shards()
+        self._drop_orphans()
+        return [] if cursor.shard == CATALOG else self._next_of(self._progress_cursor)
+
+    def _take(self, change: Change) -> None:
+        """Apply one catalog record, and do here what the writer did with it."""
+        kind = change["op"]
+        gone = self.catalog.by_id.get(change["id"]) if kind == "delete_stream" else None
+        subscriptions = self.catalog.subscriptions
+        of = subscriptions.get(change["name"]) if kind == "delete_subscription" else None
+        self.catalog.apply(change)
+        if kind == "stream":
+            self._know_stream(change["id"])
+        elif kind == "delete_stream" and gone is not None:
+            self.retire(gone, archived=change["archive"])
+        elif kind == "delete_subscription" and of is not None:
+            self.retire_archived(of.stream_id)
+        elif kind == "trim":
+            for shard, first in change["shards"]:
+                self.journal.trim(shard, first)
+        elif kind == "logs":
+            for shard, next_lsn, last_time, first in change["logs"]:
+                self.journal.add_shard(shard, next_lsn, last_time, first)
+
+    def _know_stream(self, stream_id: int) -> None:
+        stream = self.catalog.by_id[stream_id]
+        if stream_id not in self.routers:
+            self.routers[stream_id] = Router(stream.shards)
+            for shard in stream.shard_ids:
+                self.journal.add_shard(shard, first=self.catalog.trims.get(shard, 1))
+
+    # Segments that are gone.
+
+    def _settle_segments(self) -> None:
+        """Take what was regrouped in the place of what it was made from, forget what was dropped,
+        and refuse a store that lacks a segment which neither explains."""
+        journal, catalog = self.journal, self.catalog
+        if journal.abandoned() > self._abandoned:
+            self._abandoned = journal.abandoned()
+            self._missing.add(self._abandoned)
+        self._missing |= journal.skipped
+        journal.skipped -= self._missing
+        if self._missing:
+            self._check_missing()
+        known = {fact.number for fact in segment_facts(journal)}
+        for number in sorted(n for n in catalog.live - known if n >= LEVEL_1):
+            self._adopt(number)
+        dropped = [n for n in known - catalog.live if n <= catalog.known_segment or n >= LEVEL_1]
+        if dropped:
+            snapshot = journal.load_super().snapshot
+            for shard, lsn in zip(SYSTEM_LOGS, snapshot, strict=True):
+                journal.trim(shard, min(int(lsn), self._read_up_to(shard)))
+            journal.forget_segments(dropped)
+
+    def _check_missing(self) -> None:
+        """A file goes after the record that says so: that is durable if the file is not there."""
+        self.journal.refresh()
+        self._read_catalog()
+        for number in sorted(self._missing):
+            if number > self.catalog.known_segment or number in self.catalog.live:
+                raise self._lacking(number)
+        self._missing.clear()
+
+    def _adopt(self, number: int) -> None:
+        if self.journal.adopt(number):
+            return
+        self.journal.refresh()
+        self._read_catalog()
+        if number in self.catalog.live and not self.journal.adopt(number):
+            raise self._lacking(number)
+
+    def _lacking(self, number: int) -> CorruptionError:
+        path = segment_path(self.path, number)
+        return CorruptionError(path, 0, 0, "a live segment", "no such file")
+
+    def _look_again(self) -> None:
+        """Find out why a file is gone that a reader was to be read from."""
+        with self.lock:
+            if self._looking:
+                return  # the catalog itself was to be read from it
+            self._looking = True
+            try:
+                self.journal.refresh()
+                self.journal.adopt_all()
+                self._read_catalog()
+                self._settle_segments()
+            finally:
+                self._looking = False
+
+    def _read_up_to(self, shard: int) -> int:
+        return {CATALOG: self._changes.lsn, PROGRESS: self._progress_cursor.lsn}.get(shard, END)
+
+    # Subscriptions.
+
+    def progress_of(self, subscription: int) -> Progress | None:
+        """Return what is durable of a subscription's progress."""
+        with self.lock:
+            while records := self._next_of(self._progress_cursor):
+                for record in records:
+                    (owner,) = PREFIX.unpack_from(record.payload)
+                    piece = record.payload[PREFIX.size :]
+                    pieces = self._progress.setdefault(owner, [])
+                    if forgets(piece):
+                        pieces.clear()
+                    pieces.append(piece)
+            pieces = self._progress.get(subscription, [])
+        if not pieces:
+            return None
+        progress = Progress()
+        for piece in pieces:
+            progress.apply(piece)
+        return progress
+
+    # What only a writer can do.
+
+    def refuse(self, what: str) -> NoReturn:
+        """Raise StoreClosed or Forked where that is the matter, ReadOnly otherwise."""
+        Engine.check_open(self)
+        raise ReadOnly(self.path, what)
+
+
+class FollowedFeeds(Feeds):
+    """The subscriptions of a followed store: what they are and how far, as far as it is durable."""
+
+    engine: Follower
+
+    def __init__(self, engine: Follower) -> None:
+        self.engine = engine
+        self._feeds = {}
+
+    def all(self) -> list[Feed]:
+        with self.engine.lock:
+            names = list(self.engine.catalog.subscriptions)
+        return [self.get(name) for name in names]
+
+    def get(self, name: str) -> Feed:
+        """Return a subscription as it stands now; SubscriptionNotFound if there is none."""
+        engine = self.engine
+        engine.check_open()
+        with engine.lock:
+            state = engine.catalog.subscriptions.get(name)
+            if state is None:
+                raise SubscriptionNotFound(name)
+            return Feed(engine, state, engine.progress_of(state.id))
+
+
+def feeds_of(engine: Engine) -> Feeds:
+    """Return the subscriptions of a store, whoever writes it."""
+    return FollowedFeeds(engine) if isinstance(engine, Follower) else Feeds(engine)

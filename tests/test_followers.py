@@ -1,0 +1,268 @@
+"""Followers beside a writer on one simulated disk: what they show, what the disk keeps.
+
+Goal: a follower shows exactly what is durable: all that the writer shows, nothing that a power cut
+could take, in the same order, gaps where the writer trimmed. Method: Hypothesis interleaves steps
+of the writer (appends at every level, trims, deletions, snapshots, deaths, reopenings) and looks of
+followers, on a machine that loses power in between.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, ClassVar
+
+from hypothesis import settings, strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+import hstreamlite as hs
+from hstreamlite.errors import RecordTrimmed
+from hstreamlite.log.regroup import LEVEL_1
+from hstreamlite.log.swap import segment_facts
+from hstreamlite.testing.simenv import SimEnv
+from hstreamlite.testing.witness import small_config
+
+STREAMS = st.sampled_from(["a", "b", "c"])
+LEVELS = st.sampled_from(["sync", "os", "memory"])
+CONFIG = small_config(retention_interval=1.0)
+LEAST_EVENTS = ("judged", "more than one segment", "new segment", "regrouped", "writer died")
+
+Shown = dict[str, list[tuple[str, Any]]]
+
+
+def shown_by(store: hs.Store) -> Shown:
+    return {
+        info.name: [(str(r.id), r.payload) for r in store.stream(info.name).read()]
+        for info in store.streams()
+    }
+
+
+def opened(env: SimEnv, *, read_only: bool = False) -> hs.Store:
+    return hs.open("/db", env=env, config=CONFIG, read_only=read_only)
+
+
+def survivors(env: SimEnv) -> Shown:
+    """Return what is left if the power goes now and takes all that is not synced."""
+    machine = env.clone().power_cut(profile="drop")
+    with opened(machine) as store:
+        return shown_by(store)
+
+
+def newest_segment(store: hs.Store) -> int:
+    return max((fact.last for fact in segment_facts(store._engine.journal)), default=0)
+
+
+class FollowMachine(RuleBasedStateMachine):
+    """A directory, its writer if it has one, and a follower if there is one."""
+
+    counts: ClassVar[Counter[str]] = Counter()
+
+    @initialize(seed=st.integers(0, 1 << 16), direct=st.booleans(), shards=st.integers(1, 4))
+    def start(self, seed: int, direct: bool, shards: int) -> None:
+        self.env = SimEnv(seed=seed, capacity=64 << 20)
+        if not direct:
+            self.env.disk.set_direct(0)
+        self.follower: hs.Store | None = None
+        self.reader: hs.Reader | None = None
+        self.read: list[str] = []
+        self.number = 0
+        self.writer: hs.Store | None = opened(self.env)
+        engine = self.writer._engine
+        engine.journal.wait(engine.create_stream("a", shards=shards).ticket)
+        self.writer.create_stream("b", max_bytes=40_000)
+
+    def writing(self) -> bool:
+        return self.writer is not None
+
+    def following(self) -> bool:
+        return self.follower is not None
+
+    # The writer.
+
+    @precondition(writing)
+    @rule(name=STREAMS, count=st.integers(1, 5), size=st.integers(1, 3000), level=LEVELS)
+    def append(self, name: str, count: int, size: int, level: hs.Durability) -> None:
+        assert self.writer is not None
+        if name in self.writer._engine.catalog.streams:
+            self.number += 1
+            payloads = [b"%d.%d;" % (self.number, n) * (size // 8 + 1) for n in range(count)]
+            self.writer.stream(name).append_many(payloads, key=str(size), durability=level)
+
+    @precondition(writing)
+    @rule(count=st.integers(10, 60))
+    def fill(self, count: int) -> None:
+        for n in range(count):
+            self.append("ab"[n % 2], 1, 3000, "memory")
+
+    @precondition(writing)
+    @rule()
+    def transact(self) -> None:
+        assert self.writer is not None
+        self.number += 1
+        with self.writer.transaction() as tx:
+            tx.append("a", b"a%d" % self.number)
+            tx.append("b", b"b%d" % self.number)
+
+    @precondition(writing)
+    @rule(name=STREAMS)
+    def create_or_delete(self, name: str) -> None:
+        assert self.writer is not None
+        if name in self.writer._engine.catalog.streams:
+            if name == "c":
+                self.writer.delete_stream(name)
+        else:
+            self.writer.create_stream(name)
+
+    @precondition(writing)
+    @rule(name=STREAMS, part=st.floats(0, 1))
+    def trim(self, name: str, part: float) -> None:
+        assert self.writer is not None
+        if name in self.writer._engine.catalog.streams:
+            records = list(self.writer.stream(name).read())
+            if records:
+                before = records[int(part * (len(records) - 1))].id
+                assert before is not None
+                self.writer.stream(name).trim(before=before)
+
+    @precondition(writing)
+    @rule(snapshot=st.booleans())
+    def keep_house(self, snapshot: bool) -> None:
+        assert self.writer is not None
+        self.env.advance(1.1)
+        self.writer.tick()
+        if snapshot:
+            self.writer._ticker.house.snapshot()
+        self.writer._ticker.house.free_segments()
+
+    @precondition(writing)
+    @rule()
+    def compact(self) -> None:
+        assert self.writer is not None
+        self.writer.compact()
+
+    @precondition(writing)
+    @rule()
+    def die(self) -> None:
+        """The writer goes without a word; its lock goes with it."""
+        assert self.writer is not None
+        self.writer._engine.close(clean=False)
+        self.writer = None
+        self.counts["writer died"] += 1
+
+    @precondition(writing)
+    @rule()
+    def close(self) -> None:
+        assert self.writer is not None
+        self.writer.close()
+        self.writer = None
+
+    @precondition(lambda self: self.writer is None)
+    @rule()
+    def come(self) -> None:
+        self.writer = opened(self.env)
+
+    @rule(power=st.booleans())
+    def crash(self, power: bool) -> None:
+        self.env = self.env.power_cut() if power else self.env.process_crash()
+        self.writer = self.follower = self.reader = None
+
+    # The follower.
+
+    @precondition(lambda self: self.follower is None)
+    @rule()
+    def follow(self) -> None:
+        self.follower = opened(self.env, read_only=True)
+        assert self.follower.read_only
+        if not self.writing():
+            tail = self.follower._engine.journal.tail()  # type: ignore[attr-defined]
+            self.counts["judged"] += tail is None
+        self.newest = newest_segment(self.follower)
+        self.look()
+
+    @precondition(following)
+    @rule()
+    def stop(self) -> None:
+        assert self.follower is not None
+        self.follower.close()
+        self.follower = self.reader = None
+
+    @precondition(lambda self: self.following() and self.reader is None)
+    @rule()
+    def begin_to_read(self) -> None:
+        assert self.follower is not None
+        self.reader = self.follower.stream("a").read(follow=True)
+        self.read = []
+
+    @precondition(lambda self: self.reader is not None)
+    @rule()
+    def read_on(self) -> None:
+        assert self.reader is not None
+        while True:
+            try:
+                record = next(self.reader, None)
+            except RecordTrimmed:
+                self.counts["gap"] += 1
+                continue
+            if record is None:
+                break
+            self.read.append(str(record.id))
+        assert len(set(self.read)) == len(self.read)
+
+    @precondition(following)
+    @rule()
+    def look(self) -> None:
+        assert self.follower is not None
+        shown = shown_by(self.follower)
+        self.follower._engine.journal.check_invariants()
+        if self.writer is not None:
+            assert shown == shown_by(self.writer)
+        kept = survivors(self.env)
+        for name, records in shown.items():
+            assert records == kept[name][: len(records)], "beyond what is durable"
+        newest = newest_segment(self.follower)
+        self.counts["new segment"] += newest > self.newest
+        facts = segment_facts(self.follower._engine.journal)
+        self.counts["more than one segment"] += len(facts) > 1
+        self.counts["regrouped"] += any(fact.number >= LEVEL_1 for fact in facts)
+        self.newest = newest
+
+    @invariant()
+    def nothing_of_a_follower_is_left(self) -> None:
+        if hasattr(self, "env"):
+            assert set(self.env.files.listdir("/db")) <= {
+                "LOCK",
+                "STAGE",
+                "SUPER",
+                "TAIL",
+                "segments",
+            }
+
+    def teardown(self) -> None:
+        if not hasattr(self, "env"):
+            return
+        if self.writer is None:
+            self.writer = opened(self.env)
+        self.writer.sync()
+        if self.follower is None:
+            self.follower = opened(self.env, read_only=True)
+        self.newest = 0
+        self.look()
+        if self.reader is not None:
+            self.read_on()
+            kept = [record_id for record_id, _ in shown_by(self.writer)["a"]]
+            assert [r for r in self.read if r in set(kept)] == kept[-len(self.read) :] or not kept
+        for store in (self.follower, self.writer):
+            store.close()
+
+
+def test_a_follower_shows_what_is_durable_and_nothing_else() -> None:
+    FollowMachine.counts.clear()
+    run_state_machine_as_test(FollowMachine, settings=settings(stateful_step_count=30))
+    missed = [event for event in LEAST_EVENTS if not FollowMachine.counts[event]]
+    assert not missed, f"never happened: {missed} ({dict(FollowMachine.counts)})"
