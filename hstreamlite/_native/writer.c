@@ -106,6 +106,16 @@ static uint32_t count_written(struct hsl_log *log)
     return count;
 }
 
+/* Stepped: whether to submit now, as another thread would while the sync is under way. Not what
+ * needs a new segment, since that waits for the end of this very sync. */
+static bool may_overlap(struct hsl_log *log)
+{
+    if (log->cfg.threaded || !hsl_may_submit(log) || hsl_random(&log->course) % 2 != 0)
+        return false;
+    hsl_stage_close_frame(log);
+    return log->queue_len > 0 && hsl_group_fits(log, &log->queue[log->queue_head], 0);
+}
+
 /* Syncs and finishes the groups that are written. false: there is none, or somebody is at it. */
 static bool settle(struct hsl_log *log)
 {
@@ -126,8 +136,8 @@ static bool settle(struct hsl_log *log)
     for (uint32_t n = 0; n < count && rc == HSL_OK; n++)
         rc = hsl_group_publish(log, flight(log, n));
     pthread_mutex_lock(&log->stage_mu);
-    if (!log->cfg.threaded && hsl_may_submit(log) && hsl_random(&log->course) % 2 == 0)
-        submit(log); /* as another thread would while the sync is under way */
+    if (may_overlap(log))
+        submit(log);
     log->syncing = false;
     for (uint32_t n = 0; n < count && rc == HSL_OK; n++) {
         struct hsl_group *g = flight(log, n);
