@@ -13,6 +13,7 @@ not made its page yet. What goes away while it is looked at is looked at anew.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -98,11 +99,15 @@ class FollowedJournal(Journal):
         """
         try:
             return read()
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
             self.on_missing()
         try:
             return read()
-        except FileNotFoundError as error:
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
             raise CorruptionError(
                 f"{self.path}/segments", 0, 0, "a live segment", str(error.strerror)
             ) from error
