@@ -70,7 +70,7 @@ class Follower(Engine):
         self._read_catalog()
         self._drop_orphans()
         self._settle_segments()
-        recovery.check_gaps(self.journal)
+        recovery.check_gaps(self.journal, self.catalog.lost)
         self.env.after_fork_in_child(self._in_forked_child)
 
     def _start_at(self, snapshot: list[int]) -> None:
