@@ -339,6 +339,7 @@ void hsl_wake_writer(struct hsl_log *log);
 /* segment.c */
 uint64_t hsl_segment_room(const struct hsl_segment *segment);
 int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system); /* `writing` held */
+void hsl_spare_discard(struct hsl_log *log);                            /* `writing` held */
 int hsl_roll(struct hsl_log *log);                                      /* `writing` held */
 int hsl_seal(struct hsl_log *log, struct hsl_segment *segment);
 int hsl_seal_in_memory(struct hsl_log *log, struct hsl_segment *segment);

@@ -113,8 +113,10 @@ static int spare_from_reserve(struct hsl_log *log, const char *spare_path, uint6
     return HSL_OK;
 }
 
-static void discard_spare(struct hsl_log *log, const char *path)
+void hsl_spare_discard(struct hsl_log *log)
 {
+    char path[HSL_PATH_MAX + 64];
+    hsl_path(log, path, "segments/spare");
     pthread_mutex_lock(&log->stage_mu);
     struct hsl_segment *old = log->spare;
     log->spare = NULL;
@@ -159,10 +161,10 @@ int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system)
         capacity = least;
     if (log->spare && log->spare_emergency && !system && !log->reserve_ready) {
         /* Give the emergency file back before the user's data asks for space of its own. */
-        discard_spare(log, path);
+        hsl_spare_discard(log);
     }
     if (log->spare)
-        discard_spare(log, path);
+        hsl_spare_discard(log);
     ensure_reserve(log);
     struct hsl_segment *spare = hsl_segment_new(0);
     if (!spare)
