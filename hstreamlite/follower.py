@@ -21,7 +21,7 @@ from hstreamlite.errors import CorruptionError, ReadOnly, RecordTrimmed, Subscri
 from hstreamlite.feed import PREFIX, Feed
 from hstreamlite.feeds import Feeds
 from hstreamlite.log import catalog as catalogs, recovery
-from hstreamlite.log.catalog import Catalog, Change
+from hstreamlite.log.catalog import Catalog, Change, StreamState
 from hstreamlite.log.following import FollowedJournal, open_followed
 from hstreamlite.log.journal import CATALOG, END, PROGRESS, SYSTEM_LOGS, Cursor, segment_path
 from hstreamlite.log.keyspace import Router
@@ -89,6 +89,11 @@ class Follower(Engine):
         """Raise as a writer's engine does; then take in what became durable."""
         super().check_open()
         self.refresh()
+
+    def stream(self, name: str) -> StreamState:
+        """Return the state of a stream as it is durable now; StreamNotFound if there is none."""
+        self.check_open()
+        return super().stream(name)
 
     def refresh(self) -> None:
         """See all that is durable now. Raises CorruptionError where that cannot be read."""
