@@ -186,9 +186,9 @@ static int seek(struct hsl_log *log, uint64_t id, enum hsl_key key, uint64_t val
                 return rc;
         }
         for (uint32_t i = 0; i < count; i++) {
-            if (key_of(&rows[i], key) < value || rows[i].seq + rows[i].count <= at)
+            if (key_of(&rows[i], key) < value)
                 continue;
-            *lsn = rows[i].seq < first ? first : rows[i].seq;
+            *lsn = rows[i].seq < at ? at : rows[i].seq;
             return HSL_OK;
         }
         at = run.end;
