@@ -196,6 +196,13 @@ int hsl_dir_decode(const uint8_t *dir, size_t len, uint64_t rows_len, uint32_t s
     return whole ? HSL_OK : HSL_DAMAGED;
 }
 
+/* Whoever reads a block trusts that its header lies within it. */
+static bool block_like(uint64_t len, uint64_t count)
+{
+    return len >= sizeof(struct hsl_block_header) && len <= UINT32_MAX && count > 0 &&
+           count <= UINT32_MAX;
+}
+
 /* The first row of a group; NULL if it is malformed. */
 static const uint8_t *get_head(const uint8_t *at, const uint8_t *end, struct hsl_row *row)
 {
@@ -204,7 +211,7 @@ static const uint8_t *get_head(const uint8_t *at, const uint8_t *end, struct hsl
         !(at = get(at, end, &row->time_ms)) || !(at = get(at, end, &row->order)) ||
         !(at = get(at, end, &len)) || !(at = get(at, end, &count)))
         return NULL;
-    if (off8 > UINT32_MAX || len > UINT32_MAX || count > UINT32_MAX || count == 0)
+    if (off8 > UINT32_MAX || !block_like(len, count))
         return NULL;
     row->off8 = (uint32_t)off8;
     row->len = (uint32_t)len;
@@ -224,7 +231,7 @@ static const uint8_t *get_next(const uint8_t *at, const uint8_t *end, struct hsl
         !(at = get(at, end, &order)) || !(at = get(at, end, &len)) ||
         !(at = get(at, end, &count)))
         return NULL;
-    if (off8 > UINT32_MAX - row->off8 || len > UINT32_MAX || count > UINT32_MAX || count == 0)
+    if (off8 > UINT32_MAX - row->off8 || !block_like(len, count))
         return NULL;
     row->seq += row->count;
     row->off8 += (uint32_t)off8;

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import hstreamlite as hs
+from hstreamlite._native import ffi, lib
 from hstreamlite.errors import CorruptionError
 from hstreamlite.log.journal import Journal
 from hstreamlite.log.swap import segment_facts
@@ -164,6 +165,25 @@ def test_rows_and_frames_that_do_not_verify_are_damage_with_ids() -> None:
         assert f"shard {shard} " in str(caught.value)
         newest = journal.info(shard).durable_next - 1
         assert journal.block_of(shard, newest) is not None
+
+
+def test_the_rows_of_a_segment_that_was_sealed_under_a_reader_are_read_again() -> None:
+    env = SimEnv(seed=1)
+    with hs.open(ROOT, config=CONFIG, env=env) as store:
+        stream = store.create_stream("s")
+        stream.append(bytes(1000))
+        journal = store._engine.journal
+        assert journal.stats()["direct"]
+        (active,) = segment_facts(journal)
+        # What is not sealed is not regrouped, but read until that is let go.
+        swap = ffi.new("struct hsl_swap **")
+        numbers = [active.number]
+        found = lib.hsl_swap_begin(journal.log, numbers, 1, 1, 1 << 20, swap)
+        assert found == lib.HSL_NOT_FOUND
+        for _ in range(600):
+            stream.append(bytes(1000))
+        lib.hsl_swap_free(swap[0])
+        assert len(list(stream.read())) == 601
 
 
 class MallInfo2(ctypes.Structure):
