@@ -378,6 +378,14 @@ class FollowedStore(Store):
         """Raise ReadOnly."""
         self._engine.refuse("run a transaction")
 
+    def compact(self) -> NoReturn:
+        """Raise ReadOnly."""
+        self._engine.refuse("regroup segments")
+
+    def backup(self, path: object, **_: object) -> NoReturn:  # noqa: ARG002 - refused
+        """Raise ReadOnly: what is copied is held in place by the process that writes."""
+        self._engine.refuse("hold its files in place for a backup")
+
     def tick(self) -> int | None:
         """See what is durable now. Only needed where an environment runs without threads."""
         self._engine.check_open()

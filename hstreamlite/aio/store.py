@@ -324,6 +324,14 @@ class FollowedStore(Store):
         """Raise ReadOnly."""
         self._engine.refuse("run a transaction")
 
+    async def compact(self) -> NoReturn:
+        """Raise ReadOnly."""
+        self._engine.refuse("regroup segments")
+
+    async def backup(self, path: object, **_: object) -> NoReturn:  # noqa: ARG002 - refused
+        """Raise ReadOnly: what is copied is held in place by the process that writes."""
+        self._engine.refuse("hold its files in place for a backup")
+
 
 def _stream_infos(engine: Engine) -> list[StreamInfo]:
     with engine.lock:
