@@ -1,4 +1,5 @@
-"""The processes that are killed: they write, consume, ack and trim, and report what was promised.
+"""The processes that are killed: they write, consume, ack and trim, and report what was promised;
+others read the same directory, and report what they were shown.
 
 Started as a module, this forks a worker for each command on its standard input, one at a time.
 """
@@ -9,7 +10,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -226,7 +228,73 @@ def acks(path: str, progress_acks: int) -> None:
             report("stored")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"write": write, "acks": acks}
+class Following:
+    """Reads a store that another process writes, and checks every record by itself."""
+
+    def __init__(self, store: hs.Store) -> None:
+        self.store = store
+        self.last: dict[str, int] = {}
+
+    def take(self, stream: str, record: hs.Record, *, gap: bool) -> None:
+        assert record.id is not None
+        assert isinstance(record.payload, bytes)
+        number, life = map(int, record.payload.split(b" ", 2)[:2])
+        last = self.last.get(stream, 0)
+        assert record.id.lsn == number
+        assert record.payload == payload(number, life)
+        assert record.key == key(number)
+        assert number == last + 1 or (gap and number > last)
+        self.last[stream] = number
+        report("shown", stream, number, life)
+
+    def read(self, name: str, *, follow: bool = False) -> Iterator[None]:
+        """Take record after record, behind what was taken before."""
+        stream = self.store.stream(name)
+        tail = stream.tail()
+        gap = name not in self.last or tail is None
+        try:
+            place = hs.RecordId(tail.shard_id, self.last[name] + 1, 0) if tail and not gap else None
+            reader = stream.read(start=place or hs.EARLIEST, follow=follow)
+        except hs.RecordTrimmed:
+            report("gap", name)
+            gap = True
+            reader = stream.read(follow=follow)
+        while True:
+            try:
+                record = next(reader, None)
+            except hs.RecordTrimmed:
+                report("gap", name)
+                gap = True
+                continue
+            if record is None:
+                return
+            self.take(name, record, gap=gap)
+            gap = False
+            yield
+
+    def look(self) -> None:
+        for info in self.store.streams():
+            deque(self.read(info.name), maxlen=0)
+        report("looked")
+
+
+def follow(path: str, records: int = 1 << 30, waits: str = "") -> None:
+    """Look at all there is, then follow one stream for so many records, looking at the others."""
+    wait("pid", waits)
+    with hs.open(path, read_only=True) as opened:
+        report("opened")
+        following = Following(opened)
+        following.look()
+        if records:
+            for number, _ in enumerate(following.read(ORDERS, follow=True), 1):
+                if number % 40 == 0:
+                    for name in STREAMS[1:]:
+                        deque(following.read(name), maxlen=0)
+                if number >= records:
+                    break
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"write": write, "acks": acks, "follow": follow}
 
 
 def wait(here: str, there: str) -> None:

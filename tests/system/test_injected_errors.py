@@ -16,7 +16,7 @@ import pytest
 import hstreamlite as hs
 from tests.system.ledger import Ledger, small
 from tests.system.machine import need
-from tests.system.workers import Worker, Workers
+from tests.system.workers import Worker, Workers, trace
 
 LEVELS = ["sync", "os", "memory"]
 CONFIG = small()
@@ -36,16 +36,9 @@ FAULTS = {
 
 
 def attach(worker: Worker, fault: str, log: Path) -> subprocess.Popen[str]:
-    """Put strace behind a worker that waits, and let it go. It counts the calls of each thread."""
+    """Let a call of a worker that waits fail. The calls of each thread are counted."""
     call = fault.partition(":")[0]
-    options = ["-e", f"trace={call}", "-e", f"inject={fault}", "-p", str(worker.pid)]
-    strace = subprocess.Popen(
-        ["strace", "-f", "-y", "-o", log, *options], stderr=subprocess.PIPE, text=True
-    )
-    assert strace.stderr is not None
-    assert "attached" in strace.stderr.readline()
-    worker.go()
-    return strace
+    return trace(worker, log, "-e", f"trace={call}", "-e", f"inject={fault}")
 
 
 class Run:

@@ -24,6 +24,19 @@ PACKAGE = Path(hs.__file__).parent.parent
 TESTS = Path(__file__).parent.parent.parent
 
 
+def trace(worker: Worker, log: Path, *options: str) -> subprocess.Popen[str]:
+    """Put strace behind a worker that waits, and let it go. It ends with the worker."""
+    strace = subprocess.Popen(
+        ["strace", "-f", "-y", "-o", log, *options, "-p", str(worker.pid)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert strace.stderr is not None
+    assert "attached" in strace.stderr.readline()
+    worker.go()
+    return strace
+
+
 class Workers:
     """Starts one worker at a time. Leaving the `with` block ends them all."""
 
