@@ -19,6 +19,8 @@ from hstreamlite.housekeeping import Housekeeping
 
 log = logging.getLogger("hstreamlite")
 
+_RETRY_NS = 1_000_000_000
+
 
 class TimedProducer(Protocol):
     """What the ticker knows of a producer."""
@@ -95,6 +97,10 @@ class Ticker:
                 at = self.run_once()
             except (StoreClosed, StoreFailed):
                 return
+            except Exception:
+                # Without this thread deadlines, progress and retention would stop unseen.
+                log.exception("background work of %r failed and is tried again", self._engine.path)
+                at = clock.mono_ns() + _RETRY_NS
             wait = 3600.0 if at is None else (at - clock.mono_ns()) / 1e9
             self._bell.acquire(timeout=max(0.0, min(wait, 3600.0)))
             if self._stopped:
@@ -154,6 +160,6 @@ class Ticker:
             log.warning("%s has to wait: %s", what, error)
         except (StoreClosed, StoreFailed):
             raise
-        except (HStreamError, OSError):
+        except (HStreamError, OSError, MemoryError):
             log.exception("%s of %r failed and is tried again later", what, self._engine.path)
         return False

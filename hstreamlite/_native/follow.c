@@ -363,6 +363,8 @@ int hsl_log_follow_adopt(struct hsl_log *log, uint64_t number)
             take_loaded(log);
         if (rc == HSL_DAMAGED)
             rc = refuse(log, number);
+        else if (rc != HSL_OK && is_known(log, number))
+            f->broken = rc; /* half of its runs are there: going on would miss the others */
     }
     pthread_mutex_unlock(&f->mu);
     return rc;

@@ -272,7 +272,7 @@ static int add_move(void *ctx, const struct hsl_row *row)
 /* The rows of one part, from the footer of its segment. */
 static int read_part(struct hsl_swap *swap, const struct part *part, uint64_t *bytes)
 {
-    uint8_t *rows = malloc(part->run.data_len + 1);
+    uint8_t *rows = malloc((size_t)part->run.data_len + 1);
     if (!rows)
         return HSL_NO_MEMORY;
     struct hsl_run run = part->run;
