@@ -198,11 +198,16 @@ class CorruptionError(HStreamError):
         expected: object,
         found: object,
         lost: tuple[str, ...] = (),
+        *,
+        advice: str = (
+            "restore the file from a backup, read what is left with open(path, read_only=True, "
+            "accept_damage=True), or see `hstreamlite check` and `hstreamlite salvage`"
+        ),
     ) -> None:
         losing = f", losing {', '.join(lost)}" if lost else ""
         super().__init__(
             f"{path!r} is damaged in {length} bytes at offset {offset}: expected {expected}, "
-            f"found {found}{losing}; restore the file from a backup.",
+            f"found {found}{losing}; {advice}.",
             path=path,
             offset=offset,
             length=length,

@@ -51,6 +51,7 @@ def open(  # noqa: A001 - hstreamlite.open is how users say it
     durability: Durability | None = None,
     create: bool = True,
     read_only: bool = False,
+    accept_damage: bool = False,
     config: StoreConfig | None = None,
     env: Env | None = None,
 ) -> Store:
@@ -64,6 +65,10 @@ def open(  # noqa: A001 - hstreamlite.open is how users say it
     They see what is on disk, and what is added as it gets there; nothing is created or written, and
     whatever would raises ReadOnly. A file system without write permission will do.
 
+    With accept_damage, which needs read_only, a damaged store is read as far as it verifies, as it
+    is now: all of it is read and checked first, and `store.recovery` tells what is lost. Readers
+    raise CorruptionError once at each loss and go on behind it. StoreLocked while it has an owner.
+
     NotAStore, StoreVersionUnsupported, CorruptionError, StorageFull and StorageUnavailable leave
     the files as they were.
 
@@ -74,16 +79,27 @@ def open(  # noqa: A001 - hstreamlite.open is how users say it
     """
     config = config_for(config, durability)
     text = path_text(path) if env else real_path(path)
-    engine: Engine
-    if read_only:
-        engine = Follower.open(env or real_env(), text, config)
-    else:
-        engine = Engine.open(env or real_env(), text, config, create=create)
+    opener = opener_for(read_only=read_only, accept_damage=accept_damage)
+    engine = opener.open(env or real_env(), text, config, create=create)
     try:
         return (FollowedStore if read_only else Store)(engine)
     except BaseException:
         engine.close(clean=False)
         raise
+
+
+def opener_for(*, read_only: bool, accept_damage: bool) -> type[Engine]:
+    """Return the engine that opens a store so."""
+    if accept_damage and not read_only:
+        raise ValueError(
+            "accept_damage=True needs read_only=True: a damaged store is only read; to write on, "
+            "make a new one of what verifies with `hstreamlite salvage`"
+        )
+    if accept_damage:
+        from hstreamlite.damaged import DamagedStore  # few programs ever ask for it
+
+        return DamagedStore
+    return Follower if read_only else Engine
 
 
 def config_for(config: StoreConfig | None, durability: Durability | None) -> StoreConfig:

@@ -440,8 +440,10 @@ static int check_entries(struct hsl_log *log, const struct hsl_shard *shard, uin
         *blocks += 1;
         if (e->count == 0 || e->seq + e->count <= shard->first)
             return __LINE__;
-        if (j > shard->head && (e->seq != e[-1].seq + e[-1].count || e->order <= e[-1].order ||
-                                e->time_ms < e[-1].time_ms))
+        uint64_t next = j > shard->head ? e[-1].seq + e[-1].count : e->seq;
+        if (e->seq < next || (e->seq > next && !log->cfg.follower)) /* a damaged store has holes */
+            return __LINE__;
+        if (j > shard->head && (e->order <= e[-1].order || e->time_ms < e[-1].time_ms))
             return __LINE__;
         if (!hsl_segment_find(log, e->segment))
             return __LINE__;

@@ -133,5 +133,9 @@ int hsl_inspect_read(struct hsl_inspect *inspect, uint64_t off, uint32_t len, ui
  * hsl_status. */
 int hsl_salvage(struct hsl_log *log, struct hsl_inspect *from, uint64_t *blocks,
                 uint64_t *records);
+/* Puts every block of an inspected segment that verifies, but those of the store's own logs, into
+ * the index of a log that only reads, under the number its file has. Segments in the order of their
+ * content. */
+int hsl_log_load_inspected(struct hsl_log *log, uint64_t number, struct hsl_inspect *from);
 /* Holes of a log above the first LSN kept, as the segments show them; returns how many. */
 int64_t hsl_log_holes(struct hsl_log *log, uint64_t shard, struct hsl_range *out, size_t cap);

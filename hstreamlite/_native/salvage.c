@@ -1,6 +1,9 @@
 /* Copying the blocks of a segment that verify into another store, as they are: same log, LSN, time
  * and order. What is missing between them leaves a hole; a segment holds each log without holes, so
- * a new one is begun there. */
+ * a new one is begun there.
+ *
+ * And reading them where they are: a damaged store that is read only has the same index as a sound
+ * one, made of these blocks. */
 #include "log.h"
 
 #include <stdlib.h>
@@ -95,5 +98,61 @@ int hsl_salvage(struct hsl_log *log, struct hsl_inspect *from, uint64_t *blocks,
     }
     free(found);
     free(buf);
+    return rc;
+}
+
+static int index_block(struct hsl_log *log, struct hsl_segment *s,
+                       const struct hsl_inspect_block *b)
+{
+    struct hsl_shard *shard = hsl_shard_add(log, b->shard);
+    if (!shard)
+        return HSL_NO_MEMORY;
+    if (b->seq < shard->durable_next)
+        return HSL_OK; /* known from another segment */
+    struct hsl_entry entry = {
+        .seq = b->seq,
+        .order = b->order,
+        .time_ms = b->time_ms,
+        .segment = (uint32_t)s->number,
+        .off8 = (uint32_t)(b->off / 8),
+        .len = b->len,
+        .count = b->count,
+    };
+    int rc = hsl_index_insert(log, s, b->shard, &entry);
+    shard->next = shard->durable_next;
+    if (b->time_ms > shard->last_time)
+        shard->last_time = b->time_ms;
+    if (b->order >= log->next_order)
+        log->next_order = b->order + 1;
+    return rc;
+}
+
+int hsl_log_load_inspected(struct hsl_log *log, uint64_t number, struct hsl_inspect *from)
+{
+    size_t count = hsl_inspect_blocks(from, 0, 0, NULL, 0);
+    struct hsl_inspect_block *found = malloc((count + 1) * sizeof *found);
+    struct hsl_inspect_report report;
+    hsl_inspect_report(from, &report);
+    struct hsl_segment *s = hsl_segment_new(number);
+    if (!found || !s) {
+        free(found);
+        free(s);
+        return HSL_NO_MEMORY;
+    }
+    hsl_inspect_blocks(from, 0, 0, found, count);
+    s->file_bytes = report.file_bytes;
+    pthread_mutex_lock(&log->stage_mu);
+    pthread_mutex_lock(&log->index_mu);
+    int rc = hsl_segments_add(log, s);
+    if (rc != HSL_OK)
+        hsl_segment_free(log, s);
+    for (size_t i = 0; rc == HSL_OK && i < count; i++)
+        if (found[i].shard < HSL_SYSTEM)
+            rc = index_block(log, s, &found[i]);
+    if (rc == HSL_OK)
+        s->sealed = true; /* nothing is added to it, and it is read through the cache */
+    pthread_mutex_unlock(&log->index_mu);
+    pthread_mutex_unlock(&log->stage_mu);
+    free(found);
     return rc;
 }

@@ -25,7 +25,7 @@ from hstreamlite.follower import CONSUME, Follower, feeds_of
 from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo, stats_of
 from hstreamlite.log.recovery import RecoveryReport
 from hstreamlite.place import EARLIEST, Place
-from hstreamlite.store import back_up, config_for, path_text, real_path
+from hstreamlite.store import back_up, config_for, opener_for, path_text, real_path
 from hstreamlite.sub.effects import Lag
 from hstreamlite.ticker import Ticker
 from hstreamlite.transaction import Collected
@@ -46,13 +46,14 @@ class open:  # noqa: A001, N801 - hstreamlite.aio.open is how users say it
         durability: Durability | None = None,
         create: bool = True,
         read_only: bool = False,
+        accept_damage: bool = False,
         config: StoreConfig | None = None,
         env: Env | None = None,
     ) -> None:
         self._path = path_text(path) if env else real_path(path)
         self._config = config_for(config, durability)
         self._create = create
-        self._opener: type[Engine] = Follower if read_only else Engine
+        self._opener = opener_for(read_only=read_only, accept_damage=accept_damage)
         self._env = env
         self._store: Store | None = None
 

@@ -229,6 +229,12 @@ def open_followed(env: Env, path: str, config: StoreConfig, *, notify_fd: int = 
     raise StoreLocked(path, env.files.lock_holder(f"{path}/LOCK") or 0)
 
 
+def shown(journal: FollowedJournal) -> Any | None:
+    """Return what the page TAIL says of a log that was opened whole; None if it says nothing."""
+    tail = journal.tail()
+    return None if tail is None or tail.state == _STARTING else tail
+
+
 def _attempt(env: Env, journal: FollowedJournal) -> Opened | None:
     """Load what can be shown; None if it changed under the eyes."""
     superblock = journal.load_super()

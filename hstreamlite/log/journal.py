@@ -396,6 +396,12 @@ class Cursor:
         batches = fast.read_batches(self.handle, max_batches, end, may_block)
         return None if batches is None else [RawBatch._make(batch) for batch in batches]
 
+    def damaged_end(self) -> int:
+        """Return the LSN behind the block that last proved to be damaged."""
+        at = ffi.new("struct hsl_cursor_damage *")
+        lib.hsl_cursor_damage(self._cursor, at)
+        return int(at.end)
+
     def damage(self) -> CorruptionError:
         at = ffi.new("struct hsl_cursor_damage *")
         lib.hsl_cursor_damage(self._cursor, at)

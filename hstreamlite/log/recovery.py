@@ -70,6 +70,7 @@ class RecoveryReport:
     missing: list[int] = field(default_factory=list)
     lowest: int = 0
     milliseconds: float = 0.0
+    damage: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """Return the report as sentences for a person."""
@@ -79,6 +80,7 @@ class RecoveryReport:
             out.append(f"{self.bytes_discarded} bytes of unacknowledged tail discarded")
         if self.stage_records:
             out.append(f"{self.stage_records} records recovered from the mapped stage")
+        out += self.damage
         return out
 
 

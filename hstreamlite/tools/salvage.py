@@ -146,7 +146,7 @@ def _write_state(journal: Journal, seen: Look, state: State, report: SalvageRepo
     """Write the store's own logs anew, and point the superblock to them."""
     level = LEVELS["sync"]
     catalog = state.catalog
-    _name_unknown(journal, catalog, state, report)
+    name_unknown(journal, catalog, state, report)
     lost = [hole for hole in holes(seen, state) if hole.shard < SYSTEM]
     for log in SYSTEM_LOGS:
         journal.add_shard(log)
@@ -166,7 +166,7 @@ def _write_state(journal: Journal, seen: Look, state: State, report: SalvageRepo
     journal.store_super((1, 1, 1))
 
 
-def _name_unknown(journal: Journal, catalog: Catalog, state: State, report: SalvageReport) -> None:
+def name_unknown(journal: Journal, catalog: Catalog, state: State, report: SalvageReport) -> None:
     """Give shards that no stream owns one of their own, if the catalog cannot be trusted."""
     if report.source.own_logs_sound:
         return
