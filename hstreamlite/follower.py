@@ -122,11 +122,14 @@ class Follower(Engine):
         What lies before its newest snapshot goes away, and a follower that rested meanwhile goes on
         from there.
         """
+        at = cursor.lsn
         try:
             return cursor.read(_RECORDS) or []
-        except (RecordTrimmed, CorruptionError):
+        except (RecordTrimmed, CorruptionError) as error:
+            if isinstance(error, RecordTrimmed):
+                at = cursor.gap()[0]
             snapshot = [int(lsn) for lsn in self.journal.load_super().snapshot]
-            if snapshot[SYSTEM_LOGS.index(cursor.shard)] <= cursor.lsn:
+            if snapshot[SYSTEM_LOGS.index(cursor.shard)] <= at:
                 raise
         self._start_at(snapshot)
         self._read_catalog()

@@ -31,8 +31,8 @@ PUBLISH = """    for (uint32_t n = 0; n < count && rc == HSL_OK; n++)
         rc = hsl_group_publish(log, flight(log, n));
 """
 LOCK = "    pthread_mutex_lock(&log->stage_mu);\n"
-SUBMIT = """    if (!log->cfg.threaded && hsl_may_submit(log) && hsl_random(&log->course) % 2 == 0)
-        submit(log); /* as another thread would while the sync is under way */
+SUBMIT = """    if (may_overlap(log))
+        submit(log);
 """
 
 
