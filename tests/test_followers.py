@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, ClassVar
 
+import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -26,6 +27,7 @@ from hstreamlite.errors import RecordTrimmed
 from hstreamlite.log.regroup import LEVEL_1
 from hstreamlite.log.swap import segment_facts
 from hstreamlite.testing.simenv import SimEnv
+from hstreamlite.testing.simfs import Fail, Op
 from hstreamlite.testing.witness import small_config
 
 STREAMS = st.sampled_from(["a", "b", "c"])
@@ -266,3 +268,22 @@ def test_a_follower_shows_what_is_durable_and_nothing_else() -> None:
     run_state_machine_as_test(FollowMachine, settings=settings(stateful_step_count=30))
     missed = [event for event in LEAST_EVENTS if not FollowMachine.counts[event]]
     assert not missed, f"never happened: {missed} ({dict(FollowMachine.counts)})"
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "buffered"])
+def test_a_follower_does_not_show_what_is_written_and_not_synced(direct: bool) -> None:
+    env = SimEnv()
+    if not direct:
+        env.disk.set_direct(0)
+    writer = opened(env)
+    stream = writer.create_stream("a")
+    stream.append(b"durable")
+    follower = opened(env, read_only=True)
+    env.disk.inject(Fail(ops=Op.DATASYNC))
+    with pytest.raises(hs.StoreFailed):
+        stream.append(b"written")
+    with opened(env, read_only=True) as late:
+        for store in (follower, late):
+            assert [payload for _, payload in shown_by(store)["a"]] == [b"durable"]
+            assert shown_by(store) == survivors(env)
+    follower.close()

@@ -26,6 +26,7 @@ REGROUP = "tests/log/test_regroup.py"
 CASES = "tests/log/test_reopening.py"
 MODEL = "tests/test_model_store.py"
 FLIGHTS = "tests/log/test_two_in_flight.py"
+FOLLOWERS = "tests/test_followers.py"
 
 PUBLISH = """    for (uint32_t n = 0; n < count && rc == HSL_OK; n++)
         rc = hsl_group_publish(log, flight(log, n));
@@ -299,6 +300,24 @@ BUGS = {
         "",
         RUNS,
         "[0]",
+    ),
+    "follow beyond what is durable": Bug(
+        "_native/follow.c",
+        "        rc = refresh(log);\n    pthread_mutex_unlock",
+        "        rc = refresh(log);\n"
+        "    struct hsl_segment_report beyond;\n"
+        "    if (f->active)\n"
+        "        hsl_scan_on(log, f->active, f->fd, f->active->capacity, &beyond);\n"
+        "    pthread_mutex_unlock",
+        FOLLOWERS,
+        "written_and_not_synced",
+    ),
+    "tell followers what is not durable yet": Bug(
+        "_native/tail.c",
+        "store(&page->durable, log->durable_at);",
+        "store(&page->durable, log->active ? log->active->number << 32 | log->active->end : 0);",
+        FOLLOWERS,
+        "shows_what_is_durable",
     ),
     "name a regrouped file before its header": Bug(
         "_native/regroup.c",
