@@ -6,7 +6,10 @@ import errno
 from collections.abc import Callable
 from contextlib import suppress
 
+import pytest
+
 import hstreamlite as hs
+from hstreamlite.env import OpenFlag
 from hstreamlite.housekeeping import Housekeeping
 from hstreamlite.testing.crash import Recording
 from hstreamlite.testing.simenv import SimEnv
@@ -177,3 +180,33 @@ def test_trim_succeeds_where_unlinking_fails() -> None:
     env.disk.inject(Fail(ops=Op.UNLINK, from_then_on=True))
     stream.trim(before=hs.LATEST)
     assert list(stream.read()) == []
+
+
+def test_a_clean_store_reports_nothing_discarded_and_a_foreign_file_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    env = SimEnv(seed=1)
+    open_store(env).create_stream("a").append(b"x")
+    env = env.process_crash()
+    open_store(env).close()
+    env = env.process_crash()
+    assert open_store(env).recovery.bytes_discarded == 0
+    assert "is not a file of this store" not in caplog.text
+    env = env.process_crash()
+    env.files.close(env.files.open("/db/segments/holiday.jpg", OpenFlag.WRITE | OpenFlag.CREATE))
+    open_store(env)
+    assert caplog.text.count("holiday.jpg is not a file of this store") == 1
+    assert "/db/segments/holiday.jpg" in env.disk.walk("/db")
+
+
+def test_a_deleted_stream_leaves_no_producer_behind() -> None:
+    env = SimEnv(seed=1)
+    store = open_store(env)
+    for name in ("a", "b"):
+        with store.create_stream(name).producer(name="p") as producer:
+            producer.submit(b"x")
+    kept = len(store._engine.producers.snapshot())
+    store.delete_stream("a")
+    assert 0 < len(store._engine.producers.snapshot()) < kept
+    store.delete_stream("b")
+    assert store._engine.producers.snapshot() == []
