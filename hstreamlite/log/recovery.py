@@ -26,7 +26,7 @@ from typing import Any
 
 from hstreamlite._native import ffi, lib
 from hstreamlite.config import StoreConfig
-from hstreamlite.env import Env, LockHeld
+from hstreamlite.env import Env, LockHeld, OpenFlag
 from hstreamlite.errors import (
     CorruptionError,
     NotAStore,
@@ -175,6 +175,7 @@ def _load_super(env: Env, journal: Journal, report: RecoveryReport) -> Any:
     if status == lib.HSL_VERSION:
         raise StoreVersionUnsupported(journal.path, int(superblock.sequence), FORMAT_MAJOR)
     if status == lib.HSL_OK:
+        _sync_super(env, path)
         journal.uuid = bytes(superblock.uuid)
         report.clean = bool(superblock.flags & 1)
         return superblock
@@ -193,6 +194,19 @@ def _load_super(env: Env, journal: Journal, report: RecoveryReport) -> Any:
     report.created = True
     _create(env, journal)
     return superblock
+
+
+def _sync_super(env: Env, path: str) -> None:
+    """Make the slot just read durable.
+
+    A process that was killed may have left it in the cache only, and the next write goes to the
+    other slot, which until then is the one that a power cut leaves.
+    """
+    fd = env.files.open(path, OpenFlag.READ | OpenFlag.WRITE)
+    try:
+        env.files.datasync(fd)
+    finally:
+        env.files.close(fd)
 
 
 def _create(env: Env, journal: Journal) -> None:
