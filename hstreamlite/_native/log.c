@@ -231,7 +231,9 @@ static void join_writers(struct hsl_log *log)
         pthread_join(log->thread, NULL);
     if (log->has_second)
         pthread_join(log->second, NULL);
+    pthread_mutex_lock(&log->stage_mu); /* callers who lead on look at them */
     log->has_thread = log->has_second = false;
+    pthread_mutex_unlock(&log->stage_mu);
 }
 
 int hsl_log_close(struct hsl_log *log, int32_t clean)

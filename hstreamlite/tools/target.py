@@ -1,7 +1,8 @@
 """A directory that appears under its name only when it is whole.
 
 It is built beside its place as `<name>.partial`, locked against a second builder, synced, and
-renamed. What a killed process left there is cleared away by the next one that builds.
+renamed. What a killed process left there stays, and is named to the next one that builds: nobody
+can tell it from what a user keeps under that name.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from hstreamlite.errors import StorageFull, StoreLocked
 def building(env: Env, target: str) -> Iterator[tuple[str, Callable[[], None]]]:
     """Give the path to build at, and what to call when all in it is written and synced.
 
-    FileExistsError where the target is anything but an empty directory; StoreLocked while another
-    builds there; StorageFull where the device is full. Whatever is raised inside leaves nothing.
+    FileExistsError where the target is anything but an empty directory, or where something lies in
+    the place it is built at; StoreLocked while another builds there; StorageFull where the device
+    is full. Whatever is raised inside leaves nothing.
     """
     _must_be_free(env, target)
     try:
@@ -34,7 +36,6 @@ def building(env: Env, target: str) -> Iterator[tuple[str, Callable[[], None]]]:
                 env.files.sync_dir(parent(target))
 
             try:
-                _clear(env, partial, keep="LOCK")
                 env.files.mkdir(f"{partial}/segments")
                 yield partial, finish
             finally:
@@ -50,8 +51,13 @@ def building(env: Env, target: str) -> Iterator[tuple[str, Callable[[], None]]]:
 
 @contextmanager
 def _locked(env: Env, path: str) -> Iterator[str]:
-    if not env.files.exists(path):
-        env.files.mkdir(path)
+    if env.files.exists(path):
+        owner = env.files.lock_holder(f"{path}/LOCK")
+        if owner is not None:
+            raise StoreLocked(path, owner)
+        text = "something is there, perhaps of a build that was killed; remove it and try again"
+        raise FileExistsError(errno.EEXIST, text, path)
+    env.files.mkdir(path)
     try:
         lock = env.files.lock(f"{path}/LOCK")
     except LockHeld as error:
@@ -81,12 +87,11 @@ def _must_be_free(env: Env, target: str) -> None:
         raise FileExistsError(errno.EEXIST, "the directory is not empty", target)
 
 
-def _clear(env: Env, path: str, keep: str = "") -> None:
-    """Remove what a store directory may hold; anything else stays, and makes the call fail."""
+def _clear(env: Env, path: str) -> None:
+    """Remove what this process wrote there."""
     files = env.files
     for name in files.listdir(path):
         if name == "segments":
             for segment in files.listdir(f"{path}/segments"):
                 files.unlink(f"{path}/segments/{segment}")
-        if name != keep:
-            files.unlink(f"{path}/{name}")
+        files.unlink(f"{path}/{name}")

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 from hypothesis import strategies as st
 
+from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.witness import Witness
 from tests.log import format_reader
 from tests.log.scripted import batch, fresh, must
@@ -138,3 +139,13 @@ def _injury(draw: st.DrawFn, of: Image, path: str) -> Injury:
     if kind == "zero":
         return Injury("zero", path, start, start + draw(st.integers(1, 20000)))
     return Injury("cut", path, start, size)
+
+
+def discard(env: SimEnv, path: str) -> None:
+    """Remove what a killed build left, as its user is told to."""
+    for name in env.disk.walk("/"):
+        if name.startswith(f"{path}/"):
+            env.files.unlink(name)
+    for name in (f"{path}/segments", path):
+        if env.files.exists(name):
+            env.files.unlink(name)

@@ -22,7 +22,7 @@ from hstreamlite.testing.simfs import Fail, Op
 from hstreamlite.testing.witness import Witness, small_config
 from hstreamlite.tools.check import check
 from tests.log.scripted import batch, must, script
-from tests.tools.images import regrouped_store
+from tests.tools.images import discard, regrouped_store
 
 Content = dict[str, list[tuple[str, str | None, object]]]
 
@@ -99,6 +99,7 @@ def test_backup_crashed_at_every_mutation_is_whole_or_not_there() -> None:
                 there += 1
             else:
                 absent += 1
+                discard(after.env, "/copy.partial")
                 after.store.backup("/copy")
                 assert restored(after.env.clone(), "/copy") == held
                 assert partials(after.env) == []
@@ -254,3 +255,12 @@ def assert_holds(copy: hs.Store, acked: dict[str, int], trimmed: dict[str, int])
         if count:
             assert lsns[-1] >= count, "something acknowledged is missing"
             assert lsns[0] <= trimmed[name] + 1, "something kept is missing"
+
+
+def test_what_lies_where_a_backup_is_built_stays(tmp_path: Path) -> None:
+    (tmp_path / "copy.partial").mkdir()
+    (tmp_path / "copy.partial" / "precious.txt").write_text("kept")
+    with hs.open(tmp_path / "store") as store, pytest.raises(FileExistsError, match="partial"):
+        store.backup(tmp_path / "copy")
+    assert (tmp_path / "copy.partial" / "precious.txt").read_text() == "kept"
+    assert not (tmp_path / "copy").exists()

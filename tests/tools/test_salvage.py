@@ -18,7 +18,7 @@ from hstreamlite.testing.simfs import Fail, Op
 from hstreamlite.testing.witness import small_config
 from hstreamlite.tools.check import check
 from hstreamlite.tools.salvage import salvage
-from tests.tools.images import KINDS, Injury, Kind, damaged, image, injuries, touched
+from tests.tools.images import KINDS, Injury, Kind, damaged, discard, image, injuries, touched
 
 Records = dict[tuple[int, int], tuple[str, object]]
 
@@ -102,6 +102,7 @@ def test_salvage_crashed_or_failed_at_every_call_leaves_the_whole_or_nothing() -
             whole += 1
         else:
             absent += 1
+            discard(env, "/new.partial")
             salvage(env, "/db", "/new")
             assert not [path for path in env.disk.walk("/") if ".partial" in path]
         if ended:
