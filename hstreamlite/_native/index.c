@@ -125,6 +125,29 @@ int hsl_index_insert(struct hsl_log *log, struct hsl_segment *segment, uint64_t 
     return HSL_OK;
 }
 
+static void count_run(struct hsl_log *log, struct hsl_shard *shard, struct hsl_segment *segment,
+                      const struct hsl_run *run)
+{
+    shard->bytes += run->bytes;
+    count_live(segment, shard->id, 1);
+    segment->live_bytes += run->bytes;
+    segment->run_bytes += run->bytes;
+    if (run->bytes > segment->run_largest)
+        segment->run_largest = run->bytes;
+    log->index_blocks += run->blocks;
+}
+
+static void forget_run(struct hsl_log *log, struct hsl_shard *shard, const struct hsl_run *run)
+{
+    struct hsl_segment *segment = hsl_segment_find(log, run->segment);
+    if (segment) {
+        count_live(segment, shard->id, -1);
+        segment->live_bytes -= run->bytes;
+    }
+    shard->bytes -= run->bytes;
+    log->index_blocks -= run->blocks;
+}
+
 static int push_run(struct hsl_log *log, struct hsl_shard *shard, struct hsl_segment *segment,
                     const struct hsl_run *run)
 {
@@ -147,13 +170,7 @@ static int push_run(struct hsl_log *log, struct hsl_shard *shard, struct hsl_seg
     struct hsl_run *added = &shard->runs[shard->runs_len++];
     *added = *run;
     added->segment = (uint32_t)segment->number;
-    shard->bytes += run->bytes;
-    count_live(segment, shard->id, 1);
-    segment->live_bytes += run->bytes;
-    segment->run_bytes += run->bytes;
-    if (run->bytes > segment->run_largest)
-        segment->run_largest = run->bytes;
-    log->index_blocks += run->blocks;
+    count_run(log, shard, segment, run);
     return HSL_OK;
 }
 
@@ -189,17 +206,6 @@ int hsl_run_seal(struct hsl_log *log, struct hsl_segment *segment, const struct 
     return push_run(log, shard, segment, run);
 }
 
-static void forget_run(struct hsl_log *log, struct hsl_shard *shard, const struct hsl_run *run)
-{
-    struct hsl_segment *segment = hsl_segment_find(log, run->segment);
-    if (segment) {
-        count_live(segment, shard->id, -1);
-        segment->live_bytes -= run->bytes;
-    }
-    shard->bytes -= run->bytes;
-    log->index_blocks -= run->blocks;
-}
-
 void hsl_run_replace(struct hsl_log *log, struct hsl_segment *segment, const struct hsl_run *run)
 {
     struct hsl_shard *shard = hsl_shard_get(log, run->shard);
@@ -216,13 +222,7 @@ void hsl_run_replace(struct hsl_log *log, struct hsl_segment *segment, const str
     memmove(&shard->runs[at + 1], &shard->runs[end],
             (shard->runs_len - end) * sizeof *shard->runs);
     shard->runs_len -= end - at - 1;
-    shard->bytes += run->bytes;
-    count_live(segment, shard->id, 1);
-    segment->live_bytes += run->bytes;
-    segment->run_bytes += run->bytes;
-    if (run->bytes > segment->run_largest)
-        segment->run_largest = run->bytes;
-    log->index_blocks += run->blocks;
+    count_run(log, shard, segment, run);
 }
 
 const struct hsl_run *hsl_run_find(const struct hsl_shard *shard, uint64_t lsn)

@@ -159,12 +159,7 @@ int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system)
         least = hsl_align_page(least + least / 8);
     if (capacity < least)
         capacity = least;
-    if (log->spare && log->spare_emergency && !system && !log->reserve_ready) {
-        /* Give the emergency file back before the user's data asks for space of its own. */
-        hsl_spare_discard(log);
-    }
-    if (log->spare)
-        hsl_spare_discard(log);
+    hsl_spare_discard(log); /* its room may be what the next one, or the reserve, needs */
     ensure_reserve(log);
     struct hsl_segment *spare = hsl_segment_new(0);
     if (!spare)

@@ -312,12 +312,14 @@ BUGS = {
         FOLLOWERS,
         "written_and_not_synced",
     ),
-    "tell followers what is not durable yet": Bug(
-        "_native/tail.c",
-        "store(&page->durable, log->durable_at);",
-        "store(&page->durable, log->active ? log->active->number << 32 | log->active->end : 0);",
+    "tell followers of a group before its sync": Bug(
+        "_native/writer.c",
+        "    int err = log->io->datasync(log->io->ctx, segment->fd);\n",
+        "    log->durable_at = segment->number << 32 | last->end;\n"
+        "    hsl_tail_publish(log, HSL_TAIL_OPEN);\n"
+        "    int err = log->io->datasync(log->io->ctx, segment->fd);\n",
         FOLLOWERS,
-        "shows_what_is_durable",
+        "written_and_not_synced",
     ),
     "name a regrouped file before its header": Bug(
         "_native/regroup.c",
