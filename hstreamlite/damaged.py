@@ -27,7 +27,7 @@ from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.tools.check import report_of
 from hstreamlite.tools.findings import HARMLESS, MISSING, CheckReport, Damage, Lost
 from hstreamlite.tools.look import Look, look
-from hstreamlite.tools.salvage import SalvageReport, name_unknown
+from hstreamlite.tools.salvage import SalvageReport, name_unknown, note_stage
 from hstreamlite.tools.segments import Want, inspecting
 from hstreamlite.tools.state import State, replay
 
@@ -196,6 +196,7 @@ class DamagedStore(Follower):
         name_unknown(journal, state.catalog, state, named)
         if named.invented:
             source = report_of(seen, state)
+        note_stage(self.env, seen, source)
         self.catalog = state.catalog
         self._progress_of = state.progress
         for shard in SYSTEM_LOGS:

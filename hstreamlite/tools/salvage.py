@@ -26,6 +26,7 @@ from hstreamlite.tools.findings import CheckReport
 from hstreamlite.tools.look import Look, Progress, look
 from hstreamlite.tools.losses import Hole, holes
 from hstreamlite.tools.segments import Want, inspecting
+from hstreamlite.tools.stage import unread_stage
 from hstreamlite.tools.state import State, replay
 from hstreamlite.tools.target import building
 
@@ -86,6 +87,7 @@ def salvage(env: Env, path: str, target: str, progress: Progress = _silent) -> S
     try:
         state = replay(seen)
         report = SalvageReport(target, report_of(seen, state))
+        note_stage(env, seen, report.source)
         with building(env, target) as (partial_path, finish):
             _write(env, seen, state, partial_path, report, progress)
             found = check(env, partial_path, progress)
@@ -99,6 +101,18 @@ def salvage(env: Env, path: str, target: str, progress: Progress = _silent) -> S
         if lock is not None:
             env.files.close(lock)
     return report
+
+
+def note_stage(env: Env, seen: Look, source: CheckReport) -> None:
+    """Tell in the report of what lies only in the mapped stage: it is not read here."""
+    uuid = seen.superblock.uuid if seen.superblock else None
+    ends: dict[int, int] = {}
+    for found in seen.segments.values():
+        for run in found.runs:
+            ends[run.shard] = max(run.end, ends.get(run.shard, 1))
+    note = unread_stage(env, seen.path, uuid, ends)
+    if note is not None:
+        source.notes.append(note)
 
 
 def _lock(env: Env, path: str) -> int | None:

@@ -1,0 +1,90 @@
+"""What the mapped stage of a store holds that its segments may lack.
+
+Only opening a sound store brings that into the log: whether it continues the log cannot be told
+where records of the log are lost. So whoever reads a damaged store is told of it instead.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+
+from hstreamlite._native import ffi, lib
+from hstreamlite.env import Env
+from hstreamlite.log.journal import SYSTEM
+
+_PAGE = 4096
+_HEADER = struct.Struct("<8sIHH16s16sQQQQ")
+_ENTRY = struct.Struct("<IIQII")
+_BLOCK = struct.Struct("<HBBIQQQIIIHHQ")
+_TAIL = 2048
+_ENTRY_MAGIC = 0x544E4548
+
+
+def unread_stage(env: Env, path: str, uuid: bytes | None, ends: Mapping[int, int]) -> str | None:
+    """Return a sentence on records that lie only in STAGE; None if there are none.
+
+    `ends` has the LSN behind the last one that the segments hold of each log.
+    """
+    file = f"{path}/STAGE"
+    if not env.files.exists(file):
+        return None
+    try:
+        data = env.files.read_all(file)
+    except OSError as error:
+        return f"{file} cannot be read: {error.strerror}; appends at level 'os' may lie only there"
+    if not any(data[:_PAGE]):
+        return None
+    magic, own, major, _, owner, boot, epoch, capacity, _, _ = _HEADER.unpack(
+        data[: _HEADER.size].ljust(_HEADER.size, b"\0")
+    )
+    whole = (magic, own, major, capacity) == (
+        b"HSLSTAGE",
+        _crc(0, data[12 : _HEADER.size]),
+        1,
+        len(data) - _PAGE,
+    )
+    if not whole or (uuid is not None and owner != uuid):
+        return f"{file} does not verify: appends at level 'os' that lay only there are lost"
+    records = _records(data, epoch, capacity, ends)
+    if not records:
+        return None
+    held = f"{file} holds {records} records of level 'os' or weaker that the segments lack"
+    if boot != env.files.boot_id():
+        return f"{held}; the machine has booted since, so they do not count, and were not read"
+    return f"{held}; they were not read"
+
+
+def _records(data: bytes, epoch: int, capacity: int, ends: Mapping[int, int]) -> int:
+    """Count what the segments lack of the entries that verify."""
+    (at,) = struct.unpack_from("<Q", data, _TAIL)
+    seed = epoch * 0x9E3779B1 % (1 << 32)
+    limit, records = at + capacity, 0
+    while at < limit:
+        left = capacity - at % capacity
+        if left < _ENTRY.size:
+            at += left
+            continue
+        start = _PAGE + at % capacity
+        magic, own, position, length, blocks = _ENTRY.unpack_from(data, start)
+        size = _ENTRY.size + (length + 7 & ~7 if blocks else length)
+        if magic != _ENTRY_MAGIC or position != at or size > left:
+            break
+        if own != _crc(seed, data[start + 8 : start + _ENTRY.size + (length if blocks else 0)]):
+            break
+        records += _lacking(data, start + _ENTRY.size, blocks, ends)
+        at += size
+    return records
+
+
+def _lacking(data: bytes, at: int, blocks: int, ends: Mapping[int, int]) -> int:
+    lacking = 0
+    for _ in range(blocks):
+        _, _, _, _, shard, seq, _, size, _, records, *_ = _BLOCK.unpack_from(data, at)
+        lacking += records if shard < SYSTEM and seq >= ends.get(shard, 1) else 0
+        at += _BLOCK.size + (size + 7 & ~7)
+    return lacking
+
+
+def _crc(seed: int, data: bytes) -> int:
+    return int(lib.hsl_crc32c(seed, ffi.from_buffer(data), len(data)))

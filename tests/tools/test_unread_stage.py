@@ -1,0 +1,77 @@
+"""Appends that lie only in the mapped stage are told of, by a salvage and by a damaged store.
+
+Goal: no note where every append is in the segments; one that counts them where they are not.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import hstreamlite as hs
+from hstreamlite.testing.simenv import SimEnv
+from hstreamlite.testing.witness import Witness, small_config
+from hstreamlite.tools.salvage import salvage
+from tests.log.format_reader import crc
+from tests.log.scripted import batch, fresh, must
+
+STAGE = "/db/STAGE"
+
+
+def killed_store() -> Witness:
+    """Three records are durable, four lie only in the stage."""
+    w = fresh()
+    must(w.create("a"))
+    must(w.append("a", batch("first", 1, 100)))
+    must(w.append("a", batch("early", 1, 100), level="os"))
+    must(w.append("a", batch("durable", 1, 100)))
+    must(w.append("a", batch("os", 2, 100), level="os"))
+    must(w.append("a", batch("more", 2, 100), level="os"))
+    w.restart("process", reopen=False)
+    return w
+
+
+def notes(env: SimEnv) -> list[str]:
+    """Return what a salvage notes of the stage; a damaged store must say the same."""
+    found = [note for note in salvage(env, "/db", "/new").source.notes if STAGE in note]
+    with hs.open(
+        "/db", read_only=True, accept_damage=True, config=small_config(), env=env
+    ) as store:
+        lines = store.recovery.lines()
+    assert [line for line in lines if STAGE in line] == [f"note: {note}" for note in found]
+    return found
+
+
+def test_appends_only_in_the_stage_are_counted() -> None:
+    (note,) = notes(killed_store().env)
+    assert "holds 4 records" in note
+    assert "booted" not in note
+
+
+def test_stage_of_another_boot_does_not_count() -> None:
+    w = killed_store()
+    data = bytearray(w.env.disk.read_all(STAGE))
+    data[32:48] = bytes(16)
+    with_crc(data)
+    w.env.disk.overwrite(STAGE, 0, bytes(data[:80]))
+    (note,) = notes(w.env)
+    assert "the machine has booted since" in note
+
+
+def test_header_that_does_not_verify_is_told() -> None:
+    w = killed_store()
+    w.env.disk.flip(STAGE, 40 * 8)
+    (note,) = notes(w.env)
+    assert "does not verify" in note
+
+
+def test_closed_store_has_nothing_in_its_stage() -> None:
+    w = fresh()
+    must(w.create("a"))
+    must(w.append("a", batch("os", 2, 100), level="os"))
+    w.restart("close", reopen=False)
+    assert w.env.files.exists(STAGE)
+    assert notes(w.env) == []
+
+
+def with_crc(data: bytearray) -> None:
+    struct.pack_into("<I", data, 8, crc(bytes(data[12:80])))
