@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -313,6 +314,23 @@ static int64_t read_text(int fd, char *text, size_t cap)
     return n;
 }
 
+#ifndef HSL_LINUX
+
+enum { LOCK_TRIES = 1000 };
+
+static int try_flock(int fd, int how)
+{
+    int rc;
+    do
+        rc = flock(fd, how | LOCK_NB);
+    while (rc < 0 && errno == EINTR);
+    if (rc < 0 && errno == EWOULDBLOCK)
+        return -EAGAIN;
+    return rc < 0 ? -errno : 0;
+}
+
+#endif
+
 /* The lock belongs to the open file description, so that it holds between threads and between
  * two stores of one process too; a forked child shares it until it closes the handle. */
 static int lock_descriptor(int fd)
@@ -325,14 +343,19 @@ static int lock_descriptor(int fd)
     while (rc < 0 && errno == EINTR);
     if (rc < 0 && errno == EACCES)
         return -EAGAIN;
-#else
-    do
-        rc = flock(fd, LOCK_EX | LOCK_NB);
-    while (rc < 0 && errno == EINTR);
-    if (rc < 0 && errno == EWOULDBLOCK)
-        return -EAGAIN;
-#endif
     return rc < 0 ? -errno : 0;
+#else
+    /* Who asks for the holder holds the lock shared meanwhile. An owner holds it alone, so that
+     * not even a share is to be had; where one is, it is free as soon as the others have asked. */
+    for (int tries = 0; (rc = try_flock(fd, LOCK_EX)) == -EAGAIN && tries < LOCK_TRIES;
+         tries++) {
+        if ((rc = try_flock(fd, LOCK_SH)) < 0)
+            break;
+        try_flock(fd, LOCK_UN);
+        sched_yield();
+    }
+    return rc;
+#endif
 }
 
 static int posix_lock(void *ctx, const char *path, int64_t *owner)
@@ -366,17 +389,17 @@ static int posix_locked(void *ctx, const char *path, int64_t *owner)
     if (fd < 0)
         return fd == -ENOENT ? 0 : fd;
     int rc;
-#ifdef F_OFD_GETLK
+#ifdef HSL_LINUX
     struct flock whole = {.l_type = F_RDLCK, .l_whence = SEEK_SET};
     do
         rc = fcntl(fd, F_OFD_GETLK, &whole);
     while (rc < 0 && errno == EINTR);
     rc = rc < 0 ? -errno : whole.l_type != F_UNLCK;
 #else
-    do
-        rc = flock(fd, LOCK_SH | LOCK_NB);
-    while (rc < 0 && errno == EINTR);
-    rc = rc == 0 ? 0 : errno == EWOULDBLOCK ? 1 : -errno;
+    rc = try_flock(fd, LOCK_SH);
+    if (rc == 0)
+        try_flock(fd, LOCK_UN); /* a child forked meanwhile would keep it beyond the close */
+    rc = rc == -EAGAIN ? 1 : rc;
 #endif
     char text[PID_TEXT + 1];
     if (rc == 1 && read_text(fd, text, sizeof text) > 0)

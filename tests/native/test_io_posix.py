@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -227,6 +228,30 @@ def test_asking_for_the_holder_of_a_lock_takes_and_makes_nothing(
     before = os.stat(path)
     assert files.lock_holder(path) is None
     assert os.stat(path) == before
+
+
+def test_whoever_asks_for_the_holder_keeps_nobody_from_the_lock(
+    files: Files, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "LOCK")
+    files.close(files.lock(path))
+    asked, done = [], threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            asked.append(posix_files().lock_holder(path))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(500):
+            files.close(files.lock(path))
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert set(asked) <= {None, os.getpid()}
 
 
 HOLDER = """
