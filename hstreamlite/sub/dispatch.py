@@ -61,8 +61,12 @@ class Line:
         if self.head() == name:
             self._turn_since = None
         place = self._place.pop(name, None)
-        if place is not None:
+        if place is None:
+            return
+        try:
             del self._waiting[place]
+        except (KeyError, ValueError):  # Ctrl-C came while somebody entered or left
+            self._waiting = SortedDict({place: name for name, place in self._place.items()})
 
     def serve(self, name: str, records: int) -> None:
         """Note that a consumer got records; it leaves the line."""
