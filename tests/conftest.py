@@ -1,17 +1,21 @@
-"""Hypothesis profiles: dev (quick), ci, nightly (long), and probe, which only tells whether a test
-fails; HYPOTHESIS_PROFILE names another than dev.
+"""Hypothesis profiles: dev (quick), ci, brief (what is tried of another build than the usual one),
+nightly (long), and probe, which only tells whether a test fails; HYPOTHESIS_PROFILE names another
+than dev.
 
 No profile has a deadline: a busy machine may stop a test for longer than any that means something.
 """
 
-import os
-
 from hypothesis import HealthCheck, Phase, settings
+
+from tests.effort import PROFILE
 
 settings.register_profile("dev", deadline=None, max_examples=50)
 # The same examples for the same code: what is tried before a change lands is what lands. Fresh ones
 # are drawn by every other profile.
 settings.register_profile("ci", deadline=None, max_examples=150, print_blob=True, derandomize=True)
+settings.register_profile(
+    "brief", deadline=None, max_examples=20, print_blob=True, derandomize=True
+)
 settings.register_profile(
     "nightly",
     deadline=None,
@@ -27,4 +31,4 @@ settings.register_profile(
     database=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+settings.load_profile(PROFILE)

@@ -10,7 +10,6 @@ written to again and crashed once more, at the steps of the recovery and of the 
 
 from __future__ import annotations
 
-import os
 import random
 from dataclasses import dataclass
 
@@ -20,10 +19,11 @@ import hstreamlite as hs
 from hstreamlite.engine import Engine
 from hstreamlite.testing.crash import CrashState, Recording
 from hstreamlite.testing.ledger import Scribe, Shown, recovered
+from tests import effort
 from tests.log.crash_runs import Run, entries, workload_run
 
-LONGER = 10 if os.environ.get("HSTREAMLITE_LONG") == "1" else 1
-PARTS = 8
+LONGER = 10 if effort.LONG else 1
+PARTS = effort.of(8, brief=2)
 RUNS = 4 * LONGER
 CALLS = 25
 CUTS = 14

@@ -9,7 +9,6 @@ shorter sequence, whose steps are crashed there.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from itertools import product
 
@@ -21,9 +20,10 @@ from hstreamlite.testing.crash import Fate, Recording
 from hstreamlite.testing.ledger import Scribe, Shown, recovered
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.witness import small_config
+from tests import effort
 from tests.log.crash_runs import entries
 
-LENGTH = 4 if os.environ.get("HSTREAMLITE_LONG") == "1" else 3
+LENGTH = 4 if effort.LONG else effort.of(3, brief=2)
 FATES: tuple[Fate, ...] = ("process", "drop", "keep", "torn")
 CONFIG = small_config(segment_bytes_max=64 << 10)
 
@@ -129,7 +129,7 @@ def crash_last(env: SimEnv, sequence: tuple[Callable[[Scribe], None], ...]) -> t
     return states, len(seen)
 
 
-@pytest.mark.timeout(300 if LENGTH == 3 else 3600)
+@pytest.mark.timeout(3600 if LENGTH == 4 else 300)
 @pytest.mark.parametrize("first", OPERATIONS, ids=lambda operation: operation.__name__)
 def test_short_sequences_crashed_anywhere_recover(first: Callable[[Scribe], None]) -> None:
     sequences = states = distinct = 0

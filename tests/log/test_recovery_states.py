@@ -7,7 +7,6 @@ reference model with its subscriptions, is stopped at each of its mutations.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import pytest
@@ -22,10 +21,10 @@ from hstreamlite.errors import (
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.simfs import Fail, FailSync, Op
 from hstreamlite.testing.witness import Witness
+from tests import effort
 from tests.log.scripted import Stopped, batch, finish, fresh, must, run
 
-NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
-CUTS = 50 if NIGHTLY else 8
+CUTS = effort.of(8, brief=2, nightly=50)
 """Power cuts, each with another fate of what was unsynced, at every mutation."""
 
 
@@ -84,7 +83,7 @@ def test_crash_at_every_mutation_loses_nothing() -> None:
 def test_recovery_crashed_at_every_mutation_recovers() -> None:
     crashes = 0
     every = mutations()
-    for mutation in every if NIGHTLY else every[::3]:
+    for mutation in every[:: effort.of(3, brief=12, nightly=1)]:
         w = stopped_at(mutation)
         if w is None:
             continue
@@ -100,7 +99,7 @@ def test_recovery_crashed_at_every_mutation_recovers() -> None:
             crashes += 1
             step += 1
     print(f"crashed recoveries: {crashes}")
-    assert crashes > 200
+    assert crashes > effort.of(200, brief=50)
 
 
 # Damage.
@@ -164,9 +163,9 @@ def test_flipped_bit_is_reported_or_harmless(make: Callable[[], Witness]) -> Non
             continue
         data = origin.env.disk.read_all(path)
         used = [at for at in range(len(data)) if data[at]]
-        dense = 1 if NIGHTLY else max(1, len(used) // 120)
+        dense = effort.of(max(1, len(used) // 120), brief=max(1, len(used) // 30), nightly=1)
         for number, at in enumerate(
-            [*used[::dense], *range(0, len(data), 4096 if NIGHTLY else 16384)]
+            [*used[::dense], *range(0, len(data), effort.of(16384, brief=65536, nightly=4096))]
         ):
             w = origin.branch(origin.env.clone())
             w.env.disk.flip(path, at * 8 + number % 8)

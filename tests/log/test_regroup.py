@@ -7,7 +7,6 @@ the store does in the background, by the same code.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable
 
 import pytest
@@ -21,12 +20,12 @@ from hstreamlite.testing.model import Outcome
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.simfs import Fail, FailSync, Fault, Op, Short
 from hstreamlite.testing.witness import Witness, small_config
+from tests import effort
 from tests.log.format_reader import read_store
 from tests.log.scripted import Stopped, batch, finish, must
 from tests.log.test_recovery_states import examine
 
-NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
-CUTS = 30 if NIGHTLY else 4
+CUTS = effort.of(4, brief=1, nightly=30)
 STREAMS = ("a", "b", "c", "d")
 
 
@@ -239,7 +238,7 @@ def test_crash_at_every_step_leaves_old_or_new(origin: Witness) -> None:
 
 def test_recovery_beside_replaced_files_crashed_at_every_step_recovers(origin: Witness) -> None:
     crashes = 0
-    for mutation in range(0, 1000, 1 if NIGHTLY else 4):
+    for mutation in range(0, 1000, effort.of(4, brief=16, nightly=1)):
         w = stopped_at(origin, mutation)
         if w is None:
             break
@@ -259,7 +258,7 @@ def test_recovery_beside_replaced_files_crashed_at_every_step_recovers(origin: W
             crashes += 1
             step += 1
     print(f"crashed recoveries: {crashes}")
-    assert crashes > 50
+    assert crashes > effort.of(50, brief=10)
 
 
 FAULTS: dict[str, Callable[[int], Fault]] = {
@@ -370,7 +369,8 @@ def test_flipped_bit_in_a_regrouped_file_is_reported_or_harmless(
             continue
         data = made.env.disk.read_all(path)
         used = [at for at in range(len(data)) if data[at]]
-        dense = 1 if NIGHTLY else max(1, len(used) // (60 if new else 8))
+        usual = max(1, len(used) // (60 if new else 8))
+        dense = effort.of(usual, brief=4 * usual, nightly=1)
         for number, at in enumerate([*range(0, 152 if new else 0, 2), *used[::dense]]):
             w = made.branch(made.env.clone())
             w.env.disk.flip(path, at * 8 + number % 8)

@@ -10,6 +10,7 @@ from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.group import Group
 from hstreamlite.sub.limits import Limits
 from hstreamlite.testing.group_model import CONSUMERS, GroupModel
+from tests import effort
 
 TIMEOUT = 1_000_000
 STARTS = {7: 1, 9: 130, 1 << 41: 2**33}
@@ -401,4 +402,6 @@ class GroupMachine(RuleBasedStateMachine):
 
 
 TestGroup = GroupMachine.TestCase
-TestGroup.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+TestGroup.settings = settings(
+    max_examples=effort.of(200, brief=40), stateful_step_count=60, deadline=None
+)

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 import hstreamlite as hs
+from tests import effort
 from tests.system.ledger import Ledger, small
 from tests.system.workers import Workers
 
-KILLS = 75
+KILLS = effort.of(75, brief=25)
 KILLS_OF_A_STORE = 25
 REPORTS_MAX = 80
 REPORTS_OF_OPENING = 8
