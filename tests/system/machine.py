@@ -78,6 +78,7 @@ class Machine:
             self._make_file_system(self._images[0][0], DISK_BYTES)
         self._set_boot_id()
         self._run("mount", "--bind", self._boot_id, "/proc/sys/kernel/random/boot_id")
+        self._run("mount", "-t", "tmpfs", "tmpfs", "/dev/shm")
         self.power_on()
 
     def seen(self, path: Path) -> Path:
@@ -111,8 +112,9 @@ class Machine:
         self.seen(self._boot_id).write_text(f"{uuid.uuid4()}\n")
 
     def power_on(self) -> None:
-        """Boot: the file systems replay their journals."""
+        """Boot: the file systems replay their journals, and shared memory is empty."""
         self._set_boot_id()
+        self._run("find", "/dev/shm", "-mindepth", "1", "-delete")
         for image, point in self._images:
             self._run("mount", "-o", "loop", image, point)
 

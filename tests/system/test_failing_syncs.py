@@ -6,6 +6,7 @@ holds after reopening what was acknowledged before.
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 from collections import Counter
@@ -66,7 +67,8 @@ def test_no_sync_that_fails_costs_what_was_acknowledged(
     errors: Counter[str] = Counter()
     total: Counter[str] = Counter()
     reverted = 0
-    with Workers(env={"LD_PRELOAD": str(shim)}) as workers:
+    preloaded = [*filter(None, [os.environ.get("LD_PRELOAD")]), str(shim)]
+    with Workers(env={"LD_PRELOAD": ":".join(preloaded)}) as workers:
         for number in count(1):
             ledger, path, lost = Ledger(), tmp_path / str(number), tmp_path / "lost"
             write = {"do": "write", "path": str(path), "levels": LEVELS, "config": config}
