@@ -344,6 +344,18 @@ size_t hsl_codec_run_size(const struct hsl_payload *run, size_t count, size_t ke
     return size;
 }
 
+/* Copies a short payload without a call; from may end before a whole word does. */
+static inline void copy_short(uint8_t *to, const uint8_t *from, size_t len)
+{
+    if (len < 16) {
+        memcpy(to, from, len);
+        return;
+    }
+    for (size_t at = 0; at + 16 < len; at += 16)
+        memcpy(to + at, from + at, 16);
+    memcpy(to + len - 16, from + len - 16, 16);
+}
+
 /* The header is written once and copied from there. */
 uint8_t *hsl_codec_encode_run(uint8_t *out, const struct hsl_payload *run, size_t count,
                               const uint8_t *key, size_t key_len)
@@ -359,8 +371,10 @@ uint8_t *hsl_codec_encode_run(uint8_t *out, const struct hsl_payload *run, size_
         if (header_field == 4 && len > 0 && len < 0x80 - 6) { /* no key, and all lengths short */
             uint8_t start[8] = {TAG_RECORD, (uint8_t)(len + 6), [6] = TAG_PAYLOAD, (uint8_t)len};
             memcpy(start + 2, header, 4);
+            __builtin_prefetch(run[i + 8 < count ? i + 8 : i].data + 64);
+            __builtin_prefetch(out + 768, 1);
             memcpy(out, start, 8);
-            memcpy(out + 8, run[i].data, len);
+            copy_short(out + 8, run[i].data, len);
             out += 8 + len;
             continue;
         }
