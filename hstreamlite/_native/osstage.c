@@ -60,9 +60,13 @@ static void copy_past_caches(uint8_t *to, const uint8_t *from, size_t len)
             _mm_stream_si128((__m128i *)(void *)(to + word),
                              _mm_loadu_si128((const __m128i *)(const void *)(from + word)));
     memcpy(to + at, from + at, len - at);
-    _mm_sfence();
 }
+
+/* Such stores are ordered by nothing else. */
+static void copies_done(void) { _mm_sfence(); }
 #else
+static void copies_done(void) { atomic_thread_fence(memory_order_release); }
+
 static void copy_past_caches(uint8_t *to, const uint8_t *from, size_t len)
 {
     memcpy(to, from, len);
@@ -93,7 +97,7 @@ static void publish(struct hsl_log *log, uint8_t *at, const uint8_t *blocks_at, 
     entry->blocks = blocks;
     entry->crc = copy_checked(at + sizeof *entry, blocks_at, blocks ? len : 0,
                               entry_crc(log->epoch, at, 0));
-    atomic_thread_fence(memory_order_release);
+    copies_done();
     entry->magic = HSL_ENTRY_MAGIC;
     log->stage_head += blocks ? entry_bytes(len) : sizeof *entry + len;
 }
