@@ -297,9 +297,9 @@ int hsl_log_follow(struct hsl_log *log)
     take_loaded(log);
     log->idle_marked = true;
     if (log->cfg.threaded) {
-        if (pthread_create(&log->thread, NULL, follow_main, log) != 0)
+        if (pthread_create(&log->threads[0], NULL, follow_main, log) != 0)
             return HSL_NO_MEMORY;
-        log->has_thread = true;
+        log->has_threads = 1;
     }
     return HSL_OK;
 }

@@ -49,7 +49,8 @@
 
 #define HSL_QUEUE_MAX 1024
 #define HSL_GROUP_FRAMES 64
-#define HSL_FLIGHTS 2
+/* Two writes keep a disk busy; the third flight is the one that is being synced. */
+#define HSL_FLIGHTS 3
 #define HSL_BUCKETS 16
 #define HSL_PATH_MAX 1024
 #define HSL_SYSTEM (1ull << 63) /* shard ids of the store's own logs */
@@ -177,7 +178,7 @@ struct hsl_log {
 
     pthread_mutex_t stage_mu;
     pthread_cond_t ticket_cv[HSL_BUCKETS]; /* wait.c says who sleeps on which */
-    pthread_cond_t tail_cv, room_cv, turn_cv, writer_cv, second_cv;
+    pthread_cond_t tail_cv, room_cv, turn_cv, writer_cv, beside_cv;
     bool writing, syncing, closing, closed, started, interrupted;
     _Atomic int failed;
     pthread_mutex_t text_mu; /* innermost of all */
@@ -209,8 +210,8 @@ struct hsl_log {
     uint32_t cached_head, cached_len, cached_cap;
     uint64_t last_write_ns;
     bool idle_marked;
-    pthread_t thread, second;
-    bool has_thread, has_second, second_sleeps;
+    pthread_t threads[HSL_FLIGHTS]; /* the writer thread first */
+    uint32_t has_threads, beside_asleep;
 
     struct hsl_segment *active, *spare;
     bool spare_emergency, reserve_ready, truncate_pending;
@@ -329,7 +330,7 @@ void hsl_poison(struct hsl_log *log, int rc);
 bool hsl_wants_write(struct hsl_log *log, uint64_t now);
 uint64_t hsl_due(const struct hsl_log *log);
 void *hsl_writer_main(void *log);
-void *hsl_second_main(void *log);
+void *hsl_beside_main(void *log);
 
 /* wait.c; stage_mu held */
 void hsl_wake_all(struct hsl_log *log);

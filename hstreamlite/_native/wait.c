@@ -4,7 +4,7 @@
  *   tail_cv                      whoever waits for any change at the tail
  *   room_cv                      whoever needs memory or disk before it can stage
  *   turn_cv                      whoever needs `writing`, or a group to be over
- *   writer_cv, second_cv         the native writers, when nothing is due
+ *   writer_cv, beside_cv         the native writers, when nothing is due
  *
  * A group is mostly one frame, so one ticket: when it is durable, its bucket wakes just those who
  * can go on. Whoever waits for a later ticket sleeps on, which asks for one who leads the next
@@ -31,7 +31,7 @@ void hsl_wake_all(struct hsl_log *log)
     pthread_cond_broadcast(&log->room_cv);
     pthread_cond_broadcast(&log->turn_cv);
     pthread_cond_broadcast(&log->writer_cv);
-    pthread_cond_broadcast(&log->second_cv);
+    pthread_cond_broadcast(&log->beside_cv);
 }
 
 /* The tickets in (before, durable] are durable. */
@@ -52,11 +52,10 @@ void hsl_wake_writer(struct hsl_log *log)
             log->thread_wakes_ns = 0;
             pthread_cond_signal(&log->writer_cv);
         }
-    } else if (log->second_sleeps && log->flying > 0 && hsl_may_submit(log)) {
-        log->second_sleeps = false;
-        pthread_cond_signal(&log->second_cv);
+    } else if (log->beside_asleep > 0 && log->flying > 0 && hsl_may_submit(log)) {
+        pthread_cond_signal(&log->beside_cv);
     }
-    if (!log->has_thread && log->waiters > 0)
+    if (log->has_threads == 0 && log->waiters > 0)
         for (int i = 0; i < HSL_BUCKETS; i++)
             pthread_cond_broadcast(&log->ticket_cv[i]);
 }
@@ -194,7 +193,7 @@ int hsl_log_wait_change(struct hsl_log *log, uint64_t seen, uint64_t pokes, int6
         }
         if (hsl_may_lead(log)) {
             hsl_lead(log);
-        } else if (!log->has_thread && !log->writing && log->flying == 0) {
+        } else if (log->has_threads == 0 && !log->writing && log->flying == 0) {
             rc = HSL_TIMEOUT; /* stepped: nobody else can bring a change */
             break;
         } else if (!sleep_on(log, &log->tail_cv, timeout_ns, &deadline)) {

@@ -1,23 +1,23 @@
-/* Group commit: staged frames become durable, strictly in order, up to two groups in flight.
+/* Group commit: staged frames become durable, strictly in order, up to three groups in flight.
  *
  * A group goes through five steps:
  *
  *   take     frames leave the queue                       stage_mu, by whoever gets `writing`
  *   build    offsets, checksums, header chain, rows       `writing`: one group at a time, in order
- *   write    its bytes go out                             its owner alone; two groups may overlap
+ *   write    its bytes go out                             its owner alone; groups may overlap
  *   sync     covers every group written before it began   `syncing`: one at a time, oldest first
  *   finish   index, durable ticket, waiters               in order
  *
  * The owner of a group is the thread that took it: a native writer, or a caller who waits anyway.
  * It stays until the group is over. An idle log's caller leads for itself, so that nobody pays a
  * hand-over for a single append; while a group is in flight later callers wait for the writer
- * thread. Only when the group in flight and the one that would follow are both large is the second
- * one taken at once: for bandwidth a disk wants two writes, for many small commits one sync that
- * all of them share.
+ * thread. Only when the group in flight and the one that would follow are both large is the next
+ * one taken at once: for bandwidth a disk wants two writes beside a sync, for many small commits
+ * one sync that all of them share.
  *
  * Why an acknowledged ticket is durable: `settle` counts the oldest groups whose writes have all
  * returned, then syncs, then finishes just those. So the sync that a ticket waits for began after
- * the writes of all tickets up to it, whichever of the two writes was the faster.
+ * the writes of all tickets up to it, whichever of the writes was the fastest.
  *
  * Whatever needs more than a place behind the last group waits until nothing is in flight, with
  * `writing` held: sealing a segment and starting the next one, and those outside who take a turn
@@ -266,7 +266,7 @@ void hsl_lead(struct hsl_log *log)
 }
 
 /* For those who need that what is staged gets out of the way: leads an idle log, else waits. A
- * second group is left to a native writer, so that who has something to stage can go on staging. */
+ * group beside another is left to a native writer: who has something to stage goes on staging. */
 void hsl_get_on(struct hsl_log *log)
 {
     if (hsl_may_lead(log) && (log->flying == 0 || !log->cfg.threaded)) {
@@ -356,8 +356,8 @@ void *hsl_writer_main(void *arg)
     return NULL;
 }
 
-/* The second writer thread: only takes groups beside one in flight. */
-void *hsl_second_main(void *arg)
+/* The other writer threads: they only take groups beside one in flight. */
+void *hsl_beside_main(void *arg)
 {
     struct hsl_log *log = arg;
     pthread_mutex_lock(&log->stage_mu);
@@ -366,9 +366,9 @@ void *hsl_second_main(void *arg)
             hsl_lead(log);
             continue;
         }
-        log->second_sleeps = true;
-        pthread_cond_wait(&log->second_cv, &log->stage_mu);
-        log->second_sleeps = false;
+        log->beside_asleep++;
+        pthread_cond_wait(&log->beside_cv, &log->stage_mu);
+        log->beside_asleep--;
     }
     pthread_mutex_unlock(&log->stage_mu);
     return NULL;

@@ -1,4 +1,4 @@
-"""Two groups in flight: torn apart by every crash, held back by hand, and never acked out of order.
+"""Groups in flight at once: torn by every crash, held back by hand, never acked out of order.
 
 Goal: what is acknowledged was synced after every write before it had returned, whichever of two
 writes was the faster; and whoever waits is woken. Method: a scripted load over the simulated disk
