@@ -72,8 +72,9 @@ class StoreConfig:
     """Size of the mapped file that carries level "os"; created when that level is first used.
     64 KiB to 256 MiB. Too small: such appends run at the pace of the disk."""
     index_cache_bytes: int = 16 << 20
-    """Memory for parts of the indexes of sealed segments, which are read when they are needed.
-    256 KiB to 16 GiB."""
+    """Memory for parts of the indexes of sealed segments, which are read when they are needed; a
+    quarter of it for checksums of parts of large batches, so that who reads a few records again out
+    of one need not read all of it. 256 KiB to 16 GiB."""
     batch_bytes_max: int = 1 << 20
     """Largest record, and largest batch of a remote client. 1 KiB to 16 MiB."""
     transaction_bytes_max: int = 32 << 20

@@ -382,9 +382,9 @@ class Engine:
         journal = self.journal
         place = check_place(name, place)
         if place is EARLIEST:
-            return {shard: journal.info(shard).first for shard in state.shard_ids}
+            return {shard: journal.bounds(shard)[0] for shard in state.shard_ids}
         if place is LATEST:
-            return {shard: journal.info(shard).durable_next for shard in state.shard_ids}
+            return {shard: journal.bounds(shard)[1] for shard in state.shard_ids}
         if isinstance(place, datetime):
             ms = int(place.timestamp() * 1000)
             return {shard: journal.seek_time(shard, ms) for shard in state.shard_ids}
@@ -392,10 +392,10 @@ class Engine:
         shard, lsn = place.shard_id, place.lsn
         if shard not in state.shard_ids:
             raise ValueError(f"{name} {place} is not an id of stream {state.name!r}")
-        info = journal.info(shard)
-        if lsn < info.first:
-            raise RecordTrimmed(str(place), f"{shard}-{info.first}-0", state.name)
-        if lsn > info.next:
+        first, _, following = journal.bounds(shard)
+        if lsn < first:
+            raise RecordTrimmed(str(place), f"{shard}-{first}-0", state.name)
+        if lsn > following:
             raise ValueError(f"{name} {place} lies behind the end of stream {state.name!r}")
         places = {shard: lsn}
         if len(state.shard_ids) == 1:

@@ -35,7 +35,7 @@ def check_place(name: str, place: object) -> Place:
         if place.tzinfo is None:
             raise ValueError(f"{name} must be an aware datetime, not the naive {place}")
         return place
-    if isinstance(place, Position | RecordId):
+    if isinstance(place, (RecordId, Position)):
         return place
     raise TypeError(
         f"{name} must be EARLIEST, LATEST, a RecordId or a datetime, not {type(place).__name__}"

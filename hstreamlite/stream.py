@@ -21,7 +21,7 @@ from hstreamlite.records import Payload, Record, RecordId, RecordIds
 from hstreamlite.ticker import Ticker
 from hstreamlite.transaction import item_list, record_of
 
-_READ_RECORDS = 1024
+_READ_RECORDS = 512
 _READ_BATCHES = 64
 _SLICE_NS = 250_000_000
 """Waits are cut to this, so that signal handlers run."""
@@ -260,21 +260,18 @@ class _Scanner:
         return journal.wait_change(durable, pokes, _SLICE_NS) or self._engine.env.threaded
 
     def _gather(self, take: Callable[[int], list[T]], most: int) -> list[T]:
-        journal = self._engine.journal
+        journal, durable, pokes = self._engine.journal, 0, 0
         while not self._closed:
             self._engine.check_open()
-            if self._scan.done:
-                return []
-            durable, pokes = journal.durable(), journal.pokes()
+            if self._follow:
+                durable, pokes = journal.durable(), journal.pokes()
             try:
                 found = take(most)
             except RecordTrimmed:
                 self._engine.check_scanned(self._stream, self._scan)
                 raise
-            if found:
+            if found or not self._follow or self._scan.done:
                 return found
-            if not self._follow:
-                return []
             self._engine.check_scanned(self._stream, self._scan)
             if not self._wait(durable, pokes):
                 return []
@@ -293,9 +290,10 @@ class Reader(_Scanner):
         while not self._closed:
             yield self._buffer
             records = self._gather(self._scan.records, _READ_RECORDS)
-            if not records:
-                return
             self._buffer = iter(records)
+            if not records or self._scan.spent:
+                yield self._buffer
+                return
 
     def __next__(self) -> Record:
         while not self._closed:

@@ -1,7 +1,8 @@
 /* Reading one shard forward, block by block.
  *
  * Recently written blocks come from the staging chunks, pinned while they are decoded. Others are
- * read from their segment in one piece with the blocks that follow closely, and checked once.
+ * read from their segment in one piece with the blocks that follow closely, and checked once. A
+ * block may be decoded in several steps: the cursor remembers where it stands in it.
  */
 #include "log.h"
 
@@ -21,6 +22,12 @@ struct hsl_cursor {
     uint8_t *buf;
     size_t cap, len, ahead;
     uint64_t segment, off; /* what buf holds */
+    uint64_t checked;      /* offset in the file of the block in buf that was checked; 0 = none */
+    uint64_t block;        /* first LSN of the block that these tell of: */
+    uint32_t index;        /* a record of it, and where that begins in the plain body */
+    size_t at;
+    uint8_t *body; /* its plain body, if it is compressed */
+    size_t body_len;
     struct hsl_entry *page; /* blocks of one group of a footer's rows */
     uint32_t page_len;
     bool announced; /* the rest of the page is being read ahead */
@@ -45,6 +52,7 @@ void hsl_cursor_free(struct hsl_cursor *cursor)
     if (!cursor)
         return;
     hsl_cursor_release(cursor);
+    free(cursor->body);
     free(cursor->buf);
     free(cursor->page);
     struct hsl_log *log = cursor->log;
@@ -63,7 +71,47 @@ void hsl_cursor_seek(struct hsl_cursor *cursor, uint64_t lsn)
 
 uint64_t hsl_cursor_lsn(struct hsl_cursor *cursor) { return cursor->lsn; }
 
-void hsl_cursor_advance(struct hsl_cursor *cursor, uint64_t records) { cursor->lsn += records; }
+/* The cursor stands in another block: what it kept of the last one is of no use. */
+static void turn_to(struct hsl_cursor *cursor, uint64_t block)
+{
+    if (cursor->block == block)
+        return;
+    free(cursor->body);
+    cursor->body = NULL;
+    cursor->block = block;
+    cursor->index = 0;
+    cursor->at = 0;
+}
+
+void hsl_cursor_advance(struct hsl_cursor *cursor, const struct hsl_block_view *view,
+                        uint64_t records, size_t at)
+{
+    cursor->lsn += records;
+    if (at > 0 && cursor->lsn - view->header.seq < view->header.count) {
+        cursor->index = (uint32_t)(cursor->lsn - view->header.seq);
+        cursor->at = at;
+    } else {
+        turn_to(cursor, 0);
+    }
+}
+
+const uint8_t *hsl_cursor_body(struct hsl_cursor *cursor, const struct hsl_block_view *view,
+                               size_t *len)
+{
+    *len = cursor->body_len;
+    return cursor->block == view->header.seq ? cursor->body : NULL;
+}
+
+void hsl_cursor_keep_body(struct hsl_cursor *cursor, const struct hsl_block_view *view,
+                          const uint8_t *body, size_t len)
+{
+    turn_to(cursor, view->header.seq);
+    free(cursor->body);
+    cursor->body = malloc(len + 1);
+    cursor->body_len = len;
+    if (cursor->body)
+        memcpy(cursor->body, body, len);
+}
 
 void hsl_cursor_gap(struct hsl_cursor *cursor, uint64_t *from, uint64_t *to)
 {
@@ -142,6 +190,14 @@ static uint64_t read_ahead(const struct hsl_cursor *cursor, const struct hsl_ent
         end = off + e->len;
     }
     return end;
+}
+
+/* The page to read from for a block. The system takes a read from the start of a file for the begin
+ * of a scan and reads ahead, and one behind the header of the segment for a single one. */
+static uint64_t read_from(uint32_t off8)
+{
+    uint64_t page = (uint64_t)off8 * 8 & ~(uint64_t)(HSL_PAGE - 1);
+    return page > HSL_PAGE ? page : 0;
 }
 
 static int skip_to(struct hsl_cursor *cursor, uint64_t lsn)
@@ -225,33 +281,38 @@ static bool buffered(const struct hsl_cursor *cursor, const struct hsl_entry *e)
            off + e->len <= cursor->off + cursor->len;
 }
 
-static uint64_t page_end(const struct hsl_cursor *cursor)
-{
-    const struct hsl_entry *last = &cursor->page[cursor->page_len - 1];
-    return (uint64_t)last->off8 * 8 + last->len;
-}
-
 /* Blocks of a log lie scattered where many logs share a segment: whoever reads on has the disk
- * fetch all of a page at once instead of one after the other. */
+ * fetch all of a page at once instead of one after the other. Where they lie together the system
+ * reads ahead by itself, in larger pieces and at half the cost. */
 static void announce(struct hsl_cursor *cursor, int fd, uint64_t from)
 {
     const struct hsl_io *io = cursor->log->io;
+    uint64_t start = from, end = from;
     if (cursor->announced || !io->announce || cursor->ahead == READ_MIN)
         return;
     for (uint32_t i = 0; i < cursor->page_len; i++) {
         uint64_t off = (uint64_t)cursor->page[i].off8 * 8;
-        if (off >= from)
-            io->announce(io->ctx, fd, off, cursor->page[i].len);
+        if (off < from)
+            continue;
+        if (off > end + GAP_MAX) {
+            if (end > start)
+                io->announce(io->ctx, fd, start, end - start);
+            start = off;
+        }
+        end = off + cursor->page[i].len;
     }
+    if (start > from)
+        io->announce(io->ctx, fd, start, end - start);
     cursor->announced = true;
 }
 
-static int fill(struct hsl_cursor *cursor, const struct hsl_entry *e, uint64_t end)
+/* Makes buf hold [from, end) of the entry's segment, or as much as there is; both page-aligned. */
+static int fill(struct hsl_cursor *cursor, const struct hsl_entry *e, uint64_t from, uint64_t end)
 {
     struct hsl_log *log = cursor->log;
-    uint64_t from = (uint64_t)e->off8 * 8 & ~(uint64_t)(HSL_PAGE - 1);
-    size_t need = hsl_align_page(end - from);
+    size_t need = end - from;
     cursor->len = 0;
+    cursor->checked = 0;
     if (need > cursor->cap) {
         free(cursor->buf);
         cursor->cap = 0;
@@ -264,7 +325,7 @@ static int fill(struct hsl_cursor *cursor, const struct hsl_entry *e, uint64_t e
     int fd, rc = hsl_segment_reader(log, e->segment, &segment, &fd);
     if (rc != HSL_OK)
         return rc;
-    if (cursor->page_len > 0 && cursor->page[0].segment == e->segment && end < page_end(cursor))
+    if (cursor->page_len > 0 && cursor->page[0].segment == e->segment)
         announce(cursor, fd, end);
     size_t got = 0;
     int err = 0;
@@ -306,39 +367,119 @@ static int damaged_block(struct hsl_cursor *cursor, const struct hsl_entry *e, u
     return HSL_DAMAGED;
 }
 
-static int check(struct hsl_cursor *cursor, const struct hsl_entry *e, const uint8_t *block,
-                 struct hsl_block_header *out)
+static int check(struct hsl_cursor *cursor, const struct hsl_entry *e, const uint8_t *block)
 {
-    memcpy(out, block, sizeof *out);
-    uint64_t len = sizeof *out + (uint64_t)out->ext_len + out->payload_len;
+    struct hsl_block_header h;
+    memcpy(&h, block, sizeof h);
+    uint64_t len = sizeof h + (uint64_t)h.ext_len + h.payload_len;
     uint32_t found = hsl_crc32c(0, block + 8, e->len - 8);
-    if (out->magic == HSL_BLOCK_MAGIC && out->version == 1 && len == e->len &&
-        out->seq == e->seq && out->shard == cursor->shard && out->count == e->count &&
-        out->crc == found)
+    if (h.magic == HSL_BLOCK_MAGIC && h.version == 1 && len == e->len && h.seq == e->seq &&
+        h.shard == cursor->shard && h.count == e->count && h.crc == found)
         return HSL_OK;
-    return damaged_block(cursor, e, out->crc, found);
+    return damaged_block(cursor, e, h.crc, found);
 }
 
-static int view_file(struct hsl_cursor *cursor, const struct hsl_entry *entry, uint64_t end,
-                     bool may_block, struct hsl_block_view *out)
+static void take_view(struct hsl_cursor *cursor, const uint8_t *block, struct hsl_block_view *out)
 {
-    if (!buffered(cursor, entry)) {
-        if (!may_block)
-            return HSL_AGAIN;
-        int rc = fill(cursor, entry, end);
+    memcpy(&out->header, block, sizeof out->header);
+    out->payload = block + sizeof out->header + out->header.ext_len;
+    out->from = 0;
+    out->len = out->header.payload_len;
+    out->first = 0;
+    out->end = out->header.count;
+    turn_to(cursor, out->header.seq);
+    bool before = cursor->index <= cursor->lsn - out->header.seq;
+    out->index = before ? cursor->index : 0;
+    out->at = before ? cursor->at : 0;
+}
+
+/* Views the part of a block that holds so many records. DAMAGED: it does not verify, or is more
+ * than half of the block, and all of that is to be read. */
+static int view_part(struct hsl_cursor *cursor, const struct hsl_entry *e,
+                     const struct hsl_marks *m, uint64_t records, struct hsl_block_view *out)
+{
+    uint32_t first = (uint32_t)(cursor->lsn - e->seq), lo = 0, hi = 0;
+    uint32_t end = records < e->count - first ? first + (uint32_t)records : e->count;
+    while (lo + 1 < m->parts && m->mark[lo + 1].index <= first)
+        lo++;
+    while (m->mark[hi].index < end)
+        hi++;
+    const struct hsl_mark *start = &m->mark[lo], *behind = &m->mark[hi];
+    uint64_t body = hsl_marks_body(m), page = hsl_marks_page(m, 0);
+    uint32_t from = (uint32_t)((body + start->at - page) / m->part_bytes);
+    uint32_t last = (uint32_t)((body + behind->at - 1 - page) / m->part_bytes);
+    if ((last - from + 1) * 2 > m->parts)
+        return HSL_DAMAGED;
+    uint64_t at = hsl_marks_page(m, from);
+    int rc = fill(cursor, e, at, hsl_align_page(hsl_marks_to(m, last)));
+    bool whole = cursor->len >= hsl_marks_to(m, last) - at;
+    cursor->len = 0; /* holds no whole block */
+    if (rc != HSL_OK)
+        return rc;
+    for (uint32_t i = from; whole && i <= last; i++) {
+        uint64_t begin = hsl_marks_from(m, i);
+        uint32_t crc = hsl_crc32c(0, cursor->buf + (begin - at), hsl_marks_to(m, i) - begin);
+        whole = crc == m->mark[i].crc;
+    }
+    if (!whole)
+        return HSL_DAMAGED;
+    turn_to(cursor, e->seq);
+    *out = (struct hsl_block_view){
+        .header = m->header,
+        .payload = cursor->buf + (body + start->at - at),
+        .from = start->at,
+        .len = behind->at - start->at,
+        .first = start->index,
+        .end = behind->index,
+        .index = start->index,
+        .at = start->at,
+    };
+    return HSL_OK;
+}
+
+/* Views all of a block, which is in buf. */
+static int view_whole(struct hsl_cursor *cursor, const struct hsl_entry *e, bool sought,
+                      struct hsl_block_view *out)
+{
+    uint64_t off = (uint64_t)e->off8 * 8;
+    const uint8_t *block = cursor->buf + (off - cursor->off);
+    if (cursor->checked != off) {
+        int rc = check(cursor, e, block);
         if (rc != HSL_OK)
             return rc;
-        if (!buffered(cursor, entry))
-            return damaged_block(cursor, entry, entry->len, (uint32_t)cursor->len);
+        cursor->checked = off;
+        if (sought)
+            hsl_marks_add(cursor->log, e, block);
     }
-    const uint8_t *block = cursor->buf + ((uint64_t)entry->off8 * 8 - cursor->off);
-    int rc = check(cursor, entry, block, &out->header);
-    if (rc == HSL_OK)
-        out->payload = block + sizeof out->header + out->header.ext_len;
-    return rc;
+    take_view(cursor, block, out);
+    return HSL_OK;
 }
 
-int hsl_cursor_view(struct hsl_cursor *cursor, bool may_block, struct hsl_block_view *out)
+static int view_file(struct hsl_cursor *cursor, const struct hsl_entry *e, uint64_t end,
+                     bool may_block, uint64_t records, struct hsl_block_view *out)
+{
+    bool sought = false;
+    if (!buffered(cursor, e)) {
+        if (!may_block)
+            return HSL_AGAIN;
+        if (cursor->ahead == READ_MIN) {
+            struct hsl_marks marks;
+            sought = !hsl_marks_get(cursor->log, e, &marks);
+            int rc = sought ? HSL_DAMAGED : view_part(cursor, e, &marks, records, out);
+            if (rc != HSL_DAMAGED)
+                return rc;
+        }
+        int rc = fill(cursor, e, read_from(e->off8), hsl_align_page(end));
+        if (rc != HSL_OK)
+            return rc;
+        if (!buffered(cursor, e))
+            return damaged_block(cursor, e, e->len, (uint32_t)cursor->len);
+    }
+    return view_whole(cursor, e, sought, out);
+}
+
+int hsl_cursor_view(struct hsl_cursor *cursor, bool may_block, uint64_t records,
+                    struct hsl_block_view *out)
 {
     for (;;) {
         struct hsl_entry entry;
@@ -351,11 +492,10 @@ int hsl_cursor_view(struct hsl_cursor *cursor, bool may_block, struct hsl_block_
         uint64_t off = (uint64_t)entry.off8 * 8;
         cursor->pinned = hsl_cache_pin(cursor->log, entry.segment, off, entry.len, &block);
         if (cursor->pinned) {
-            memcpy(&out->header, block, sizeof out->header);
-            out->payload = block + sizeof out->header + out->header.ext_len;
+            take_view(cursor, block, out);
             return HSL_OK;
         }
-        rc = view_file(cursor, &entry, end, may_block, out);
+        rc = view_file(cursor, &entry, end, may_block, records, out);
         if (rc != HSL_NOT_FOUND)
             return rc;
         cursor->page_len = 0; /* the segment went meanwhile: look again */

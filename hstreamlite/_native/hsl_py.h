@@ -53,12 +53,18 @@ int hsl_py_key(PyObject *key, const char **utf8, size_t *len);
 
 #define HSL_PY_ALL UINT32_MAX
 
+/* Where in a body decoding stands: a record, and where that begins. */
+struct hsl_py_place {
+    uint32_t index;
+    size_t at;
+};
 /* Records first..first+count-1 of a body (HSL_PY_ALL: to its end), as Record, or with an owner as
  * Delivery. They are appended to the list given, or to a new one; a reference to it is returned.
- * append_ms 0 is unknown. ValueError when the body is malformed up to the last record asked for or
- * holds fewer; then the list is as before. */
-PyObject *hsl_py_decode(const uint8_t *body, size_t len, uint64_t shard, uint64_t batch,
-                        uint32_t first, uint32_t count, uint64_t append_ms, PyObject *owner,
-                        uint32_t attempt, PyObject *list);
+ * *place, which is not behind the first, moves behind the last. append_ms 0 is unknown. ValueError
+ * when the body is malformed up to the last record asked for or holds fewer; then the list is as
+ * before. */
+PyObject *hsl_py_decode(const uint8_t *body, size_t len, struct hsl_py_place *place,
+                        uint64_t shard, uint64_t batch, uint32_t first, uint32_t count,
+                        uint64_t append_ms, PyObject *owner, uint32_t attempt, PyObject *list);
 
 #endif

@@ -193,6 +193,7 @@ struct hsl_log *hsl_log_new(const struct hsl_io *io, const struct hsl_log_config
     pthread_mutex_init(&log->stage_mu, NULL);
     pthread_mutex_init(&log->index_mu, NULL);
     pthread_mutex_init(&log->pieces_mu, NULL);
+    pthread_mutex_init(&log->marks_mu, NULL);
     pthread_mutex_init(&log->text_mu, NULL);
     init_conditions(log);
     return log;
@@ -316,6 +317,7 @@ void hsl_log_free(struct hsl_log *log)
     hsl_shards_free(log);
     hsl_follow_free(log);
     hsl_pieces_free(log);
+    hsl_marks_free(log);
     hsl_chunks_free(log);
     free(log->cached);
     free(log->zeros);
@@ -324,6 +326,7 @@ void hsl_log_free(struct hsl_log *log)
     pthread_mutex_destroy(&log->stage_mu);
     pthread_mutex_destroy(&log->index_mu);
     pthread_mutex_destroy(&log->pieces_mu);
+    pthread_mutex_destroy(&log->marks_mu);
     pthread_mutex_destroy(&log->text_mu);
     const struct hsl_io *io = log->io;
     free(log);

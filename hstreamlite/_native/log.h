@@ -13,15 +13,16 @@
  *   swap.c      putting one in the place of others           (one at a time)
  *   footer.c    the index of one segment as bytes            (pure)
  *   pieces.c    parts of footers, read when needed           (pieces_mu)
+ *   marks.c     checksums of parts of blocks                 (marks_mu)
  *   seek.c      blocks by LSN, time, order and size
  *   scan.c      reading a segment back at open               (before any thread)
  *   cursor.c    reading one shard forward
  *
- * Lock order: stage_mu, then index_mu; pieces_mu and text_mu are taken last. None is held during
- * file calls, except index_mu while a segment is opened for reading. `writing` is a flag under
- * stage_mu: its holder alone gives out places in the active segment, and touches the superblock and
- * the names of segment files. Groups that have their place are written, and synced in order,
- * without it (writer.c).
+ * Lock order: stage_mu, then index_mu; pieces_mu, marks_mu and text_mu are taken last. None is held
+ * during file calls, except index_mu while a segment is opened for reading. `writing` is a flag
+ * under stage_mu: its holder alone gives out places in the active segment, and touches the
+ * superblock and the names of segment files. Groups that have their place are written, and synced
+ * in order, without it (writer.c).
  *
  * Invariants: durable < every ticket in flight < every ticket in the queue; the index holds durable
  * blocks only; claimed bytes always fit the active segment or the spare; a chunk with frames that
@@ -35,6 +36,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "format.h"
 #include "hsl.h"
@@ -251,6 +253,11 @@ struct hsl_log {
     size_t pieces_len;
     uint64_t pieces_clock;
 
+    pthread_mutex_t marks_mu;
+    struct hsl_marks **marks; /* sets of a few places */
+    size_t marks_len;
+    uint64_t marks_clock;
+
     struct hsl_segment *loaded;
     int loaded_fd; /* its file, in a follower and if it is not sealed; else -1 */
     uint64_t scan_frame, scan_number; /* scan_number: the segment that comes next */
@@ -457,6 +464,48 @@ int hsl_pieces_read(struct hsl_log *log, uint32_t segment, uint64_t off, size_t 
 void hsl_pieces_keep(struct hsl_log *log, const struct hsl_segment *segment, const uint8_t *rows);
 void hsl_pieces_free(struct hsl_log *log);
 
+/* marks.c */
+#define HSL_MARKS_MAX 64u
+struct hsl_mark {
+    uint32_t crc;       /* of the bytes of the block in this part */
+    uint32_t index, at; /* the first record that begins in it or behind, and where in the body */
+};
+/* A block that was checked, in parts: whole pages of the file, of which the first and the last hold
+ * bytes of others too. */
+struct hsl_marks {
+    uint64_t used;
+    uint32_t segment, off8, len;
+    uint32_t part_bytes, parts;
+    struct hsl_block_header header;
+    struct hsl_mark mark[HSL_MARKS_MAX + 1]; /* as many as parts, and one for the end */
+};
+static inline size_t hsl_marks_bytes(uint32_t parts)
+{
+    return offsetof(struct hsl_marks, mark) + (parts + 1) * sizeof(struct hsl_mark);
+}
+/* Offsets in the file: of the body, and of the bytes of the block in a part. */
+static inline uint64_t hsl_marks_body(const struct hsl_marks *m)
+{
+    return (uint64_t)m->off8 * 8 + sizeof m->header + m->header.ext_len;
+}
+static inline uint64_t hsl_marks_page(const struct hsl_marks *m, uint32_t part)
+{
+    return ((uint64_t)m->off8 * 8 & ~(uint64_t)(HSL_PAGE - 1)) + (uint64_t)part * m->part_bytes;
+}
+static inline uint64_t hsl_marks_from(const struct hsl_marks *m, uint32_t part)
+{
+    return part > 0 ? hsl_marks_page(m, part) : (uint64_t)m->off8 * 8;
+}
+static inline uint64_t hsl_marks_to(const struct hsl_marks *m, uint32_t part)
+{
+    uint64_t end = (uint64_t)m->off8 * 8 + m->len, to = hsl_marks_page(m, part + 1);
+    return to < end ? to : end;
+}
+bool hsl_marks_get(struct hsl_log *log, const struct hsl_entry *entry, struct hsl_marks *out);
+/* Of a block that verifies. */
+void hsl_marks_add(struct hsl_log *log, const struct hsl_entry *entry, const uint8_t *block);
+void hsl_marks_free(struct hsl_log *log);
+
 /* seek.c */
 enum hsl_key { HSL_KEY_LSN, HSL_KEY_TIME, HSL_KEY_ORDER };
 /* Decodes up to HSL_ROW_GROUP rows of a run into out, from the group on that holds the first row
@@ -465,15 +514,32 @@ int hsl_run_rows(struct hsl_log *log, const struct hsl_run *run, enum hsl_key ke
                  bool may_block, struct hsl_row *out, uint32_t *count);
 
 /* cursor.c */
+struct hsl_cursor *hsl_cursor_new(struct hsl_log *log, uint64_t shard, uint64_t lsn);
+void hsl_cursor_free(struct hsl_cursor *cursor);
+void hsl_cursor_seek(struct hsl_cursor *cursor, uint64_t lsn);
+uint64_t hsl_cursor_lsn(struct hsl_cursor *cursor);
 struct hsl_block_view {
     struct hsl_block_header header;
-    const uint8_t *payload;
+    const uint8_t *payload; /* bytes [from, from + len) of the payload; all, if it is compressed */
+    size_t from, len;
+    uint32_t first, end; /* records [first, end) are in them */
+    uint32_t index; /* a record that is not behind the cursor's LSN, */
+    size_t at;      /* and where that begins in the plain body */
 };
-/* The block that holds the cursor's LSN; its memory stays until hsl_cursor_release. AGAIN: it must
- * be read from a file and may_block is false. TRIMMED, once: the cursor moved to the first kept. */
-int hsl_cursor_view(struct hsl_cursor *cursor, bool may_block, struct hsl_block_view *out);
+/* The block that holds the cursor's LSN, or part of it, if no more than so many records are wanted;
+ * its memory stays until hsl_cursor_release. AGAIN: it must be read from a file and may_block is
+ * false. TRIMMED, once: the cursor moved to the first kept. */
+int hsl_cursor_view(struct hsl_cursor *cursor, bool may_block, uint64_t records,
+                    struct hsl_block_view *out);
 void hsl_cursor_release(struct hsl_cursor *cursor);
-void hsl_cursor_advance(struct hsl_cursor *cursor, uint64_t records);
+/* Steps over records of the block in view, behind which the plain body goes on at byte `at`. */
+void hsl_cursor_advance(struct hsl_cursor *cursor, const struct hsl_block_view *view,
+                        uint64_t records, size_t at);
+/* The plain body of a compressed block, kept while the cursor stands in it; NULL if it is not. */
+const uint8_t *hsl_cursor_body(struct hsl_cursor *cursor, const struct hsl_block_view *view,
+                               size_t *len);
+void hsl_cursor_keep_body(struct hsl_cursor *cursor, const struct hsl_block_view *view,
+                          const uint8_t *body, size_t len);
 struct hsl_log *hsl_cursor_log(struct hsl_cursor *cursor);
 
 /* scan.c */

@@ -286,10 +286,6 @@ int hsl_log_error(struct hsl_log *log, char *text, size_t cap);
 int hsl_log_check(struct hsl_log *log);
 
 /* A cursor reads one shard forward; it must be used by one thread at a time. */
-struct hsl_cursor *hsl_cursor_new(struct hsl_log *log, uint64_t shard, uint64_t lsn);
-void hsl_cursor_free(struct hsl_cursor *cursor);
-void hsl_cursor_seek(struct hsl_cursor *cursor, uint64_t lsn);
-uint64_t hsl_cursor_lsn(struct hsl_cursor *cursor);
 /* Order number, time and end LSN of the next durable block; NOT_FOUND at the tail. AGAIN: the index
  * must be read from a file and may_block is 0. */
 int hsl_cursor_peek(struct hsl_cursor *cursor, int32_t may_block, uint64_t *order,

@@ -15,7 +15,7 @@
 static struct hsl_piece *set_of(struct hsl_log *log, uint32_t segment, uint32_t index)
 {
     if (!log->pieces) {
-        size_t sets = log->cfg.index_cache_bytes / HSL_FOOTER_PIECE / WAYS;
+        size_t sets = log->cfg.index_cache_bytes / 4 * 3 / HSL_FOOTER_PIECE / WAYS;
         log->pieces_len = sets > 0 ? sets : 1;
         log->pieces = calloc(log->pieces_len * WAYS, sizeof *log->pieces);
         if (!log->pieces)

@@ -20,15 +20,23 @@ enum level { LEVEL_MEMORY = 0, LEVEL_OS = 1, LEVEL_SYNC = 2 };
 static PyObject *error_factory;
 static PyObject *decompressor;
 
-static PyObject *raise_status(void *handle, int status, uint64_t a, uint64_t b)
+/* who: a Journal or Cursor, or the address of a log as an int. */
+static void raise_of(PyObject *who, int status, uint64_t a, uint64_t b)
 {
-    unsigned long long at = (uintptr_t)handle;
-    PyObject *error = PyObject_CallFunction(error_factory, "KiKK", at, status,
+    PyObject *error = PyObject_CallFunction(error_factory, "OiKK", who, status,
                                             (unsigned long long)a, (unsigned long long)b);
     if (error) {
         PyErr_SetObject((PyObject *)Py_TYPE(error), error);
         Py_DECREF(error);
     }
+}
+
+static PyObject *raise_status(void *handle, int status, uint64_t a, uint64_t b)
+{
+    PyObject *at = PyLong_FromUnsignedLongLong((uintptr_t)handle);
+    if (at)
+        raise_of(at, status, a, b);
+    Py_XDECREF(at);
     return NULL;
 }
 
@@ -563,22 +571,83 @@ static PyObject *py_wait(PyObject *module, PyObject *const *args, Py_ssize_t nar
     Py_RETURN_NONE;
 }
 
-/* 1: a block is in *view. 0: the tail. 2: it needs a read and may_block is false. -1: an error. */
-static int next_block(struct hsl_cursor *cursor, bool may_block, struct hsl_block_view *view)
+static const char CURSOR[] = "hstreamlite.cursor";
+
+static struct hsl_cursor *get_cursor(PyObject *o) { return PyCapsule_GetPointer(o, CURSOR); }
+
+static void free_cursor(PyObject *capsule) { hsl_cursor_free(get_cursor(capsule)); }
+
+/* cursor(log, shard, LSN) */
+static PyObject *py_cursor(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    int rc = hsl_cursor_view(cursor, false, view);
+    uint64_t shard, lsn;
+    struct hsl_log *log = nargs == 3 ? get_handle(args[0]) : NULL;
+    if (!log || !get_u64(args[1], &shard) || !get_u64(args[2], &lsn))
+        return NULL;
+    struct hsl_cursor *cursor = hsl_cursor_new(log, shard, lsn);
+    if (!cursor)
+        return PyErr_NoMemory();
+    PyObject *capsule = PyCapsule_New(cursor, CURSOR, free_cursor);
+    if (!capsule)
+        hsl_cursor_free(cursor);
+    return capsule;
+}
+
+static PyObject *py_cursor_address(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct hsl_cursor *cursor = nargs == 1 ? get_cursor(args[0]) : NULL;
+    return cursor ? PyLong_FromUnsignedLongLong((uintptr_t)cursor) : NULL;
+}
+
+static PyObject *py_cursor_lsn(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct hsl_cursor *cursor = nargs == 1 ? get_cursor(args[0]) : NULL;
+    return cursor ? PyLong_FromUnsignedLongLong(hsl_cursor_lsn(cursor)) : NULL;
+}
+
+/* cursor_seek(cursor, LSN) */
+static PyObject *py_cursor_seek(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    uint64_t lsn;
+    struct hsl_cursor *cursor = nargs == 2 ? get_cursor(args[0]) : NULL;
+    if (!cursor || !get_u64(args[1], &lsn))
+        return NULL;
+    hsl_cursor_seek(cursor, lsn);
+    Py_RETURN_NONE;
+}
+
+/* bounds(log, shard) -> first LSN kept, the one behind what is durable, the next to be given; None
+ * for a shard that is not known */
+static PyObject *py_bounds(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    uint64_t shard;
+    struct hsl_shard_info info;
+    struct hsl_log *log = nargs == 2 ? get_handle(args[0]) : NULL;
+    if (!log || !get_u64(args[1], &shard))
+        return NULL;
+    if (hsl_log_shard_info(log, shard, &info) != HSL_OK)
+        Py_RETURN_NONE;
+    return Py_BuildValue("(KKK)", (unsigned long long)info.first,
+                         (unsigned long long)info.durable_next, (unsigned long long)info.next);
+}
+
+/* 1: a block is in *view. 0: the tail. 2: it needs a read and may_block is false. -1: an error. */
+static int next_block(PyObject *who, struct hsl_cursor *cursor, bool may_block, uint64_t records,
+                      struct hsl_block_view *view)
+{
+    int rc = hsl_cursor_view(cursor, false, records, view);
     if (rc == HSL_AGAIN) {
         if (!may_block)
             return 2;
         Py_BEGIN_ALLOW_THREADS;
-        rc = hsl_cursor_view(cursor, true, view);
+        rc = hsl_cursor_view(cursor, true, records, view);
         Py_END_ALLOW_THREADS;
     }
     if (rc == HSL_OK)
         return 1;
     if (rc == HSL_NOT_FOUND)
         return 0;
-    raise_status(cursor, rc, 0, 0);
+    raise_of(who, rc, 0, 0);
     return -1;
 }
 
@@ -589,89 +658,111 @@ static void stay(struct hsl_cursor *cursor, uint64_t lsn)
     hsl_cursor_seek(cursor, lsn);
 }
 
-/* Body of a block as plain bytes: the block's own, or those of a new object in *keep. */
+/* What is in view as plain bytes: the block's own, or those that the cursor keeps of a compressed
+ * one. */
 static int plain_body(struct hsl_cursor *cursor, const struct hsl_block_view *view,
-                      const uint8_t **body, size_t *len, PyObject **keep)
+                      const uint8_t **body, size_t *len)
 {
-    *keep = NULL;
     *body = view->payload;
-    *len = view->header.payload_len;
-    if (view->header.codec == 0)
+    *len = view->len;
+    if (view->header.codec == 0 || (*body = hsl_cursor_body(cursor, view, len)))
         return 0;
-    *keep = PyObject_CallFunction(decompressor, "iy#I", (int)view->header.codec,
-                                  (const char *)view->payload, (Py_ssize_t)*len,
-                                  (unsigned)view->header.decoded_len);
+    PyObject *plain = PyObject_CallFunction(decompressor, "iy#I", (int)view->header.codec,
+                                            (const char *)view->payload,
+                                            (Py_ssize_t)view->header.payload_len,
+                                            (unsigned)view->header.decoded_len);
     char *data;
     Py_ssize_t size;
-    if (!*keep || PyBytes_AsStringAndSize(*keep, &data, &size) < 0)
+    if (!plain || PyBytes_AsStringAndSize(plain, &data, &size) < 0) {
+        Py_XDECREF(plain);
         return -1;
-    *body = (const uint8_t *)data;
-    *len = (size_t)size;
-    return 0;
+    }
+    hsl_cursor_keep_body(cursor, view, (const uint8_t *)data, (size_t)size);
+    Py_DECREF(plain);
+    *body = hsl_cursor_body(cursor, view, len);
+    if (!*body)
+        PyErr_NoMemory();
+    return *body ? 0 : -1;
 }
 
-/* read(cursor, max_records, max_bytes, end LSN, owner or None, attempt, may_block)
+/* Decodes the records of a block from the cursor's LSN on, so many at most, and steps over them;
+ * returns their number, or 0 with an exception. */
+static uint64_t decode_some(struct hsl_cursor *cursor, const struct hsl_block_view *view,
+                            uint64_t most, uint64_t max_bytes, PyObject *owner, uint32_t attempt,
+                            PyObject *records, uint64_t *bytes)
+{
+    const struct hsl_block_header *h = &view->header;
+    uint32_t first = (uint32_t)(hsl_cursor_lsn(cursor) - h->seq), in_view = view->end - view->first;
+    const uint8_t *body;
+    size_t len;
+    if (plain_body(cursor, view, &body, &len) < 0)
+        return 0;
+    uint64_t take = view->end - first;
+    if (take > most)
+        take = most;
+    if (max_bytes < len && take > max_bytes * in_view / len + 1)
+        take = max_bytes * in_view / len + 1;
+    struct hsl_py_place place = {view->index, view->at - view->from};
+    PyObject *got = hsl_py_decode(body, len, &place, h->shard, h->seq, first, (uint32_t)take,
+                                  h->time_ms, owner, attempt, records);
+    if (!got)
+        return 0;
+    Py_DECREF(got);
+    *bytes += len * take / in_view;
+    hsl_cursor_advance(cursor, view, take, view->from + place.at);
+    return take;
+}
+
+/* read(cursor, who, max_records, max_bytes, end LSN, owner or None, attempt, may_block)
  * -> list of records, empty at the tail or at the end LSN; None if it would block */
 static PyObject *py_read(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     uint64_t max_records, max_bytes, end, attempt;
-    if (nargs != 7) {
-        PyErr_SetString(PyExc_TypeError, "read takes 7 arguments");
+    if (nargs != 8) {
+        PyErr_SetString(PyExc_TypeError, "read takes 8 arguments");
         return NULL;
     }
-    struct hsl_cursor *cursor = get_handle(args[0]);
-    if (!cursor || !get_u64(args[1], &max_records) || !get_u64(args[2], &max_bytes) ||
-        !get_u64(args[3], &end) || !get_u64(args[5], &attempt))
+    struct hsl_cursor *cursor = get_cursor(args[0]);
+    if (!cursor || !get_u64(args[2], &max_records) || !get_u64(args[3], &max_bytes) ||
+        !get_u64(args[4], &end) || !get_u64(args[6], &attempt))
         return NULL;
-    PyObject *owner = args[4] == Py_None ? NULL : args[4];
-    bool may_block = args[6] == Py_True;
+    PyObject *owner = args[5] == Py_None ? NULL : args[5];
+    bool may_block = args[7] == Py_True;
     PyObject *records = PyList_New(0);
     if (!records)
         return NULL;
-    uint64_t bytes = 0, count = 0;
-    while (count < max_records && bytes < max_bytes && hsl_cursor_lsn(cursor) < end) {
+    uint64_t bytes = 0, count = 0, lsn;
+    while (count < max_records && bytes < max_bytes && (lsn = hsl_cursor_lsn(cursor)) < end) {
         struct hsl_block_view view;
-        uint64_t at = hsl_cursor_lsn(cursor);
-        int rc = next_block(cursor, may_block, &view);
+        uint64_t most = max_records - count < end - lsn ? max_records - count : end - lsn;
+        int rc = next_block(args[1], cursor, may_block, most, &view);
         if (rc == 2 && count == 0) {
             Py_DECREF(records);
             Py_RETURN_NONE;
         }
         if (rc < 0 && count > 0)
-            stay(cursor, at);
+            stay(cursor, lsn);
         if (rc != 1) {
             if (rc < 0 && count == 0)
                 goto fail;
             break;
         }
-        uint64_t lsn = hsl_cursor_lsn(cursor);
-        uint32_t first = (uint32_t)(lsn - view.header.seq);
-        uint64_t take = view.header.count - first;
-        if (take > max_records - count)
-            take = max_records - count;
-        if (take > end - lsn)
-            take = end - lsn;
-        const uint8_t *body;
-        size_t len;
-        PyObject *keep, *got = NULL;
-        if (plain_body(cursor, &view, &body, &len, &keep) == 0)
-            got = hsl_py_decode(body, len, view.header.shard, view.header.seq, first,
-                                (uint32_t)take, view.header.time_ms, owner, (uint32_t)attempt,
-                                records);
-        Py_XDECREF(keep);
+        uint64_t got = decode_some(cursor, &view, most, max_bytes - bytes, owner,
+                                   (uint32_t)attempt, records, &bytes);
         hsl_cursor_release(cursor);
-        if (!got) {
+        if (got == 0 && count > 0) {
+            stay(cursor, lsn);
+            break;
+        }
+        if (got == 0) {
             if (PyErr_ExceptionMatches(PyExc_ValueError)) {
                 PyErr_Clear();
-                raise_status(cursor, HSL_MALFORMED, view.header.seq,
-                             view.header.seq + view.header.count);
+                raise_of(args[1], HSL_MALFORMED, view.header.seq,
+                         view.header.seq + view.header.count);
             }
             goto fail;
         }
-        Py_DECREF(got);
-        count += take;
-        bytes += len * take / view.header.count;
-        hsl_cursor_advance(cursor, take);
+        count += got;
     }
     hsl_cursor_release(cursor);
     return records;
@@ -681,23 +772,27 @@ fail:
     return NULL;
 }
 
-/* read_batches(cursor, max_batches, end LSN, may_block) -> list of (shard, first LSN, first index,
- * end index, count, time ms, order, codec, decoded length, body); None if it would block */
+/* read_batches(cursor, who, max_batches, max_bytes, end LSN, may_block)
+ * -> list of (shard, first LSN, first index, end index, count, time ms, order, codec, decoded
+ * length, body); None if it would block */
 static PyObject *py_read_batches(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    uint64_t max_batches, end;
-    if (nargs != 4) {
-        PyErr_SetString(PyExc_TypeError, "read_batches takes 4 arguments");
+    uint64_t max_batches, max_bytes, end, bytes = 0;
+    if (nargs != 6) {
+        PyErr_SetString(PyExc_TypeError, "read_batches takes 6 arguments");
         return NULL;
     }
-    struct hsl_cursor *cursor = get_handle(args[0]);
-    if (!cursor || !get_u64(args[1], &max_batches) || !get_u64(args[2], &end))
+    struct hsl_cursor *cursor = get_cursor(args[0]);
+    if (!cursor || !get_u64(args[2], &max_batches) || !get_u64(args[3], &max_bytes) ||
+        !get_u64(args[4], &end))
         return NULL;
     PyObject *batches = PyList_New(0);
-    for (uint64_t n = 0; batches && n < max_batches && hsl_cursor_lsn(cursor) < end; n++) {
+    for (uint64_t n = 0; batches && n < max_batches && bytes < max_bytes; n++) {
+        if (hsl_cursor_lsn(cursor) >= end)
+            break;
         struct hsl_block_view view;
         uint64_t at = hsl_cursor_lsn(cursor);
-        int rc = next_block(cursor, args[3] == Py_True, &view);
+        int rc = next_block(args[1], cursor, args[5] == Py_True, UINT64_MAX, &view);
         if (rc == 2 && n == 0) {
             Py_DECREF(batches);
             Py_RETURN_NONE;
@@ -721,7 +816,8 @@ static PyObject *py_read_batches(PyObject *module, PyObject *const *args, Py_ssi
         if (!batch || PyList_Append(batches, batch) < 0)
             Py_CLEAR(batches);
         Py_XDECREF(batch);
-        hsl_cursor_advance(cursor, stop - lsn);
+        bytes += h->payload_len;
+        hsl_cursor_advance(cursor, &view, stop - lsn, 0);
     }
     hsl_cursor_release(cursor);
     return batches;
@@ -748,6 +844,11 @@ static PyMethodDef methods[] = {
     FAST("record_bytes", py_record_bytes),
     FAST("stage", py_stage),
     FAST("wait", py_wait),
+    FAST("bounds", py_bounds),
+    FAST("cursor", py_cursor),
+    FAST("cursor_address", py_cursor_address),
+    FAST("cursor_lsn", py_cursor_lsn),
+    FAST("cursor_seek", py_cursor_seek),
     FAST("read", py_read),
     FAST("read_batches", py_read_batches),
     FAST("set_hooks", py_set_hooks),

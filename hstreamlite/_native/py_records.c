@@ -785,13 +785,13 @@ failed:
     return NULL;
 }
 
-static int decode_into(struct batch *b, const uint8_t *body, size_t len, uint32_t first,
-                       uint32_t count, PyObject *list)
+static int decode_into(struct batch *b, const uint8_t *body, size_t len,
+                       struct hsl_py_place *place, uint32_t first, uint32_t count, PyObject *list)
 {
-    const uint8_t *pos = body, *end = len ? body + len : body;
+    const uint8_t *pos = place->at < len ? body + place->at : body, *end = len ? body + len : body;
     struct hsl_record_ref ref;
     uint32_t n = 0;
-    int got = hsl_codec_skip(&pos, end, first), skipped = got > 0;
+    int got = hsl_codec_skip(&pos, end, first - place->index), skipped = got > 0;
     while (got > 0 && (count == HSL_PY_ALL || n < count)) {
         got = hsl_codec_next(&pos, end, &ref);
         if (got > 0) {
@@ -815,12 +815,13 @@ static int decode_into(struct batch *b, const uint8_t *body, size_t len, uint32_
                      (unsigned long long)first + (count == HSL_PY_ALL ? 0 : count));
         return -1;
     }
+    *place = (struct hsl_py_place){first + n, (size_t)(pos - body)};
     return 0;
 }
 
-PyObject *hsl_py_decode(const uint8_t *body, size_t len, uint64_t shard, uint64_t batch,
-                        uint32_t first, uint32_t count, uint64_t append_ms, PyObject *owner,
-                        uint32_t attempt, PyObject *list)
+PyObject *hsl_py_decode(const uint8_t *body, size_t len, struct hsl_py_place *place,
+                        uint64_t shard, uint64_t batch, uint32_t first, uint32_t count,
+                        uint64_t append_ms, PyObject *owner, uint32_t attempt, PyObject *list)
 {
     struct batch b = {shard, batch, append_ms, owner, attempt, NULL, NULL, 0};
     Py_ssize_t before;
@@ -828,7 +829,7 @@ PyObject *hsl_py_decode(const uint8_t *body, size_t len, uint64_t shard, uint64_
     if (list == NULL)
         return NULL;
     before = PyList_Size(list);
-    if (decode_into(&b, body, len, first, count, list) < 0) {
+    if (decode_into(&b, body, len, place, first, count, list) < 0) {
         PyObject *type, *value, *traceback;
         PyErr_Fetch(&type, &value, &traceback);
         if (PyList_SetSlice(list, before, PyList_Size(list), NULL) < 0)
@@ -898,6 +899,7 @@ static PyObject *decode_batch(PyObject *module, PyObject *args, PyObject *kwargs
     Py_buffer body;
     uint64_t shard, batch, append_ms = 0;
     uint32_t first = 0, count = HSL_PY_ALL, attempt = 1;
+    struct hsl_py_place place = {0, 0};
     PyObject *count_arg = Py_None, *owner = Py_None, *list = NULL;
     (void)module;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*O&O&|O&OO&OO&:decode_batch", names, &body,
@@ -906,8 +908,8 @@ static PyObject *decode_batch(PyObject *module, PyObject *args, PyObject *kwargs
                                      &attempt))
         return NULL;
     if (count_arg == Py_None || hsl_py_u32(count_arg, &count))
-        list = hsl_py_decode(body.buf, (size_t)body.len, shard, batch, first, count, append_ms,
-                             owner != Py_None ? owner : NULL, attempt, NULL);
+        list = hsl_py_decode(body.buf, (size_t)body.len, &place, shard, batch, first, count,
+                             append_ms, owner != Py_None ? owner : NULL, attempt, NULL);
     PyBuffer_Release(&body);
     return list;
 }

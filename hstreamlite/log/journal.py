@@ -135,7 +135,7 @@ class Journal:
             raise MemoryError
         self.log = ffi.gc(log, lib.hsl_log_free)
         self.handle = int(ffi.cast("uintptr_t", log))
-        _paths[self.handle] = self
+        _journals[self.handle] = self
 
     # Staging and waiting.
 
@@ -166,7 +166,7 @@ class Journal:
     def check(self, status: int, detail: int = 0) -> None:
         """Raise what a status of the native log means."""
         if status != lib.HSL_OK:
-            raise _error(self.handle, status, detail, 0)
+            raise _error(self, status, detail, 0)
 
     def durable(self) -> int:
         """Return the durable ticket."""
@@ -221,6 +221,13 @@ class Journal:
             out.bytes,
             out.gap_end,
         )
+
+    def bounds(self, shard: int) -> tuple[int, int, int]:
+        """Return the first LSN kept, the one behind what is durable, the next to be given."""
+        bounds = fast.bounds(self.handle, shard)
+        if bounds is None:
+            raise StreamNotFound(f"shard {shard}")
+        return bounds
 
     def shards(self) -> list[int]:
         count = lib.hsl_log_shards(self.log, ffi.NULL, 0)
@@ -318,7 +325,7 @@ class Journal:
         """Write what is staged, seal, and release the files. A second call does nothing."""
         status = lib.hsl_log_close(self.log, clean)
         if status not in (lib.HSL_OK, lib.HSL_FORKED):
-            raise _error(self.handle, status, 0, 0)
+            raise _error(self, status, 0, 0)
 
 
 class NotReady(Exception):
@@ -328,30 +335,29 @@ class NotReady(Exception):
 class Cursor:
     """Reads one shard forward. One thread at a time."""
 
-    __slots__ = ("__weakref__", "_cursor", "handle", "journal", "shard")
+    __slots__ = ("_cursor", "journal", "shard")
 
     def __init__(self, journal: Journal, shard: int, lsn: int) -> None:
-        cursor = lib.hsl_cursor_new(journal.log, shard, lsn)
-        if cursor == ffi.NULL:
-            raise MemoryError
         self.journal = journal
         self.shard = shard
-        self._cursor = ffi.gc(cursor, lib.hsl_cursor_free)
-        self.handle = int(ffi.cast("uintptr_t", cursor))
-        _paths[self.handle] = self
+        self._cursor = fast.cursor(journal.handle, shard, lsn)
+
+    @property
+    def _native(self) -> Any:
+        return ffi.cast("struct hsl_cursor *", fast.cursor_address(self._cursor))
 
     @property
     def lsn(self) -> int:
         """LSN of the next record."""
-        return int(lib.hsl_cursor_lsn(self._cursor))
+        return fast.cursor_lsn(self._cursor)
 
     def seek(self, lsn: int) -> None:
-        lib.hsl_cursor_seek(self._cursor, lsn)
+        fast.cursor_seek(self._cursor, lsn)
 
     def gap(self) -> tuple[int, int]:
         """Return the range that the last RecordTrimmed skipped."""
         out = ffi.new("uint64_t[2]")
-        lib.hsl_cursor_gap(self._cursor, out, out + 1)
+        lib.hsl_cursor_gap(self._native, out, out + 1)
         return int(out[0]), int(out[1])
 
     def peek(self, *, may_block: bool = True) -> tuple[int, int, int] | None:
@@ -360,13 +366,13 @@ class Cursor:
         NotReady where a file has to be read and may_block is False.
         """
         out = ffi.new("uint64_t[3]")
-        status = lib.hsl_cursor_peek(self._cursor, may_block, out, out + 1, out + 2)
+        status = lib.hsl_cursor_peek(self._native, may_block, out, out + 1, out + 2)
         if status == lib.HSL_NOT_FOUND:
             return None
         if status == lib.HSL_AGAIN:
             raise NotReady
         if status != lib.HSL_OK:
-            raise _error(self.handle, status, 0, 0)
+            raise _error(self, status, 0, 0)
         return int(out[0]), int(out[1]), int(out[2])
 
     def read(
@@ -381,30 +387,36 @@ class Cursor:
     ) -> list[Any] | None:
         """Return the next records; empty at the tail, None where that would block.
 
+        The one that reaches `max_bytes` is the last, going by the average of its block.
         RecordTrimmed, once, when records at the position are gone: the cursor then stands at the
         first kept one.
         """
         records: list[Any] | None = fast.read(
-            self.handle, max_records, max_bytes, end, owner, attempt, may_block
+            self._cursor, self, max_records, max_bytes, end, owner, attempt, may_block
         )
         return records
 
     def read_batches(
-        self, max_batches: int, *, end: int = END, may_block: bool = True
+        self,
+        max_batches: int,
+        *,
+        end: int = END,
+        max_bytes: int = 1 << 62,
+        may_block: bool = True,
     ) -> list[RawBatch] | None:
         """Return the next blocks undecoded, under the same rules as `read`."""
-        batches = fast.read_batches(self.handle, max_batches, end, may_block)
+        batches = fast.read_batches(self._cursor, self, max_batches, max_bytes, end, may_block)
         return None if batches is None else [RawBatch._make(batch) for batch in batches]
 
     def damaged_end(self) -> int:
         """Return the LSN behind the block that last proved to be damaged."""
         at = ffi.new("struct hsl_cursor_damage *")
-        lib.hsl_cursor_damage(self._cursor, at)
+        lib.hsl_cursor_damage(self._native, at)
         return int(at.end)
 
     def damage(self) -> CorruptionError:
         at = ffi.new("struct hsl_cursor_damage *")
-        lib.hsl_cursor_damage(self._cursor, at)
+        lib.hsl_cursor_damage(self._native, at)
         ids = f"shard {self.shard} {at.first}-{at.end - 1}"
         path = segment_path(self.journal.path, at.segment)
         if at.in_footer:
@@ -414,18 +426,18 @@ class Cursor:
         return CorruptionError(path, at.offset, at.length, expected, f"{at.found:08x}", (ids,))
 
 
-_paths: weakref.WeakValueDictionary[int, Journal | Cursor] = weakref.WeakValueDictionary()
+_journals: weakref.WeakValueDictionary[int, Journal] = weakref.WeakValueDictionary()
 
 
 def segment_path(path: str, number: int) -> str:
     return f"{path}/segments/{number:016x}.seg"
 
 
-def _error(handle: int, status: int, a: int, b: int) -> BaseException:
-    """Build the exception of a status; `handle` is a Journal's or a Cursor's."""
-    owner = _paths.get(handle)
+def _error(owner: Journal | Cursor | int, status: int, a: int, b: int) -> BaseException:
+    """Build the exception of a status; an int is the handle of a Journal."""
+    if isinstance(owner, int):
+        owner = _journals[owner]
     journal = owner.journal if isinstance(owner, Cursor) else owner
-    assert journal is not None
     if isinstance(owner, Cursor):
         if status == lib.HSL_TRIMMED:
             requested, first = owner.gap()

@@ -16,6 +16,11 @@ from hstreamlite.config import CODEC_NAMES, Compression
 from hstreamlite.log.journal import END, Cursor, Journal, NotReady, RawBatch, decompress
 from hstreamlite.records import Record
 
+_BYTES = 64 << 10
+"""Read at a time: what is handed out is still in the processor's cache, and its memory is used
+again and again instead of being asked of the system."""
+_BATCH_BYTES = 256 << 10
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Batch:
@@ -92,6 +97,11 @@ class Scan:
         return self._cursors.keys()
 
     @property
+    def spent(self) -> bool:
+        """As many records as were asked for have come."""
+        return self._left == 0
+
+    @property
     def done(self) -> bool:
         """Nothing more will come, whatever is appended."""
         return self._left == 0 or all(
@@ -110,7 +120,7 @@ class Scan:
             if step is None:
                 return []
             cursor, count, end = step
-            records = cursor.read(count, end=end, may_block=may_block)
+            records = cursor.read(count, end=end, max_bytes=_BYTES, may_block=may_block)
             if records is None:
                 raise NotReady
             if self._key is not None:
@@ -130,7 +140,7 @@ class Scan:
         if step is None:
             return []
         cursor, _, end = step
-        raw = cursor.read_batches(max_batches, end=end, may_block=may_block)
+        raw = cursor.read_batches(max_batches, end=end, max_bytes=_BATCH_BYTES, may_block=may_block)
         if raw is None:
             raise NotReady
         batches = []

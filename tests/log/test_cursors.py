@@ -1,0 +1,177 @@
+"""A cursor reads the same records in whatever steps, from memory, from files, and from parts of
+blocks that it read before; damage shows wherever it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import hstreamlite as hs
+from hstreamlite.errors import CorruptionError
+from hstreamlite.log.journal import Cursor
+from hstreamlite.testing.simenv import SimEnv
+from tests.log.golden.make import ROOT, image_of
+
+CONFIG = hs.StoreConfig(
+    segment_bytes_min=1 << 20,
+    segment_bytes_max=1 << 20,
+    batch_bytes_max=128 << 10,
+    chunk_bytes=256 << 10,
+    stage_bytes=1 << 20,
+)
+
+Appends = list[tuple[int, int, hs.Compression]]
+"""(records, bytes of the largest, compression); the blocks are of up to 100 KiB."""
+
+blocks = st.lists(
+    st.tuples(st.integers(1, 300), st.integers(0, 330), st.sampled_from(get_args(hs.Compression))),
+    min_size=1,
+    max_size=6,
+)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("read"), st.integers(1, 400), st.integers(1, 60_000)),
+        st.tuples(st.just("batches"), st.integers(1, 4), st.integers(1, 60_000)),
+        st.tuples(st.just("seek"), st.integers(0, 10_000), st.just(0)),
+        st.tuples(st.just("anew"), st.integers(0, 10_000), st.just(0)),
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+def payloads_of(program: Appends) -> list[list[bytes]]:
+    return [
+        [(b"%d.%d " % (number, at) * 100)[: at * 7919 % (size + 1)] for at in range(records)]
+        for number, (records, size, _) in enumerate(program)
+    ]
+
+
+@contextmanager
+def stored(program: Appends, *, reopened: bool) -> Iterator[tuple[SimEnv, hs.Store]]:
+    env = SimEnv(seed=1)
+    with hs.open(ROOT, config=CONFIG, env=env) as store:
+        stream = store.create_stream("s")
+        for batch, (_, _, compression) in zip(payloads_of(program), program, strict=True):
+            stream.append_many(batch, compression=compression)
+        if not reopened:
+            yield env, store
+    if reopened:
+        env = env.process_crash()
+        with hs.open(ROOT, config=CONFIG, env=env) as store:
+            yield env, store
+
+
+def new_cursor(store: hs.Store, lsn: int = 1) -> Cursor:
+    engine = store._engine
+    (shard,) = engine.stream("s").shard_ids
+    return engine.journal.cursor(shard, lsn)
+
+
+def payloads(records: list[Any] | None) -> list[bytes]:
+    assert records is not None
+    return [record.payload for record in records]
+
+
+@given(program=blocks, walk=steps, reopened=st.booleans())
+@settings(max_examples=60)
+def test_any_steps_read_what_was_appended(
+    program: Appends, walk: list[tuple[str, int, int]], reopened: bool
+) -> None:
+    expected = [payload for batch in payloads_of(program) for payload in batch]
+    with stored(program, reopened=reopened) as (_, store):
+        cursor = new_cursor(store)
+        for step, count, most in walk:
+            if step == "seek":
+                cursor.seek(count % len(expected) + 1)
+                continue
+            if step == "anew":
+                cursor = new_cursor(store, count % len(expected) + 1)
+                continue
+            at = cursor.lsn - 1
+            if step == "batches":
+                raw = cursor.read_batches(count, max_bytes=most)
+                assert raw is not None
+                assert len(raw) <= count
+                assert all(batch.batch_id + batch.first == at + 1 for batch in raw[:1])
+                assert sum(len(batch.body) for batch in raw[:-1]) < most
+                assert cursor.lsn == (raw[-1].batch_id + raw[-1].end if raw else at + 1)
+                continue
+            got = cursor.read(count, max_bytes=most)
+            assert got is not None
+            assert len(got) <= count
+            assert payloads(got) == expected[at : at + len(got)]
+            assert [record.id.lsn for record in got] == list(range(at + 1, at + 1 + len(got)))
+            assert bool(got) == (at < len(expected))
+            if most == 1:
+                assert len(got) <= 1
+
+
+LARGE: Appends = [(300, 330, "none"), (300, 330, "none")]
+EXPECTED = [payload for batch in payloads_of(LARGE) for payload in batch]
+
+
+def bytes_read(store: hs.Store) -> int:
+    return store.stats().log["bytes_read"]
+
+
+@given(first=st.integers(0, 599), count=st.integers(1, 300))
+@settings(max_examples=40)
+def test_a_block_that_was_sought_is_read_in_part(first: int, count: int) -> None:
+    with stored(LARGE, reopened=True) as (_, store):
+        expected = EXPECTED[first : first + count]
+        assert payloads(new_cursor(store, first + 1).read(count)) == expected
+        before = bytes_read(store)
+        cursor = new_cursor(store, first + 1)
+        assert payloads(cursor.read(count)) == expected
+        if count < 100 and first // 300 == (first + count - 1) // 300:
+            assert bytes_read(store) - before <= (sum(map(len, expected)) // 4096 + 4) * 4096
+        assert payloads(cursor.read(1000, end=601)) == EXPECTED[first + count :]
+
+
+def place_of(env: SimEnv, payload: bytes) -> tuple[str, int]:
+    """Where a payload lies: file and byte."""
+    for name, data in image_of(env).items():
+        if name.endswith(".seg") and (at := data.find(payload)) >= 0:
+            return f"{ROOT}/{name}", at
+    raise AssertionError("no file holds the payload")
+
+
+def test_damage_to_a_part_that_was_read_before_is_found() -> None:
+    with stored(LARGE, reopened=True) as (env, store):
+        first = next(at for at in range(100, 200) if len(EXPECTED[at]) > 300)
+        assert payloads(new_cursor(store, first + 1).read(1)) == [EXPECTED[first]]
+        assert payloads(new_cursor(store, first + 1).read(1)) == [EXPECTED[first]]
+        path, at = place_of(env, EXPECTED[first])
+        env.disk.flip(path, at * 8)
+        with pytest.raises(CorruptionError):
+            new_cursor(store, first + 1).read(1)
+
+
+def test_records_before_damage_are_read_in_whatever_steps() -> None:
+    with stored(LARGE, reopened=True) as (env, store):
+        path, at = place_of(env, next(payload for payload in EXPECTED[400:] if len(payload) > 300))
+        env.disk.flip(path, at * 8)
+        cursor = new_cursor(store)
+        got: list[bytes] = []
+        with pytest.raises(CorruptionError, match="301"):
+            while records := cursor.read(70, max_bytes=5000):
+                got += payloads(records)
+        assert got == EXPECTED[:300]
+        assert cursor.lsn == 301
+
+
+def test_records_before_a_block_that_is_no_batch_are_read() -> None:
+    with stored([(3, 10, "none")], reopened=False) as (_, store):
+        engine = store._engine
+        (shard,) = engine.stream("s").shard_ids
+        engine.journal.wait(engine.journal.stage([(shard, 0, b"\xff\xff", 2, 2)], 2)[0])
+        cursor = new_cursor(store)
+        assert len(cursor.read(100) or ()) == 3
+        for _ in range(2):
+            with pytest.raises(CorruptionError, match="batch"):
+                cursor.read(100)
