@@ -94,8 +94,9 @@ class Regrouper:
             else (f.live, clock)
             for f in facts
         }
+        apart = self._behind_holes()
         return plan(
-            [self._sealed(f, clock) for f in facts],
+            [self._sealed(f, clock, apart=f.number in apart) for f in facts],
             most=config.segment_bytes_max,
             free=engine.env.files.free_bytes(engine.path),
             # The next segment, what appends leave free behind it, and the reserve.
@@ -105,7 +106,16 @@ class Regrouper:
             except_for=self._damaged,
         )
 
-    def _sealed(self, fact: SegmentFacts, clock: int) -> Sealed:
+    def _behind_holes(self) -> set[int]:
+        """Return the segments in which a log goes on behind what a salvage could not save."""
+        journal = self._engine.journal
+        with self._engine.lock:
+            shards = list(self._engine.catalog.lost)
+        return {
+            journal.segment_of(shard, end) for shard in shards for _, end in journal.holes(shard)
+        }
+
+    def _sealed(self, fact: SegmentFacts, clock: int, *, apart: bool) -> Sealed:
         return Sealed(
             number=fact.number,
             bytes=fact.bytes,
@@ -113,4 +123,5 @@ class Regrouper:
             shards=fact.shards,
             largest=fact.largest * fact.live // max(fact.written, 1),
             quiet=(clock - self._seen[fact.number][1]) / 1e9,
+            apart=apart,
         )

@@ -481,6 +481,18 @@ int hsl_log_check(struct hsl_log *log)
 }
 
 /* Nothing is appended yet: the runs are all there is. */
+uint64_t hsl_log_segment_of(struct hsl_log *log, uint64_t id, uint64_t lsn)
+{
+    if (hsl_forked(log))
+        return 0;
+    pthread_mutex_lock(&log->index_mu);
+    const struct hsl_shard *shard = hsl_shard_get(log, id);
+    const struct hsl_run *run = shard ? hsl_run_find(shard, lsn) : NULL;
+    uint64_t number = run && run->first <= lsn ? run->segment : 0;
+    pthread_mutex_unlock(&log->index_mu);
+    return number;
+}
+
 int64_t hsl_log_holes(struct hsl_log *log, uint64_t id, struct hsl_range *out, size_t cap)
 {
     size_t count = 0;

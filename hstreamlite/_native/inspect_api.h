@@ -139,3 +139,5 @@ int hsl_salvage(struct hsl_log *log, struct hsl_inspect *from, uint64_t *blocks,
 int hsl_log_load_inspected(struct hsl_log *log, uint64_t number, struct hsl_inspect *from);
 /* Holes of a log above the first LSN kept, as the segments show them; returns how many. */
 int64_t hsl_log_holes(struct hsl_log *log, uint64_t shard, struct hsl_range *out, size_t cap);
+/* Number of the sealed segment that holds a record; 0 if none does. */
+uint64_t hsl_log_segment_of(struct hsl_log *log, uint64_t shard, uint64_t lsn);

@@ -53,7 +53,8 @@ struct hsl_swap_damage {
     uint64_t end;
 };
 
-/* Reserves the new file. NOT_FOUND if the segments are no live neighbours any more. */
+/* Reserves the new file. NOT_FOUND if the segments are no live neighbours any more; *out is NULL
+ * unless it is OK. */
 int hsl_swap_begin(struct hsl_log *log, const uint64_t *numbers, size_t count, uint64_t uid,
                    uint64_t window, struct hsl_swap **out);
 /* Copies about so many bytes. AGAIN until all are copied; DAMAGED: see hsl_swap_damaged. */

@@ -189,6 +189,8 @@ static int begin_writer(struct hsl_swap *swap, uint64_t uid)
 
 static int state_of(struct hsl_log *log)
 {
+    if (hsl_forked(log))
+        return HSL_FORKED;
     pthread_mutex_lock(&log->stage_mu);
     int rc = hsl_state(log);
     if (rc == HSL_OK && log->regroup_stuck)
@@ -228,7 +230,12 @@ int hsl_swap_begin(struct hsl_log *log, const uint64_t *numbers, size_t count, u
         rc = collect_parts(swap);
     if (rc == HSL_OK)
         rc = begin_writer(swap, uid);
-    return rc != HSL_OK && swap->writer ? writer_failed(swap, rc) : rc;
+    if (rc == HSL_OK)
+        return HSL_OK;
+    rc = swap->writer ? writer_failed(swap, rc) : rc;
+    hsl_swap_free(swap);
+    *out = NULL;
+    return rc;
 }
 
 static int damaged(struct hsl_swap *swap, uint32_t source, const struct hsl_row *row)
@@ -535,7 +542,7 @@ void hsl_swap_damaged(const struct hsl_swap *swap, struct hsl_swap_damage *out)
 
 void hsl_swap_free(struct hsl_swap *swap)
 {
-    if (!swap)
+    if (!swap || hsl_forked(swap->log)) /* then the file is the parent's, who still writes it */
         return;
     hsl_regroup_free(swap->writer);
     for (size_t i = 0; i < swap->sources_len; i++)

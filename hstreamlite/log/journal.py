@@ -242,6 +242,10 @@ class Journal:
         lib.hsl_log_holes(self.log, shard, out, count)
         return [(int(hole.first), int(hole.end)) for hole in out[0:count]]
 
+    def segment_of(self, shard: int, lsn: int) -> int:
+        """Return the number of the sealed segment that holds a record; 0 if none does."""
+        return int(lib.hsl_log_segment_of(self.log, shard, lsn))
+
     def trim(self, shard: int, first: int) -> None:
         """Forget the records below `first`. Whoever calls this has recorded it durably."""
         self.check(lib.hsl_log_trim(self.log, shard, first), shard)

@@ -90,6 +90,8 @@ class Sealed:
     """Bytes that the log with the most of them has."""
     quiet: float
     """Time since it was sealed or last lost a live block."""
+    apart: bool = False
+    """A log goes on in it behind a hole, which no file may have inside: it can begin one only."""
 
     @property
     def level(self) -> int:
@@ -173,7 +175,7 @@ def _groups(
     live = anew = 0
     for segment, fits in zip(sealed, wanted, strict=True):
         full = live + segment.live > most or anew + segment.anew > room
-        if group and (full or not fits):
+        if group and (full or not fits or segment.apart):
             yield group
             group, live, anew = [], 0, 0
         if fits and segment.anew <= room:
@@ -191,4 +193,6 @@ def _complete(group: Sequence[Sealed], sealed: Sequence[Sealed], most: int) -> b
         return True
     at = next(i for i, s in enumerate(sealed) if s is group[-1])
     following = sealed[at + 1] if at + 1 < len(sealed) else None
-    return following is not None and (not following.scattered or live + following.live > most)
+    return following is not None and (
+        following.apart or not following.scattered or live + following.live > most
+    )

@@ -62,7 +62,6 @@ class Swap:
         status = lib.hsl_swap_begin(journal.log, list(numbers), len(numbers), uid, window, out)
         if status == lib.HSL_OK:
             return cls(journal, out[0], tuple(numbers))
-        lib.hsl_swap_free(out[0])
         if status == lib.HSL_NOT_FOUND:
             return None
         journal.check(status)

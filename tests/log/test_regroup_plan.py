@@ -118,6 +118,7 @@ def sealed_lists(draw: st.DrawFn) -> list[Sealed]:
                 shards=shards,
                 largest=most,
                 quiet=quiet,
+                apart=draw(st.sampled_from([False, False, False, True])),
             )
         )
     return out
@@ -148,6 +149,7 @@ def test_a_plan_is_made_of_neighbours_that_fit_and_pay(
     assert chosen.bytes <= free
     assert len(group) == 1 or sum(s.live for s in group) <= most
     assert all(s.live for s in group)
+    assert not any(s.apart for s in group[1:]), "a file would have a hole inside"
     pays = 2 * chosen.bytes <= sum(s.bytes for s in group)
     if not pays:
         assert chosen.bytes <= free - keep
@@ -183,6 +185,7 @@ def test_neighbours_that_cannot_get_more_do_not_wait() -> None:
     one_log = replace(scattered(3), shards=1, largest=MIB - 8192)
     assert chosen_of([scattered(1), scattered(2), one_log]) == (1, 2)
     assert chosen_of([scattered(1), scattered(2), scattered(3, 64 * MIB)]) == (1, 2)
+    assert chosen_of([scattered(1), scattered(2), replace(scattered(3), apart=True)]) == (1, 2)
     assert chosen_of([scattered(1), scattered(2), scattered(3, quiet=1.0)]) is None
 
 
