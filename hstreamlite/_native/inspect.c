@@ -50,6 +50,7 @@ struct hsl_inspect {
 
     struct found *found;
     size_t found_len, found_cap;
+    bool by_off; /* found is in file order: what was rescued came last */
     struct hsl_inspect_range *ranges;
     size_t ranges_len, ranges_cap;
     struct hsl_inspect_lost *lost;
@@ -493,13 +494,18 @@ static int judge_tail(struct hsl_inspect *in)
         claim = report->durable & UINT32_MAX;
     for (size_t i = 0; i < in->ranges_len; i++) {
         const struct hsl_inspect_range *range = &in->ranges[i];
-        if (range->frame >= claim && range->fault != HSL_FAULT_BODY) {
+        if (range->frame >= claim && range->fault != HSL_FAULT_BODY &&
+            range->fault != HSL_FAULT_HEADER) {
             forget_from(in, range->frame);
             break;
         }
     }
     if (report->header && report->file_bytes < report->capacity && !in->footer_torn)
         return add_range(in, HSL_FAULT_CUT, report->end, report->end, report->capacity);
+    /* Without a header nobody says how long the file was: a frame may have been cut in two. */
+    if (!report->header && report->end < report->file_bytes)
+        return add_range(in, HSL_FAULT_FRAME, report->end, report->end,
+                         claim > report->file_bytes ? claim : report->file_bytes);
     if (claim > report->end)
         return add_range(in, HSL_FAULT_FRAME, report->end, report->end, claim);
     if (in->footer_torn && in->want.closed)
@@ -617,15 +623,32 @@ int hsl_inspect_step(struct hsl_inspect *in, uint64_t bytes, int32_t *err)
 
 /* Putting in order. */
 
+static int by_off8(const void *a, const void *b)
+{
+    const struct found *x = a, *y = b;
+    return x->row.off8 < y->row.off8 ? -1 : x->row.off8 > y->row.off8;
+}
+
 void hsl_inspect_reject(struct hsl_inspect *in, uint64_t off)
 {
-    for (size_t i = 0; i < in->found_len; i++) {
-        struct found *f = &in->found[i];
-        if ((uint64_t)f->row.off8 * 8 == off && !f->rejected) {
-            f->rejected = true;
-            if (!f->rescued)
-                add_range(in, HSL_FAULT_BODY, off, off, off + f->row.len);
-        }
+    if (!in->by_off && in->found_len > 0)
+        qsort(in->found, in->found_len, sizeof *in->found, by_off8);
+    in->by_off = true;
+    size_t lo = 0, hi = in->found_len;
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+        if ((uint64_t)in->found[mid].row.off8 * 8 < off)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    for (; lo < in->found_len && (uint64_t)in->found[lo].row.off8 * 8 == off; lo++) {
+        struct found *f = &in->found[lo];
+        if (f->rejected)
+            continue;
+        f->rejected = true;
+        if (!f->rescued)
+            add_range(in, HSL_FAULT_BODY, off, off, off + f->row.len);
     }
 }
 
@@ -705,7 +728,23 @@ struct compare {
     const uint8_t *rows;
     size_t at;
     uint32_t unlisted, wrong;
+    size_t ranges_len; /* ranges found before, by start */
+    uint64_t *reach;   /* for each of them the highest end up to it */
 };
+
+/* Is any byte of [from, to) in a range found before? */
+static bool in_range(const struct compare *c, uint64_t from, uint64_t to)
+{
+    size_t lo = 0, hi = c->ranges_len;
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+        if (c->in->ranges[mid].start < to)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo > 0 && c->reach[lo - 1] > from;
+}
 
 /* One row of the footer against the blocks found; both by log and LSN. */
 static int compare_row(void *ctx, const struct hsl_row *row)
@@ -730,11 +769,8 @@ static int compare_row(void *ctx, const struct hsl_row *row)
     struct hsl_inspect_lost lost = {row->shard, row->seq,       row->seq + row->count,
                                     off,        off + row->len, 1};
     int rc = add_lost(c->in, &lost);
-    for (size_t i = 0; rc == HSL_OK && i < c->in->ranges_len; i++) {
-        const struct hsl_inspect_range *r = &c->in->ranges[i];
-        if (r->start < off + row->len && off < r->stop)
-            return HSL_OK;
-    }
+    if (rc == HSL_OK && in_range(c, off, off + row->len))
+        return HSL_OK;
     return rc == HSL_OK ? add_range(c->in, HSL_FAULT_BLOCK, off, off, off + row->len) : rc;
 }
 
@@ -744,27 +780,43 @@ static int compare_run(void *ctx, const struct hsl_run *run)
     return hsl_rows_decode(run, c->rows, compare_row, ctx);
 }
 
+static int by_start(const void *a, const void *b)
+{
+    const struct hsl_inspect_range *x = a, *y = b;
+    return x->start != y->start ? (x->start < y->start ? -1 : 1) : x->fault - y->fault;
+}
+
+static void sort_ranges(struct hsl_inspect *in)
+{
+    if (in->ranges_len > 0)
+        qsort(in->ranges, in->ranges_len, sizeof *in->ranges, by_start);
+}
+
 static int compare_footer(struct hsl_inspect *in)
 {
     const struct hsl_trailer *t = &in->trailer;
     const uint8_t *body = view(in, t->footer_off, in->report.file_bytes - t->footer_off);
     if (!body)
         return in->err ? HSL_IO : HSL_DAMAGED;
-    struct compare c = {.in = in, .rows = body};
+    struct compare c = {.in = in, .rows = body, .ranges_len = in->ranges_len};
+    c.reach = malloc((c.ranges_len + 1) * sizeof *c.reach);
+    if (!c.reach)
+        return HSL_NO_MEMORY;
+    sort_ranges(in);
+    uint64_t reach = 0;
+    for (size_t i = 0; i < c.ranges_len; i++) {
+        reach = in->ranges[i].stop > reach ? in->ranges[i].stop : reach;
+        c.reach[i] = reach;
+    }
     int rc = hsl_dir_decode(body + t->rows_len, t->dir_len, t->rows_len, t->shards, t->blocks,
                             compare_run, &c);
+    free(c.reach);
     c.unlisted += (uint32_t)(in->found_len - c.at);
     if (rc == HSL_OK && c.unlisted == 0 && c.wrong == 0)
         return HSL_OK;
     if (rc != HSL_OK && rc != HSL_DAMAGED)
         return rc;
     return add_range(in, HSL_FAULT_FOOTER, t->footer_off, t->footer_off, in->report.file_bytes);
-}
-
-static int by_start(const void *a, const void *b)
-{
-    const struct hsl_inspect_range *x = a, *y = b;
-    return x->start != y->start ? (x->start < y->start ? -1 : 1) : x->fault - y->fault;
 }
 
 int hsl_inspect_finish(struct hsl_inspect *in)
@@ -774,8 +826,7 @@ int hsl_inspect_finish(struct hsl_inspect *in)
         rc = build_runs(in);
     if (rc == HSL_OK && in->report.sealed)
         rc = compare_footer(in);
-    if (in->ranges_len > 0)
-        qsort(in->ranges, in->ranges_len, sizeof *in->ranges, by_start);
+    sort_ranges(in);
     in->phase = DONE;
     return rc;
 }

@@ -8,10 +8,12 @@ damage between the neighbours of the hole.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from itertools import accumulate
+from typing import NamedTuple, TypeVar
 
 from hstreamlite.log.catalog import Catalog
 from hstreamlite.log.journal import SYSTEM, SYSTEM_LOGS
@@ -96,49 +98,89 @@ def _holes_of(
 def attribute(seen: Look, state: State, damage: list[tuple[int, Damage]]) -> list[Damage]:
     """Return the damage, in order, with the records each has cost; further entries for records
     that are missing without a trace."""
+    damage = sorted(damage, key=lambda item: (item[0], item[1].start))
     costs: dict[int, list[Lost | OwnLost]] = defaultdict(list)
     untold: list[tuple[int, Damage]] = []
-    order = sorted(range(len(damage)), key=lambda i: (damage[i][0], damage[i][1].start))
-    named = [
-        (missing, number) for number, found in seen.segments.items() for missing in found.missing
-    ]
-    for hole in holes(seen, state):
-        causes = _by_name(hole, named, damage) or _between(hole, damage)
-        lost = _lost(hole, state)
-        for cause in causes:
-            costs[cause].append(lost)
-        if not causes:
-            where = Damage(f"{seen.path}/segments", 0, 0, MISSING, "no trace of them", (lost,))
-            untold.append((hole.before[0], where))
-    out = [replace(damage[i][1], lost=tuple(costs[i])) for i in order]
+    named = _by_shard(
+        (missing.shard, (missing, number))
+        for number, found in seen.segments.items()
+        for missing in found.missing
+    )
+    every = Places(damage, range(len(damage)))
+    harmful = Places(damage, [i for i, (_, d) in enumerate(damage) if d.fault not in HARMLESS])
+    for shard, of_shard in _by_shard((hole.shard, hole) for hole in holes(seen, state)).items():
+        tellers = _tellers(of_shard, named.get(shard, []))
+        for hole, told in zip(of_shard, tellers, strict=True):
+            causes = [
+                i
+                for missing, number in told
+                for i in every.within((number, missing.start + 1), (number, missing.stop - 1))
+            ] or harmful.within(hole.after, hole.before)
+            lost = _lost(hole, state)
+            for cause in dict.fromkeys(causes):
+                costs[cause].append(lost)
+            if not causes:
+                where = Damage(f"{seen.path}/segments", 0, 0, MISSING, "no trace of them", (lost,))
+                untold.append((hole.before[0], where))
+    out = [replace(entry, lost=tuple(costs[i])) for i, (_, entry) in enumerate(damage)]
     return out + [entry for _, entry in untold]
 
 
-def _by_name(
-    hole: Hole, named: list[tuple[Missing, int]], damage: list[tuple[int, Damage]]
-) -> list[int]:
-    """Return the damage in which a file says that all records of the hole were."""
-    causes: list[int] = []
-    at = hole.first
-    for missing, number in sorted(named, key=lambda item: item[0].first):
-        if missing.shard != hole.shard or missing.first > at or missing.end <= at:
-            continue
-        at = missing.end
-        for i, (segment, entry) in enumerate(damage):
-            overlaps = entry.start < missing.stop and missing.start < entry.start + entry.length
-            if segment == number and overlaps and i not in causes:
-                causes.append(i)
-    return causes if at >= hole.end else []
+T = TypeVar("T")
 
 
-def _between(hole: Hole, damage: list[tuple[int, Damage]]) -> list[int]:
-    return [
-        i
-        for i, (number, entry) in enumerate(damage)
-        if entry.fault not in HARMLESS
-        and hole.after <= (number, entry.start + entry.length)
-        and (number, entry.start) <= hole.before
-    ]
+def _by_shard(items: Iterable[tuple[int, T]]) -> dict[int, list[T]]:
+    out: dict[int, list[T]] = defaultdict(list)
+    for shard, item in items:
+        out[shard].append(item)
+    return out
+
+
+class Places:
+    """Entries of sorted damage, found by place in O(log n) where few overlap."""
+
+    def __init__(self, damage: list[tuple[int, Damage]], which: Sequence[int]) -> None:
+        self._which = which
+        self._starts = [(damage[i][0], damage[i][1].start) for i in which]
+        self._ends = [(damage[i][0], damage[i][1].start + damage[i][1].length) for i in which]
+        self._reach = list(accumulate(self._ends, max))
+
+    def within(self, first: Place, last: Place) -> list[int]:
+        """Return what touches [first, last]; of very much the last few, since to say of each of
+        very many records that each of very many places may have cost it helps nobody."""
+        out: list[int] = []
+        at = bisect_right(self._starts, last) - 1
+        while at >= 0 and self._reach[at] >= first and len(out) < _CAUSES_MAX:
+            if self._ends[at] >= first:
+                out.append(self._which[at])
+            at -= 1
+        return out[::-1]
+
+
+_CAUSES_MAX = 64
+
+
+def _tellers(
+    of_shard: list[Hole], named: list[tuple[Missing, int]]
+) -> Iterator[list[tuple[Missing, int]]]:
+    """Yield for each hole of a log, ascending, the entries which together say where all its records
+    were; none where they leave any open."""
+    named = sorted(named, key=lambda item: item[0].first)
+    coming = 0
+    active: list[tuple[Missing, int]] = []
+    for hole in of_shard:
+        at = hole.first
+        told: list[tuple[Missing, int]] = []
+        while at < hole.end:
+            while coming < len(named) and named[coming][0].first <= at:
+                active.append(named[coming])
+                coming += 1
+            active = [item for item in active if item[0].end > at]
+            if not active:
+                break
+            told.append(active[0])
+            at = active[0][0].end
+        yield told if at >= hole.end else []
 
 
 def _lost(hole: Hole, state: State) -> Lost | OwnLost:
