@@ -677,6 +677,7 @@ class State:
     trims: dict[int, int] = field(default_factory=dict)
     live: set[int] = field(default_factory=set)
     known: int = 0
+    lost: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     progress: dict[int, dict[int, dict[str, Any]]] = field(default_factory=dict)
     producers: dict[tuple[int, str], int] = field(default_factory=dict)
 
@@ -685,6 +686,7 @@ def read_state(store: Store) -> State:
     state = State()
     for entry in store.records(CATALOG, store.super.catalog):
         apply_catalog(state, json.loads(entry.payload))
+    check_holes(state, store)
     for entry in store.records(PROGRESS, store.super.progress):
         apply_progress(state, entry.payload)
     for entry in store.records(PRODUCERS, store.super.producers):
@@ -696,6 +698,17 @@ def read_state(store: Store) -> State:
         name = (row["stream"], row["name"])
         state.producers[name] = max(last, state.producers.get(name, 0))
     return state
+
+
+def check_holes(state: State, store: Store) -> None:
+    """Every record from the trim on is there, or the catalog says that it is lost."""
+    for shard in (shard for stream in state.streams.values() for shard in stream.shards):
+        at = state.trims.get(shard, 1)
+        for block in store.logs.get(shard, ()):
+            for first, end in sorted(state.lost.get(shard, ())):
+                at = end if first <= at < end else at
+            need(block.seq <= at, f"records of log {shard} from {at} on")
+            at = max(at, block.seq + block.count)
 
 
 def apply_catalog(state: State, change: dict[str, Any]) -> None:
@@ -715,6 +728,9 @@ def apply_catalog(state: State, change: dict[str, Any]) -> None:
     elif op == "trim":
         for shard, first in change["shards"]:
             state.trims[shard] = max(first, state.trims.get(shard, 1))
+    elif op == "lost":
+        for shard, first, end in change["shards"]:
+            state.lost.setdefault(shard, []).append((first, end))
     elif op == "drop":
         state.live, state.known = set(change["live"]), change["known"]
     elif op == "logs":
@@ -724,6 +740,7 @@ def apply_catalog(state: State, change: dict[str, Any]) -> None:
         state.streams.clear()
         state.subscriptions.clear()
         state.trims.clear()
+        state.lost.clear()
         state.live, state.known = set(change["live"]), change["known"]
     else:
         need(op == "snapshot_end", f"catalog record {op}")

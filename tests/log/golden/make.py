@@ -1,8 +1,10 @@
 """Makes the golden images of on-disk format version 1.
 
-One simulated machine, two lives: a store is filled and closed ("closed"), opened again, filled on
-and killed ("crashed"). Nothing in it depends on time, chance or the versions of compression
-libraries, so the same bytes come out for as long as the format and the writer's decisions stay.
+One simulated machine, three lives: a store is filled and closed ("closed"), opened again, filled on
+and killed ("crashed"), opened again, written anew sorted by log and closed ("regrouped"). Then one
+of its blocks is zeroed, and what verifies is saved into another store ("salvaged"). Nothing in it
+depends on time, chance or the versions of compression libraries, so the same bytes come out for as
+long as the format and the writer's decisions stay.
 
     python tests/log/golden/make.py     compares with what is committed; --write replaces it
 """
@@ -25,10 +27,14 @@ import pytest
 import hstreamlite as hs
 from hstreamlite.log import journal
 from hstreamlite.testing.simenv import SimEnv
+from hstreamlite.tools.salvage import salvage
+from tests.log.format_reader import read_store
 
 HERE = Path(__file__).parent / "v1"
-IMAGES = ("closed", "crashed")
+LIVES = ("closed", "crashed", "regrouped")
+IMAGES = (*LIVES, "salvaged")
 ROOT = "/store"
+SAVED = "/saved"
 CONFIG = hs.StoreConfig(
     segment_bytes_min=64 << 10,
     segment_bytes_max=256 << 10,
@@ -84,6 +90,13 @@ class Model:
         rows = self.streams[stream]
         at = [row["id"] for row in rows].index(before)
         self.streams[stream] = rows[at:]
+
+    def lose(self, stream: str, batch: str) -> None:
+        ids = {row["id"] for row in self.streams[stream] if row["id"].startswith(batch)}
+        self.streams[stream] = [r for r in self.streams[stream] if r["id"] not in ids]
+        self.unacked = {
+            name: [id_ for id_ in rows if id_ not in ids] for name, rows in self.unacked.items()
+        }
 
     def as_json(self) -> dict[str, Any]:
         return json.loads(  # type: ignore[no-any-return]
@@ -193,15 +206,48 @@ def second_life(env: SimEnv, model: Model) -> None:
     keep_alive.append(store)
 
 
+def third_life(env: SimEnv, model: Model) -> None:
+    store = hs.open(ROOT, env=env, config=CONFIG)
+    for row in model.streams["notes"]:
+        row.pop("stage_only", None)
+    for number in range(30):
+        env.advance(0.01)
+        for name in ("orders", "clicks", "notes"):
+            payload = text(f"scattered {name}", number, 120)
+            rid = store.stream(name).append(payload, key="k")
+            model.put(name, [rid], [payload], key="k", time_ms=env.clock.wall_ms())
+            if name != "notes":
+                model.unacked["billing" if name == "orders" else "audit"].append(str(rid))
+    store.close()
+    store = hs.open(ROOT, env=env, config=CONFIG)
+    store.compact()
+    rid = store.stream("notes").append(b"behind what was written anew")
+    model.put("notes", [rid], [b"behind what was written anew"], time_ms=env.clock.wall_ms())
+    store.close()
+
+
+def lose_and_save(env: SimEnv, model: Model) -> None:
+    store = read_store(image_of(env))
+    number, row = next(
+        (segment.number, row)
+        for segment in store.segments
+        for row, block in segment.blocks
+        if block.shard == 1 and block.codec == 0 and block.seq > 30 and block.count == 1
+    )
+    env.disk.zero_range(f"{ROOT}/segments/{number:016x}.seg", row.off8 * 8, row.length)
+    salvage(env, ROOT, SAVED)
+    model.lose("orders", f"1-{row.seq}-")
+
+
 keep_alive: list[hs.Store] = []
 """Stores whose process has died; closing them is nobody's business."""
 
 
-def image_of(env: SimEnv) -> Image:
+def image_of(env: SimEnv, root: str = ROOT) -> Image:
     """Return the files as the next process will find them."""
     disk = env.disk
-    names = [path for path in disk.walk(ROOT) if path != f"{ROOT}/LOCK"]
-    return {name.removeprefix(f"{ROOT}/"): disk.read_all(name) for name in names}
+    names = [path for path in disk.walk(root) if path != f"{root}/LOCK"]
+    return {name.removeprefix(f"{root}/"): disk.read_all(name) for name in names}
 
 
 @contextmanager
@@ -236,11 +282,14 @@ def make(compress: Compress) -> tuple[dict[str, Image], dict[str, Any]]:
     expected: dict[str, Any] = {}
     env = SimEnv(seed=1, capacity=64 << 20)
     with compression_by(compress):
-        for name, life in zip(IMAGES, (first_life, second_life), strict=True):
+        for name, life in zip(LIVES, (first_life, second_life, third_life), strict=True):
             life(env, model)
             env = env.process_crash()
             images[name] = image_of(env)
             expected[name] = model.as_json()
+        lose_and_save(env, model)
+        images["salvaged"] = image_of(env, SAVED)
+        expected["salvaged"] = model.as_json()
     return images, expected
 
 
