@@ -228,9 +228,15 @@ class StorageFull(HStreamError, OSError):
     path: str
     needed: int
 
-    def __init__(self, path: str, needed: int = 0) -> None:
+    def __init__(
+        self,
+        path: str,
+        needed: int = 0,
+        *,
+        advice: str = "free space on the device or trim streams",
+    ) -> None:
         room = f"for {needed} more bytes" if needed else "for more"
-        message = f"No room {room} at {path!r}; free space on the device or trim streams."
+        message = f"No room {room} at {path!r}; {advice}."
         super().__init__(
             message,
             path=path,

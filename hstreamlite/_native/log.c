@@ -336,6 +336,9 @@ void hsl_log_free(struct hsl_log *log)
 
 void hsl_log_stats(struct hsl_log *log, struct hsl_log_stats *out)
 {
+    *out = (struct hsl_log_stats){0};
+    if (hsl_forked(log))
+        return;
     pthread_mutex_lock(&log->stage_mu);
     pthread_mutex_lock(&log->index_mu);
     *out = log->stats;

@@ -219,8 +219,9 @@ uint64_t hsl_log_abandoned_segment(struct hsl_log *log);
 /* Forgets segments that the writer has dropped. */
 int hsl_log_forget_segments(struct hsl_log *log, const uint64_t *numbers, size_t count);
 int hsl_log_os_stage_open(struct hsl_log *log, int32_t create);
-/* Stages the entries of the mapped stage that are not in the log; their number in *replayed. */
-int hsl_log_os_stage_replay(struct hsl_log *log, uint64_t *replayed);
+/* Stages the entries of the mapped stage that are not in the log; how many records in *replayed.
+ * It ends at the first that does not verify; the bytes of those behind it that do in *unread. */
+int hsl_log_os_stage_replay(struct hsl_log *log, uint64_t *replayed, uint64_t *unread);
 int hsl_log_os_stage_reset(struct hsl_log *log);
 int hsl_log_start(struct hsl_log *log);
 

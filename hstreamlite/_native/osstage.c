@@ -290,11 +290,39 @@ static int replay_entry(struct hsl_log *log, const uint8_t *block, const uint8_t
     return HSL_OK;
 }
 
+/* The entry at a position: its length in the ring, 0 if none is there that verifies. */
+static size_t valid_entry(struct hsl_log *log, uint64_t epoch, uint64_t pos,
+                          struct hsl_stage_entry *entry)
+{
+    uint64_t left = ring_bytes(log) - pos % ring_bytes(log);
+    const uint8_t *at = ring_at(log, pos);
+    if (left < sizeof *entry)
+        return 0;
+    memcpy(entry, at, sizeof *entry);
+    size_t bytes = entry->blocks ? entry_bytes(entry->len) : sizeof *entry + (size_t)entry->len;
+    bool valid = entry->magic == HSL_ENTRY_MAGIC && entry->pos == pos && bytes <= left &&
+                 entry->crc == entry_crc(epoch, at, entry->blocks ? entry->len : 0);
+    return valid ? bytes : 0;
+}
+
+/* Entries are written one behind another, so one that verifies behind one that does not proves that
+ * the latter was whole once. Returns the bytes of those. */
+static uint64_t entries_behind(struct hsl_log *log, uint64_t epoch, uint64_t pos, uint64_t limit)
+{
+    struct hsl_stage_entry entry;
+    uint64_t found = 0;
+    for (size_t bytes; pos < limit; pos += bytes ? bytes : 8) {
+        bytes = valid_entry(log, epoch, pos, &entry);
+        found += bytes;
+    }
+    return found;
+}
+
 /* Before the log is started; nothing else runs. */
-int hsl_log_os_stage_replay(struct hsl_log *log, uint64_t *replayed)
+int hsl_log_os_stage_replay(struct hsl_log *log, uint64_t *replayed, uint64_t *unread)
 {
     struct hsl_stage_header header;
-    *replayed = 0;
+    *replayed = *unread = 0;
     if (!stage_header_valid(log, &header))
         return HSL_OK;
     uint64_t pos;
@@ -308,13 +336,12 @@ int hsl_log_os_stage_replay(struct hsl_log *log, uint64_t *replayed)
             continue;
         }
         struct hsl_stage_entry entry;
-        const uint8_t *at = ring_at(log, pos);
-        memcpy(&entry, at, sizeof entry);
-        size_t bytes = entry.blocks ? entry_bytes(entry.len) : sizeof entry + (size_t)entry.len;
-        if (entry.magic != HSL_ENTRY_MAGIC || entry.pos != pos || bytes > left ||
-            entry.crc != entry_crc(header.epoch, at, entry.blocks ? entry.len : 0))
+        size_t bytes = valid_entry(log, header.epoch, pos, &entry);
+        if (bytes == 0) {
+            *unread = entries_behind(log, header.epoch, hsl_align8(pos + 8), limit);
             break;
-        const uint8_t *block = at + sizeof entry;
+        }
+        const uint8_t *block = ring_at(log, pos) + sizeof entry;
         rc = replay_entry(log, block, block + entry.len, entry.blocks, replayed);
         pos += bytes;
     }

@@ -903,6 +903,8 @@ static int rewrite_loaded(struct hsl_log *log, struct hsl_segment *s, const char
     }
     if (err == 0)
         err = io->sync(io->ctx, to);
+    if (err < 0 && to >= 0)
+        io->unlink(io->ctx, copy); /* a full disk needs the space */
     if (err == 0)
         err = io->rename(io->ctx, copy, path);
     if (err == 0)
@@ -926,6 +928,8 @@ int hsl_log_seal_loaded(struct hsl_log *log, int32_t rewrite)
             return rc;
     }
     int flags = HSL_OPEN_READ | HSL_OPEN_WRITE | (log->direct ? HSL_OPEN_DIRECT : 0);
+    if (s->fd >= 0)
+        log->io->close(log->io->ctx, s->fd); /* of an attempt that failed */
     s->fd = log->io->open(log->io->ctx, path, flags);
     if (s->fd < 0)
         return hsl_fail(log, "open", path, -s->fd);

@@ -105,10 +105,12 @@ static int spare_from_reserve(struct hsl_log *log, const char *spare_path, uint6
     int err = io->rename(io->ctx, path, spare_path);
     if (err < 0)
         return hsl_fail(log, "rename", path, -err);
-    log->reserve_ready = false;
     *fd = open_direct(log, spare_path, WRITE_FLAGS);
-    if (*fd < 0)
+    if (*fd < 0) { /* it goes on being the reserve, if the name can be given back */
+        log->reserve_ready = io->rename(io->ctx, spare_path, path) >= 0;
         return hsl_fail(log, "open", spare_path, -*fd);
+    }
+    log->reserve_ready = false;
     *capacity = log->cfg.segment_bytes_min;
     return HSL_OK;
 }

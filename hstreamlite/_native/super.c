@@ -146,6 +146,8 @@ int hsl_super_write(struct hsl_log *log)
  * written, 0 without one. Waits for the writes in flight. */
 int hsl_log_capture(struct hsl_log *log, struct hsl_super *out, uint64_t *active)
 {
+    if (hsl_forked(log))
+        return HSL_FORKED;
     pthread_mutex_lock(&log->stage_mu);
     hsl_turn_take(log);
     int rc = hsl_state(log);

@@ -30,6 +30,7 @@ from hstreamlite.env import Env, LockHeld, OpenFlag
 from hstreamlite.errors import (
     CorruptionError,
     NotAStore,
+    StorageFull,
     StoreLocked,
     StoreVersionUnsupported,
 )
@@ -66,6 +67,7 @@ class RecoveryReport:
     bytes_scanned: int = 0
     bytes_discarded: int = 0
     stage_records: int = 0
+    stage_unread: int = 0
     files: set[int] = field(default_factory=set)
     missing: list[int] = field(default_factory=list)
     lowest: int = 0
@@ -80,6 +82,11 @@ class RecoveryReport:
             out.append(f"{self.bytes_discarded} bytes of unacknowledged tail discarded")
         if self.stage_records:
             out.append(f"{self.stage_records} records recovered from the mapped stage")
+        if self.stage_unread:
+            out.append(
+                f"{self.stage_unread} bytes of appends at level 'os' were not replayed: in the "
+                "mapped stage they lie behind one that does not verify"
+            )
         out += self.damage
         return out
 
@@ -434,7 +441,26 @@ def _finish_tail(journal: Journal, superblock: Any, tail: Segment, report: Recov
     if found.next_valid:
         report.bytes_discarded += found.file_bytes - found.end
     buffered = not journal.stats()["direct"]
-    journal.check(lib.hsl_log_seal_loaded(journal.log, buffered))
+    status = lib.hsl_log_seal_loaded(journal.log, buffered)
+    if status == lib.HSL_FULL and _give_up_reserve(journal):
+        status = lib.hsl_log_seal_loaded(journal.log, buffered)
+    if status == lib.HSL_FULL:
+        advice = (
+            "free space on the device and open the store again: without direct I/O, opening after "
+            "a crash copies the segment that was being written"
+        )
+        raise StorageFull(segment_path(journal.path, tail.number), int(found.end), advice=advice)
+    journal.check(status)
+
+
+def _give_up_reserve(journal: Journal) -> bool:
+    """Free what is kept for a full disk, for the copy that opening needs; False if it is gone."""
+    try:
+        journal.env.files.unlink(f"{journal.path}/segments/reserve")
+    except FileNotFoundError:
+        return False
+    _log.warning("%s/segments/reserve is given up: the disk is full", journal.path)
+    return True
 
 
 def _set_next(journal: Journal, superblock: Any, loaded: list[Segment]) -> None:
@@ -498,9 +524,13 @@ def replay_stage(opened: Opened) -> None:
         return
     journal.check(status)
     replayed = ffi.new("uint64_t *")
-    journal.check(lib.hsl_log_os_stage_replay(journal.log, replayed))
+    unread = ffi.new("uint64_t *")
+    journal.check(lib.hsl_log_os_stage_replay(journal.log, replayed, unread))
     if replayed[0]:
         journal.wait(journal.staged())
         _log.info("%d records recovered from the mapped stage", replayed[0])
     opened.report.stage_records = int(replayed[0])
+    opened.report.stage_unread = int(unread[0])
+    if unread[0]:
+        _log.warning("%s/STAGE is damaged: %d bytes not replayed", journal.path, unread[0])
     journal.check(lib.hsl_log_os_stage_reset(journal.log))

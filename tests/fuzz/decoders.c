@@ -314,11 +314,11 @@ static void load_segment(struct hsl_log *log, uint8_t hint)
 
 static void load_stage(struct hsl_log *log)
 {
-    uint64_t replayed;
+    uint64_t replayed, unread;
     hsl_log_set_next(log, 0, 1, 1, 0, 0, 0);
     if (hsl_log_os_stage_open(log, 0) != HSL_OK)
         return;
-    if (hsl_log_os_stage_replay(log, &replayed) != HSL_OK)
+    if (hsl_log_os_stage_replay(log, &replayed, &unread) != HSL_OK)
         return;
     if (replayed && hsl_log_wait(log, hsl_log_staged(log), -1) != HSL_OK)
         return;

@@ -64,6 +64,27 @@ def test_header_that_does_not_verify_is_told() -> None:
     assert "does not verify" in note
 
 
+def test_damage_inside_the_stage_is_told_by_the_open_that_replays_it() -> None:
+    w = killed_store()
+    data = w.env.disk.read_all(STAGE)
+    w.env.disk.flip(STAGE, 8 * (data.index(b"os-0:") + 20))
+    with hs.open("/db", config=small_config(), env=w.env) as store:
+        assert len(list(store.stream("a").read())) == 3
+        assert store.recovery.stage_unread > 200
+        assert any("were not replayed" in line for line in store.recovery.lines())
+
+
+def test_entry_that_a_kill_tore_is_no_damage() -> None:
+    w = killed_store()
+    data = w.env.disk.read_all(STAGE)
+    at = data.index(b"more-0:")
+    w.env.disk.zero_range(STAGE, at, 100)
+    with hs.open("/db", config=small_config(), env=w.env) as store:
+        assert len(list(store.stream("a").read())) == 5
+        assert store.recovery.stage_unread == 0
+        assert len(store.recovery.lines()) == 2
+
+
 def test_closed_store_has_nothing_in_its_stage() -> None:
     w = fresh()
     must(w.create("a"))
