@@ -11,27 +11,32 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from hstreamlite._native import lib
 from hstreamlite.config import StoreConfig
 from hstreamlite.engine import log
 from hstreamlite.env import Env
-from hstreamlite.errors import CorruptionError, NotAStore, StoreLocked
+from hstreamlite.errors import CorruptionError, NotAStore, StorageUnavailable, StoreLocked
 from hstreamlite.follower import Follower
 from hstreamlite.log.following import FollowedCursor, FollowedJournal, shown
 from hstreamlite.log.journal import END, SYSTEM, SYSTEM_LOGS, RawBatch, segment_path
 from hstreamlite.log.reader import Scan
-from hstreamlite.log.recovery import OFFSET_MASK, Opened, RecoveryReport
+from hstreamlite.log.recovery import OFFSET_MASK, Opened, RecoveryReport, list_segments
 from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.tools.check import report_of
 from hstreamlite.tools.findings import HARMLESS, MISSING, CheckReport, Damage, Lost
-from hstreamlite.tools.look import Look, look
+from hstreamlite.tools.look import Look, look, owner_of
 from hstreamlite.tools.salvage import SalvageReport, name_unknown, note_stage
 from hstreamlite.tools.segments import Want, inspecting
 from hstreamlite.tools.state import State, replay
 
 SALVAGE = "`hstreamlite salvage` saves what verifies into a new store"
+_BESIDE_OWNER = (
+    "beside it open(path, read_only=True) follows the store, and `hstreamlite check` tells of "
+    "damage; to read past that with accept_damage=True, close it there"
+)
 _ATTEMPTS = 8
 
 
@@ -227,12 +232,16 @@ class DamagedStore(Follower):
             journal.add_shard(shard, next_lsn=found[-1].end)
         open_ended = [d for d in source.damage if d.fault == MISSING or not d.bounded]
         open_ended = [d for d in open_ended if d.fault not in HARMLESS]
+        places = {found.path: place for place, found in seen.segments.items()}
+        places |= {segment_path(seen.path, number): number for number in seen.absent}
+        placed = [(_place(damage, places, seen), damage) for damage in reversed(open_ended)]
+        after = _last_places(seen)
         for shard in journal.shards():
             if shard < SYSTEM:
-                after = _last_place(seen, shard)
-                behind = [d for d in open_ended if _place(d, seen) >= after]
-                if behind:
-                    journal.untold[shard] = behind[-1]
+                ends = after.get(shard, (0, 0))
+                behind = next((damage for at, damage in placed if at >= ends), None)
+                if behind is not None:
+                    journal.untold[shard] = behind
 
     def check_open(self) -> None:
         """Raise StoreClosed or Forked where that is the matter."""
@@ -258,9 +267,9 @@ def _silent(*_: int) -> None:
 def _must_be_idle(env: Env, path: str) -> None:
     if not env.files.exists(path):
         raise NotAStore(path, "it does not exist")
-    owner = env.files.lock_holder(f"{path}/LOCK") if env.files.exists(f"{path}/LOCK") else None
+    owner = owner_of(env, path)
     if owner is not None:
-        raise StoreLocked(path, owner)
+        raise StoreLocked(path, owner, advice=_BESIDE_OWNER)
 
 
 def _load_super(journal: DamagedJournal) -> Any:
@@ -275,9 +284,7 @@ def _load_super(journal: DamagedJournal) -> Any:
 
 
 def _look(env: Env, path: str) -> Look:
-    if not env.files.exists(f"{path}/segments"):
-        where = f"{path}/segments"
-        raise CorruptionError(where, 0, 0, "the directory of the segments", "no such file")
+    list_segments(env, path)
     for _ in range(_ATTEMPTS):
         try:
             return look(env, path, _silent, {})
@@ -288,7 +295,11 @@ def _look(env: Env, path: str) -> Look:
 
 def _check_shown(journal: DamagedJournal, seen: Look) -> None:
     """What a process of this boot has shown to others was durable, and must be there."""
-    tail = shown(journal)
+    try:
+        tail = shown(journal)
+    except (CorruptionError, StorageUnavailable) as error:
+        seen.notes.append(f"{journal.path}/TAIL cannot be used: {error}")
+        return
     if tail is None or not seen.segments:
         return
     number, upto = int(tail.durable) >> 32, int(tail.durable) & OFFSET_MASK
@@ -300,26 +311,19 @@ def _check_shown(journal: DamagedJournal, seen: Look) -> None:
     seen.damage.append((number, damage))
 
 
-def _last_place(seen: Look, shard: int) -> tuple[int, int]:
-    """Return where the last block of a shard ends; places compare in the order of content."""
-    return max(
-        (
-            (place, run.stop)
-            for place, found in seen.segments.items()
-            for run in found.runs
-            if run.shard == shard
-        ),
-        default=(0, 0),
-    )
-
-
-def _place(damage: Damage, seen: Look) -> tuple[int, int]:
-    """Return where damage ends. What cannot be placed may be anywhere."""
-    end = damage.start + damage.length
+def _last_places(seen: Look) -> dict[int, tuple[int, int]]:
+    """Return where the last block of each shard ends; places compare in the order of content."""
+    last: dict[int, tuple[int, int]] = {}
     for place, found in seen.segments.items():
-        if found.path == damage.path:
-            return place, max(end, found.end)
-    for number in seen.absent:
-        if segment_path(seen.path, number) == damage.path:
-            return number, 0
-    return END, 0
+        for run in found.runs:
+            last[run.shard] = max(last.get(run.shard, (0, 0)), (place, run.stop))
+    return last
+
+
+def _place(damage: Damage, places: Mapping[str, int], seen: Look) -> tuple[int, int]:
+    """Return where damage ends. What cannot be placed may be anywhere."""
+    place = places.get(damage.path, END)
+    found = seen.segments.get(place)
+    if found is None or found.path != damage.path:
+        return place, 0
+    return place, max(damage.start + damage.length, found.end)

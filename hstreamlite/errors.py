@@ -81,11 +81,16 @@ class StoreLocked(StoreError):
     path: str
     owner_pid: int
 
-    def __init__(self, path: str, owner_pid: int) -> None:
+    def __init__(
+        self,
+        path: str,
+        owner_pid: int,
+        *,
+        advice: str = "close it there, or let that process do the work",
+    ) -> None:
         owner = f"process {owner_pid}" if owner_pid else "another process"
         super().__init__(
-            f"The store at {path!r} is open for writing in {owner}; "
-            "close it there, or let that process do the work.",
+            f"The store at {path!r} is open for writing in {owner}; {advice}.",
             path=path,
             owner_pid=owner_pid,
         )
@@ -134,9 +139,10 @@ class NotAStore(StoreError):
     path: str
     why: str
 
-    def __init__(self, path: str, why: str) -> None:
+    def __init__(self, path: str, why: str, *, creating: bool = False) -> None:
+        wanted = "an empty or a new directory" if creating else "a directory that holds a SUPER"
         super().__init__(
-            f"{path!r} is not a store: {why}; give an empty or a new directory.",
+            f"{path!r} is not a store: {why}; give {wanted}.",
             path=path,
             why=why,
         )

@@ -186,6 +186,10 @@ class Files:
         finally:
             self.close(fd)
 
+    def resolve(self, path: str) -> str:
+        """Return the path without links, as far as it exists."""
+        return os.path.realpath(path)
+
     def exists(self, path: str) -> bool:
         """Tell whether the path names something; an error other than absence is raised."""
         try:

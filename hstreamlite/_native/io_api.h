@@ -15,7 +15,9 @@ enum hsl_open_flag {
 
 struct hsl_io {
     void *ctx;
-    /* Returns a handle >= 0. DIRECT on a file system that refuses it gives -EINVAL. */
+    /* Returns a handle >= 0. DIRECT on a file system that refuses it gives -EINVAL. What is no
+     * regular file is not opened: -EISDIR for a directory, -ELOOP for a link, -ENXIO for a pipe and
+     * all else. */
     int (*open)(void *ctx, const char *path, int flags);
     int (*close)(void *ctx, int fd);
     /* Says that these bytes will be read soon; NULL where that cannot be said. */

@@ -38,9 +38,29 @@ static int open_retry(const char *path, int flags, mode_t mode)
     return fd < 0 ? -errno : fd;
 }
 
+/* Opens a regular file, and nothing else: of a pipe it would wait for the other end, and a
+ * directory fails at the first read only. */
+static int open_file(const char *path, int how)
+{
+    how |= O_CLOEXEC | O_NOFOLLOW | O_NOCTTY;
+    int fd = open_retry(path, how | O_NONBLOCK, FILE_MODE);
+    if (fd == -EWOULDBLOCK) /* somebody has a lease on the file, and is being asked to end it */
+        fd = open_retry(path, how, FILE_MODE);
+    if (fd < 0)
+        return fd;
+    struct stat st;
+    int rc = fstat(fd, &st) < 0 ? -errno : 0;
+    if (rc == 0 && !S_ISREG(st.st_mode))
+        rc = S_ISDIR(st.st_mode) ? -EISDIR : -ENXIO;
+    if (rc == 0)
+        return fd;
+    close(fd);
+    return rc;
+}
+
 static int posix_open(void *ctx, const char *path, int flags)
 {
-    int how = O_CLOEXEC | O_NOFOLLOW;
+    int how = 0;
     if ((flags & HSL_OPEN_READ) && (flags & HSL_OPEN_WRITE))
         how |= O_RDWR;
     else if (flags & HSL_OPEN_WRITE)
@@ -60,17 +80,7 @@ static int posix_open(void *ctx, const char *path, int flags)
         return -EINVAL;
 #endif
     }
-    int fd = open_retry(path, how, FILE_MODE);
-    if (fd < 0 || (flags & HSL_OPEN_WRITE))
-        return fd;
-    /* The system opens a directory for reading and fails at the first read. */
-    struct stat st;
-    int rc = fstat(fd, &st) < 0 ? -errno : S_ISDIR(st.st_mode) ? -EISDIR : 0;
-    if (rc < 0) {
-        close(fd);
-        return rc;
-    }
-    return fd;
+    return open_file(path, how);
 }
 
 static int posix_close(void *ctx, int fd)
@@ -361,7 +371,7 @@ static int lock_descriptor(int fd)
 static int posix_lock(void *ctx, const char *path, int64_t *owner)
 {
     *owner = 0;
-    int fd = open_retry(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, FILE_MODE);
+    int fd = open_file(path, O_RDWR | O_CREAT);
     if (fd < 0)
         return fd;
     int rc = lock_descriptor(fd);
@@ -385,7 +395,7 @@ static int posix_lock(void *ctx, const char *path, int64_t *owner)
 static int posix_locked(void *ctx, const char *path, int64_t *owner)
 {
     *owner = 0;
-    int fd = open_retry(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW, 0);
+    int fd = open_file(path, O_RDONLY);
     if (fd < 0)
         return fd == -ENOENT ? 0 : fd;
     int rc;

@@ -6,6 +6,8 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from traceback import format_exception
 
 from hstreamlite._native.files import real_env
 from hstreamlite.cli.progress import Progress
@@ -13,6 +15,7 @@ from hstreamlite.errors import HStreamError
 from hstreamlite.store import real_path
 from hstreamlite.tools.check import check
 from hstreamlite.tools.salvage import salvage
+from hstreamlite.tools.target import check_apart
 
 SOUND, DAMAGED, USAGE, UNREADABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -38,21 +41,39 @@ def main(arguments: Sequence[str]) -> int:
     progress = Progress(sys.stderr)
     try:
         return int(options.run(options, progress))
-    except (HStreamError, OSError) as error:
-        progress.clear()
-        print(f"hstreamlite {options.command}: {_told(error)}", file=sys.stderr)
-        return UNREADABLE
     except KeyboardInterrupt:
-        progress.clear()
-        print(f"hstreamlite {options.command}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        said, code = "interrupted", INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - a traceback would end with the code for damage
+        said, code = _told(error), UNREADABLE
+    progress.clear()
+    progress.note(f"hstreamlite {options.command}: {said}")
+    return code
 
 
-def _told(error: HStreamError | OSError) -> str:
+def _told(error: Exception) -> str:
     if isinstance(error, HStreamError):
         return str(error)
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}"
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}"
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    return "".join(format_exception(error)).rstrip()
+
+
+def _print(text: str) -> None:
+    """Print a report, whatever stream names are in it. Who closed the pipe has read enough."""
+    if sys.stdout is None:
+        return
+    with suppress(AttributeError):
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        sys.stdout = None
+    except OSError as error:
+        sys.stdout = None  # else leaving the process would try again
+        raise OSError(error.errno, f"cannot print the report: {error.strerror}") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,26 +127,23 @@ def _check(options: argparse.Namespace, progress: Progress) -> int:
         real_env(), options.path, lambda done, total: progress.show("checking", done, total)
     )
     progress.clear()
-    if options.json:
-        print(json.dumps(report.facts(), indent=2))
-    else:
-        print(*report.lines(), sep="\n")
+    _print(json.dumps(report.facts(), indent=2) if options.json else "\n".join(report.lines()))
     return SOUND if report.sound else DAMAGED
 
 
 def _salvage(options: argparse.Namespace, progress: Progress) -> int:
-    if f"{options.out}/".startswith(f"{options.path}/"):
-        print("hstreamlite salvage: OUT lies inside PATH", file=sys.stderr)
+    env = real_env()
+    try:
+        check_apart(env, options.out, options.path)
+    except ValueError as error:
+        progress.note(f"hstreamlite salvage: {error}")
         return USAGE
     report = salvage(
-        real_env(),
+        env,
         options.path,
         options.out,
         lambda done, total: progress.show("salvaging", done, total),
     )
     progress.clear()
-    if options.json:
-        print(json.dumps(report.facts(), indent=2))
-    else:
-        print(*report.lines(), sep="\n")
+    _print(json.dumps(report.facts(), indent=2) if options.json else "\n".join(report.lines()))
     return SOUND if report.whole else DAMAGED

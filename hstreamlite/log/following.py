@@ -38,6 +38,7 @@ from hstreamlite.log.recovery import (
     check_regrouped,
     check_tail,
     list_directory,
+    list_segments,
     lost_ranges,
     refuse,
     segment_numbers,
@@ -238,6 +239,7 @@ def shown(journal: FollowedJournal) -> Any | None:
 def _attempt(env: Env, journal: FollowedJournal) -> Opened | None:
     """Load what can be shown; None if it changed under the eyes."""
     superblock = journal.load_super()
+    list_segments(env, journal.path)
     journal.uuid = bytes(superblock.uuid)
     tail = journal.tail()
     known = tail is not None and tail.state != _STARTING

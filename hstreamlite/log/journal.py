@@ -9,6 +9,7 @@ staged under it is on disk. Nothing is readable before that.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import sys
 import weakref
@@ -55,6 +56,14 @@ Op = (
 """One shard's part of a staged call: (shard, items, default key), or a ready body as
 (shard, codec, body, count, decoded length). With a sixth field n, the last 8 n bytes of the body
 are filled with the first LSNs of the first n ops of the call."""
+
+
+FILE_KINDS = {
+    errno.EISDIR: "a directory",
+    errno.ELOOP: "a link",
+    errno.ENXIO: "a pipe or a device",
+}
+"""What stands in the place of a regular file, by the error of opening it."""
 
 
 class Run(NamedTuple):
@@ -491,6 +500,10 @@ def _status_error(journal: Journal, status: int, a: int, b: int) -> BaseExceptio
         return MemoryError()
     if status == lib.HSL_IO:
         number, _, rest = what.partition(" ")
+        kind = FILE_KINDS.get(int(number or 5))
+        if kind is not None and journal.path in rest:
+            file = rest[rest.index(journal.path) :]
+            return CorruptionError(file, 0, 0, "a regular file", kind)
         return StorageUnavailable(journal.path, OSError(int(number or 5), rest))
     return HStreamError(f"Native log of {journal.path!r}: status {status} {what}")
 

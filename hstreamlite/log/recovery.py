@@ -123,11 +123,10 @@ def open_journal(
     if not files.exists(path):
         if not create:
             raise NotAStore(path, "it does not exist")
-        files.mkdir(path)
-        files.sync_dir(_parent(path))
+        _make_directory(env, path)
     names = list_directory(env, path)
     if "SUPER" not in names and not _may_create(names):
-        raise NotAStore(path, "it holds other files and no superblock")
+        raise NotAStore(path, "it holds other files and no superblock", creating=create)
     if "SUPER" not in names and not create:
         raise NotAStore(path, "it is an empty directory")
     lock = _lock(env, path)
@@ -150,6 +149,15 @@ def open_journal(
         raise
     report.milliseconds = (env.clock.mono_ns() - started) / 1e6
     return Opened(journal, superblock, report, lock)
+
+
+def _make_directory(env: Env, path: str) -> None:
+    try:
+        env.files.mkdir(path)
+    except FileExistsError:
+        if not env.files.exists(path):  # else another process was faster
+            raise NotAStore(path, "it is a link that leads nowhere", creating=True) from None
+    env.files.sync_dir(_parent(path))
 
 
 def _parent(path: str) -> str:
@@ -183,6 +191,7 @@ def _load_super(env: Env, journal: Journal, report: RecoveryReport) -> Any:
         raise StoreVersionUnsupported(journal.path, int(superblock.sequence), FORMAT_MAJOR)
     if status == lib.HSL_OK:
         _sync_super(env, path)
+        list_segments(env, journal.path)
         journal.uuid = bytes(superblock.uuid)
         report.clean = bool(superblock.flags & 1)
         return superblock
@@ -240,13 +249,25 @@ def _sync_directories(env: Env, path: str, *, whole: bool) -> None:
         env.files.sync_dir(_parent(path))
 
 
+def list_segments(env: Env, path: str) -> list[str]:
+    """Return what is in the directory of the segments, which is older than the superblock."""
+    directory = f"{path}/segments"
+    try:
+        return env.files.listdir(directory)
+    except FileNotFoundError:
+        found = "no such file"
+    except NotADirectoryError:
+        found = "a file"
+    raise CorruptionError(directory, 0, 0, "the directory of the segments", found)
+
+
 def segment_numbers(env: Env, path: str, *, tidy: bool = False) -> list[int]:
     """Return the numbers of the segments there are; tidy removes files of no use."""
     directory = f"{path}/segments"
     if not env.files.exists(directory):
         return []
     numbers = []
-    for name in env.files.listdir(directory):
+    for name in list_segments(env, path):
         match = _SEGMENT_NAME.fullmatch(name)
         if match:
             numbers.append(int(match[1], 16))

@@ -210,6 +210,10 @@ class SimFiles(Files):
         """Return the view of a native disk."""
         return cls(_disk=disk)
 
+    def resolve(self, path: str) -> str:
+        """Return the path: there are no links."""
+        return path
+
     @property
     def disk(self) -> _Native:
         """The native disk."""

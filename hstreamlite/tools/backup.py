@@ -25,7 +25,7 @@ from hstreamlite.log.regroup import LEVEL_1
 from hstreamlite.tools.check import check
 from hstreamlite.tools.findings import CheckReport
 from hstreamlite.tools.segments import inspecting
-from hstreamlite.tools.target import building, parent
+from hstreamlite.tools.target import building, check_target, parent
 
 STEP_BYTES = 16 << 20
 _SEGMENT_NAME = re.compile(r"([0-9a-f]{16})\.seg")
@@ -59,27 +59,27 @@ def backup(
     sound; CorruptionError where the store is damaged, StorageFull, or the OSError of a file call
     leave nothing behind.
     """
-    if f"{target}/".startswith(f"{journal.path}/"):
-        raise ValueError(f"a backup cannot lie inside the store itself, at {target!r}")
+    check_target(env, target, journal.path)
     journal.wait(journal.staged())
-    with building(env, target) as (partial, finish), ExitStack() as held:
+    with ExitStack() as held:
         with lock:
             parts, superblock = _capture(env, journal, held)
         total = 2 * sum(part.length for part in parts)
         if env.files.free_bytes(parent(target)) < total // 2:
             raise StorageFull(target, total // 2)
-        done = 0
-        for part in parts:
-            for copied in _copy(env, part, f"{partial}/segments/{part.name}"):
-                done += copied
-                progress(done, total)
-        env.files.sync_dir(f"{partial}/segments")
-        for _ in range(2):
-            superblock.sequence += 1
-            _checked(lib.hsl_super_put(env.files.io, fsencode(f"{partial}/SUPER"), superblock))
-        report = check(env, partial, lambda read, _: progress(min(done + read, total), total))
-        _must_be_sound(report, journal.path, partial)
-        finish()
+        with building(env, target, journal.path) as (partial, finish):
+            done = 0
+            for part in parts:
+                for copied in _copy(env, part, f"{partial}/segments/{part.name}"):
+                    done += copied
+                    progress(done, total)
+            env.files.sync_dir(f"{partial}/segments")
+            for _ in range(2):
+                superblock.sequence += 1
+                _checked(lib.hsl_super_put(env.files.io, fsencode(f"{partial}/SUPER"), superblock))
+            report = check(env, partial, lambda read, _: progress(min(done + read, total), total))
+            _must_be_sound(report, journal.path, partial)
+            finish()
     return report
 
 

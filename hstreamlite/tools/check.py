@@ -26,13 +26,13 @@ def check(env: Env, path: str, progress: Progress = _silent) -> CheckReport:
     """
     kept: dict[str, Found] = {}
     before: CheckReport | None = None
+    gone: FileNotFoundError | None = None
     for _ in range(_LOOKS_MAX):
         try:
             seen = look(env, path, progress, kept)
             report = report_of(seen, replay(seen))
-        except FileNotFoundError:
-            if not env.files.exists(f"{path}/segments"):
-                raise
+        except FileNotFoundError as error:
+            gone = error
             continue  # a segment was dropped between its name and its opening
         if report.sound:
             return report
@@ -42,7 +42,9 @@ def check(env: Env, path: str, progress: Progress = _silent) -> CheckReport:
             if len(twice) == len(report.damage):
                 return report
         before = report
-    assert before is not None
+    if before is None:
+        assert gone is not None
+        raise gone
     return before
 
 
@@ -85,4 +87,5 @@ def _missing_segments(seen: Look, state: State) -> list[tuple[int, Damage]]:
         (number, Damage(segment_path(seen.path, number), 0, 0, MISSING))
         for number in seen.absent + regrouped
         if number > catalog.known_segment or number in catalog.live
+        if number not in seen.other_kind
     ]

@@ -8,7 +8,7 @@ from typing import Any
 
 from hstreamlite._native import lib
 
-FOREIGN, MISPLACED, MISSING, RECORD, SUPERBLOCK = 20, 21, 22, 23, 24
+FOREIGN, MISPLACED, MISSING, RECORD, SUPERBLOCK, KIND = range(20, 26)
 """Faults that the file alone does not show; the others are those of `enum hsl_fault`."""
 
 _WHAT = {
@@ -27,6 +27,7 @@ _WHAT = {
     MISSING: "file is missing",
     RECORD: "record of the store's own logs cannot be applied",
     SUPERBLOCK: "no slot of the superblock matches its checksum",
+    KIND: "something of another kind is in its place",
 }
 HARMLESS = frozenset({lib.HSL_FAULT_INDEX, lib.HSL_FAULT_FOOTER})
 """Faults of what is only derived: the records say the same."""
@@ -146,7 +147,7 @@ class CheckReport:
             damage.fault in (RECORD, SUPERBLOCK)
             or not damage.bounded
             or any(isinstance(lost, OwnLost) for lost in damage.lost)
-            or (damage.fault == MISSING and damage.path.endswith("/SUPER"))
+            or (damage.fault in (MISSING, KIND) and damage.path.endswith("/SUPER"))
             for damage in self.damage
         )
 

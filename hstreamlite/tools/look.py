@@ -9,24 +9,33 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from errno import ENOENT, ENOTDIR
+from errno import EIO, ENOENT, ENOTDIR
 from functools import partial
 from os import fsencode
 from typing import Any
 
 from hstreamlite._native import ffi, lib
 from hstreamlite._native.files import failure
-from hstreamlite.env import Env
+from hstreamlite.env import Env, OpenFlag
 from hstreamlite.errors import NotAStore, StoreVersionUnsupported
-from hstreamlite.log.journal import segment_path
+from hstreamlite.log.journal import FILE_KINDS, segment_path
 from hstreamlite.log.regroup import LEVEL_1, Span, absent, arrange
-from hstreamlite.tools.findings import FOREIGN, HARMLESS, MISPLACED, MISSING, SUPERBLOCK, Damage
+from hstreamlite.tools.findings import (
+    FOREIGN,
+    HARMLESS,
+    KIND,
+    MISPLACED,
+    MISSING,
+    SUPERBLOCK,
+    Damage,
+)
 from hstreamlite.tools.segments import Found, Header, Want, inspecting
 
 FORMAT_MAJOR = 1
 SUPER_BYTES = 8192
 _SEGMENT_NAME = re.compile(r"([0-9a-f]{16})\.seg")
 _OWN_FILES = frozenset({"spare", "reserve", "copy", "regroup"})
+_OWN_PAGES = ("LOCK", "STAGE", "TAIL")
 _OFFSET = (1 << 32) - 1
 
 Progress = Callable[[int, int], None]
@@ -61,6 +70,10 @@ class Look:
     wants: dict[int, Want] = field(default_factory=dict)
     """What was known of each segment from elsewhere, by place."""
     files: set[int] = field(default_factory=set)
+    other_kind: set[int] = field(default_factory=set)
+    """Numbers under whose names stands something that is no regular file."""
+    replaced: list[Span] = field(default_factory=list)
+    """Segments in whose place others stand, and whose files are still there."""
     absent: list[int] = field(default_factory=list)
     """Numbers of level 0 at whose place no segment stands."""
     bytes: int = 0
@@ -73,6 +86,8 @@ def look(env: Env, path: str, progress: Progress, kept: dict[str, Found]) -> Loo
     """
     seen = Look(path)
     seen.superblock = _read_super(env, seen)
+    for name in _OWN_PAGES:
+        _look_at_kind(env, seen, f"{path}/{name}")
     headers = _headers(env, seen)
     counting = _arrange(seen, headers)
     total = sum(headers[span.number][1].file_bytes for span in counting)
@@ -98,7 +113,20 @@ def look(env: Env, path: str, progress: Progress, kept: dict[str, Found]) -> Loo
         progress(seen.bytes, total)
         following = span
     seen.segments = dict(sorted(seen.segments.items()))
+    seen.notes += _replaced_by_damaged(seen)
     return seen
+
+
+def _replaced_by_damaged(seen: Look) -> Iterator[str]:
+    """Yield where the bytes may be that a damaged segment of level 1 was made of."""
+    for found in seen.segments.values():
+        header = found.header
+        if header.number < LEVEL_1 or all(r.fault in HARMLESS for r in found.ranges):
+            continue
+        for span in seen.replaced:
+            if header.covers_first <= span.first and span.last <= header.covers_last:
+                file = segment_path(seen.path, span.number)
+                yield f"{file}, in whose place {found.path} stands, may hold what that has lost"
 
 
 def _arrange(seen: Look, headers: dict[int, tuple[str, Header]]) -> list[Span]:
@@ -113,14 +141,14 @@ def _arrange(seen: Look, headers: dict[int, tuple[str, Header]]) -> list[Span]:
         else:
             lost.append(number)
     try:
-        counting, _ = arrange(spans)
+        counting, seen.replaced = arrange(spans)
     except ValueError as error:
         damage = Damage(f"{seen.path}/segments", 0, 0, MISPLACED, f"they overlap: {error}")
         seen.damage.append((0, damage))
         counting = sorted((s for s in spans if s.number < LEVEL_1), key=lambda s: s.first)
     last = seen.superblock.last_segment if seen.superblock else 0
     newest = counting[-1].last if counting else 0
-    if last > newest:
+    if last > newest and last not in seen.other_kind:
         file = segment_path(seen.path, last)
         seen.damage.append((last, Damage(file, 0, 0, MISSING, bounded=False)))
     seen.files = set(headers)
@@ -165,14 +193,26 @@ def _check_chain(seen: Look, place: int, found: Found, after: Header) -> None:
         seen.damage.append((place, Damage(found.path, 0, 0, lib.HSL_FAULT_CHAIN, detail)))
 
 
+def read_super(env: Env, path: str) -> Super | None:
+    """Return the superblock that counts; None where none does."""
+    return _read_super(env, Look(path))
+
+
 def _read_super(env: Env, seen: Look) -> Super | None:
     path = f"{seen.path}/SUPER"
     slots = ffi.new("struct hsl_super[2]")
     status = ffi.new("int32_t[2]")
     error = lib.hsl_super_slots(env.files.io, fsencode(path), slots, status)
+    if -error in FILE_KINDS:
+        seen.damage.append((0, Damage(path, 0, 0, KIND, FILE_KINDS[-error])))
+        return None
     if error in (-ENOENT, -ENOTDIR):
         _must_be_store(env, seen.path)
         seen.damage.append((0, Damage(path, 0, 0, MISSING)))
+        return None
+    if error == -EIO:
+        detail = "the device cannot read it"
+        seen.damage.append((0, Damage(path, 0, SUPER_BYTES, SUPERBLOCK, detail)))
         return None
     if error < 0:
         raise failure(error, path)
@@ -199,11 +239,21 @@ def _read_super(env: Env, seen: Look) -> Super | None:
     )
 
 
+def owner_of(env: Env, path: str) -> int | None:
+    """Return the pid of whoever has the store open, 0 if it cannot be told; None for nobody."""
+    try:
+        return env.files.lock_holder(f"{path}/LOCK")
+    except OSError as error:
+        if error.errno not in FILE_KINDS and error.errno != ENOTDIR:
+            raise
+        return None  # what cannot be locked nobody holds
+
+
 def _must_be_store(env: Env, path: str) -> None:
     """Tell a store without superblock from anything else."""
     try:
         names = env.files.listdir(path)
-        inside = env.files.listdir(f"{path}/segments") if "segments" in names else []
+        inside = _names_in(env, f"{path}/segments") if "segments" in names else []
     except FileNotFoundError:
         raise NotAStore(path, "it does not exist") from None
     except NotADirectoryError:
@@ -213,18 +263,32 @@ def _must_be_store(env: Env, path: str) -> None:
         raise NotAStore(path, why)
 
 
+def _names_in(env: Env, path: str) -> list[str]:
+    try:
+        return env.files.listdir(path)
+    except NotADirectoryError:
+        return []
+
+
 def _headers(env: Env, seen: Look) -> dict[int, tuple[str, Header]]:
     """Return file and header of each segment, by the number its header gives."""
     directory = f"{seen.path}/segments"
     named: dict[int, tuple[str, Header]] = {}
-    for name in sorted(env.files.listdir(directory)):
+    for name in _segment_names(env, seen):
         match = _SEGMENT_NAME.fullmatch(name)
+        file = f"{directory}/{name}"
         if match:
-            file = f"{directory}/{name}"
-            with inspecting(env, file) as inspection:
-                named[int(match[1], 16)] = file, inspection.header
-        elif name not in _OWN_FILES:
-            seen.notes.append(f"{directory}/{name} is not a file of this store")
+            try:
+                with inspecting(env, file) as inspection:
+                    named[int(match[1], 16)] = file, inspection.header
+            except OSError as error:
+                wrong = Damage(file, 0, 0, KIND, _kind(error), bounded=False)
+                seen.damage.append((int(match[1], 16), wrong))
+                seen.other_kind.add(int(match[1], 16))
+        elif name in _OWN_FILES:
+            _look_at_kind(env, seen, file)
+        else:
+            seen.notes.append(f"{_shown(file)} is not a file of this store")
     uuid = _uuid(seen, [header for _, header in named.values()])
     found: dict[int, tuple[str, Header]] = {}
     misplaced = []
@@ -249,6 +313,39 @@ def _headers(env: Env, seen: Look) -> dict[int, tuple[str, Header]]:
         seen.damage.append((number, wrong))
         found.setdefault(header.number, (file, header))
     return found
+
+
+def _segment_names(env: Env, seen: Look) -> list[str]:
+    """Return what lies in the directory of the segments; that there is none is damage."""
+    path = f"{seen.path}/segments"
+    try:
+        return sorted(env.files.listdir(path))
+    except FileNotFoundError:
+        seen.damage.append((0, Damage(path, 0, 0, MISSING, bounded=False)))
+    except NotADirectoryError:
+        seen.damage.append((0, Damage(path, 0, 0, KIND, "a file", bounded=False)))
+    return []
+
+
+def _look_at_kind(env: Env, seen: Look, path: str) -> None:
+    """Report what is no regular file where the store has one."""
+    try:
+        env.files.close(env.files.open(path, OpenFlag.READ))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        seen.damage.append((0, Damage(path, 0, 0, KIND, _kind(error))))
+
+
+def _kind(error: OSError) -> str:
+    if error.errno not in FILE_KINDS:
+        raise error
+    return FILE_KINDS[error.errno]
+
+
+def _shown(path: str) -> str:
+    """Return a path to be printed: a name may hold anything."""
+    return path if path.isprintable() else repr(path)
 
 
 def _uuid(seen: Look, headers: list[Header]) -> bytes:

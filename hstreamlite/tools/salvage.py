@@ -8,6 +8,7 @@ segment of one must not be taken for one of the other.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,16 +21,27 @@ from hstreamlite.env import Env, LockHeld
 from hstreamlite.errors import CorruptionError, HStreamError, StoreLocked
 from hstreamlite.log import catalog as catalogs
 from hstreamlite.log.catalog import Catalog, StreamState
-from hstreamlite.log.journal import CATALOG, PRODUCERS, PROGRESS, SYSTEM, SYSTEM_LOGS, Journal, Op
+from hstreamlite.log.journal import (
+    CATALOG,
+    FILE_KINDS,
+    PRODUCERS,
+    PROGRESS,
+    SYSTEM,
+    SYSTEM_LOGS,
+    Journal,
+    Op,
+)
 from hstreamlite.tools.check import check, report_of
 from hstreamlite.tools.findings import CheckReport
-from hstreamlite.tools.look import Look, Progress, look
-from hstreamlite.tools.losses import Hole, holes
-from hstreamlite.tools.segments import Want, inspecting
+from hstreamlite.tools.look import Look, Progress, look, owner_of, read_super
+from hstreamlite.tools.losses import holes
+from hstreamlite.tools.segments import Found, Want, inspecting
 from hstreamlite.tools.stage import unread_stage
 from hstreamlite.tools.state import State, replay
-from hstreamlite.tools.target import building
+from hstreamlite.tools.target import building, check_target
 
+_UNLOCKABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, *FILE_KINDS})
+"""Errors of a lock file that nobody can write here; then a look at whether it is held must do."""
 _PIECE_RECORDS = 1000
 _PIECE_BYTES = 1 << 20
 
@@ -78,17 +90,21 @@ def salvage(env: Env, path: str, target: str, progress: Progress = _silent) -> S
     """Write all that verifies of the store at `path` to a new store at `target`.
 
     The damaged one is not changed. StoreLocked while it is in use; FileExistsError unless the
-    target is absent or empty; NotAStore, StorageFull or OSError leave nothing there.
+    target is absent or empty; ValueError unless it is apart from `path`; NotAStore, StorageFull or
+    OSError leave nothing there.
     """
-    if f"{target}/".startswith(f"{path}/"):
-        raise ValueError(f"the new store cannot lie inside the damaged one, at {target!r}")
-    seen = look(env, path, progress, {})
+    check_target(env, target, path)
+    _must_be_idle(env, path)
+    kept: dict[str, Found] = {}
+    seen = look(env, path, progress, kept)
     lock = _lock(env, path)
     try:
+        if seen.superblock != read_super(env, path):
+            seen = look(env, path, progress, kept)  # somebody was at work before the lock was taken
         state = replay(seen)
         report = SalvageReport(target, report_of(seen, state))
         note_stage(env, seen, report.source)
-        with building(env, target) as (partial_path, finish):
+        with building(env, target, path) as (partial_path, finish):
             _write(env, seen, state, partial_path, report, progress)
             found = check(env, partial_path, progress)
             if not found.sound:
@@ -123,6 +139,17 @@ def _lock(env: Env, path: str) -> int | None:
         return env.files.lock(f"{path}/LOCK")
     except LockHeld as error:
         raise StoreLocked(path, error.owner_pid) from None
+    except OSError as error:
+        if error.errno not in _UNLOCKABLE:
+            raise
+        return None
+
+
+def _must_be_idle(env: Env, path: str) -> None:
+    """Refuse a store in use before all of it is read."""
+    owner = owner_of(env, path)
+    if owner is not None:
+        raise StoreLocked(path, owner)
 
 
 def _write(
@@ -168,7 +195,8 @@ def _write_state(journal: Journal, seen: Look, state: State, report: SalvageRepo
         for op in _pieces(log, state.applied.get(log, [])):
             journal.stage([op], level, system=True)
     journal.wait(journal.staged())
-    rows = [_row(journal, shard, catalog, lost) for shard in state.owners]
+    ends = {hole.shard: hole.end for hole in sorted(lost, key=lambda hole: hole.end)}
+    rows = [_row(journal, shard, catalog, ends.get(shard, 1)) for shard in state.owners]
     for shard, first, end in _lost(journal, rows):
         catalog.lost.setdefault(shard, []).append((first, end))
     known = int(journal.stats()["segments"]) + 1
@@ -204,15 +232,14 @@ def _invent(
 
 
 def _row(
-    journal: Journal, shard: int, catalog: Catalog, lost: list[Hole]
+    journal: Journal, shard: int, catalog: Catalog, lost_up_to: int
 ) -> tuple[int, int, int, int]:
     """Return where a log stands: LSNs that were given once are not given again."""
     journal.add_shard(shard)
     info = journal.info(shard)
-    end = max([hole.end for hole in lost if hole.shard == shard], default=1)
     told, last_time = catalog.logs.get(shard, (1, 0))
     first = catalog.trims.get(shard, 1)
-    following = max(info.durable_next, end, told, first)
+    following = max(info.durable_next, lost_up_to, told, first)
     return shard, following, max(info.last_time, last_time), first
 
 

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping
 
 from hstreamlite._native import ffi, lib
-from hstreamlite.env import Env
+from hstreamlite.env import Env, OpenFlag
 from hstreamlite.log.journal import SYSTEM
 
 _PAGE = 4096
@@ -30,23 +30,39 @@ def unread_stage(env: Env, path: str, uuid: bytes | None, ends: Mapping[int, int
     if not env.files.exists(file):
         return None
     try:
-        data = env.files.read_all(file)
+        size, page = _first_page(env, file)
+        if not any(page):
+            return None
+        return _told(env, file, page, size, uuid, ends)
     except OSError as error:
         return f"{file} cannot be read: {error.strerror}; appends at level 'os' may lie only there"
-    if not any(data[:_PAGE]):
-        return None
+    except struct.error:
+        return f"{file} holds an entry that cannot be read, under a valid checksum"
+
+
+def _first_page(env: Env, file: str) -> tuple[int, bytes]:
+    handle = env.files.open(file, OpenFlag.READ)
+    try:
+        return env.files.size(handle), env.files.pread(handle, _PAGE, 0)
+    finally:
+        env.files.close(handle)
+
+
+def _told(
+    env: Env, file: str, page: bytes, size: int, uuid: bytes | None, ends: Mapping[int, int]
+) -> str | None:
     magic, own, major, _, owner, boot, epoch, capacity, _, _ = _HEADER.unpack(
-        data[: _HEADER.size].ljust(_HEADER.size, b"\0")
+        page[: _HEADER.size].ljust(_HEADER.size, b"\0")
     )
     whole = (magic, own, major, capacity) == (
         b"HSLSTAGE",
-        _crc(0, data[12 : _HEADER.size]),
+        _crc(0, page[12 : _HEADER.size]),
         1,
-        len(data) - _PAGE,
+        size - _PAGE,
     )
     if not whole or (uuid is not None and owner != uuid):
         return f"{file} does not verify: appends at level 'os' that lay only there are lost"
-    records = _records(data, epoch, capacity, ends)
+    records = _records(env.files.read_all(file), epoch, capacity, ends)
     if not records:
         return None
     held = f"{file} holds {records} records of level 'os' or weaker that the segments lack"

@@ -16,14 +16,15 @@ from hstreamlite.errors import StorageFull, StoreLocked
 
 
 @contextmanager
-def building(env: Env, target: str) -> Iterator[tuple[str, Callable[[], None]]]:
+def building(env: Env, target: str, store: str) -> Iterator[tuple[str, Callable[[], None]]]:
     """Give the path to build at, and what to call when all in it is written and synced.
 
-    FileExistsError where the target is anything but an empty directory, or where something lies in
-    the place it is built at; StoreLocked while another builds there; StorageFull where the device
-    is full. Whatever is raised inside leaves nothing.
+    ValueError where that is not apart from the store it is made of; FileExistsError where the
+    target is anything but an empty directory, or where something lies in the place it is built at;
+    FileNotFoundError where its parent is missing; StoreLocked while another builds there;
+    StorageFull where the device is full. Whatever is raised inside leaves nothing.
     """
-    _must_be_free(env, target)
+    check_target(env, target, store)
     try:
         with _locked(env, f"{target}.partial") as partial:
             done = False
@@ -52,7 +53,9 @@ def building(env: Env, target: str) -> Iterator[tuple[str, Callable[[], None]]]:
 @contextmanager
 def _locked(env: Env, path: str) -> Iterator[str]:
     if env.files.exists(path):
-        owner = env.files.lock_holder(f"{path}/LOCK")
+        owner = None
+        with suppress(NotADirectoryError):
+            owner = env.files.lock_holder(f"{path}/LOCK")
         if owner is not None:
             raise StoreLocked(path, owner)
         text = "something is there, perhaps of a build that was killed; remove it and try again"
@@ -62,7 +65,7 @@ def _locked(env: Env, path: str) -> Iterator[str]:
         lock = env.files.lock(f"{path}/LOCK")
     except LockHeld as error:
         raise StoreLocked(path, error.owner_pid) from None
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             _clear(env, path)
             env.files.unlink(path)
@@ -78,7 +81,40 @@ def parent(path: str) -> str:
     return head or ("/" if path.startswith("/") else ".")
 
 
+def check_target(env: Env, target: str, store: str) -> None:
+    """Refuse a target, as `building` does, before any work is done for it."""
+    check_apart(env, target, store)
+    _must_be_free(env, target)
+
+
+def check_apart(env: Env, target: str, store: str) -> None:
+    """Raise ValueError where the target, or what it is built as, would share files with the store.
+
+    Links lead where they lead: what counts is the place.
+    """
+    place, of_store = _place(env, target), f"{env.files.resolve(store).rstrip('/')}/"
+    if f"{place}/".startswith(of_store):
+        raise ValueError(f"{target!r} lies inside the store at {store!r}; give a place outside")
+    if of_store.startswith(f"{place}.partial/"):
+        raise ValueError(
+            f"{target!r} would be built at {place}.partial, where the store itself is; "
+            "give another name"
+        )
+
+
+def _place(env: Env, target: str) -> str:
+    """Return the target without links on the way to it; its own name may be one."""
+    return f"{env.files.resolve(parent(target)).rstrip('/')}/{target.rpartition('/')[2]}"
+
+
 def _must_be_free(env: Env, target: str) -> None:
+    files = env.files
+    if not files.exists(parent(target)):
+        text = "there is no such directory to make the new one in"
+        raise FileNotFoundError(errno.ENOENT, text, parent(target))
+    if files.resolve(target) != _place(env, target):
+        text = "it is a link; name the directory that it leads to, or another"
+        raise FileExistsError(errno.EEXIST, text, target)
     try:
         names = env.files.listdir(target)
     except FileNotFoundError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import hstreamlite as hs
+from hstreamlite import cli
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -148,3 +150,111 @@ def test_salvage_leaves_a_store_in_use_alone(store: Path, tmp_path: Path) -> Non
     assert done.returncode == 3
     assert "is open for writing" in done.stderr
     assert not (tmp_path / "new").exists()
+
+
+def shell(line: str, store: Path) -> subprocess.CompletedProcess[str]:
+    """Run a line of the shell, in which $CHECK is the command."""
+    check = f"{sys.executable} -m hstreamlite check {store}"
+    return subprocess.run(
+        ["sh", "-c", line.replace("$CHECK", check)], capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("$CHECK >&-", 0),
+        ("$CHECK 2>&-", 0),
+        ("$CHECK <&- >&- 2>&-", 0),
+        ("$CHECK 2>/dev/full", 0),
+        ("$CHECK >/dev/full", 3),
+        ("$CHECK/nope 2>&-", 3),
+        ("{ $CHECK; echo $? >&2; } | true", 0),
+    ],
+)
+def test_nobody_has_to_listen(line: str, code: int, store: Path) -> None:
+    done = shell(line, store)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+    if line.endswith("/dev/full") and code:
+        assert "cannot print the report: No space left" in done.stderr
+    if line.endswith("true"):
+        assert done.stderr.split()[-1] == "0"
+
+
+def test_names_that_cannot_be_printed_are_escaped(store: Path) -> None:
+    odd = store.rename(store.parent / "gr\u00f6\udcff\nsse")
+    for arguments in ([], ["--json"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "hstreamlite", "check", *arguments, os.fsencode(odd)],
+            capture_output=True,
+            env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count(b"Traceback") == 0
+        assert b"sound" in done.stdout
+
+
+def test_failure_of_the_program_itself_is_not_taken_for_damage(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(cli, "check", fails)
+    assert cli.main(["check", str(store)]) == cli.UNREADABLE
+    assert "ZeroDivisionError: a bug" in capsys.readouterr().err
+
+
+def test_interrupt_at_any_time_leaves_nothing(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with hs.open(store) as opened:
+        opened.stream("orders").append_many([b"x" * 1000] * 5000)
+    (segment, *_) = segments(store)
+    overwrite(segment, 5 * 4096 + 130)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    codes = []
+    try:
+        for number in range(1, 40):
+            target = tmp_path / f"new{number}"
+            codes.append(interrupted(number * 0.001, "salvage", str(store), str(target)))
+            if target.exists():
+                assert cli.main(["check", str(target)]) == cli.SOUND
+            else:
+                assert codes[-1] == cli.INTERRUPTED
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert set(codes) <= {cli.DAMAGED, cli.INTERRUPTED}
+    assert cli.INTERRUPTED in codes
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def interrupted(seconds: float, *arguments: str) -> int:
+    """Run a command and interrupt it; also just before or behind it."""
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        code = cli.main(arguments)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        return cli.INTERRUPTED
+    return code
+
+
+@pytest.mark.parametrize("name", ["SUPER", "segments/0000000000000001.seg"])
+def test_empty_file_is_damage(name: str, store: Path) -> None:
+    (store / name).write_bytes(b"")
+    assert command("check", str(store)).returncode == 1
+    assert command("salvage", str(store), f"{store}.new").returncode == 1
+
+
+@pytest.mark.parametrize("name", ["TAIL", "STAGE", "LOCK"])
+def test_garbage_in_what_only_helps_costs_nothing(name: str, store: Path) -> None:
+    (store / name).write_bytes(b"\xff" * 70_000)
+    assert command("check", str(store)).returncode == 0
+    assert command("salvage", str(store), f"{store}.new/").returncode == 0
+    with hs.open(store, read_only=True, accept_damage=True) as opened:
+        assert len(list(opened.stream("orders").read())) == 20
+    with hs.open(store) as opened:
+        assert len(list(opened.stream("orders").read())) == 20

@@ -18,7 +18,8 @@ from hstreamlite.testing.simfs import Fail, Op
 from hstreamlite.testing.witness import Witness
 from hstreamlite.tools.check import check
 from hstreamlite.tools.findings import CheckReport, Lost
-from tests.log.scripted import fresh, must, run, script
+from tests.log import format_reader
+from tests.log.scripted import batch, fresh, must, run, script
 from tests.log.test_recovery_states import examine, mutations, stopped_at
 from tests.tools.images import (
     KINDS,
@@ -177,6 +178,48 @@ def test_file_that_the_device_cannot_read_is_damage_like_any_other(kind: Kind) -
     }
     if own_logs_whole(gone):
         assert lost(report) == gone & of.records.keys()
+
+
+def test_report_names_the_files_that_a_damaged_segment_replaced() -> None:
+    w = fresh()
+    names = ("a", "b", "c", "d")
+    for name in names:
+        must(w.create(name))
+    for number in range(12):
+        for name in names:
+            must(w.append(name, batch(f"{name}{number}", 4, 1500)))
+    w.restart("close")
+    regrouper = w.store._ticker.house.regrouper
+    regrouper._free_segments = lambda: None
+    while regrouper.step(now=True):
+        pass
+    w.restart("process", reopen=False)
+    report = check(w.env, "/db")
+    assert report.sound
+    assert report.notes == []
+    new = next(path for path in w.env.disk.walk("/db") if "/segments/000000008" in path)
+    w.env.disk.flip(new, 8 * (PAGE + 200))
+    report = check(w.env, "/db")
+    assert any(f"1.seg, in whose place {new} stands" in note for note in report.notes)
+
+
+def test_report_says_where_more_may_be_lost_than_it_can_name() -> None:
+    w = fresh()
+    must(w.create("a"))
+    for number in range(4):
+        must(w.append("a", batch(f"{number}", 2, 300)))
+    w.restart("process", reopen=False)
+    disk = w.env.disk
+    files = {path.removeprefix("/db/"): disk.read_all(path) for path in disk.walk("/db")}
+    segment = format_reader.read_store(files).segments[-1]
+    row = next(row for row, block in segment.blocks if (block.shard, block.seq) == (1, 3))
+    frame = row.off8 * 8 // PAGE * PAGE
+    disk.zero_range(f"/db/segments/{segment.number:016x}.seg", frame, PAGE)
+    report = check(w.env, "/db")
+    text = list(report.lines())
+    assert any("stream 'a': records 1-3 to 1-4 unreadable" in line for line in text)
+    assert any(line.endswith("more records may be lost there than can be told") for line in text)
+    assert any(not fact["bounded"] and fact["lost"] for fact in report.facts()["damage"])
 
 
 def test_report_names_stream_ids_file_and_what_to_do() -> None:

@@ -18,6 +18,8 @@ from hstreamlite.testing.simfs import Fail, Op
 from hstreamlite.testing.witness import small_config
 from hstreamlite.tools.check import check
 from hstreamlite.tools.salvage import salvage
+from tests.log import format_reader
+from tests.log.scripted import batch, fresh, must
 from tests.tools.images import KINDS, Injury, Kind, damaged, discard, image, injuries, touched
 
 Records = dict[tuple[int, int], tuple[str, object]]
@@ -122,6 +124,27 @@ def test_full_disk_leaves_nothing() -> None:
     w.env.disk.clear_faults()
     assert not w.env.files.exists("/new")
     assert not [path for path in w.env.disk.walk("/") if ".partial" in path]
+
+
+def test_block_in_a_cut_frame_of_a_segment_without_header_is_saved() -> None:
+    w = fresh()
+    must(w.create("a", shards=3))
+    must(w.append("a", batch("early", 3, 200)))
+    must(w.append("a", batch("one frame", 12, 300, keys=6)))
+    w.restart("process", reopen=False)
+    disk = w.env.disk
+    files = {path.removeprefix("/db/"): disk.read_all(path) for path in disk.walk("/db")}
+    segment = format_reader.read_store(files).segments[-1]
+    (first, saved), (second, _) = segment.blocks[-2:]
+    assert second.off8 * 8 - first.off8 * 8 < first.length + 8, "not in one frame"
+    path = f"/db/segments/{segment.number:016x}.seg"
+    disk.truncate_raw(path, second.off8 * 8 + 20)
+    disk.flip(path, 8 * 100)
+    report = salvage(w.env, "/db", "/new")
+    with opened(w.env, "/new") as store:
+        found, _ = read(store)
+    assert {(saved.shard, saved.seq + i) for i in range(saved.count)} <= found.keys()
+    assert any("cannot be told" in line for line in report.lines())
 
 
 def test_shards_without_a_name_get_one() -> None:
