@@ -100,19 +100,27 @@ class Worker:
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
+    def _cut(self, cut: Callable[[], None] | None) -> None:
+        if cut is not None:
+            with open(f"/proc/self/fd/{self._stdout.fileno()}", "wb", buffering=0) as pipe:
+                pipe.write(b"cut\n")
+            cut()
+        self.kill()
+
     def reports_until(
-        self, count: int, end: Callable[[], None] = lambda: None
+        self, count: int, cut: Callable[[], None] | None = None
     ) -> Iterator[list[str]]:
-        """Yield reports; when there were so many, end and kill, and yield what was still made."""
+        """Yield reports; when there were so many, cut and kill, and yield what was still made.
+
+        The report "cut" stands where the cut began: what follows it was perhaps made in the dark.
+        """
         made = 0
         if count == 0:
-            end()
-            self.kill()
+            self._cut(cut)
         for words in self:
             assert made >= count or words[0] != "failed", words
             yield words
             made += 1
             if made == count:
-                end()
-                self.kill()
+                self._cut(cut)
         assert made >= count, f"the worker ended by itself: {self.status}"
