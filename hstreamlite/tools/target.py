@@ -25,55 +25,53 @@ def building(env: Env, target: str, store: str) -> Iterator[tuple[str, Callable[
     StorageFull where the device is full. Whatever is raised inside leaves nothing.
     """
     check_target(env, target, store)
+    files, partial = env.files, f"{target}.partial"
+    _must_not_be_there(env, partial)
+    lock, ours, done = None, True, False
+
+    def finish() -> None:
+        nonlocal done
+        files.sync_dir(partial)
+        files.rename(partial, target)
+        done = True
+        files.sync_dir(parent(target))
+
+    # All in one `try`, for an interrupt may come behind any call that made something.
     try:
-        with _locked(env, f"{target}.partial") as partial:
-            done = False
-
-            def finish() -> None:
-                nonlocal done
-                env.files.sync_dir(partial)
-                env.files.rename(partial, target)
-                done = True
-                env.files.sync_dir(parent(target))
-
-            try:
-                env.files.mkdir(f"{partial}/segments")
-                yield partial, finish
-            finally:
-                if not done:
-                    with suppress(OSError):
-                        _clear(env, partial)
-                        env.files.unlink(partial)
+        try:
+            files.mkdir(partial)
+            lock = files.lock(f"{partial}/LOCK")
+        except FileExistsError:
+            ours = False
+            raise
+        except LockHeld as error:
+            ours = False
+            raise StoreLocked(partial, error.owner_pid) from None
+        files.mkdir(f"{partial}/segments")
+        yield partial, finish
     except OSError as error:
         if error.errno == errno.ENOSPC and not isinstance(error, StorageFull):
             raise StorageFull(target) from error
         raise
-
-
-@contextmanager
-def _locked(env: Env, path: str) -> Iterator[str]:
-    if env.files.exists(path):
-        owner = None
-        with suppress(NotADirectoryError):
-            owner = env.files.lock_holder(f"{path}/LOCK")
-        if owner is not None:
-            raise StoreLocked(path, owner)
-        text = "something is there, perhaps of a build that was killed; remove it and try again"
-        raise FileExistsError(errno.EEXIST, text, path)
-    env.files.mkdir(path)
-    try:
-        lock = env.files.lock(f"{path}/LOCK")
-    except LockHeld as error:
-        raise StoreLocked(path, error.owner_pid) from None
-    except BaseException:
-        with suppress(OSError):
-            _clear(env, path)
-            env.files.unlink(path)
-        raise
-    try:
-        yield path
     finally:
-        env.files.close(lock)
+        if ours and not done:
+            with suppress(OSError):
+                _clear(env, partial)
+                files.unlink(partial)
+        if lock is not None:
+            files.close(lock)
+
+
+def _must_not_be_there(env: Env, path: str) -> None:
+    if not env.files.exists(path):
+        return
+    owner = None
+    with suppress(NotADirectoryError):
+        owner = env.files.lock_holder(f"{path}/LOCK")
+    if owner is not None:
+        raise StoreLocked(path, owner)
+    text = "something is there, perhaps of a build that was killed; remove it and try again"
+    raise FileExistsError(errno.EEXIST, text, path)
 
 
 def parent(path: str) -> str:
