@@ -225,7 +225,8 @@ int hsl_ackmap_known(const struct hsl_ackmap *m, uint64_t lsn)
     return lsn >= m->origin && lsn < m->next;
 }
 
-int hsl_ackmap_test(const struct hsl_ackmap *m, uint64_t lsn)
+/* 1 if lsn needs no delivery any more: acked, or below low. */
+static int is_done(const struct hsl_ackmap *m, uint64_t lsn)
 {
     if (lsn < m->low || lsn >= m->next)
         return lsn < m->low;
@@ -244,7 +245,7 @@ unsigned hsl_ackmap_ack(struct hsl_ackmap *m, uint64_t lsn)
     if (m->held_count && *word_at(m->held, m, lsn) & bit)
         return HSL_ACK_VOID;
     m->acked_since++;
-    if (lsn == m->low && !hsl_ackmap_test(m, lsn + 1)) {
+    if (lsn == m->low && !is_done(m, lsn + 1)) {
         m->low = lsn + 1;
         return HSL_ACK_NEW | attention(m);
     }
@@ -422,7 +423,7 @@ int hsl_ackmap_check(const struct hsl_ackmap *m)
     }
     if (acked || held)
         return 5;
-    if (m->low < m->next && hsl_ackmap_test(m, m->low))
+    if (m->low < m->next && is_done(m, m->low))
         return 6;
     return 0;
 }

@@ -72,8 +72,6 @@ void hsl_ackmap_ack_list(struct hsl_ackmap *m, const uint64_t *lsns, size_t n,
                          struct hsl_ack_counts *out);
 /* 1 if ack would say anything but UNKNOWN. */
 int hsl_ackmap_known(const struct hsl_ackmap *m, uint64_t lsn);
-/* 1 if lsn needs no delivery any more (acked, or below low). */
-int hsl_ackmap_test(const struct hsl_ackmap *m, uint64_t lsn);
 void hsl_ackmap_attention(struct hsl_ackmap *m, uint64_t at);
 
 /* Passes over records that no longer exist: everything below lsn counts as done, held or not; next

@@ -60,8 +60,6 @@ void hsl_cursor_free(struct hsl_cursor *cursor)
     hsl_log_free(log);
 }
 
-struct hsl_log *hsl_cursor_log(struct hsl_cursor *cursor) { return cursor->log; }
-
 void hsl_cursor_seek(struct hsl_cursor *cursor, uint64_t lsn)
 {
     if (lsn != cursor->lsn)

@@ -18,8 +18,6 @@ int hsl_py_log_install(PyObject *module);
 
 int hsl_py_record_id_install(PyObject *module);
 PyObject *hsl_py_record_id(uint64_t shard, uint64_t batch, uint32_t index);
-/* 1 and the parts, or 0 without an exception when o is no RecordId. */
-int hsl_py_record_id_get(PyObject *o, uint64_t *shard, uint64_t *batch, uint32_t *index);
 Py_hash_t hsl_py_record_id_hash(uint64_t shard, uint64_t lsn);
 /* Converters for PyArg_Parse "O&": a uint64_t or uint32_t, ValueError outside its range. */
 int hsl_py_u64(PyObject *o, void *out);

@@ -326,8 +326,6 @@ int hsl_log_shard_restore(struct hsl_log *log, uint64_t id, uint64_t next, uint6
             shard->next = next;
         if (next > shard->durable_next)
             shard->durable_next = next;
-        if (shard->durable_next > shard->next)
-            shard->next = shard->durable_next;
         if (last_time > shard->last_time)
             shard->last_time = last_time;
         drop_below(log, shard, first);

@@ -540,7 +540,6 @@ const uint8_t *hsl_cursor_body(struct hsl_cursor *cursor, const struct hsl_block
                                size_t *len);
 void hsl_cursor_keep_body(struct hsl_cursor *cursor, const struct hsl_block_view *view,
                           const uint8_t *body, size_t len);
-struct hsl_log *hsl_cursor_log(struct hsl_cursor *cursor);
 
 /* scan.c */
 /* The rows of a sealed segment as its footer should hold them, found again in its frames; DAMAGED

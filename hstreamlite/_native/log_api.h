@@ -266,7 +266,6 @@ void hsl_notify_drain(int32_t end);
 void hsl_notify_close(const int32_t ends[2]);
 int hsl_log_wait_change(struct hsl_log *log, uint64_t seen, uint64_t pokes, int64_t timeout_ns);
 int hsl_log_step(struct hsl_log *log);
-uint64_t hsl_log_next_deadline(struct hsl_log *log);
 
 /* Segments. */
 /* Sealed segments without live blocks; with system = 1 also those in which only blocks of the

@@ -224,15 +224,6 @@ static PyObject *py_known(PyObject *self, PyObject *const *args, Py_ssize_t n)
     return PyBool_FromLong(hsl_ackmap_known(m, lsn));
 }
 
-static PyObject *py_test(PyObject *self, PyObject *const *args, Py_ssize_t n)
-{
-    struct hsl_ackmap *m;
-    uint64_t lsn;
-    if (expect("ackmap_test", n, 2) < 0 || !(m = map_arg(args[0])) || lsn_arg(args[1], &lsn) < 0)
-        return NULL;
-    return PyBool_FromLong(hsl_ackmap_test(m, lsn));
-}
-
 static PyObject *py_attention(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct hsl_ackmap *m;
@@ -339,7 +330,6 @@ static PyMethodDef methods[] = {
     FAST("ackmap_advance", py_advance),
     FAST("ackmap_hold", py_hold),
     FAST("ackmap_known", py_known),
-    FAST("ackmap_test", py_test),
     FAST("ackmap_attention", py_attention),
     FAST("ackmap_skip", py_skip),
     FAST("ackmap_next_unacked", py_next_unacked),

@@ -81,17 +81,6 @@ PyObject *hsl_py_record_id(uint64_t shard, uint64_t batch, uint32_t index)
     return make(record_id_type, shard, batch, index);
 }
 
-int hsl_py_record_id_get(PyObject *o, uint64_t *shard, uint64_t *batch, uint32_t *index)
-{
-    struct record_id *id = (struct record_id *)o;
-    if (!Py_IS_TYPE(o, record_id_type))
-        return 0;
-    *shard = id->shard;
-    *batch = id->batch;
-    *index = id->index;
-    return 1;
-}
-
 static PyObject *record_id_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"shard_id", "batch_id", "batch_index", NULL};

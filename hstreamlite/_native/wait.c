@@ -230,14 +230,3 @@ int hsl_log_step(struct hsl_log *log)
     pthread_mutex_unlock(&log->stage_mu);
     return rc;
 }
-
-uint64_t hsl_log_next_deadline(struct hsl_log *log)
-{
-    if (hsl_forked(log))
-        return UINT64_MAX;
-    pthread_mutex_lock(&log->stage_mu);
-    uint64_t at = log->flying > 0 ? 0 : hsl_due(log);
-    pthread_mutex_unlock(&log->stage_mu);
-    return at;
-}
-

@@ -147,8 +147,7 @@ class Catalog:
 
     def _delete_stream(self, stream_id: int, *, archive: bool) -> None:
         stream = self.by_id.pop(stream_id)
-        if self.streams.get(stream.name) is stream:
-            del self.streams[stream.name]
+        del self.streams[stream.name]
         if archive:
             self.by_id[stream_id] = replace(stream, archived=True)
 

@@ -28,7 +28,6 @@ _drain: Callable[[int], list[Run]] = fast.ackmap_drain
 _count: Callable[[int, int, int], int] = fast.ackmap_count
 _next_unacked: Callable[[int, int], int] = fast.ackmap_next_unacked
 _skip: Callable[[int, int], int] = fast.ackmap_skip
-_test: Callable[[int, int], bool] = fast.ackmap_test
 _known: Callable[[int, int], bool] = fast.ackmap_known
 _check: Callable[[int], int] = fast.ackmap_check
 
@@ -117,10 +116,6 @@ class AckMap:
     def known(self, lsn: int) -> bool:
         """Tell whether ``lsn`` lies between the origin and ``next``."""
         return _known(self.address, lsn)
-
-    def done(self, lsn: int) -> bool:
-        """Tell whether ``lsn`` is acked or below ``low``."""
-        return _test(self.address, lsn)
 
     def attention(self, at: int) -> None:
         """Ask for ``ATTENTION`` once ``at`` records are acked since the last drain."""
