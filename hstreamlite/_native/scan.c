@@ -931,8 +931,5 @@ int hsl_log_seal_loaded(struct hsl_log *log, int32_t rewrite)
     if (s->fd >= 0)
         log->io->close(log->io->ctx, s->fd); /* of an attempt that failed */
     s->fd = log->io->open(log->io->ctx, path, flags);
-    if (s->fd < 0)
-        return hsl_fail(log, "open", path, -s->fd);
-    int err = log->io->datasync(log->io->ctx, s->fd);
-    return err < 0 ? hsl_fail(log, "sync", path, -err) : hsl_seal(log, s);
+    return s->fd < 0 ? hsl_fail(log, "open", path, -s->fd) : hsl_seal(log, s);
 }

@@ -44,8 +44,6 @@ void hsl_segment_free(struct hsl_log *log, struct hsl_segment *segment)
         log->io->close(log->io->ctx, segment->fd);
     if (segment->fd_read >= 0)
         log->io->close(log->io->ctx, segment->fd_read);
-    if (segment->fd_direct >= 0)
-        log->io->close(log->io->ctx, segment->fd_direct);
     free(segment->rows);
     free(segment->crcs);
     free(segment->rebuilt);
@@ -427,7 +425,9 @@ int hsl_seal_in_memory(struct hsl_log *log, struct hsl_segment *s)
 }
 
 /* Writes the footer, cuts the file to its length and syncs. The segment is immutable then. The
- * footer is durable before the cut, so that a file below its capacity without one was damaged. */
+ * footer is durable before the cut, so that a file below its capacity without one was damaged; and
+ * so are the frames that it lists, which a killed process may have left unsynced: a footer counts
+ * at the end of its file only. */
 int hsl_seal(struct hsl_log *log, struct hsl_segment *s)
 {
     const struct hsl_io *io = log->io;
