@@ -6,6 +6,8 @@ import bisect
 import ctypes
 import dataclasses
 import gc
+import re
+import struct
 from itertools import accumulate
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from hypothesis import given, settings, strategies as st
 
 import hstreamlite as hs
 from hstreamlite._native import ffi, lib
-from hstreamlite.errors import CorruptionError
+from hstreamlite.errors import CorruptionError, StreamNotFound
 from hstreamlite.log.journal import Journal
 from hstreamlite.log.swap import segment_facts
 from hstreamlite.testing.simenv import SimEnv
@@ -107,6 +109,45 @@ def test_seeks_agree_with_a_scan_before_and_after_reopening(program: Appends, cu
     store.close()
 
 
+@given(program=appends, cut=st.integers(0, 400))
+@settings(max_examples=25)
+def test_seeks_agree_with_a_scan_in_the_segment_being_written(program: Appends, cut: int) -> None:
+    env = SimEnv(seed=1)
+    store = fill(env, program)
+    store.sync()
+    journal = store._engine.journal
+    for shard, blocks in blocks_of(env).items():
+        if shard < 1 << 63:
+            check_seeks(journal, shard, blocks, 1)
+            first = min(cut, blocks[-1].seq + blocks[-1].count)
+            journal.trim(shard, first)
+            check_seeks(journal, shard, blocks, max(1, first))
+    journal.check_invariants()
+    store.close()
+
+
+def test_a_shard_that_is_not_there_is_told_apart_from_an_empty_one() -> None:
+    with hs.open(ROOT, config=CONFIG, env=SimEnv(seed=1)) as store:
+        store.create_stream("s")
+        journal = store._engine.journal
+        (shard,) = (shard for shard in journal.shards() if shard < 1 << 63)
+        assert journal.seek_time(shard, 0) == journal.seek_bytes(shard, 0) == 1
+        assert journal.block_of(shard, 1) is None
+        for call in (
+            lambda: journal.info(99),
+            lambda: journal.trim(99, 1),
+            lambda: journal.seek_time(99, 1),
+            lambda: journal.seek_order(99, 1),
+            lambda: journal.seek_bytes(99, 1),
+            lambda: journal.stage([(99, [b"x"], None)], 2, system=False),
+        ):
+            with pytest.raises(StreamNotFound, match="shard 99"):
+                call()
+        journal.close_shard(shard)
+        with pytest.raises(StreamNotFound):
+            store.stream("s").append(b"x")
+
+
 def test_a_seek_for_what_was_trimmed_finds_the_first_record_kept() -> None:
     config = dataclasses.replace(CONFIG, segment_bytes_min=4 << 20, segment_bytes_max=4 << 20)
     env = SimEnv(seed=1)
@@ -149,6 +190,26 @@ def test_rows_that_do_not_verify_are_taken_from_the_frames() -> None:
         assert store._engine.journal.stats()["footers_rebuilt"] == damaged
 
 
+def test_a_footer_with_a_flipped_bit_behind_its_rows_is_written_anew_as_it_was() -> None:
+    origin = SimEnv(seed=1)
+    fill(origin, [(n % 4, 30, 1) for n in range(80)]).close()
+    flipped = 0
+    for path in (p for p in origin.disk.walk(ROOT) if p.endswith(".seg")):
+        sound = origin.disk.read_all(path)
+        trailer = len(sound) - 96
+        footer, rows, directory = struct.unpack_from("<QQI", sound, trailer + 16)
+        listed = footer + rows + directory
+        places = [*range(footer + rows, listed, 3), *range(trailer + 8, len(sound), 7)]
+        for at in [listed + 1, *places]:
+            env = origin.clone()
+            env.disk.flip(path, at * 8 + at % 8)
+            with hs.open(ROOT, config=CONFIG, env=env) as store:
+                assert env.disk.read_all(path) == sound, f"byte {at} of {path}"
+                store._engine.journal.check_invariants()
+            flipped += 1
+    assert flipped > 100
+
+
 def test_rows_and_frames_that_do_not_verify_are_damage_with_ids() -> None:
     env = SimEnv(seed=1)
     fill(env, [(n % 4, 30, 0) for n in range(152)]).close()
@@ -165,6 +226,9 @@ def test_rows_and_frames_that_do_not_verify_are_damage_with_ids() -> None:
         assert f"shard {shard} " in str(caught.value)
         newest = journal.info(shard).durable_next - 1
         assert journal.block_of(shard, newest) is not None
+        at = int(re.findall(r"shard \d+ (\d+)-", str(caught.value))[0])
+        with pytest.raises(CorruptionError):
+            journal.block_of(shard, at)
 
 
 def test_the_rows_of_a_segment_that_was_sealed_under_a_reader_are_read_again() -> None:
