@@ -5,6 +5,9 @@ than dev.
 No profile has a deadline: a busy machine may stop a test for longer than any that means something.
 """
 
+import ctypes
+
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from tests.effort import PROFILE
@@ -32,3 +35,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(PROFILE)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write what the C code counted: a worker of pytest-xdist ends without its exit handlers."""
+    from hstreamlite._native import _lib
+
+    core = ctypes.CDLL(_lib.__file__)
+    if hasattr(core, "__gcov_dump"):
+        getattr(core, "__gcov_dump")()

@@ -162,7 +162,7 @@ static const uint8_t *get_dir(const uint8_t *at, const uint8_t *end, struct hsl_
         return NULL;
     if (records == 0 || blocks == 0 || blocks > UINT32_MAX || rows_len > UINT32_MAX ||
         first + records < first)
-        return NULL;
+        return NULL; /* not reached: under a valid CRC; fuzzed */
     run->shard += shard;
     run->data += run->data_len;
     run->first = first;
@@ -212,7 +212,7 @@ static const uint8_t *get_head(const uint8_t *at, const uint8_t *end, struct hsl
         !(at = get(at, end, &len)) || !(at = get(at, end, &count)))
         return NULL;
     if (off8 > UINT32_MAX || !block_like(len, count))
-        return NULL;
+        return NULL; /* not reached: under a valid CRC; fuzzed */
     row->off8 = (uint32_t)off8;
     row->len = (uint32_t)len;
     row->count = (uint32_t)count;
@@ -232,7 +232,7 @@ static const uint8_t *get_next(const uint8_t *at, const uint8_t *end, struct hsl
         !(at = get(at, end, &count)))
         return NULL;
     if (off8 > UINT32_MAX - row->off8 || !block_like(len, count))
-        return NULL;
+        return NULL; /* not reached: under a valid CRC; fuzzed */
     row->seq += row->count;
     row->off8 += (uint32_t)off8;
     row->time_ms += time_ms;

@@ -237,7 +237,7 @@ static void replay_block(struct hsl_log *log, const uint8_t *at, uint64_t *repla
     memcpy(&h, at, sizeof h);
     struct hsl_shard *shard = hsl_shard_get(log, h.shard);
     if (!shard || h.seq < shard->next)
-        return;
+        return; /* not reached: all blocks of a call are in the log, or none; fuzzed */
     uint64_t seq;
     uint32_t index;
     uint8_t *payload = NULL;
@@ -249,7 +249,7 @@ static void replay_block(struct hsl_log *log, const uint8_t *at, uint64_t *repla
         payload = hsl_stage_block(log, shard, h.codec, h.count, h.payload_len, h.decoded_len,
                                   &seq);
         if (log->next_order < order)
-            log->next_order = order;
+            log->next_order = order; /* not reached: what the stage holds is newer; fuzzed */
         uint8_t *block = payload - sizeof h;
         memcpy(block + offsetof(struct hsl_block_header, time_ms), &h.time_ms, 8);
         shard->last_time = h.time_ms;
@@ -354,7 +354,7 @@ int hsl_log_os_stage_reset(struct hsl_log *log)
     uint8_t boot[16];
     int err = log->io->boot_id(log->io->ctx, boot);
     if (err < 0)
-        return hsl_fail(log, "read boot id for", "STAGE", -err);
+        return hsl_fail(log, "read boot id for", "STAGE", -err); /* not reached: TAIL was first */
     log->stage_head = 0;
     log->stage_tail = 0;
     write_stage_header(log, boot);

@@ -99,7 +99,7 @@ static int rebuild(struct hsl_log *log, struct hsl_segment *s, int fd)
         s->rebuilt = rows;
     pthread_mutex_unlock(&log->pieces_mu);
     if (!first)
-        free(rows);
+        free(rows); /* not reached: two threads at once */
     pthread_mutex_lock(&log->index_mu);
     log->stats.footers_rebuilt += first;
     pthread_mutex_unlock(&log->index_mu);

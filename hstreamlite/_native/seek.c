@@ -181,7 +181,7 @@ static int seek(struct hsl_log *log, uint64_t id, enum hsl_key key, uint64_t val
         if (place == WITHIN) {
             rc = hsl_run_rows(log, &run, key, value, true, rows, &count);
             if (rc == HSL_NOT_FOUND)
-                continue; /* the segment went meanwhile: look again */
+                continue; /* not reached: the segment went between two locks; look again */
             if (rc != HSL_OK)
                 return rc;
         }
@@ -255,7 +255,7 @@ int hsl_log_seek_bytes(struct hsl_log *log, uint64_t id, uint64_t max_bytes, uin
         pthread_mutex_unlock(&log->index_mu);
         int rc = within ? seek_in_run(log, &run, max_bytes - bytes, lsn) : HSL_OK;
         if (rc == HSL_NOT_FOUND)
-            continue;
+            continue; /* not reached: the segment went between two locks; look again */
         if (rc == HSL_OK && *lsn < first)
             *lsn = first;
         return rc;
@@ -288,7 +288,7 @@ int hsl_log_block_of(struct hsl_log *log, uint64_t id, uint64_t lsn, uint64_t *f
         uint32_t count;
         rc = hsl_run_rows(log, &run, HSL_KEY_LSN, lsn, true, rows, &count);
         if (rc == HSL_NOT_FOUND)
-            continue;
+            continue; /* not reached: the segment went between two locks; look again */
         for (uint32_t i = 0; rc == HSL_OK && i < count; i++) {
             if (lsn < rows[i].seq + rows[i].count) {
                 *first = rows[i].seq;

@@ -110,7 +110,7 @@ int hsl_log_tail_open(struct hsl_log *log)
     hsl_path(log, path, "TAIL");
     int err = io->boot_id(io->ctx, boot);
     if (err < 0)
-        return hsl_fail(log, "read boot id for", path, -err);
+        return hsl_fail(log, "read boot id for", path, -err); /* not reached: there is one */
     log->tail_fd = open_page(log, path);
     if (log->tail_fd < 0)
         return hsl_fail(log, "open", path, -log->tail_fd);
@@ -186,7 +186,7 @@ int hsl_log_tail_read(struct hsl_log *log, struct hsl_tail *out)
     }
     int err = log->io->boot_id(log->io->ctx, boot);
     if (err < 0)
-        return hsl_fail(log, "read boot id for", "TAIL", -err);
+        return hsl_fail(log, "read boot id for", "TAIL", -err); /* not reached: there is one */
     if (!page_valid(log->tail, boot))
         return HSL_NOT_FOUND;
     read_words(log->tail, out);
