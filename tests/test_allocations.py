@@ -153,6 +153,9 @@ class Trial:
         self.until_done(lambda: w.produce("b", "importer", 12))
         self.until_done(lambda: w.trim("b", self.w.store.stream("b").tail()))
         self.until_done(lambda: w.pass_time(2.0))
+        for name in ("a", "b") * 8:
+            self.until_done(lambda name=name: w.append(name, self.records(3, 1500)))
+        self.until_done(w.compact)
         self.restart("process")
         self.consume(20)
         self.until_done(lambda: w.delete("b") if "b" in w.model.streams else "ok")

@@ -28,6 +28,14 @@ def test_ranges_cover_the_space_without_overlap_and_hold_their_keys(width: int) 
         assert shard.start <= key_hash(key) <= shard.end
 
 
+def test_more_keys_than_are_remembered_go_where_they_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Router, "REMEMBERED_MAX", 7)
+    router = Router(split([1, 2, 3]))
+    keys = [str(number) for number in range(40)]
+    assert [router.shard_of(key) for key in keys] == [router.shard_of(key) for key in keys]
+    assert len(router._known) <= 7
+
+
 def test_ids_of_subscriptions_are_never_given_twice() -> None:
     catalog = Catalog()
     for number in range(1, 6):

@@ -15,7 +15,7 @@ from hypothesis import given, strategies as st
 import hstreamlite as hs
 from hstreamlite.errors import CorruptionError, HStreamError, StorageFull
 from hstreamlite.log.regroup import LEVEL_1
-from hstreamlite.log.swap import segment_facts
+from hstreamlite.log.swap import Swap, segment_facts
 from hstreamlite.testing.model import Outcome
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.simfs import Fail, FailSync, Fault, Op, Short
@@ -86,6 +86,26 @@ def test_what_is_read_is_the_same_before_and_after() -> None:
     assert [s.cover.first for s in segments] == sorted(s.cover.first for s in segments)
     blocks = [(b.shard, b.seq) for s in segments if s.header.level for _, b in s.blocks]
     assert blocks, "nothing was regrouped"
+
+
+@pytest.mark.parametrize("piece", [1, 4096, 20_000])
+def test_copying_in_small_pieces_copies_the_same(piece: int) -> None:
+    w = scattered(6)
+    before = shown(w)
+    journal = w.store._engine.journal
+    old = [fact.number for fact in segment_facts(journal) if fact.sealed]
+    swap = Swap.begin(journal, old, window=30_000)
+    assert swap is not None
+    steps = 1
+    while not swap.step(piece):
+        steps += 1
+    assert steps > 2 * len(old)
+    assert shown(w) == before
+    swap.finish()
+    swap.close()
+    assert regrouped(w)
+    assert shown(w) == before
+    journal.check_invariants()
 
 
 def test_a_second_regrouping_finds_nothing_to_do() -> None:
@@ -333,6 +353,28 @@ def test_deleting_a_stream_while_it_is_copied_is_all_or_nothing(origin: Witness)
     finish(w)
 
 
+@pytest.mark.parametrize("share", [0.2, 0.35, 0.5, 0.65])
+def test_no_file_is_made_beside_one_whose_name_may_be_on_disk(share: float) -> None:
+    """Of what the other would stand for, a part may be gone when it is read."""
+    w = scattered()
+    w.restart("close")
+    w.env.disk.inject(FailSync(ops=Op.SYNC_DIR, outcome="survived"))
+    assert w.compact() != "ok"
+    assert any("/00000000800" in path for path in w.env.disk.walk("/db"))
+    assert not regrouped(w)
+    for name in STREAMS:
+        records = list(w.store.stream(name).read())
+        must(w.trim(name, records[int(share * (len(records) - 1))].id))
+    scatter(w, 4, "y")
+    must(w.compact())
+    w.check()
+    w.restart("close")
+    finish(w)
+    must(w.compact())
+    assert regrouped(w)
+    w.check()
+
+
 # Damage.
 
 
@@ -421,6 +463,61 @@ def test_a_damaged_block_ends_the_copying_with_its_place_and_stays_reported() ->
     assert path in w.env.disk.walk("/db")
     with pytest.raises(CorruptionError):
         shown(w)
+
+
+def test_rows_and_frames_that_do_not_verify_end_the_copying_with_their_place() -> None:
+    w = scattered(8)
+    w.restart("close", reopen=False)
+    path = sorted(p for p in w.env.disk.walk("/db") if p.endswith(".seg"))[1]
+    footer = int.from_bytes(w.env.disk.read_all(path)[-80:-72], "little")
+    for at in (footer + 3, footer - 4096 + 200):
+        w.env.disk.flip(path, at * 8)
+    w.open()
+    with pytest.raises(CorruptionError) as caught:
+        w.store.compact()
+    assert (caught.value.path, caught.value.lost[0][:6]) == (path, "shard ")
+    assert caught.value.offset >= footer
+    assert not regrouped(w)
+
+
+def test_what_is_trimmed_and_dropped_while_it_is_copied_does_not_come_back() -> None:
+    w = scattered(8)
+    w.restart("close")
+    engine = w.store._engine
+    old = [fact.number for fact in segment_facts(engine.journal) if fact.sealed and fact.live]
+    swap = Swap.begin(engine.journal, old, window=30_000)
+    assert swap is not None
+    assert not swap.step(1)
+    for name in STREAMS:
+        must(w.trim(name, hs.LATEST))
+    assert len(set(old) & set(numbers(w))) < len(old) // 2
+    while not swap.step(4096):
+        pass
+    engine.journal.wait(swap.ticket)
+    swap.finish()
+    swap.close()
+    engine.journal.check_invariants()
+    assert shown(w) == []
+    w.store._ticker.house.free_segments()
+    assert not regrouped(w)
+    finish(w)
+
+
+def test_a_store_may_close_while_segments_are_copied() -> None:
+    w = scattered(6)
+    w.restart("close")
+    journal = w.store._engine.journal
+    old = [fact.number for fact in segment_facts(journal) if fact.sealed and fact.live]
+    swap = Swap.begin(journal, old, window=30_000)
+    assert swap is not None
+    swap.step(1)
+    w.store.close()
+    with pytest.raises(hs.StoreClosed):
+        swap.step(1)
+    with pytest.raises(hs.StoreClosed):
+        swap.finish()
+    swap.close()
+    assert w.env.disk.counts().handles == 0
 
 
 # Readers.

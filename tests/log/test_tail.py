@@ -83,3 +83,29 @@ def test_a_page_of_another_boot_is_made_anew_before_anything_changes() -> None:
     with opened(env) as store:
         assert [r.payload for r in store.stream("a").read()] == [b"x"]
         assert tail_of(env).state == OPEN
+
+
+@pytest.mark.parametrize("op", [Op.OPEN, Op.SIZE, Op.MAP])
+def test_a_page_that_cannot_be_looked_at_is_an_error_and_no_missing_one(op: Op) -> None:
+    env = SimEnv()
+    writer = opened(env)
+    stream = writer.create_stream("a")
+    stream.append(b"x")
+    env.disk.inject(Fail(ops=op, path="TAIL"))
+    with pytest.raises(OSError, match="TAIL"):
+        hs.open("/db", env=env, read_only=True)
+    with hs.open("/db", env=env, read_only=True) as follower:
+        stream.append(b"y")
+        follower._engine.journal.step()
+        assert [r.payload for r in follower.stream("a").read()] == [b"x", b"y"]
+
+
+def test_a_page_that_is_being_made_is_waited_for() -> None:
+    """Its file is there before it has its size, and its size before what it says."""
+    env = SimEnv()
+    writer = opened(env)
+    writer.create_stream("a").append(b"x")
+    writer.close()
+    env.disk.truncate_raw("/db/TAIL", 100)
+    with hs.open("/db", env=env, read_only=True) as follower:
+        assert [r.payload for r in follower.stream("a").read()] == [b"x"]
