@@ -27,6 +27,9 @@ CASES = "tests/log/test_reopening.py"
 MODEL = "tests/test_model_store.py"
 FLIGHTS = "tests/log/test_two_in_flight.py"
 FOLLOWERS = "tests/test_followers.py"
+REFUSALS = "tests/log/test_refusals.py"
+INDEX = "tests/log/test_index.py"
+TAIL = "tests/log/test_tail.py"
 
 PUBLISH = """    for (uint32_t n = 0; n < count && rc == HSL_OK; n++)
         rc = hsl_group_publish(log, flight(log, n));
@@ -327,6 +330,133 @@ BUGS = {
         "    return HSL_OK;",
         REGROUP,
         "crash_at_every_step",
+    ),
+    "cut a file whose frames are not synced": Bug(
+        "_native/segment.c",
+        "        err = io->datasync(io->ctx, s->fd);\n    if (rc == HSL_OK && err == 0)\n"
+        "        err = io->truncate",
+        "        err = io->truncate",
+        CASES,
+        "unsynced_frames",
+    ),
+    "replay a damaged entry of the mapped stage": Bug(
+        "_native/osstage.c",
+        "            entry.crc != entry_crc(header.epoch, at, entry.blocks ? entry.len : 0))",
+        "            false)",
+        CASES,
+        "first_damaged_entry",
+    ),
+    "replay the mapped stage of another boot": Bug(
+        "_native/osstage.c",
+        " && memcmp(header->boot, boot, 16) == 0;",
+        ";",
+        CASES,
+        "another_boot",
+    ),
+    "replay the mapped stage of another store": Bug(
+        "_native/osstage.c",
+        "memcmp(header->uuid, log->uuid, 16) == 0 && ",
+        "",
+        CASES,
+        "another_boot",
+    ),
+    "believe a piece of a footer without its checksum": Bug(
+        "_native/pieces.c",
+        "        if (err == 0 && hsl_crc32c((uint32_t)s->uid, bytes, len) == s->crcs[index]) {",
+        "        if (err == 0) {",
+        INDEX,
+        "not_verify",
+    ),
+    "believe a directory without its checksum": Bug(
+        "_native/scan.c",
+        "if (t.dir_crc != hsl_crc32c(seed, dir, t.dir_len + 4 * pieces))",
+        "if (false)",
+        INDEX,
+        "written_anew",
+    ),
+    "go on behind the run that holds a record": Bug(
+        "_native/index.c",
+        "if (shard->runs[mid].end <= lsn)",
+        "if (shard->runs[mid].end < lsn)",
+        INDEX,
+        "seeks_agree",
+    ),
+    "pass over the last block of a run by its time": Bug(
+        "_native/seek.c",
+        "    *place = most < value ? BEHIND",
+        "    *place = most <= value ? BEHIND",
+        INDEX,
+        "seeks_agree",
+    ),
+    "pass over a group of rows that begins with what is sought": Bug(
+        "_native/seek.c",
+        "        if (at < value || (at == value && key == HSL_KEY_LSN))",
+        "        if (at <= value)",
+        INDEX,
+        "seeks_agree",
+    ),
+    "keep a block too many for a size": Bug(
+        "_native/seek.c",
+        "            if (left <= bytes) {",
+        "            if (left < bytes + rows[i].len) {",
+        INDEX,
+        "seeks_agree",
+    ),
+    "protect what another stream's subscription needs": Bug(
+        "feeds.py",
+        "if feed is None or feed.state.stream_id != stream.id:",
+        "if feed is None:",
+        "tests/test_retention.py",
+        "protects_nothing",
+    ),
+    "find nothing missing where the catalog says nothing": Bug(
+        "engine.py",
+        "        recovery.check_gaps(journal, self.catalog.lost)\n",
+        "",
+        REFUSALS,
+        "records_are_missing",
+    ),
+    "take any file for the next segment": Bug(
+        "log/recovery.py",
+        "            check_chain(journal, loaded[-1], segment)\n",
+        "            pass\n",
+        REFUSALS,
+        "names_the_one_before",
+    ),
+    "rebuild a footer from too few frames": Bug(
+        "log/recovery.py",
+        "        if segment.report.damage != lib.HSL_DAMAGE_FOOTER or segment.report.next_valid:\n",
+        "        if False:\n",
+        REFUSALS,
+        "not_given_up",
+    ),
+    "copy a damaged block to a new file": Bug(
+        "_native/regroup.c",
+        "    if (hsl_block_check(block, room, &h) != HSL_OK)\n        return HSL_DAMAGED;\n",
+        "    memcpy(&h, block, sizeof h);\n",
+        REGROUP,
+        "damaged_block",
+    ),
+    "regroup again while a name may be on disk": Bug(
+        "_native/swap.c",
+        "        log->regroup_stuck = true;",
+        "        log->regroup_stuck = false;",
+        REGROUP,
+        "may_be_on_disk",
+    ),
+    "follow by a page of another boot": Bug(
+        "_native/tail.c",
+        " && memcmp(page->boot, boot, 16) == 0;",
+        ";",
+        TAIL,
+        "another_boot",
+    ),
+    "expire what a subscription protects": Bug(
+        "housekeeping.py",
+        "min(self._expired(state, shard, now), protected.get(shard, END))",
+        "self._expired(state, shard, now)",
+        "tests/test_retention.py",
+        "keeps_what",
     ),
 }
 
