@@ -170,8 +170,8 @@ def test_a_short_write_that_cannot_go_on_fails_the_store() -> None:
     store = hs.open("/db", config=small_config(prewrite_bytes=0), env=env)
     stream = store.create_stream("a")
     stream.append(b"kept")
-    env.disk.inject(Short(ops=Op.PWRITE, path=".seg", count=512))
-    env.disk.inject(Fail(ops=Op.PWRITE, path=".seg", nth=2))
+    env.disk.inject(Short(ops=Op.PWRITE, path="/segments/", count=512))
+    env.disk.inject(Fail(ops=Op.PWRITE, path="/segments/", nth=2))
     with pytest.raises(StoreFailed):
         stream.append(bytes(3000))
     with pytest.raises(StoreFailed):
