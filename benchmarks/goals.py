@@ -12,7 +12,7 @@ from enum import Enum
 from functools import partial
 from statistics import median
 
-from benchmarks import callers, footprint, limits, lists, opening, scans, singles, widths
+from benchmarks import callers, follow, footprint, limits, lists, opening, scans, singles, widths
 from benchmarks.cases import Case, Limit, Line, Run
 from benchmarks.plan import Plan
 from benchmarks.rivals import Level, Opener
@@ -109,6 +109,7 @@ def groups(plan: Plan, openers: Openers) -> dict[str, Callable[[], list[Group]]]
         "3": partial(_streams, plan),
         "4": partial(_reads, plan, openers),
         "5": partial(_opening, plan),
+        "6": partial(_following, plan),
     }
 
 
@@ -252,4 +253,19 @@ def _opening(plan: Plan) -> list[Group]:
         goal(sealed, Sense.TIME, 5.0, "ms"),
         goal(disk, Sense.AMOUNT, 1.0, "B/rec"),
         goal(memory, Sense.AMOUNT, 1.0, "B"),
+    ]
+
+
+def _following(plan: Plan) -> list[Group]:
+    case = follow.case(plan)
+    alone, followed = (follow.ALONE,), follow.FOLLOWED
+    slower, seen = (line.title for line in case.lines)
+    return [
+        Group(
+            case,
+            (
+                Goal("6", slower, Sense.RATE, 0.95, alone, subject=followed),
+                Goal("6", seen, Sense.TIME, 2.0, alone, subject=followed, line=1, unit="ms"),
+            ),
+        )
     ]
