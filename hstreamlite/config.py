@@ -130,12 +130,17 @@ class StoreConfig:
         ):
             check_seconds(name, getattr(self, name), least, most)
         for name in ("direct_io", "regroup"):
-            value = getattr(self, name)
-            if not isinstance(value, bool):
-                raise TypeError(f"{name} must be a bool, not {type(value).__name__}")
+            check_bool(name, getattr(self, name))
 
     def _size(self, name: str, low: int, high: int) -> None:
         check_int(name, getattr(self, name), low, high)
+
+
+def check_bool(name: str, value: object) -> bool:
+    """Return value if it is True or False; TypeError naming it if not."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, not {type(value).__name__}")
+    return value
 
 
 def check_int(name: str, value: object, low: int, high: int) -> int:

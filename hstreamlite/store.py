@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from os import PathLike, fsdecode, fsencode
 from os.path import abspath
 from types import TracebackType
@@ -22,6 +23,7 @@ from hstreamlite.config import (
     PATH_BYTES_MAX,
     Durability,
     StoreConfig,
+    check_bool,
     check_durability,
     check_int,
     check_name,
@@ -49,13 +51,13 @@ def open(  # noqa: A001 - hstreamlite.open is how users say it
     path: object,
     *,
     durability: Durability | None = None,
-    create: bool = True,
+    create: bool | None = None,
     read_only: bool = False,
     accept_damage: bool = False,
     config: StoreConfig | None = None,
     env: Env | None = None,
 ) -> Store:
-    """Open the store in a directory, creating it if it is absent or empty.
+    """Open the store in a directory, creating it if it is absent or empty, unless create is False.
 
     One owner per directory: StoreLocked names the process that has it. After a crash this recovers;
     `store.recovery` tells what was found. `durability` is the level of appends that name none, and
@@ -79,8 +81,8 @@ def open(  # noqa: A001 - hstreamlite.open is how users say it
     """
     config = config_for(config, durability)
     text = path_text(path) if env else real_path(path)
-    opener = opener_for(read_only=read_only, accept_damage=accept_damage)
-    engine = opener.open(env or real_env(), text, config, create=create)
+    opener = opener_for(create=create, read_only=read_only, accept_damage=accept_damage)
+    engine = opener(env or real_env(), text, config)
     try:
         return (FollowedStore if read_only else Store)(engine)
     except BaseException:
@@ -88,18 +90,29 @@ def open(  # noqa: A001 - hstreamlite.open is how users say it
         raise
 
 
-def opener_for(*, read_only: bool, accept_damage: bool) -> type[Engine]:
-    """Return the engine that opens a store so."""
+def opener_for(
+    *, create: bool | None, read_only: bool, accept_damage: bool
+) -> Callable[..., Engine]:
+    """Return what opens the engine of a store so."""
+    if create is not None:
+        check_bool("create", create)
+    check_bool("read_only", read_only)
+    check_bool("accept_damage", accept_damage)
     if accept_damage and not read_only:
         raise ValueError(
             "accept_damage=True needs read_only=True: a damaged store is only read; to write on, "
             "make a new one of what verifies with `hstreamlite salvage`"
         )
+    if create and read_only:
+        raise ValueError(
+            "create=True and read_only=True exclude each other: nothing is created read-only; the "
+            "process that writes the store creates it"
+        )
     if accept_damage:
         from hstreamlite.damaged import DamagedStore  # few programs ever ask for it
 
-        return DamagedStore
-    return Follower if read_only else Engine
+        return DamagedStore.open
+    return Follower.open if read_only else partial(Engine.open, create=create is not False)
 
 
 def config_for(config: StoreConfig | None, durability: Durability | None) -> StoreConfig:

@@ -44,7 +44,7 @@ class open:  # noqa: A001, N801 - hstreamlite.aio.open is how users say it
         path: object,
         *,
         durability: Durability | None = None,
-        create: bool = True,
+        create: bool | None = None,
         read_only: bool = False,
         accept_damage: bool = False,
         config: StoreConfig | None = None,
@@ -52,8 +52,7 @@ class open:  # noqa: A001, N801 - hstreamlite.aio.open is how users say it
     ) -> None:
         self._path = path_text(path) if env else real_path(path)
         self._config = config_for(config, durability)
-        self._create = create
-        self._opener = opener_for(read_only=read_only, accept_damage=accept_damage)
+        self._opener = opener_for(create=create, read_only=read_only, accept_damage=accept_damage)
         self._env = env
         self._store: Store | None = None
 
@@ -61,11 +60,10 @@ class open:  # noqa: A001, N801 - hstreamlite.aio.open is how users say it
         bell = Bell()
         opening = asyncio.ensure_future(
             in_thread(
-                self._opener.open,
+                self._opener,
                 self._env or real_env(),
                 self._path,
                 self._config,
-                create=self._create,
                 notify_fd=bell.log_fd,
             )
         )

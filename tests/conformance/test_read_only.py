@@ -113,3 +113,26 @@ async def test_every_method_is_known_to_change_or_to_read(face: str) -> None:
     }
     tried = {name.split()[0] for name in [*CHANGES, *READS]} | OF_THE_HANDLE
     assert methods <= tried
+
+
+@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("name", ["create", "read_only", "accept_damage"])
+@pytest.mark.parametrize("value", ["yes", "", 1, 0, [True]])
+async def test_what_is_no_bool_opens_nothing(
+    face: str, name: str, value: object, path: Path
+) -> None:
+    before = contents(path.parent)
+    with pytest.raises(TypeError, match=f"{name} must be a bool, not {type(value).__name__}"):
+        await answer(FACES[face].open(path, **{name: value}))
+    assert contents(path.parent) == before
+
+
+@pytest.mark.parametrize("face", FACES)
+async def test_a_reader_that_is_to_create_is_refused(face: str, path: Path, tmp_path: Path) -> None:
+    for target in (path, tmp_path / "absent"):
+        with pytest.raises(ValueError, match="create=True and read_only=True exclude each other"):
+            await answer(FACES[face].open(target, read_only=True, create=True))
+    assert not (tmp_path / "absent").exists()
+    with pytest.raises(hs.NotAStore, match="does not exist"):
+        await answer(FACES[face].open(tmp_path / "absent", read_only=True, create=False))
+    assert not (tmp_path / "absent").exists()
