@@ -206,7 +206,7 @@ class DamagedStore(Follower):
         self._progress_of = state.progress
         for shard in SYSTEM_LOGS:
             journal.add_shard(shard)
-        self._restore_shards()
+        self._restore_shards(self.catalog)
         self._note_losses(source, seen)
         self._drop_orphans()
         lines = [line for damage in source.damage for line in damage.lines()]

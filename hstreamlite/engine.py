@@ -127,11 +127,11 @@ class Engine:
         cursor = journal.cursor(CATALOG, max(snapshot[0], 1))
         self._check_snapshot(snapshot)
         self._apply_catalog(cursor)
-        self._restore_shards()
+        self._restore_shards(self.catalog)
         recovery.check_missing(opened, self.catalog.live, self.catalog.known_segment)
         recovery.replay_stage(opened)
         self._apply_catalog(cursor)
-        self._restore_shards()
+        self._restore_shards(self.catalog)
         self._drop_orphans()
         recovery.check_gaps(journal, self.catalog.lost)
         for record in self._system_records(PRODUCERS, snapshot[2]):
@@ -189,11 +189,11 @@ class Engine:
                         self.path, 0, 0, f"a catalog record at {record.id}", repr(error)
                     ) from error
 
-    def _restore_shards(self) -> None:
-        journal, trims = self.journal, self.catalog.trims
-        for shard, (next_lsn, last_time) in self.catalog.logs.items():
+    def _restore_shards(self, catalog: Catalog) -> None:
+        journal, trims = self.journal, catalog.trims
+        for shard, (next_lsn, last_time) in catalog.logs.items():
             journal.add_shard(shard, next_lsn, last_time, trims.get(shard, 1))
-        for stream in self.catalog.by_id.values():
+        for stream in catalog.by_id.values():
             self.routers[stream.id] = Router(stream.shards)
             for shard in stream.shard_ids:
                 journal.add_shard(shard, first=trims.get(shard, 1))
@@ -348,9 +348,9 @@ class Engine:
             self.routers.pop(state.id, None)
             self.producers.forget(state.id)
 
-    def retire_archived(self, stream_id: int) -> None:
+    def retire_archived(self, catalog: Catalog, stream_id: int) -> None:
         """Forget the backlog of a deleted stream whose last subscription went."""
-        if stream_id not in self.catalog.by_id:
+        if stream_id not in catalog.by_id:
             router = self.routers.pop(stream_id, None)
             for shard in router.ids if router else ():
                 self.journal.add_shard(shard, first=END >> 1)

@@ -138,7 +138,7 @@ class Feeds:
                 feed.gate.close()
             del self._feeds[name]
             engine.created_tickets.pop(f"/{name}", None)
-            engine.retire_archived(feed.state.stream_id)
+            engine.retire_archived(engine.catalog, feed.state.stream_id)
         engine.journal.poke()
         return Pending(None, ticket)
 

@@ -12,6 +12,7 @@ looked for, and only a file that the catalog still holds to be alive is reported
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from hstreamlite.config import StoreConfig
@@ -31,6 +32,10 @@ from hstreamlite.sub.checkpoint import Progress, forgets
 
 CONSUME = "attach a consumer, whose acks go through the one process that writes"
 _RECORDS = 10_000
+
+
+class _Snapshotted(Exception):
+    """What comes next in a system log is gone: a newer snapshot stands for it."""
 
 
 class Follower(Engine):
@@ -75,13 +80,15 @@ class Follower(Engine):
 
     def _start_at(self, snapshot: list[int]) -> None:
         """Begin with the system logs at their newest snapshots."""
-        journal = self.journal
         for shard, lsn in zip(SYSTEM_LOGS, snapshot, strict=True):
-            journal.add_shard(shard, next_lsn=max(lsn, 1), first=max(lsn, 1))
+            self.journal.add_shard(shard, next_lsn=max(lsn, 1), first=max(lsn, 1))
         self.catalog = Catalog()
-        self._changes = journal.cursor(CATALOG, max(snapshot[0], 1))
+        self._changes = self.journal.cursor(CATALOG, max(snapshot[0], 1))
+        self._forget_progress(snapshot)
+
+    def _forget_progress(self, snapshot: list[int]) -> None:
         self._progress: dict[int, list[bytes]] = {}
-        self._progress_cursor = journal.cursor(PROGRESS, max(snapshot[1], 1))
+        self._progress_cursor = self.journal.cursor(PROGRESS, max(snapshot[1], 1))
 
     # Following.
 
@@ -107,49 +114,69 @@ class Follower(Engine):
                 self._settle_segments()
 
     def _read_catalog(self) -> None:
-        while records := self._next_of(self._changes):
+        try:
+            self._advance(self.catalog, self._changes)
+        except _Snapshotted:
+            self._start_again()
+
+    def _start_again(self) -> None:
+        """Read the catalog anew from its newest snapshot; other threads see what it was until then.
+
+        A follower that rested while a snapshot was made, and what it stands for dropped, goes on
+        from there.
+        """
+        while True:
+            snapshot = self._snapshot()
+            for shard, lsn in zip(SYSTEM_LOGS, snapshot, strict=True):
+                self.journal.add_shard(shard, next_lsn=max(lsn, 1), first=max(lsn, 1))
+            catalog, changes = Catalog(), self.journal.cursor(CATALOG, max(snapshot[0], 1))
+            try:
+                self._advance(catalog, changes)
+                break
+            except _Snapshotted:
+                continue
+        self._restore_shards(catalog)
+        self.catalog, self._changes = catalog, changes
+        self._forget_progress(snapshot)
+        self._drop_orphans()
+
+    def _advance(self, catalog: Catalog, changes: Cursor) -> None:
+        while records := self._next_of(changes):
             for record in records:
                 try:
-                    self._take(catalogs.decode(record.payload))
+                    self._take(catalog, catalogs.decode(record.payload))
                 except (ValueError, KeyError, TypeError) as error:
                     raise CorruptionError(
                         self.path, 0, 0, f"a catalog record at {record.id}", repr(error)
                     ) from error
 
-    def _next_of(self, cursor: Cursor) -> list[Any]:
-        """Read on in a system log.
+    def _snapshot(self) -> list[int]:
+        return [int(lsn) for lsn in self.journal.load_super().snapshot]
 
-        What lies before its newest snapshot goes away, and a follower that rested meanwhile goes on
-        from there.
-        """
+    def _next_of(self, cursor: Cursor) -> list[Any]:
+        """Read on in a system log; _Snapshotted where it begins only behind."""
         at = cursor.lsn
         try:
             return cursor.read(_RECORDS) or []
         except (RecordTrimmed, CorruptionError) as error:
             if isinstance(error, RecordTrimmed):
                 at = cursor.gap()[0]
-            snapshot = [int(lsn) for lsn in self.journal.load_super().snapshot]
-            if snapshot[SYSTEM_LOGS.index(cursor.shard)] <= at:
+            if self._snapshot()[SYSTEM_LOGS.index(cursor.shard)] <= at:
                 raise
-        self._start_at(snapshot)
-        self._read_catalog()
-        self._restore_shards()
-        self._drop_orphans()
-        return [] if cursor.shard == CATALOG else self._next_of(self._progress_cursor)
+        raise _Snapshotted
 
-    def _take(self, change: Change) -> None:
+    def _take(self, catalog: Catalog, change: Change) -> None:
         """Apply one catalog record, and do here what the writer did with it."""
         kind = change["op"]
-        gone = self.catalog.by_id.get(change["id"]) if kind == "delete_stream" else None
-        subscriptions = self.catalog.subscriptions
-        of = subscriptions.get(change["name"]) if kind == "delete_subscription" else None
-        self.catalog.apply(change)
+        gone = catalog.by_id.get(change["id"]) if kind == "delete_stream" else None
+        of = catalog.subscriptions.get(change["name"]) if kind == "delete_subscription" else None
         if kind == "stream":
-            self._know_stream(change["id"])
-        elif kind == "delete_stream" and gone is not None:
+            self._know_stream(catalogs.stream_of(change), catalog.trims)
+        catalog.apply(change)
+        if kind == "delete_stream" and gone is not None:
             self.retire(gone, archived=change["archive"])
         elif kind == "delete_subscription" and of is not None:
-            self.retire_archived(of.stream_id)
+            self.retire_archived(catalog, of.stream_id)
         elif kind == "trim":
             for shard, first in change["shards"]:
                 self.journal.trim(shard, first)
@@ -157,12 +184,11 @@ class Follower(Engine):
             for shard, next_lsn, last_time, first in change["logs"]:
                 self.journal.add_shard(shard, next_lsn, last_time, first)
 
-    def _know_stream(self, stream_id: int) -> None:
-        stream = self.catalog.by_id[stream_id]
-        if stream_id not in self.routers:
-            self.routers[stream_id] = Router(stream.shards)
+    def _know_stream(self, stream: StreamState, trims: Mapping[int, int]) -> None:
+        if stream.id not in self.routers:
             for shard in stream.shard_ids:
-                self.journal.add_shard(shard, first=self.catalog.trims.get(shard, 1))
+                self.journal.add_shard(shard, first=trims.get(shard, 1))
+            self.routers[stream.id] = Router(stream.shards)
 
     # Segments that are gone.
 
@@ -230,14 +256,7 @@ class Follower(Engine):
     def progress_of(self, subscription: int) -> Progress | None:
         """Return what is durable of a subscription's progress."""
         with self.lock:
-            while records := self._next_of(self._progress_cursor):
-                for record in records:
-                    (owner,) = PREFIX.unpack_from(record.payload)
-                    piece = record.payload[PREFIX.size :]
-                    pieces = self._progress.setdefault(owner, [])
-                    if forgets(piece):
-                        pieces.clear()
-                    pieces.append(piece)
+            self._read_progress()
             pieces = self._progress.get(subscription, [])
         if not pieces:
             return None
@@ -245,6 +264,23 @@ class Follower(Engine):
         for piece in pieces:
             progress.apply(piece)
         return progress
+
+    def _read_progress(self) -> None:
+        while True:
+            try:
+                records = self._next_of(self._progress_cursor)
+            except _Snapshotted:
+                self._start_again()
+                continue
+            if not records:
+                return
+            for record in records:
+                (owner,) = PREFIX.unpack_from(record.payload)
+                piece = record.payload[PREFIX.size :]
+                pieces = self._progress.setdefault(owner, [])
+                if forgets(piece):
+                    pieces.clear()
+                pieces.append(piece)
 
     # What only a writer can do.
 

@@ -8,6 +8,7 @@ followers, on a machine that loses power in between.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from hypothesis.stateful import (
 
 import hstreamlite as hs
 from hstreamlite.errors import RecordTrimmed
+from hstreamlite.follower import Follower
 from hstreamlite.log.regroup import LEVEL_1
 from hstreamlite.log.swap import segment_facts
 from hstreamlite.testing.simenv import SimEnv
@@ -287,3 +289,40 @@ def test_a_follower_does_not_show_what_is_written_and_not_synced(direct: bool) -
             assert [payload for _, payload in shown_by(store)["a"]] == [b"durable"]
             assert shown_by(store) == survivors(env)
     follower.close()
+
+
+def test_no_stream_vanishes_while_a_follower_reads_the_catalog_anew() -> None:
+    """Another thread may look at any moment: here, at each call that the refresh makes."""
+    env = SimEnv(capacity=64 << 20)
+    writer = opened(env)
+    for name in ("a", "b", "c"):
+        writer.create_stream(name)
+    follower = opened(env, read_only=True)
+    engine = follower._engine
+    assert isinstance(engine, Follower)
+    began = engine._changes
+    for _ in range(4):
+        for _ in range(60):
+            writer.stream("a").append(bytes(3000), durability="memory")
+        writer.sync()
+        writer.stream("a").trim(before=hs.LATEST)
+        writer._ticker.house.snapshot()
+        writer._ticker.house.free_segments()
+    seen: list[tuple[list[str], bool]] = []
+
+    def look(*_: object) -> None:
+        catalog = engine.catalog
+        states = catalog.streams.values()
+        known = all(state.id in engine.routers for state in states)
+        seen.append((sorted(catalog.streams), known))
+
+    sys.setprofile(look)
+    try:
+        follower.streams()
+    finally:
+        sys.setprofile(None)
+    assert engine._changes is not began, "the catalog was not read anew"
+    assert len(seen) > 100
+    assert [one for one in seen if one != (["a", "b", "c"], True)] == []
+    follower.close()
+    writer.close()

@@ -105,7 +105,7 @@ class Catalog:
     def _apply(self, change: Change) -> None:
         kind = change["op"]
         if kind == "stream":
-            self._put_stream(_stream_from(change))
+            self._put_stream(stream_of(change))
         elif kind == "delete_stream":
             self._delete_stream(change["id"], archive=change["archive"])
         elif kind == "subscription":
@@ -215,7 +215,8 @@ def subscription_change(subscription: SubscriptionState) -> Change:
     return change
 
 
-def _stream_from(change: Change) -> StreamState:
+def stream_of(change: Change) -> StreamState:
+    """Return the stream that a record of kind "stream" makes."""
     fields = {k: v for k, v in change.items() if k != "op"}
     fields["shard_ids"] = tuple(fields["shard_ids"])
     fields["protect"] = tuple(fields["protect"])
