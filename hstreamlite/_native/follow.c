@@ -8,7 +8,9 @@
  *
  * Whoever calls hsl_log_refresh sees what was durable then. A thread calls it too: often while the
  * page changes, seldom when it rests, so that waiting readers wake by themselves. The thread's
- * pauses grow with the time since the last change.
+ * pauses grow with the time since the last change. They are pauses, since a thread that spins takes
+ * a processor from somebody, and the writer does not wake followers, since that would cost it more
+ * than their looks do.
  */
 #include "log.h"
 
@@ -16,10 +18,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PAUSE_MIN_NS 20000u
+#ifdef HSL_LINUX
+#include <sys/prctl.h>
+#endif
+
+#define PAUSE_MIN_NS 50000u
 #define PAUSE_MAX_NS 4000000u
 #define PAUSE_FAILED_NS 100000000u
-#define SPINS 200
+#define SLACK_NS 1000u /* of the thread's pauses: by itself the system adds as much as they last */
 
 struct hsl_follow {
     pthread_mutex_t mu;         /* who goes on; taken before every other lock */
@@ -265,6 +271,9 @@ static void *follow_main(void *arg)
 {
     struct hsl_log *log = arg;
     const struct hsl_io *io = log->io;
+#ifdef HSL_LINUX
+    prctl(PR_SET_TIMERSLACK, SLACK_NS);
+#endif
     uint64_t changed = io->mono_ns(io->ctx);
     while (!is_closing(log)) {
         uint64_t before = atomic_load(&log->durable_ticket);
@@ -277,10 +286,6 @@ static void *follow_main(void *arg)
         }
         if (atomic_load(&log->durable_ticket) != before)
             changed = now;
-        for (int i = 0; i < SPINS && !is_behind(log); i++)
-            ;
-        if (is_behind(log) && log->tail_valid)
-            continue;
         uint64_t ns = (now - changed) / 8;
         pause_for(log, ns < PAUSE_MIN_NS ? PAUSE_MIN_NS : ns > PAUSE_MAX_NS ? PAUSE_MAX_NS : ns);
     }

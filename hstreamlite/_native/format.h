@@ -186,13 +186,15 @@ struct hsl_tail_page {
     uint16_t major, minor;
     uint8_t uuid[16];
     uint8_t boot[16];
-    uint64_t zero[2];
+    uint64_t ring_bytes; /* of the ring behind the page; 0 = none */
+    uint64_t zero;
     uint64_t sequence;
     uint64_t state;
     uint64_t epoch;
     uint64_t durable; /* segment << 32 | offset */
+    uint64_t ring_from; /* place from which on the ring holds what is durable */
 };
-_Static_assert(sizeof(struct hsl_tail_page) == 96, "tail page");
+_Static_assert(sizeof(struct hsl_tail_page) == 104, "tail page");
 _Static_assert(offsetof(struct hsl_tail_page, sequence) == 64, "tail page");
 
 static inline uint64_t hsl_align8(uint64_t n) { return (n + 7) & ~(uint64_t)7; }

@@ -7,7 +7,7 @@
  *   segment.c   files of the segments, spare and reserve     (`writing`, nothing in flight)
  *   osstage.c   mapped copy of what is staged                (stage_mu)
  *   tail.c      mapped page that tells others what is durable
- *   follow.c    reading on in a log that another process writes
+ *   follow.c    reading on in a log that another process writes (follow->mu)
  *   index.c     shards and where their durable blocks are    (index_mu)
  *   regroup.c   writing a segment of level 1                 (one thread)
  *   swap.c      putting one in the place of others           (one at a time)
@@ -18,11 +18,12 @@
  *   scan.c      reading a segment back at open               (before any thread)
  *   cursor.c    reading one shard forward
  *
- * Lock order: stage_mu, then index_mu; pieces_mu, marks_mu and text_mu are taken last. None is held
- * during file calls, except index_mu while a segment is opened for reading. `writing` is a flag
- * under stage_mu: its holder alone gives out places in the active segment, and touches the
- * superblock and the names of segment files. Groups that have their place are written, and synced
- * in order, without it (writer.c).
+ * Lock order: follow->mu, stage_mu, index_mu; pieces_mu, marks_mu and text_mu are taken last. None
+ * is held during file calls, except index_mu while a segment is opened for reading, and follow->mu,
+ * under which a follower goes on in its log, in order. `writing` is a flag under stage_mu: its
+ * holder alone gives out places in the active segment, and touches the superblock and the names of
+ * segment files. Groups that have their place are written, and synced in order, without it
+ * (writer.c).
  *
  * Invariants: durable < every ticket in flight < every ticket in the queue; the index holds durable
  * blocks only; claimed bytes always fit the active segment or the spare; a chunk with frames that
@@ -236,6 +237,9 @@ struct hsl_log {
 
     int tail_fd;
     struct hsl_tail_page *tail; /* one thread writes it at a time */
+    size_t tail_len;            /* of the mapping: the page, and the ring behind it if any */
+    uint64_t ring_bytes;        /* of the ring; 0 = none */
+    uint64_t ring_end;          /* place up to which this writer filled it */
     _Atomic bool tail_valid; /* a follower found that it counts: it does until the machine boots */
     struct hsl_follow *follow;  /* a follower's place in the log; NULL before hsl_log_follow */
 
@@ -312,6 +316,9 @@ static inline size_t hsl_block_bytes(size_t payload)
 void hsl_chunks_free(struct hsl_log *log);
 void hsl_cache_add(struct hsl_log *log, const struct hsl_frame *frame, uint64_t segment,
                    uint64_t off);
+struct hsl_chunk *hsl_chunk_take(struct hsl_log *log, size_t len);
+void hsl_chunk_keep(struct hsl_log *log, struct hsl_chunk *chunk, uint64_t segment, uint64_t off,
+                    size_t len);
 struct hsl_chunk *hsl_cache_pin(struct hsl_log *log, uint64_t segment, uint64_t off, size_t len,
                                 const uint8_t **mem);
 void hsl_cache_unpin(struct hsl_log *log, struct hsl_chunk *chunk);
@@ -402,6 +409,10 @@ void hsl_os_stage_close(struct hsl_log *log);
 enum hsl_tail_state { HSL_TAIL_STARTING = 1, HSL_TAIL_OPEN = 2, HSL_TAIL_CLOSED = 3 };
 /* By who syncs a group, or holds `writing` with none in flight. */
 void hsl_tail_publish(struct hsl_log *log, enum hsl_tail_state state);
+/* Before it: the frames of a group that became durable, for followers to take from memory. */
+void hsl_tail_keep(struct hsl_log *log, const struct hsl_group *group);
+/* Copies [off, off + len) of a segment, all of it durable, from there; false if it is not there. */
+bool hsl_tail_copy(struct hsl_log *log, uint64_t segment, uint64_t off, size_t len, uint8_t *out);
 void hsl_tail_close(struct hsl_log *log);
 
 /* follow.c */

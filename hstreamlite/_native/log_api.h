@@ -37,6 +37,7 @@ struct hsl_log_config {
     uint64_t prewrite_bytes;    /* zeros written ahead of small frames */
     uint64_t checkpoint_bytes;  /* distance of index checkpoints in a segment */
     uint64_t os_stage_bytes;    /* size of the mapped stage file */
+    uint64_t tail_bytes;        /* newest frames that followers find in memory; 0 = none */
     uint64_t index_cache_bytes; /* parts of footers kept in memory */
     uint64_t block_bytes;       /* largest block body */
     uint64_t transaction_bytes; /* largest sum of blocks staged in one call */

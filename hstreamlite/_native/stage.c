@@ -408,6 +408,30 @@ void hsl_cache_add(struct hsl_log *log, const struct hsl_frame *frame, uint64_t 
         (struct hsl_cached){frame->chunk, segment, off, frame->off, frame->len};
 }
 
+/* Memory at chunk->mem + chunk->used for `len` bytes that a follower reads; NULL if there is none.
+ * It is one caller's until hsl_chunk_keep. */
+struct hsl_chunk *hsl_chunk_take(struct hsl_log *log, size_t len)
+{
+    bool no_memory;
+    pthread_mutex_lock(&log->stage_mu);
+    struct hsl_chunk *chunk = acquire_chunk(log, len, &no_memory);
+    pthread_mutex_unlock(&log->stage_mu);
+    return chunk;
+}
+
+/* What was read there is checked, and whole frames of a segment from `off` on. */
+void hsl_chunk_keep(struct hsl_log *log, struct hsl_chunk *chunk, uint64_t segment, uint64_t off,
+                    size_t len)
+{
+    if (len == 0)
+        return;
+    struct hsl_frame frames = {.chunk = chunk, .off = chunk->used, .len = len};
+    pthread_mutex_lock(&log->stage_mu);
+    hsl_cache_add(log, &frames, segment, off);
+    chunk->used += len;
+    pthread_mutex_unlock(&log->stage_mu);
+}
+
 /* The chunk that holds [off, off + len) of the segment, pinned until unpinned; NULL if none. */
 struct hsl_chunk *hsl_cache_pin(struct hsl_log *log, uint64_t segment, uint64_t off, size_t len,
                                 const uint8_t **mem)

@@ -131,6 +131,8 @@ static bool settle(struct hsl_log *log)
     if (rc == HSL_OK) {
         log->syncs++;
         log->durable_at = segment->number << 32 | last->end;
+        for (uint32_t n = 0; n < count; n++)
+            hsl_tail_keep(log, flight(log, n));
         hsl_tail_publish(log, HSL_TAIL_OPEN);
     }
     for (uint32_t n = 0; n < count && rc == HSL_OK; n++)

@@ -128,6 +128,7 @@ class Journal:
         native.prewrite_bytes = config.prewrite_bytes
         native.checkpoint_bytes = config.checkpoint_bytes
         native.os_stage_bytes = config.os_stage_bytes
+        native.tail_bytes = config.tail_bytes
         native.index_cache_bytes = config.index_cache_bytes
         native.block_bytes = config.batch_bytes_max
         native.transaction_bytes = config.transaction_bytes_max

@@ -46,6 +46,7 @@ def small_config(**options: Any) -> hs.StoreConfig:
         "prewrite_bytes": 8 << 10,
         "checkpoint_bytes": 64 << 10,
         "os_stage_bytes": 64 << 10,
+        "tail_bytes": 32 << 10,
         "progress_acks": 50,
         "regroup_bytes": 64 << 10,
     }

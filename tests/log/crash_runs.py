@@ -44,6 +44,7 @@ def machine(seed: int) -> tuple[SimEnv, hs.StoreConfig]:
         checkpoint_bytes=rng.choice((64 << 10, 16 << 20)),
         segment_bytes_max=rng.choice((64 << 10, 256 << 10)),
         os_stage_bytes=rng.choice((64 << 10, 128 << 10)),
+        tail_bytes=8 << 10,
         progress_acks=rng.choice((1, 50)),
     )
     return env, config

@@ -26,6 +26,7 @@ SMALL = hs.StoreConfig(
     stage_bytes=1 << 20,
     prewrite_bytes=8 << 10,
     os_stage_bytes=64 << 10,
+    tail_bytes=16 << 10,
 )
 
 

@@ -59,6 +59,7 @@ def small(**options: object) -> dict[str, object]:
         "prewrite_bytes": 16 << 10,
         "checkpoint_bytes": 64 << 10,
         "os_stage_bytes": 64 << 10,
+        "tail_bytes": 64 << 10,
         "progress_acks": PROGRESS_ACKS,
         "progress_interval": 60,
         **options,

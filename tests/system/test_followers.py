@@ -22,6 +22,7 @@ from tests.system.workers import Worker, Workers, trace
 LEVELS = ["sync", "os", "memory"]
 CONFIG = small()
 KILLS = 20
+OPENINGS = 20
 WRITER_REPORTS_MAX = 60
 FOLLOWER_REPORTS_MAX = 800
 REPORTS_OF_OPENING = 6
@@ -180,6 +181,70 @@ def test_followers_and_writers_are_killed_in_turn(
         f"shown ({shown} different), 0 foreign, {counts['gap']} gaps; "
         f"{Ledger.tell(campaign.ledger.counts)}"
     )
+
+
+def test_followers_open_while_writers_are_killed_in_opening(
+    tmp_path: Path, say: Callable[[str], None]
+) -> None:
+    random_ = random.Random(SEED)
+    with Workers() as writers, Workers() as followers:
+        campaign = Campaign(tmp_path / "s", writers, followers)
+        writer = campaign.write()
+        writer.reach(REPORTS_OF_OPENING)
+        for _ in range(OPENINGS):
+            campaign.wrote(writer.kill())
+            follower = campaign.follow()
+            writer = campaign.write()
+            writer.reach(random_.randrange(2 * REPORTS_OF_OPENING))
+            if random_.randrange(2):
+                campaign.wrote(writer.kill())
+                writer = campaign.write()
+            follower.reach(word="looked")
+            campaign.saw(follower.kill())
+        campaign.wrote(writer.kill())
+        campaign.wrote(campaign.write(rounds=2).finish())
+        whole = campaign.saw(campaign.follow(records=0).finish())
+    check(campaign, whole)
+    say(f"followers opened beside {OPENINGS} killed writers: {campaign.counts['shown']} records")
+
+
+def test_a_reader_slower_than_retention_meets_gaps_and_nothing_else(tmp_path: Path) -> None:
+    config = hs.StoreConfig(**small(retention_interval=0.01))  # type: ignore[arg-type]
+    with (
+        hs.open(tmp_path / "s", config=config) as writer,
+        hs.open(tmp_path / "s", config=config, read_only=True) as follower,
+    ):
+        stream = writer.create_stream("a", max_bytes=100_000)
+        readers = [follower.stream("a").read(follow=True) for _ in range(3)]
+        last = [0] * len(readers)
+        gaps = 0
+
+        def step(at: int) -> int:
+            nonlocal gaps
+            try:
+                record = next(readers[at])
+            except hs.RecordTrimmed:
+                gaps += 1
+                return last[at]
+            assert record.id is not None
+            assert record.id.lsn > last[at]
+            assert record.payload == b"%d;" % record.id.lsn * 500
+            last[at] = record.id.lsn
+            return last[at]
+
+        number = 0
+        for _ in range(80):
+            for _ in range(20):
+                number += 1
+                stream.append(b"%d;" % number * 500, durability="memory")
+            writer.sync()
+            for at in range(len(readers)):
+                for _ in range(at + 1):
+                    step(at)
+        assert gaps > 0
+        for at in range(len(readers)):
+            while step(at) < number:
+                pass
 
 
 def check(campaign: Campaign, whole: Shown) -> None:

@@ -35,7 +35,7 @@ BLOCK = (
 def tiny_store() -> dict[str, bytes]:
     """Return the files of a store that got one stream and one record before its process died."""
     env = SimEnv(seed=0, capacity=8 << 20)
-    store = hs.open(ROOT, env=env, config=hs.StoreConfig(segment_bytes_min=64 << 10))
+    store = hs.open(ROOT, env=env, config=hs.StoreConfig(segment_bytes_min=64 << 10, tail_bytes=0))
     store.create_stream("s").append(b"hello", key="k")
     disk = env.process_crash().disk
     return {path.removeprefix(f"{ROOT}/"): disk.read_all(path) for path in disk.walk(ROOT)}

@@ -40,6 +40,7 @@ CONFIG = hs.StoreConfig(
     segment_bytes_max=256 << 10,
     checkpoint_bytes=64 << 10,
     os_stage_bytes=64 << 10,
+    tail_bytes=0,
     prewrite_bytes=16 << 10,
 )
 
