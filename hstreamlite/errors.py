@@ -148,6 +148,22 @@ class NotAStore(StoreError):
         )
 
 
+class StoreReplaced(StoreError):
+    """The directory that was opened read-only is gone, or another store lies in its place.
+
+    Removed, renamed, or made anew: what was read before was true. Nothing was changed.
+    """
+
+    path: str
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"The store that was opened at {path!r} is not there any more: its directory was "
+            "removed, renamed or made anew; close this one and open what is there now.",
+            path=path,
+        )
+
+
 class Forked(StoreError):
     """The store was opened before a fork and is used in the child. The parent's is unharmed."""
 
@@ -681,6 +697,7 @@ __all__ = [
     "StoreError",
     "StoreFailed",
     "StoreLocked",
+    "StoreReplaced",
     "StoreVersionUnsupported",
     "StreamExists",
     "StreamInUse",

@@ -19,6 +19,7 @@ EXAMPLES: list[HStreamError] = [
     errors.StoreVersionUnsupported("data/SUPER", 9, 1),
     errors.StoreFailed("data/", OSError(errno.EIO, "Input/output error")),
     errors.NotAStore("data/", "it holds 'holiday.jpg'"),
+    errors.StoreReplaced("data/"),
     errors.Forked("data/", 4711),
     errors.ReadOnly("data/"),
     errors.CorruptionError("data/s1", 4096, 512, "0x1", "0x2", ("orders/1 5-9",)),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytest
@@ -324,5 +325,95 @@ def test_no_stream_vanishes_while_a_follower_reads_the_catalog_anew() -> None:
     assert engine._changes is not began, "the catalog was not read anew"
     assert len(seen) > 100
     assert [one for one in seen if one != (["a", "b", "c"], True)] == []
+    follower.close()
+    writer.close()
+
+
+def move_away(env: SimEnv) -> None:
+    env.disk.rename_raw("/db", "/elsewhere")
+
+
+def remove(env: SimEnv) -> None:
+    for path in sorted(env.disk.walk("/db"), reverse=True):
+        env.disk.unlink_raw(path)
+
+
+def make_anew(env: SimEnv) -> None:
+    move_away(env)
+    opened(env).close()
+
+
+def fill(env: SimEnv, number: int) -> hs.Store:
+    """Make a store of several segments; that of another number is as large, block by block."""
+    store = opened(env)
+    stream = store.create_stream("a")
+    for n in range(100):
+        stream.append(b"%d %2d;" % (number, n) * 500)
+    return store
+
+
+def make_the_same(env: SimEnv) -> None:
+    move_away(env)
+    fill(env, 2).close()
+
+
+@pytest.mark.parametrize("change", [move_away, remove, make_anew, make_the_same])
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("owned", [True, False])
+def test_a_follower_tells_that_its_store_is_there_no_more(
+    change: Callable[[SimEnv], None], *, waits: bool, owned: bool
+) -> None:
+    """Where it has read nothing yet it must not take another store's files for its own."""
+    env = SimEnv(capacity=64 << 20)
+    writer = fill(env, 1)
+    if not owned:
+        writer.close()
+    follower = opened(env, read_only=True)
+    writer.close()
+    follower.streams()
+    change(env)
+    if waits:
+        env.advance(1)
+    shown = []
+    with pytest.raises(hs.StoreReplaced, match="removed, renamed or made anew"):
+        for record in follower.stream("a").read():
+            shown.append(record.payload)
+    assert shown == [b"1 %2d;" % n * 500 for n in range(len(shown))]
+    assert not waits or not shown
+    env.advance(1)
+    with pytest.raises(hs.StoreReplaced):
+        follower.streams()
+    follower.close()
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "buffered"])
+def test_a_follower_of_a_full_disk_shows_what_was_acknowledged(direct: bool) -> None:
+    env = SimEnv(capacity=2 << 20)
+    if not direct:
+        env.disk.set_direct(0)
+    writer = opened(env)
+    stream = writer.create_stream("a")
+    follower = opened(env, read_only=True)
+    reader = follower.stream("a").read(follow=True)
+    kept: list[bytes] = []
+    shown: list[Any] = []
+    for _ in range(3):
+        with pytest.raises(hs.StorageFull):
+            while True:
+                payload = b"%d;" % len(kept) * 1000
+                stream.append(payload)
+                kept.append(payload)
+                if len(kept) % 5 == 0:
+                    shown += [record.payload for record in reader]
+                    assert shown == kept
+        with opened(env, read_only=True) as late:
+            assert shown_by(late) == shown_by(follower) == shown_by(writer)
+        shown += [record.payload for record in reader]
+        assert shown == kept
+        stream.trim(before=hs.LATEST)
+        env.advance(1.1)
+        writer.tick()
+        writer._ticker.house.snapshot()
+        writer._ticker.house.free_segments()
     follower.close()
     writer.close()

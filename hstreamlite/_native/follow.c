@@ -26,6 +26,7 @@
 #define PAUSE_MAX_NS 4000000u
 #define PAUSE_FAILED_NS 100000000u
 #define SLACK_NS 1000u /* of the thread's pauses: by itself the system adds as much as they last */
+#define CHECK_NS 250000000u
 
 struct hsl_follow {
     pthread_mutex_t mu;         /* who goes on; taken before every other lock */
@@ -35,6 +36,7 @@ struct hsl_follow {
     uint64_t uid;               /* of segment `number` if its end is known; else 0 */
     uint32_t crc;
     uint64_t gone, abandoned;
+    uint64_t checked_ns;        /* when the page last proved to be the one of the directory */
     _Atomic uint64_t sequence;  /* of the page when everything it told was taken in */
     bool closed;
     int broken;                 /* status of a failure after which there is no going on; 0 = none */
@@ -225,15 +227,40 @@ static bool is_behind(struct hsl_log *log)
     return atomic_load_explicit(sequence, memory_order_acquire) != f->sequence;
 }
 
+/* A mapped page stays as it is when its directory goes or gives way to another. */
+static int check_place(struct hsl_log *log, uint64_t now)
+{
+    struct hsl_follow *f = log->follow;
+    f->checked_ns = now;
+    f->broken = hsl_tail_check(log);
+    return f->broken;
+}
+
 int hsl_log_refresh(struct hsl_log *log)
+{
+    if (hsl_forked(log))
+        return HSL_FORKED;
+    struct hsl_follow *f = log->follow;
+    uint64_t now = log->io->mono_ns(log->io->ctx);
+    pthread_mutex_lock(&f->mu);
+    int rc = f->closed ? HSL_CLOSED : f->broken;
+    if (rc == HSL_OK && now > f->checked_ns + CHECK_NS)
+        rc = check_place(log, now);
+    if (rc == HSL_OK && is_behind(log))
+        rc = refresh(log);
+    pthread_mutex_unlock(&f->mu);
+    return rc;
+}
+
+int hsl_log_follow_check(struct hsl_log *log)
 {
     if (hsl_forked(log))
         return HSL_FORKED;
     struct hsl_follow *f = log->follow;
     pthread_mutex_lock(&f->mu);
     int rc = f->closed ? HSL_CLOSED : f->broken;
-    if (rc == HSL_OK && is_behind(log))
-        rc = refresh(log);
+    if (rc == HSL_OK)
+        rc = check_place(log, log->io->mono_ns(log->io->ctx));
     pthread_mutex_unlock(&f->mu);
     return rc;
 }

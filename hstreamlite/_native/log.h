@@ -414,6 +414,8 @@ void hsl_tail_keep(struct hsl_log *log, const struct hsl_group *group);
 /* Copies [off, off + len) of a segment, all of it durable, from there; false if it is not there. */
 bool hsl_tail_copy(struct hsl_log *log, uint64_t segment, uint64_t off, size_t len, uint8_t *out);
 void hsl_tail_close(struct hsl_log *log);
+/* REPLACED if another page, or none, has the name of the one that a follower mapped. */
+int hsl_tail_check(struct hsl_log *log);
 
 /* follow.c */
 void hsl_follow_close(struct hsl_log *log);

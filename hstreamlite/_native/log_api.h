@@ -22,7 +22,8 @@ enum hsl_status {
     HSL_VERSION = -12,
     HSL_TRIMMED = -13,
     HSL_MALFORMED = -14,
-    HSL_READ_ONLY = -15
+    HSL_READ_ONLY = -15,
+    HSL_REPLACED = -16
 };
 
 struct hsl_log_config {
@@ -207,6 +208,9 @@ int hsl_log_load_active(struct hsl_log *log, uint64_t number, uint64_t checkpoin
 int hsl_log_follow(struct hsl_log *log);
 /* Takes in what became durable since. DAMAGED: see hsl_log_follow_damage; AGAIN: below. */
 int hsl_log_refresh(struct hsl_log *log);
+/* REPLACED if what is followed has its place no more: the directory was removed, renamed, or made
+ * anew. hsl_log_refresh looks too, but seldom. */
+int hsl_log_follow_check(struct hsl_log *log);
 int hsl_log_follow_damage(struct hsl_log *log, struct hsl_segment_report *report);
 /* After AGAIN: the number of the segment that is gone. It was dropped, or one of level 1 stands in
  * its place, which the caller finds out: then comes one of the next two. */

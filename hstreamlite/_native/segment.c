@@ -547,6 +547,41 @@ void hsl_segments_release(struct hsl_log *log)
     pthread_mutex_unlock(&log->index_mu);
 }
 
+/* Is a file that a follower opened by its name the segment that it knows? */
+static int check_named(struct hsl_log *log, const struct hsl_segment *s, int fd)
+{
+    struct hsl_segment_header h;
+    uint8_t *page = hsl_page_alloc(HSL_PAGE);
+    if (!page)
+        return HSL_NO_MEMORY;
+    int err = hsl_read_all(log->io, fd, page, HSL_PAGE, 0);
+    memcpy(&h, page, sizeof h);
+    free(page);
+    if (err < 0 && err != -ENODATA)
+        return hsl_fail(log, "read", "segment", -err);
+    return err == 0 && h.uid == s->uid ? HSL_OK : HSL_REPLACED;
+}
+
+static int open_reader(struct hsl_log *log, struct hsl_segment *s)
+{
+    char path[HSL_PATH_MAX + 64];
+    hsl_segment_path(log, path, s->number);
+    if (log->open_files >= OPEN_FILES_MAX)
+        close_one_reader(log);
+    int flags = HSL_OPEN_READ | (!s->sealed && log->direct ? HSL_OPEN_DIRECT : 0);
+    int fd = log->io->open(log->io->ctx, path, flags);
+    if (fd < 0)
+        return hsl_fail(log, "open", path, -fd);
+    int rc = log->follow ? check_named(log, s, fd) : HSL_OK;
+    if (rc != HSL_OK) {
+        log->io->close(log->io->ctx, fd);
+        return rc;
+    }
+    log->open_files++;
+    s->fd_read = fd;
+    return HSL_OK;
+}
+
 /* A file handle for reading that stays valid until hsl_segment_unread, through seal and drop. */
 int hsl_segment_reader(struct hsl_log *log, uint64_t number, struct hsl_segment **out, int *fd)
 {
@@ -558,17 +593,7 @@ int hsl_segment_reader(struct hsl_log *log, uint64_t number, struct hsl_segment 
     } else if (!s) {
         rc = HSL_NOT_FOUND;
     } else if (s->fd_read < 0) {
-        char path[HSL_PATH_MAX + 64];
-        hsl_segment_path(log, path, number);
-        if (log->open_files >= OPEN_FILES_MAX)
-            close_one_reader(log);
-        int flags = HSL_OPEN_READ | (!s->sealed && log->direct ? HSL_OPEN_DIRECT : 0);
-        int got = log->io->open(log->io->ctx, path, flags);
-        if (got < 0)
-            rc = hsl_fail(log, "open", path, -got);
-        else
-            log->open_files++;
-        s->fd_read = got < 0 ? -1 : got;
+        rc = open_reader(log, s);
     }
     if (rc == HSL_OK) {
         s->readers++;

@@ -310,7 +310,40 @@ int hsl_log_tail_read(struct hsl_log *log, struct hsl_tail *out)
         return HSL_NOT_FOUND;
     }
     if (memcmp(log->tail->uuid, log->uuid, 16) != 0)
-        return HSL_DAMAGED;
+        return HSL_REPLACED;
     log->tail_valid = true;
     return HSL_OK;
+}
+
+/* Is the page that has the name another one than the mapped one? A copy of a store tells itself by
+ * another sequence while that of the mapped page rests. */
+static bool is_other(const struct hsl_log *log, struct hsl_tail_page *named)
+{
+    if (memcmp(named->magic, HSL_TAIL_MAGIC, 8) != 0 || named->crc != page_crc(named))
+        return false; /* being made: not yet known */
+    uint64_t before = atomic_load(word(&log->tail->sequence));
+    uint64_t found = atomic_load(word(&named->sequence));
+    uint64_t after = atomic_load(word(&log->tail->sequence));
+    return memcmp(named->uuid, log->uuid, 16) != 0 || (before == after && found != before);
+}
+
+int hsl_tail_check(struct hsl_log *log)
+{
+    char path[HSL_PATH_MAX + 64];
+    const struct hsl_io *io = log->io;
+    hsl_path(log, path, "TAIL");
+    if (!log->tail_valid)
+        return HSL_OK;
+    int fd = io->open(io->ctx, path, HSL_OPEN_READ);
+    if (fd < 0)
+        return fd == -ENOENT || fd == -ENOTDIR ? HSL_REPLACED : HSL_OK; /* others pass */
+    int rc = HSL_OK;
+    void *named = io->size(io->ctx, fd) < (int64_t)HSL_PAGE ? NULL
+                                                            : io->map_shared(io->ctx, fd, HSL_PAGE);
+    if (named) {
+        rc = is_other(log, named) ? HSL_REPLACED : HSL_OK;
+        io->unmap(io->ctx, named, HSL_PAGE);
+    }
+    io->close(io->ctx, fd);
+    return rc;
 }

@@ -22,7 +22,13 @@ from typing import Any, TypeVar
 from hstreamlite._native import ffi, lib
 from hstreamlite.config import StoreConfig
 from hstreamlite.env import Env
-from hstreamlite.errors import CorruptionError, NotAStore, StoreLocked, StoreVersionUnsupported
+from hstreamlite.errors import (
+    CorruptionError,
+    NotAStore,
+    StoreLocked,
+    StoreReplaced,
+    StoreVersionUnsupported,
+)
 from hstreamlite.log.journal import Cursor, Journal, RawBatch
 from hstreamlite.log.recovery import (
     DAMAGE,
@@ -62,6 +68,7 @@ class FollowedJournal(Journal):
 
     def _pass(self, number: int) -> None:
         """Go on behind a segment that is gone: by the one that stands in its place, if any."""
+        self.check_place()
         found = ffi.new("struct hsl_segment_report *")
         regrouped = [n for n in segment_numbers(self.env, self.path) if n >= LEVEL_1]
         for other in reversed(regrouped):
@@ -103,6 +110,7 @@ class FollowedJournal(Journal):
         except OSError as error:
             if error.errno != errno.ENOENT:
                 raise
+            self.check_place()
             self.on_missing()
         try:
             return read()
@@ -149,15 +157,18 @@ class FollowedJournal(Journal):
         status = lib.hsl_log_tail_read(self.log, tail)
         if status == lib.HSL_NOT_FOUND:
             return None
-        if status == lib.HSL_DAMAGED:
-            raise self._replaced()
         self.check(status)
         return tail
 
-    def _replaced(self) -> CorruptionError:
-        return CorruptionError(
-            f"{self.path}/TAIL", 0, 4096, f"the page of store {self.uuid.hex()}", "another store's"
-        )
+    def check_place(self) -> None:
+        """StoreReplaced if the directory is gone, or holds another store by now."""
+        self.check(lib.hsl_log_follow_check(self.log))
+        try:
+            found = bytes(self.load_super().uuid)
+        except NotAStore:
+            found = b""
+        if found != self.uuid:
+            raise StoreReplaced(self.path)
 
     def abandoned(self) -> int:
         """Return the number of the last segment that was gone before its end was read; 0: none."""
@@ -176,8 +187,6 @@ class FollowedJournal(Journal):
     def _damage(self) -> CorruptionError:
         report = ffi.new("struct hsl_segment_report *")
         lib.hsl_log_follow_damage(self.log, report)
-        if not report.number:
-            return self._replaced()
         expected = DAMAGE.get(report.damage, "a segment of this store")
         return refuse(self, Segment(int(report.number), report, ()), expected, "other bytes")
 

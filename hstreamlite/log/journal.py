@@ -31,6 +31,7 @@ from hstreamlite.errors import (
     StorageUnavailable,
     StoreClosed,
     StoreFailed,
+    StoreReplaced,
     StreamNotFound,
     TransactionTooLarge,
 )
@@ -485,6 +486,8 @@ def _status_error(journal: Journal, status: int, a: int, b: int) -> BaseExceptio
         return StoreClosed(journal.path)
     if status == lib.HSL_READ_ONLY:
         return ReadOnly(journal.path)
+    if status == lib.HSL_REPLACED:
+        return StoreReplaced(journal.path)
     if status == lib.HSL_FORKED:
         return Forked(journal.path, journal.pid)
     if status == lib.HSL_TOO_LARGE:
