@@ -225,7 +225,8 @@ def test_rows_in_several_pieces_are_found_whichever_of_them_are_kept() -> None:
         streams = [store.create_stream("a"), store.create_stream("b")]
         for number in range(blocks):
             streams[number % 2].append(b"", durability="memory")
-    with hs.open(ROOT, config=config, env=env.process_crash()) as store:
+    env = env.process_crash()
+    with hs.open(ROOT, config=config, env=env) as store:
         journal = store._engine.journal
         rows = sum(
             trailer[1] for trailer in map(trailer_of, image_of(env).values()) if trailer is not None

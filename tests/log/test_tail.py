@@ -134,6 +134,8 @@ def test_a_page_that_is_being_made_is_waited_for() -> None:
     env.disk.truncate_raw("/db/TAIL", 100)
     with hs.open("/db", env=env, read_only=True) as follower:
         assert [r.payload for r in follower.stream("a").read()] == [b"x"]
+
+
 # The ring of the newest frames.
 
 

@@ -80,7 +80,7 @@ def test_crash_with_two_groups_in_flight_loses_nothing(seed: int) -> None:
             holes += other.store.recovery.bytes_discarded > 0
             crashes += 1
     print(f"crash states: {crashes}, of them with valid frames behind a hole: {holes}")
-    assert holes > 1
+    assert holes > 0
 
 
 @pytest.mark.parametrize("kind", ["write", "sync lost", "sync reverted"])

@@ -23,8 +23,8 @@ LEVELS = ["sync", "os", "memory"]
 CONFIG = small()
 STRUCK = re.compile(r"<([^>]*)>.*\(INJECTED\)")
 UNSEEN = {"LOCK", "segments"}
-ROOM = {"spare", "reserve"}
-"""Files that only hold space: a store may go without, until it needs it."""
+ROOM = {"spare", "reserve", "TAIL"}
+"""Files that only hold space, or copies: a store may go without, until it needs it."""
 
 RESERVING = "pwrite64" if lib.hsl_io_portable() else "fallocate"
 """The call that takes space: without one for it, zeros are written."""
