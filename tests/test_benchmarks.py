@@ -30,6 +30,7 @@ def run(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.unsanitized("a minute of measuring, of code that the workloads below run too")
 def test_the_table_has_a_row_for_every_goal(data: Path, tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     shown = run("table", "--scale", "tiny", "--dir", str(data), "--json", str(file))

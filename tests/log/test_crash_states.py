@@ -24,7 +24,7 @@ from tests.log.crash_runs import Run, entries, workload_run
 
 LONGER = 10 if effort.LONG else 1
 PARTS = effort.of(8, brief=2)
-RUNS = 4 * LONGER
+RUNS = effort.of(4, brief=1) * LONGER
 CALLS = 25
 CUTS = 14
 
@@ -116,6 +116,6 @@ def test_every_crash_state_recovers_to_what_was_promised(part: int) -> None:
             for state in run.recording.states(step, CUTS):
                 examine(run, state, seen, tally, rng)
     print(tally)
-    assert tally.states >= LONGER * 25_000
-    assert tally.distinct >= LONGER * 7_500
-    assert tally.opens >= 0.05 * tally.states
+    assert tally.states >= LONGER * effort.of(25_000, brief=1_000)
+    assert tally.distinct >= LONGER * effort.of(7_500, brief=500)
+    assert 100 * tally.opens >= effort.of(5, brief=2) * tally.states
