@@ -127,6 +127,7 @@ class Follower(Engine):
         """
         while True:
             snapshot = self._snapshot()
+            self.journal.refresh()  # it was durable before the superblock told of it
             for shard, lsn in zip(SYSTEM_LOGS, snapshot, strict=True):
                 self.journal.add_shard(shard, next_lsn=max(lsn, 1), first=max(lsn, 1))
             catalog, changes = Catalog(), self.journal.cursor(CATALOG, max(snapshot[0], 1))

@@ -329,6 +329,48 @@ def test_no_stream_vanishes_while_a_follower_reads_the_catalog_anew() -> None:
     writer.close()
 
 
+def test_a_snapshot_made_while_a_follower_looks_for_the_newest_is_read_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The superblock may name records that the follower has not taken in yet."""
+    env = SimEnv(capacity=64 << 20)
+    writer = opened(env)
+    for name in ("a", "b"):
+        writer.create_stream(name)
+    follower = opened(env, read_only=True)
+    engine = follower._engine
+    assert isinstance(engine, Follower)
+
+    def keep_house(appends: int = 60) -> None:
+        for _ in range(appends):
+            writer.stream("a").append(bytes(3000), durability="memory")
+        writer.sync()
+        writer.stream("a").trim(before=hs.LATEST)
+        writer.stream("a").append(b"kept")
+        writer._ticker.house.snapshot()
+        writer._ticker.house.free_segments()
+
+    snapshot, looks = engine._snapshot, 0
+
+    def look() -> list[int]:
+        nonlocal looks
+        looks += 1
+        if looks <= 4:
+            keep_house(looks % 3)
+        return snapshot()
+
+    for _ in range(4):
+        keep_house()
+    monkeypatch.setattr(engine, "_snapshot", look)
+    for _ in range(5):
+        assert shown_by(follower) == shown_by(writer)
+        keep_house(20)
+    assert looks > 1
+    assert shown_by(follower) == shown_by(writer)
+    follower.close()
+    writer.close()
+
+
 def move_away(env: SimEnv) -> None:
     env.disk.rename_raw("/db", "/elsewhere")
 

@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -326,7 +325,7 @@ static int64_t read_text(int fd, char *text, size_t cap)
 
 #ifndef HSL_LINUX
 
-enum { LOCK_TRIES = 1000 };
+enum { LOCK_TRIES = 10000, LOCK_PAUSE_NS = 100000 };
 
 static int try_flock(int fd, int how)
 {
@@ -356,13 +355,14 @@ static int lock_descriptor(int fd)
     return rc < 0 ? -errno : 0;
 #else
     /* Who asks for the holder holds the lock shared meanwhile. An owner holds it alone, so that
-     * not even a share is to be had; where one is, it is free as soon as the others have asked. */
+     * not even a share is to be had; where one is, it is free as soon as the others have asked,
+     * which takes long only if they do not get a processor. */
     for (int tries = 0; (rc = try_flock(fd, LOCK_EX)) == -EAGAIN && tries < LOCK_TRIES;
          tries++) {
         if ((rc = try_flock(fd, LOCK_SH)) < 0)
             break;
         try_flock(fd, LOCK_UN);
-        sched_yield();
+        nanosleep(&(struct timespec){.tv_nsec = LOCK_PAUSE_NS}, NULL);
     }
     return rc;
 #endif

@@ -451,6 +451,13 @@ BUGS = {
         TAIL,
         "another_boot",
     ),
+    "read a snapshot that was not taken in yet": Bug(
+        "follower.py",
+        "            self.journal.refresh()  # it was durable before the superblock told of it\n",
+        "",
+        FOLLOWERS,
+        "snapshot_made",
+    ),
     "expire what a subscription protects": Bug(
         "housekeeping.py",
         "min(self._expired(state, shard, now), protected.get(shard, END))",
