@@ -219,6 +219,8 @@ class TestChecks:
 
 
 def start(*options: str) -> subprocess.Popen[str]:
+    # A shell lets what it runs in the background ignore interrupts, and so whatever that starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
         [sys.executable, "-m", "hstreamlite", "demo", *options],
         stdout=subprocess.PIPE,

@@ -19,14 +19,14 @@ PORTABLE = bool(lib.hsl_io_portable())
 
 POSIX = """
     abort aligned_alloc calloc clock_gettime close closedir fcntl fdatasync free fstat fsync
-    ftruncate fwrite getpid malloc memchr memcmp memcpy memmove memset mkdir mmap munmap open
-    opendir pipe pread pwrite pthread_atfork pthread_cond_broadcast pthread_cond_destroy
+    ftruncate fwrite getpid malloc memchr memcmp memcpy memmove memset mkdir mmap munmap
+    nanosleep open opendir pipe pread pthread_atfork pthread_cond_broadcast pthread_cond_destroy
     pthread_cond_init pthread_cond_signal pthread_cond_timedwait pthread_cond_wait
     pthread_condattr_destroy pthread_condattr_init pthread_create pthread_join
     pthread_mutex_destroy pthread_mutex_init pthread_mutex_lock pthread_mutex_trylock
-    pthread_mutex_unlock pthread_once pthread_self qsort read readdir realloc rename rmdir
-    sched_yield shm_open snprintf statvfs stderr stpcpy strchr strcmp strcpy strcspn strdup strlen
-    strncmp strspn strstr strtoll strtoull unlink write
+    pthread_mutex_unlock pthread_once pthread_self pwrite qsort read readdir realloc rename
+    rmdir sched_yield shm_open snprintf statvfs stderr stpcpy strchr strcmp strcpy strcspn
+    strdup strlen strncmp strspn strstr strtoll strtoull unlink write
 """
 BEYOND_POSIX = {"flock", "posix_fadvise"}
 """macOS has the first; the second is left out by the preprocessor where headers lack it."""
