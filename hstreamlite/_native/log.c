@@ -130,7 +130,8 @@ void *hsl_page_alloc(size_t len)
     size_t bytes = hsl_align_page(len ? len : 1);
 #ifdef HSL_LINUX
     if (bytes >= HUGE_PAGE) {
-        void *large = aligned_alloc(HUGE_PAGE, bytes);
+        size_t whole = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE; /* as C asks for */
+        void *large = aligned_alloc(HUGE_PAGE, whole);
         if (large)
             madvise(large, bytes, MADV_HUGEPAGE); /* a wish: small pages do as well */
         return large;
