@@ -18,6 +18,7 @@ from hstreamlite._native import lib
 from hstreamlite.testing.model import Model, Violation
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.witness import Restart, Witness, small_config
+from tests import effort
 
 PARTS = 4
 LEAST_FAILURES = 300
@@ -186,7 +187,7 @@ def test_each_allocation_may_fail_once(part: int) -> None:
     before = live()
     Trial(0).run()
     assert live() == before
-    nth = part + 1
+    nth, step = part + 1, PARTS * effort.of(1, brief=3)
     while True:
         trial = Trial(nth).run()
         assert trial.w.env.disk.counts().handles == 0, f"allocation {nth}"
@@ -196,6 +197,6 @@ def test_each_allocation_may_fail_once(part: int) -> None:
         assert live() == before, f"allocation {nth}"
         if not reached:
             break
-        nth += PARTS
-    print(f"every {PARTS}th of {nth} allocations failed once: {dict(outcomes)}")
+        nth += step
+    print(f"every {step}th of {nth} allocations failed once: {dict(outcomes)}")
     assert nth > LEAST_FAILURES

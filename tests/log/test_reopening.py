@@ -14,6 +14,7 @@ from hstreamlite.housekeeping import Housekeeping
 from hstreamlite.testing.crash import Recording
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.simfs import Fail, Op
+from tests import effort
 
 SMALL = hs.StoreConfig(
     segment_bytes_min=64 << 10,
@@ -202,7 +203,7 @@ def test_unsynced_frames_of_a_killed_process_are_durable_before_a_footer_lists_t
     """Killed between writing and syncing, the log is sealed by the next process. Of what that one
     has not synced when the power goes, one change is lost, or one is kept."""
     cases = left_unsynced = 0
-    for killed in range(40):
+    for killed in range(0, 40, effort.of(1, brief=5)):
         env = SimEnv(seed=1)
         open_store(env).create_stream("a").append(b"kept")
         env = env.process_crash()
@@ -222,8 +223,8 @@ def test_unsynced_frames_of_a_killed_process_are_durable_before_a_footer_lists_t
                 assert payloads in ([b"kept"], [b"kept", b"more"]), f"killed at {killed}, cut {cut}"
                 cases += 1
             cut += 1
-    assert left_unsynced > 10
-    assert cases > 1000
+    assert left_unsynced > effort.of(10, brief=1)
+    assert cases > effort.of(1000, brief=50)
 
 
 def stop(env: SimEnv, mutation: int, work: Callable[[hs.Store], object]) -> bool:
