@@ -264,7 +264,7 @@ def _following(plan: Plan) -> list[Group]:
         Group(
             case,
             (
-                Goal("6", slower, Sense.RATE, 0.95, alone, subject=followed),
+                Goal("6", slower, Sense.RATE, 0.85, alone, subject=followed),
                 Goal("6", seen, Sense.TIME, 2.0, alone, subject=followed, line=1, unit="ms"),
             ),
         )

@@ -310,10 +310,13 @@ static size_t valid_entry(struct hsl_log *log, uint64_t epoch, uint64_t pos,
 static uint64_t entries_behind(struct hsl_log *log, uint64_t epoch, uint64_t pos, uint64_t limit)
 {
     struct hsl_stage_entry entry;
-    uint64_t found = 0;
-    for (size_t bytes; pos < limit; pos += bytes ? bytes : 8) {
-        bytes = valid_entry(log, epoch, pos, &entry);
+    uint64_t found = 0, at = pos % ring_bytes(log);
+    for (size_t bytes; pos < limit; pos += bytes, at += bytes) {
+        at = at < ring_bytes(log) ? at : 0; /* an entry ends at the end of the ring at most */
+        memcpy(&entry.magic, log->stage_map + HSL_PAGE + at, sizeof entry.magic);
+        bytes = entry.magic == HSL_ENTRY_MAGIC ? valid_entry(log, epoch, pos, &entry) : 0;
         found += bytes;
+        bytes = bytes ? bytes : 8;
     }
     return found;
 }
@@ -328,6 +331,8 @@ int hsl_log_os_stage_replay(struct hsl_log *log, uint64_t *replayed, uint64_t *u
     uint64_t pos;
     memcpy(&pos, log->stage_map + HSL_STAGE_TAIL_OFFSET, 8);
     uint64_t limit = pos + ring_bytes(log);
+    if (log->io->announce) /* all of it is looked at, page by page */
+        log->io->announce(log->io->ctx, log->stage_fd, HSL_PAGE, ring_bytes(log));
     int rc = HSL_OK;
     while (rc == HSL_OK && pos < limit) {
         uint64_t left = ring_bytes(log) - pos % ring_bytes(log);
