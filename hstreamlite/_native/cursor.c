@@ -460,7 +460,7 @@ static int view_file(struct hsl_cursor *cursor, const struct hsl_entry *e, uint6
     if (!buffered(cursor, e)) {
         if (!may_block)
             return HSL_AGAIN;
-        if (cursor->ahead == READ_MIN) {
+        if (cursor->ahead == READ_MIN && records != HSL_WHOLE) {
             struct hsl_marks marks;
             sought = !hsl_marks_get(cursor->log, e, &marks);
             int rc = sought ? HSL_DAMAGED : view_part(cursor, e, &marks, records, out);

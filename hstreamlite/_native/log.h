@@ -539,9 +539,10 @@ struct hsl_block_view {
     uint32_t index; /* a record that is not behind the cursor's LSN, */
     size_t at;      /* and where that begins in the plain body */
 };
-/* The block that holds the cursor's LSN, or part of it, if no more than so many records are wanted;
- * its memory stays until hsl_cursor_release. AGAIN: it must be read from a file and may_block is
- * false. TRIMMED, once: the cursor moved to the first kept. */
+#define HSL_WHOLE UINT64_MAX
+/* The block that holds the cursor's LSN, or part of it, if no more than so many records are wanted,
+ * and not HSL_WHOLE; its memory stays until hsl_cursor_release. AGAIN: it must be read from a file
+ * and may_block is false. TRIMMED, once: the cursor moved to the first kept. */
 int hsl_cursor_view(struct hsl_cursor *cursor, bool may_block, uint64_t records,
                     struct hsl_block_view *out);
 void hsl_cursor_release(struct hsl_cursor *cursor);

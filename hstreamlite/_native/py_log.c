@@ -792,7 +792,7 @@ static PyObject *py_read_batches(PyObject *module, PyObject *const *args, Py_ssi
             break;
         struct hsl_block_view view;
         uint64_t at = hsl_cursor_lsn(cursor);
-        int rc = next_block(args[1], cursor, args[5] == Py_True, UINT64_MAX, &view);
+        int rc = next_block(args[1], cursor, args[5] == Py_True, HSL_WHOLE, &view);
         if (rc == 2 && n == 0) {
             Py_DECREF(batches);
             Py_RETURN_NONE;

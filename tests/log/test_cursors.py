@@ -133,6 +133,19 @@ def test_a_block_that_was_sought_is_read_in_part(first: int, count: int) -> None
         assert payloads(cursor.read(1000, end=601)) == EXPECTED[first + count :]
 
 
+@given(first=st.integers(0, 599))
+@settings(max_examples=20)
+def test_a_batch_is_whole_wherever_its_block_was_sought(first: int) -> None:
+    with stored(LARGE, reopened=True) as (_, store):
+        stream = store.stream("s")
+        start = list(stream.read())[first].id
+        assert start is not None
+        for _ in range(2):
+            assert next(stream.read(start=start)).payload == EXPECTED[first]
+            records = [r for batch in stream.read_batches(start=start) for r in batch.records()]
+            assert payloads(records) == EXPECTED[first:]
+
+
 def place_of(env: SimEnv, payload: bytes) -> tuple[str, int]:
     """Where a payload lies: file and byte."""
     for name, data in image_of(env).items():
