@@ -88,7 +88,7 @@ static int prewrite(struct hsl_log *log, uint64_t end, uint64_t len, uint64_t gr
         log->zeros = hsl_page_alloc(log->cfg.prewrite_bytes);
         if (!log->zeros)
             return HSL_OK;
-        memset(log->zeros, 0, hsl_align_page(log->cfg.prewrite_bytes));
+        memset(log->zeros, 0, log->cfg.prewrite_bytes);
     }
     int err = hsl_write_all(log->io, active->fd, log->zeros, room, active->prewritten);
     if (err < 0)

@@ -182,6 +182,9 @@ struct hsl_log *hsl_log_new(const struct hsl_io *io, const struct hsl_log_config
         io->retain(io->ctx);
     log->holders = 1;
     log->cfg = *config;
+    /* Past the page cache whole pages are read and written. */
+    log->cfg.chunk_bytes = hsl_align_page(config->chunk_bytes);
+    log->cfg.prewrite_bytes = hsl_align_page(config->prewrite_bytes);
     log->salt = config->salt;
     log->course = config->salt;
     log->direct = config->direct != 0;

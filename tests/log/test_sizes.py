@@ -150,6 +150,39 @@ def test_a_store_works_where_space_cannot_be_reserved() -> None:
         assert shown(store) == before
 
 
+ODD = small_config(
+    segment_bytes_min=(1 << 20) + 100,
+    segment_bytes_max=(1 << 20) + 100,
+    frame_bytes=33_000,
+    eager_bytes=16_484,
+    **dict.fromkeys(["prewrite_bytes", "batch_bytes_max"], 8_292),
+    **dict.fromkeys(["chunk_bytes", "checkpoint_bytes", "os_stage_bytes"], 65_636),
+    **dict.fromkeys(["transaction_bytes_max", "tail_bytes"], 32_868),
+    stage_bytes=524_388,
+)
+
+
+def test_sizes_that_are_no_whole_pages_do_as_well() -> None:
+    env = SimEnv(seed=1)
+    with (
+        hs.open("/db", config=ODD, env=env) as store,
+        hs.open("/db", config=ODD, env=env, read_only=True) as follower,
+    ):
+        for name in "ab":
+            store.create_stream(name)
+        assert shown(follower) == shown(store)
+        for number in range(200):
+            for name in "ab":
+                store.stream(name).append(b"%d" % number * 900, durability="os")
+            store.stream("a").append(b"%d" % number)
+        assert shown(follower) == shown(store)
+        store.compact()
+        assert shown(follower) == shown(store)
+        before = shown(store)
+    with hs.open("/db", config=ODD, env=env.power_cut(profile="drop")) as store:
+        assert shown(store) == before
+
+
 def test_trims_within_the_segment_being_written_keep_the_rest() -> None:
     config = hs.StoreConfig(segment_bytes_min=4 << 20)
     with hs.open("/db", config=config, env=SimEnv(seed=1)) as store:
