@@ -208,7 +208,7 @@ class DamagedStore(Follower):
             journal.add_shard(shard)
         self._restore_shards(self.catalog)
         self._note_losses(source, seen)
-        self._drop_orphans()
+        self._drop_orphans(journal.shards())
         lines = [line for damage in source.damage for line in damage.lines()]
         lines += [f"note: {note}" for note in source.notes]
         lines += [f"note: records of an unknown stream are in {name!r}" for name in named.invented]

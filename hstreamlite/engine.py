@@ -132,7 +132,7 @@ class Engine:
         recovery.replay_stage(opened)
         self._apply_catalog(cursor)
         self._restore_shards(self.catalog)
-        self._drop_orphans()
+        self._drop_orphans(journal.shards())
         recovery.check_gaps(journal, self.catalog.lost)
         for record in self._system_records(PRODUCERS, snapshot[2]):
             self.producers.apply(record)
@@ -200,10 +200,10 @@ class Engine:
                 if stream.archived:
                     journal.close_shard(shard)
 
-    def _drop_orphans(self) -> None:
-        """Shards of deleted streams keep no segment alive."""
+    def _drop_orphans(self, shards: Iterable[int]) -> None:
+        """Those of the shards whose streams are deleted keep no segment alive."""
         known = {s for stream in self.catalog.by_id.values() for s in stream.shard_ids}
-        for shard in self.journal.shards():
+        for shard in shards:
             if shard < SYSTEM and shard not in known:
                 self.journal.add_shard(shard, first=END >> 1)
                 self.journal.close_shard(shard)

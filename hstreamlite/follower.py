@@ -72,8 +72,9 @@ class Follower(Engine):
         self._start_at([int(lsn) for lsn in opened.super.snapshot])
         self._check_snapshot([int(lsn) for lsn in opened.super.snapshot])
         self.journal.refresh()
+        shards = self.journal.shards()  # before the catalog: any that comes later may be new
         self._read_catalog()
-        self._drop_orphans()
+        self._drop_orphans(shards)
         self._settle_segments()
         recovery.check_gaps(self.journal, self.catalog.lost)
         self.env.after_fork_in_child(self._in_forked_child)
@@ -128,6 +129,7 @@ class Follower(Engine):
         while True:
             snapshot = self._snapshot()
             self.journal.refresh()  # it was durable before the superblock told of it
+            shards = self.journal.shards()  # before the catalog: any that comes later may be new
             for shard, lsn in zip(SYSTEM_LOGS, snapshot, strict=True):
                 self.journal.add_shard(shard, next_lsn=max(lsn, 1), first=max(lsn, 1))
             catalog, changes = Catalog(), self.journal.cursor(CATALOG, max(snapshot[0], 1))
@@ -139,7 +141,7 @@ class Follower(Engine):
         self._restore_shards(catalog)
         self.catalog, self._changes = catalog, changes
         self._forget_progress(snapshot)
-        self._drop_orphans()
+        self._drop_orphans(shards)
 
     def _advance(self, catalog: Catalog, changes: Cursor) -> None:
         while records := self._next_of(changes):

@@ -371,6 +371,38 @@ def test_a_snapshot_made_while_a_follower_looks_for_the_newest_is_read_whole(
     writer.close()
 
 
+@pytest.mark.parametrize("anew", [False, True], ids=["opening", "anew"])
+def test_a_stream_made_while_a_follower_reads_the_catalog_is_shown(
+    monkeypatch: pytest.MonkeyPatch, *, anew: bool
+) -> None:
+    """The thread of the log takes in records at any moment, and the one of their stream."""
+    env = SimEnv(capacity=64 << 20)
+    writer = opened(env)
+    writer.create_stream("a").append(b"x")
+    drop, late = Follower._drop_orphans, 0
+
+    def make_stream_before(engine: Follower, *shards: Any) -> None:
+        nonlocal late
+        late += 1
+        writer.create_stream(f"late{late}").append(b"y")
+        engine.journal.refresh()
+        drop(engine, *shards)
+
+    if not anew:
+        monkeypatch.setattr(Follower, "_drop_orphans", make_stream_before)
+    follower = opened(env, read_only=True)
+    if anew:
+        monkeypatch.setattr(Follower, "_drop_orphans", make_stream_before)
+        engine = follower._engine
+        assert isinstance(engine, Follower)
+        with engine.lock:
+            engine._start_again()
+    assert late == 1
+    assert shown_by(follower) == shown_by(writer)
+    follower.close()
+    writer.close()
+
+
 def move_away(env: SimEnv) -> None:
     env.disk.rename_raw("/db", "/elsewhere")
 
