@@ -257,6 +257,8 @@ int hsl_log_follow_check(struct hsl_log *log)
     if (hsl_forked(log))
         return HSL_FORKED;
     struct hsl_follow *f = log->follow;
+    if (!f)
+        return HSL_OK; /* a damaged log is read as it was, and not followed */
     pthread_mutex_lock(&f->mu);
     int rc = f->closed ? HSL_CLOSED : f->broken;
     if (rc == HSL_OK)

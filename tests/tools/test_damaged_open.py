@@ -166,6 +166,22 @@ def test_store_in_use_is_left_to_its_owner() -> None:
         opened(w.env)
 
 
+@pytest.mark.parametrize("what", ["a segment", "the store"])
+def test_files_that_go_while_it_is_open_are_told(what: str) -> None:
+    of = image("closed")
+    w = damaged(of, [])
+    with opened(w.env) as store:
+        if what == "the store":
+            w.env.disk.rename_raw("/db", "/elsewhere")
+        else:
+            for path in [path for path in of.files if path.endswith(".seg")]:
+                w.env.disk.unlink_raw(path)
+        error = hs.StoreReplaced if what == "the store" else hs.CorruptionError
+        for _ in range(2):
+            with pytest.raises(error):
+                list(store.stream("a").read())
+
+
 def test_reader_is_told_file_range_and_ids() -> None:
     of = image("closed")
     block = [b for b in of.blocks if b.shard == 1][5]
