@@ -460,6 +460,19 @@ def test_a_follower_tells_that_its_store_is_there_no_more(
     follower.close()
 
 
+def test_a_look_at_another_superblock_does_not_make_its_store_the_followed_one() -> None:
+    env = SimEnv(capacity=64 << 20)
+    fill(env, 1).close()
+    with opened(env, read_only=True) as follower:
+        make_the_same(env)
+        engine = follower._engine
+        assert isinstance(engine, Follower)
+        engine._snapshot()
+        env.advance(1)
+        with pytest.raises(hs.StoreReplaced):
+            follower.streams()
+
+
 @pytest.mark.parametrize("direct", [True, False], ids=["direct", "buffered"])
 def test_a_follower_of_a_full_disk_shows_what_was_acknowledged(direct: bool) -> None:
     env = SimEnv(capacity=2 << 20)

@@ -74,8 +74,11 @@ int hsl_log_super_load(struct hsl_log *log, struct hsl_super *out)
     }
     if (!best)
         return HSL_DAMAGED;
-    *out = log->super = *best;
-    memcpy(log->uuid, best->uuid, 16);
+    *out = *best;
+    if (!log->follow) { /* a follower goes on by what it opened, whatever lies there now */
+        log->super = *best;
+        memcpy(log->uuid, best->uuid, 16);
+    }
     return HSL_OK;
 }
 
