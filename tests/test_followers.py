@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 )
 
 import hstreamlite as hs
+from hstreamlite._native import lib
 from hstreamlite.errors import RecordTrimmed
 from hstreamlite.follower import Follower
 from hstreamlite.log.regroup import LEVEL_1
@@ -471,6 +472,47 @@ def test_a_look_at_another_superblock_does_not_make_its_store_the_followed_one()
         env.advance(1)
         with pytest.raises(hs.StoreReplaced):
             follower.streams()
+
+
+def test_a_follower_without_memory_shows_what_is_there_or_says_so() -> None:
+    """Each allocation of a look fails once; no other error may come of it, then or later."""
+    began = SimEnv(capacity=64 << 20)
+    with opened(began) as writer:
+        for name in ("a", "b"):
+            writer.create_stream(name)
+    outcomes: Counter[str] = Counter()
+    nth = 0
+    while not outcomes["whole"]:
+        nth += 1
+        env = began.clone()
+        writer = opened(env)
+        writer.stream("a").append(b"before")
+        follower = opened(env, read_only=True)
+        for n in range(60):
+            writer.stream("ab"[n % 2]).append_many([b"%d;" % n * 500], durability="memory")
+        writer.sync()
+        lib.hsl_alloc_fail_at(nth)
+        outcome = "failed"
+        try:
+            shown_by(follower)
+            if lib.hsl_alloc_count() < nth:
+                outcome = "whole"
+        except MemoryError:
+            pass
+        finally:
+            lib.hsl_alloc_fail_at(0)
+        outcomes[outcome] += 1
+        try:
+            assert shown_by(follower) == shown_by(writer)
+            follower._engine.journal.check_invariants()
+        except MemoryError:
+            outcomes["broken"] += 1
+        with opened(env, read_only=True) as again:
+            assert shown_by(again) == shown_by(writer)
+        follower.close()
+        writer.close()
+    assert outcomes["broken"] > 0
+    assert outcomes["failed"] > 20
 
 
 @pytest.mark.parametrize("direct", [True, False], ids=["direct", "buffered"])

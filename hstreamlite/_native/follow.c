@@ -212,6 +212,8 @@ static int refresh(struct hsl_log *log)
     rc = advance(log, tail.durable);
     if (rc == HSL_OK)
         f->sequence = tail.sequence;
+    if (rc == HSL_NO_MEMORY)
+        f->broken = rc; /* a part of a frame or of a footer may be in the index */
     if (f->number != number || f->end != end)
         tell(log);
     return rc;
