@@ -107,6 +107,7 @@ class Housekeeping:
 
     def compact(self) -> None:
         """Write anew whatever is worth it, without waiting for more to come."""
+        self._engine.check_open()
         self.free_segments()
         while self.regrouper.step(now=True):
             pass

@@ -147,6 +147,8 @@ def uses_of(store: hs.Store) -> dict[str, Callable[[], object]]:
         "delete_subscription": lambda: store.delete_subscription("s", force=True),
         "stats": store.stats,
         "sync": store.sync,
+        "compact": store.compact,
+        "backup": lambda: store.backup(f"{store.path}.copy"),
         "tick": store.tick,
         "close reader": fresh.close,
         "close follower": following.close,
@@ -211,6 +213,25 @@ def test_a_child_forked_amid_busy_threads_does_not_hang(store: hs.Store) -> None
             thread.join()
     store.sync()
     assert payloads(stream).count(b"busy") == len(set(written)) == len(written)
+
+
+def test_a_child_forked_while_a_thread_has_the_catalog_does_not_hang(store: hs.Store) -> None:
+    calls = uses_of(store)
+    taken, ends = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with store._engine.lock:
+            taken.set()
+            ends.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    taken.wait()
+    try:
+        assert in_child(lambda: outcomes(calls)) == {name: expected(name) for name in calls}
+    finally:
+        ends.set()
+        thread.join()
 
 
 def run_in_process(connection: Any, store: hs.Store | None) -> None:
