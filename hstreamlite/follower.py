@@ -69,8 +69,14 @@ class Follower(Engine):
         self._abandoned = 0
         self._looking = False
         self._missing = set(opened.report.missing)
-        self._start_at([int(lsn) for lsn in opened.super.snapshot])
-        self._check_snapshot([int(lsn) for lsn in opened.super.snapshot])
+        snapshot = [int(lsn) for lsn in opened.super.snapshot]
+        self._start_at(snapshot)
+        try:
+            self._check_snapshot(snapshot)
+        except CorruptionError:
+            if self._snapshot() == snapshot:
+                raise
+            # Its file went meanwhile: the catalog is read from the newer one.
         self.journal.refresh()
         shards = self.journal.shards()  # before the catalog: any that comes later may be new
         self._read_catalog()
