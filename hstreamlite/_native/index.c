@@ -102,8 +102,7 @@ static void continue_at(struct hsl_shard *shard, uint64_t first, uint64_t end)
     shard->durable_next = end;
 }
 
-/* Adds a durable block behind the others of its shard. The frames of one group may lie in two
- * segments: the first is sealed by then, and its runs have the block already. */
+/* Adds a durable block behind the others of its shard; its segment is not sealed. */
 int hsl_index_insert(struct hsl_log *log, struct hsl_segment *segment, uint64_t shard_id,
                      const struct hsl_entry *entry)
 {
@@ -113,7 +112,7 @@ int hsl_index_insert(struct hsl_log *log, struct hsl_segment *segment, uint64_t 
     continue_at(shard, entry->seq, entry->seq + entry->count);
     if (entry->order > log->durable_order)
         log->durable_order = entry->order;
-    if (shard->durable_next <= shard->first || segment->sealed)
+    if (shard->durable_next <= shard->first)
         return HSL_OK;
     int rc = reserve_entry(shard);
     if (rc != HSL_OK)

@@ -198,7 +198,7 @@ int hsl_log_set_next(struct hsl_log *log, uint64_t segment, uint64_t epoch, uint
                      uint64_t pred_uid, uint64_t pred_end, uint32_t pred_crc);
 /* Maps the page that tells other processes how far the log is durable; before anything changes. */
 int hsl_log_tail_open(struct hsl_log *log);
-/* What that page says, to a follower. NOT_FOUND: nothing that counts. DAMAGED: it is of another
+/* What that page says, to a follower. NOT_FOUND: nothing that counts. REPLACED: it is of another
  * store. */
 int hsl_log_tail_read(struct hsl_log *log, struct hsl_tail *out);
 /* Loads the segment being written up to `limit`, which is durable, and looks at nothing behind. */
