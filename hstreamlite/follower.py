@@ -13,6 +13,7 @@ looked for, and only a file that the catalog still holds to be alive is reported
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from hstreamlite.config import StoreConfig
@@ -311,7 +312,11 @@ class FollowedFeeds(Feeds):
     def all(self) -> list[Feed]:
         with self.engine.lock:
             names = list(self.engine.catalog.subscriptions)
-        return [self.get(name) for name in names]
+        feeds = []
+        for name in names:
+            with suppress(SubscriptionNotFound):  # deleted, as the look at another has shown
+                feeds.append(self.get(name))
+        return feeds
 
     def get(self, name: str) -> Feed:
         """Return a subscription as it stands now; SubscriptionNotFound if there is none."""

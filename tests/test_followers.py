@@ -433,6 +433,31 @@ def test_a_stream_made_while_a_follower_reads_the_catalog_is_shown(
     writer.close()
 
 
+def test_a_subscription_deleted_while_they_are_told_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    env = SimEnv(capacity=64 << 20)
+    writer = opened(env)
+    writer.create_stream("a")
+    for name in ("s", "t"):
+        writer.create_subscription(name, stream="a")
+    follower = opened(env, read_only=True)
+    engine = follower._engine
+    assert isinstance(engine, Follower)
+    ask = engine.progress_of
+
+    def ask_and_delete(subscription: int) -> Any:
+        answer = ask(subscription)
+        if len(writer.subscriptions()) > 1:
+            writer.delete_subscription("t")
+        return answer
+
+    monkeypatch.setattr(engine, "progress_of", ask_and_delete)
+    assert [info.name for info in follower.subscriptions()] == ["s"]
+    follower.close()
+    writer.close()
+
+
 def move_away(env: SimEnv) -> None:
     env.disk.rename_raw("/db", "/elsewhere")
 
