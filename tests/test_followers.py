@@ -401,6 +401,27 @@ def test_a_snapshot_may_give_way_to_a_newer_one_while_a_follower_opens(
     writer.close()
 
 
+def test_a_regrouped_segment_waits_until_what_it_stands_for_is_taken_in_whole() -> None:
+    """The segment that a follower is in may be sealed and regrouped between two of its looks."""
+    env = SimEnv(capacity=64 << 20)
+    writer = opened(env)
+    for name in ("a", "b"):
+        writer.create_stream(name)
+    follower = opened(env, read_only=True)
+    engine = follower._engine
+    assert isinstance(engine, Follower)
+    for n in range(120):
+        writer.stream("ab"[n % 2]).append(b"%d;" % n * 500)
+        if n == 5:
+            assert shown_by(follower) == shown_by(writer)
+    writer.compact()
+    engine.journal.adopt_all()
+    assert shown_by(follower) == shown_by(writer)
+    assert any(fact.number >= LEVEL_1 for fact in segment_facts(engine.journal))
+    follower.close()
+    writer.close()
+
+
 @pytest.mark.parametrize("anew", [False, True], ids=["opening", "anew"])
 def test_a_stream_made_while_a_follower_reads_the_catalog_is_shown(
     monkeypatch: pytest.MonkeyPatch, *, anew: bool

@@ -394,7 +394,8 @@ int hsl_log_follow_adopt(struct hsl_log *log, uint64_t number)
     int rc = HSL_OK;
     pthread_mutex_lock(&f->mu);
     if (!f->closed && !is_known(log, number)) {
-        rc = hsl_scan_adopt(log, number, f->number, &f->damage);
+        uint64_t unsealed = f->active ? f->number : UINT64_MAX;
+        rc = hsl_scan_adopt(log, number, f->number, unsealed, &f->damage);
         if (rc == HSL_OK && f->damage.covers_last > f->number)
             take_loaded(log);
         if (rc == HSL_DAMAGED)

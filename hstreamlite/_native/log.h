@@ -569,9 +569,9 @@ int hsl_scan_on(struct hsl_log *log, struct hsl_segment *segment, int fd, uint64
 /* The same to the end of a segment that was sealed, which is s->sealed if its footer is sound. */
 int hsl_scan_seal(struct hsl_log *log, struct hsl_segment *segment, int fd,
                   struct hsl_segment_report *report);
-/* Puts one of level 1 in the place of segments, of which those up to number `after` are known;
- * AGAIN if it begins behind. */
-int hsl_scan_adopt(struct hsl_log *log, uint64_t number, uint64_t after,
+/* Puts one of level 1 in the place of segments. Those up to number `after` are known; from
+ * `unsealed` on, not to their ends. AGAIN if it begins behind the ones or reaches the others. */
+int hsl_scan_adopt(struct hsl_log *log, uint64_t number, uint64_t after, uint64_t unsealed,
                    struct hsl_segment_report *report);
 
 #endif

@@ -850,14 +850,14 @@ int hsl_scan_seal(struct hsl_log *log, struct hsl_segment *s, int fd,
     return HSL_OK;
 }
 
-int hsl_scan_adopt(struct hsl_log *log, uint64_t number, uint64_t after,
+int hsl_scan_adopt(struct hsl_log *log, uint64_t number, uint64_t after, uint64_t unsealed,
                    struct hsl_segment_report *report)
 {
     struct reader r = {.log = log, .window = HSL_PAGE, .fd = -1};
     struct hsl_segment *s = NULL;
     int rc = open_segment(log, number, &r, &s, report);
     bool known = rc == HSL_OK && report->damage == HSL_DAMAGE_NONE && report->number == number;
-    if (!known || report->covers_first > after + 1) {
+    if (!known || report->covers_first > after + 1 || report->covers_last >= unsealed) {
         close_segment(&r);
         free(s);
         return rc != HSL_OK ? rc : known ? HSL_AGAIN : HSL_DAMAGED;
