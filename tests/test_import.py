@@ -3,6 +3,10 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
+from shutil import copytree, ignore_patterns
+
+import hstreamlite
 
 MODULES_MAX = 100
 NOT_LOADED = frozenset(
@@ -45,3 +49,14 @@ def test_import_loads_few_modules() -> None:
     modules = loaded()
     assert "hstreamlite" in modules
     assert len(modules) <= MODULES_MAX, sorted(modules)
+
+
+def test_a_source_tree_without_its_core_says_what_to_do(tmp_path: Path) -> None:
+    package = Path(hstreamlite.__file__).parent
+    copytree(package, tmp_path / "hstreamlite", ignore=ignore_patterns("_lib.*.so", "__pycache__"))
+    command = [sys.executable, "-c", "import hstreamlite; hstreamlite.open('data')"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: hstreamlite: there is no working core in ")
+    assert "pip install -e ." in last
+    assert "in another directory" in last
