@@ -222,7 +222,7 @@ class ProducerCore:
         engine = self.engine
         state = engine.stream(self.stream)
         if state.id != self._stream_id:
-            raise ProducerClosed(self.stream)
+            raise ProducerClosed(self.stream, why="lost its stream: this is a new one of its name")
         ops, order = engine.ops_of(state, batch.records, None, self.codec)
         if self.known is None:
             batch.ticket, runs = engine.journal.stage(ops, self.level)
@@ -233,7 +233,7 @@ class ProducerCore:
         extra = stage_op(state.id, self.options.name or "", batch.first, parts, op_order)
         with engine.lock:
             if batch.first != self.known.last + 1:
-                raise ProducerClosed(self.stream)  # another of its name went on
+                raise ProducerClosed(self.stream, why="lost its name to another producer")
             batch.ticket, runs = engine.journal.stage([*ops, extra], self.level)
             runs = [run for run in runs if run.shard != PRODUCERS]
             batch.ids = record_ids(runs, order, ops)

@@ -140,7 +140,7 @@ class NotAStore(StoreError):
     why: str
 
     def __init__(self, path: str, why: str, *, creating: bool = False) -> None:
-        wanted = "an empty or a new directory" if creating else "a directory that holds a SUPER"
+        wanted = "an empty or a new directory" if creating else "the directory of a store"
         super().__init__(
             f"{path!r} is not a store: {why}; give {wanted}.",
             path=path,
@@ -227,9 +227,9 @@ class CorruptionError(HStreamError):
         ),
     ) -> None:
         losing = f", losing {', '.join(lost)}" if lost else ""
+        where = f" in {length} bytes at offset {offset}" if length else ""
         super().__init__(
-            f"{path!r} is damaged in {length} bytes at offset {offset}: expected {expected}, "
-            f"found {found}{losing}; {advice}.",
+            f"{path!r} is damaged{where}: expected {expected}, found {found}{losing}; {advice}.",
             path=path,
             offset=offset,
             length=length,
@@ -392,7 +392,7 @@ class RecordTooLarge(HStreamError):
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(
             f"A record of {size} bytes is over the limit of {limit} bytes; "
-            "split its payload, or open the store with a higher limit.",
+            "split its payload, or open the store with a larger `batch_bytes_max`.",
             size=size,
             limit=limit,
         )
@@ -499,10 +499,8 @@ class ProducerClosed(HStreamError):
 
     stream: str
 
-    def __init__(self, stream: str) -> None:
-        super().__init__(
-            f"The producer of stream {stream!r} is closed; make a new one.", stream=stream
-        )
+    def __init__(self, stream: str, *, why: str = "is closed") -> None:
+        super().__init__(f"The producer of stream {stream!r} {why}; make a new one.", stream=stream)
 
 
 class LeaseLost(HStreamError):

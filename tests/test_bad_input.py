@@ -883,6 +883,16 @@ def test_what_is_closed_in_an_open_store_says_so(store: hs.Store, stream: hs.Str
         assert [d.payload for d in again.receive()] == [b"first", b"second"]
 
 
+def test_a_producer_behind_another_of_its_name_says_so(stream: hs.Stream) -> None:
+    first, second = stream.producer(name="importer"), stream.producer(name="importer")
+    first.submit(b"a")
+    first.flush()
+    lost = second.submit(b"b")
+    refused(lost.result, hs.ProducerClosed, "lost its name to another producer")
+    refused(second.close, hs.ProducerClosed, "lost its name to another producer")
+    first.close()
+
+
 def test_a_consumer_of_a_deleted_subscription_says_so(store: hs.Store, stream: hs.Stream) -> None:
     consumer = store.create_subscription("s", stream="orders").consumer("c")
     batch = consumer.receive()
@@ -908,8 +918,9 @@ def test_a_path_that_names_no_directory_is_refused(tmp_path: Path) -> None:
     refused(lambda: hs.open(f"/{'x/' * 600}"), ValueError, "1023 bytes")
     refused(lambda: hs.open(None), TypeError, "path must be a str, bytes or PathLike")
     refused(lambda: hs.open(5), TypeError, "path must be a str, bytes or PathLike, not int")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="make it first") as caught:
         hs.open(tmp_path / "no" / "parent")
+    assert caught.value.filename == str(tmp_path / "no")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -924,6 +935,9 @@ def test_a_file_and_foreign_files_are_left_alone(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     refused(lambda: hs.open(empty, create=False), hs.NotAStore, "is an empty directory")
+    (empty / "segments").mkdir()
+    refused(lambda: hs.open(empty, create=False), hs.NotAStore, "holds no superblock")
+    (empty / "segments").rmdir()
     assert sorted(tmp_path.rglob("*")) == [empty, file, full, full / "report.txt"]
     assert file.read_bytes() == (full / "report.txt").read_bytes() == b"mine"
 

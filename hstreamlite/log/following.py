@@ -33,6 +33,7 @@ from hstreamlite.log.journal import Cursor, Journal, RawBatch
 from hstreamlite.log.recovery import (
     DAMAGE,
     FORMAT_MAJOR,
+    NO_SUPERBLOCK,
     OFFSET_MASK,
     Opened,
     RecoveryReport,
@@ -146,7 +147,12 @@ class FollowedJournal(Journal):
             raise NotAStore(self.path, "it holds no superblock")
         if status == lib.HSL_DAMAGED:
             raise CorruptionError(
-                f"{self.path}/SUPER", 0, 8192, "a superblock slot with a matching CRC", "none"
+                f"{self.path}/SUPER",
+                0,
+                8192,
+                "a superblock slot with a matching CRC",
+                "none",
+                advice=NO_SUPERBLOCK,
             )
         self.check(status)
         return superblock

@@ -40,6 +40,7 @@ from hstreamlite.log.regroup import LEVEL_1, Span, absent, arrange
 FORMAT_MAJOR = 1
 _SEGMENT_NAME = re.compile(r"([0-9a-f]{16})\.seg")
 _OWN_NAMES = frozenset({"LOCK", "SUPER", "STAGE", "segments", "TAIL"})
+NO_SUPERBLOCK = "restore a backup, or save what verifies with `hstreamlite salvage`"
 OFFSET_MASK = (1 << 32) - 1
 _SPACE = frozenset({"copy", "spare", "regroup"})
 
@@ -128,7 +129,7 @@ def open_journal(
     if "SUPER" not in names and not _may_create(names):
         raise NotAStore(path, "it holds other files and no superblock", creating=create)
     if "SUPER" not in names and not create:
-        raise NotAStore(path, "it is an empty directory")
+        raise NotAStore(path, "it holds no superblock" if names else "it is an empty directory")
     lock = _lock(env, path)
     journal = None
     try:
@@ -154,6 +155,9 @@ def open_journal(
 def _make_directory(env: Env, path: str) -> None:
     try:
         env.files.mkdir(path)
+    except FileNotFoundError:
+        text = "there is no such directory to make the store in; make it first"
+        raise FileNotFoundError(errno.ENOENT, text, _parent(path)) from None
     except FileExistsError:
         if not env.files.exists(path):  # else another process was faster
             raise NotAStore(path, "it is a link that leads nowhere", creating=True) from None
@@ -206,6 +210,7 @@ def _load_super(env: Env, journal: Journal, report: RecoveryReport) -> Any:
             8192,
             "a superblock slot with a matching CRC",
             f"{found}, beside {len(numbers)} segments",
+            advice=NO_SUPERBLOCK,
         )
     report.created = True
     _create(env, journal)

@@ -108,7 +108,7 @@ def _place(env: Env, target: str) -> str:
 def _must_be_free(env: Env, target: str) -> None:
     files = env.files
     if not files.exists(parent(target)):
-        text = "there is no such directory to make the new one in"
+        text = "there is no such directory to make the new one in; make it first"
         raise FileNotFoundError(errno.ENOENT, text, parent(target))
     if files.resolve(target) != _place(env, target):
         text = "it is a link; name the directory that it leads to, or another"

@@ -133,6 +133,10 @@ def test_one_superblock_slot_is_enough_and_none_says_salvage() -> None:
     w = damaged(of, [Injury("zero", "/db/SUPER", 0, 8192)])
     with pytest.raises(hs.CorruptionError, match="hstreamlite salvage"):
         opened(w.env)
+    for read_only in (False, True):
+        with pytest.raises(hs.CorruptionError, match="hstreamlite salvage") as caught:
+            hs.open("/db", env=w.env, read_only=read_only)
+        assert "accept_damage" not in str(caught.value)
 
 
 def test_sound_store_reads_whole_with_nothing_told() -> None:

@@ -220,8 +220,8 @@ def test_missing_parent_of_a_target_is_named(store: Path, tmp_path: Path) -> Non
 def test_advice_for_a_path_that_does_not_exist_is_not_to_make_one(tmp_path: Path) -> None:
     done = command("check", str(tmp_path / "nope"))
     assert done.returncode == 3
-    assert "it does not exist; give a directory that holds a SUPER" in done.stderr
-    with pytest.raises(NotAStore, match="holds a SUPER"):
+    assert "it does not exist; give the directory of a store" in done.stderr
+    with pytest.raises(NotAStore, match="give the directory of a store"):
         hs.open(tmp_path / "nope", create=False)
     (tmp_path / "letter").touch()
     with pytest.raises(NotAStore, match="give an empty or a new directory"):
