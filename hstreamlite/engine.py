@@ -449,7 +449,7 @@ class Engine:
             raise StreamNotFound(name)
 
     def tail(self, state: StreamState) -> RecordId | None:
-        """Return the id of the newest durable record; None for a stream that never had one."""
+        """Return the id of the newest durable record; None if none is kept."""
         best: tuple[int, RecordId] | None = None
         for shard in state.shard_ids:
             last = self.journal.info(shard).durable_next - 1

@@ -179,7 +179,7 @@ class Stream:
         )
 
     def tail(self) -> RecordId | None:
-        """Return the id of the newest durable record; None if there never was one."""
+        """Return the id of the newest durable record; None if none is kept."""
         return self._engine.tail(self._engine.stream(self.name))
 
     def trim(self, *, before: Place) -> None:

@@ -188,7 +188,7 @@ class Stream:
         )
 
     async def tail(self) -> RecordId | None:
-        """Return the id of the newest durable record; None if there never was one."""
+        """Return the id of the newest durable record; None if none is kept."""
         return self._engine.tail(self._engine.stream(self.name))
 
     async def trim(self, *, before: Place) -> None:

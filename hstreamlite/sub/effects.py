@@ -34,7 +34,10 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """``unacked``: delivered and not acked. ``backlog``: durable and never delivered."""
+    """``unacked``: delivered and not acked. ``backlog``: durable and never delivered.
+
+    What retention or a trim took counts in ``backlog`` until a consumer comes to the gap.
+    """
 
     unacked: int
     backlog: int
