@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -207,39 +206,39 @@ def test_failure_of_the_program_itself_is_not_taken_for_damage(
     assert "ZeroDivisionError: a bug" in capsys.readouterr().err
 
 
-def test_interrupt_at_any_time_leaves_nothing(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+INTERRUPTED_SOON = """
+import signal, sys
+from hstreamlite import cli
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+try:
+    signal.setitimer(signal.ITIMER_REAL, float(sys.argv[1]))
+    code = cli.main(sys.argv[2:])
+    signal.setitimer(signal.ITIMER_REAL, 0)
+except KeyboardInterrupt:
+    code = cli.INTERRUPTED
+sys.exit(code)
+"""
+
+
+def test_interrupt_at_any_time_leaves_nothing(store: Path, tmp_path: Path) -> None:
+    """Also one that comes just before or behind the command."""
     with hs.open(store) as opened:
         opened.stream("orders").append_many([b"x" * 1000] * 5000)
     (segment, *_) = segments(store)
     overwrite(segment, 5 * 4096 + 130)
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     codes = []
-    try:
-        for number in range(1, 40):
-            target = tmp_path / f"new{number}"
-            codes.append(interrupted(number * 0.001, "salvage", str(store), str(target)))
-            if target.exists():
-                assert cli.main(["check", str(target)]) == cli.SOUND
-            else:
-                assert codes[-1] == cli.INTERRUPTED
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    for number in range(1, 60, 2):
+        target = tmp_path / f"new{number}"
+        arguments = [f"{number * 0.001}", "salvage", str(store), str(target)]
+        done = subprocess.run([sys.executable, "-c", INTERRUPTED_SOON, *arguments])
+        codes.append(done.returncode)
+        if target.exists():
+            assert cli.main(["check", str(target)]) == cli.SOUND
+        else:
+            assert codes[-1] == cli.INTERRUPTED
     assert set(codes) <= {cli.DAMAGED, cli.INTERRUPTED}
     assert cli.INTERRUPTED in codes
     assert not list(tmp_path.glob("*.partial"))
-
-
-def interrupted(seconds: float, *arguments: str) -> int:
-    """Run a command and interrupt it; also just before or behind it."""
-    try:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        code = cli.main(arguments)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    except KeyboardInterrupt:
-        return cli.INTERRUPTED
-    return code
 
 
 @pytest.mark.parametrize("name", ["SUPER", "segments/0000000000000001.seg"])
