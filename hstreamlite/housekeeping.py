@@ -31,7 +31,7 @@ class Housekeeping:
         self._engine = engine
         self._clock = ExpiryClock(engine.env, engine.config.clock_jump_max)
         self._snapshot_bytes = _SNAPSHOT_BYTES_MIN
-        self._snapshotting = engine.env.threads.lock()
+        self._freeing = engine.env.threads.lock()
         self.regrouper = Regrouper(engine, self.free_segments)
 
     def apply(self, firsts: Mapping[int, int]) -> None:
@@ -89,10 +89,14 @@ class Housekeeping:
             log.warning("segments of %r are freed later: %s", self._engine.path, error)
 
     def _free_segments(self) -> None:
+        with self._freeing:
+            self._drop_dead()
+
+    def _drop_dead(self) -> None:
         engine = self._engine
         journal = engine.journal
         if len(journal.dead_segments(system=True)) > len(journal.dead_segments()):
-            self.snapshot()
+            self._write_snapshot()
         with engine.lock:
             dead = journal.dead_segments()
             if not dead or engine.closed:
@@ -122,9 +126,10 @@ class Housekeeping:
         """Write the state of the system logs anew, so that their older records may go.
 
         The superblock moves to the snapshot once it is durable; a crash before leaves the old one.
-        One at a time: of two, the older one must not get there last, its records being freed.
+        One at a time: of two, the older one must not get there last, its records being freed. And
+        none while files are dropped: it would name those alive that the record before it gave up.
         """
-        with self._snapshotting:
+        with self._freeing:
             self._write_snapshot()
 
     def _write_snapshot(self) -> None:

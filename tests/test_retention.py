@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
 
 import hstreamlite as hs
@@ -79,3 +83,33 @@ def test_an_explicit_trim_wins_over_protection() -> None:
     m.old("a")
     stream.trim(before=hs.LATEST)
     assert m.left("a") == []
+
+
+def test_a_snapshot_beside_a_drop_names_no_file_that_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = hs.StoreConfig(segment_bytes_min=64 << 10, segment_bytes_max=64 << 10, regroup=False)
+    with hs.open(tmp_path / "s", config=config) as store:
+        stream = store.create_stream("a")
+        for _ in range(4):
+            stream.append(bytes(50_000))
+        house, journal = store._ticker.house, store._engine.journal
+        house.snapshot()  # so that nothing of the store's own keeps the segments
+        other = threading.Thread(target=house.snapshot)
+        drop = journal.drop_segments
+        gone: list[int] = []
+
+        def drop_late(numbers: Sequence[int]) -> None:
+            other.start()
+            other.join(0.5)  # it waits for the files to be gone, or is done before that
+            gone.extend(numbers)
+            drop(numbers)
+
+        monkeypatch.setattr(journal, "drop_segments", drop_late)
+        newest = stream.tail()
+        assert newest is not None
+        stream.trim(before=newest)
+        other.join()
+        assert gone
+    with hs.open(tmp_path / "s", config=config) as store:
+        assert [record.id for record in store.stream("a").read()] == [newest]
