@@ -134,6 +134,7 @@ class Engine:
         self._restore_shards(self.catalog)
         self._drop_orphans(journal.shards())
         recovery.check_gaps(journal, self.catalog.lost)
+        lib.hsl_log_number_regrouped(journal.log, self.catalog.regrouped)
         for record in self._system_records(PRODUCERS, snapshot[2]):
             self.producers.apply(record)
         self.progress_records = list(self._system_records(PROGRESS, snapshot[1]))

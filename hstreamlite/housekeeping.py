@@ -15,6 +15,7 @@ from hstreamlite.env import Env
 from hstreamlite.log import catalog as catalogs
 from hstreamlite.log.catalog import Change, StreamState
 from hstreamlite.log.journal import CATALOG, END, PRODUCERS, PROGRESS, SYSTEM_LOGS, Op
+from hstreamlite.log.regroup import LEVEL_1
 from hstreamlite.log.swap import segment_facts
 from hstreamlite.regrouper import Regrouper
 
@@ -104,7 +105,10 @@ class Housekeeping:
             facts = segment_facts(journal)
             live = sorted({f.number for f in facts} - set(dead))
             known = max(f.last for f in facts)
+            regrouped = max((f.number for f in facts if f.number >= LEVEL_1), default=0)
             change: Change = {"op": "drop", "live": live, "known": known}
+            if regrouped:
+                change["regrouped"] = regrouped
             ticket = engine.stage_changes([change])
         journal.wait(ticket)
         journal.drop_segments(dead)

@@ -654,3 +654,39 @@ def test_a_follower_of_a_full_disk_shows_what_was_acknowledged(direct: bool) -> 
         writer._ticker.house.free_segments()
     follower.close()
     writer.close()
+
+
+def test_a_reopened_writer_gives_no_file_the_number_of_one_that_a_follower_knows() -> None:
+    env = SimEnv(capacity=64 << 20)
+
+    def scatter(writer: hs.Store, mark: int) -> list[bytes]:
+        payloads = [b"%d %2d;" % (mark, n) * 400 for n in range(60)]
+        for payload in payloads:
+            for name in "ab":
+                writer.create_stream(name, exists_ok=True).append(payload)
+        writer.compact()
+        return payloads
+
+    writer = opened(env)
+    scatter(writer, 1)
+    follower = opened(env, read_only=True)
+    before = {f.number for f in segment_facts(follower._engine.journal)}
+    assert len(list(follower.stream("a").read())) == 60
+    for name in "ab":
+        writer.stream(name).trim(before=hs.LATEST)
+    writer._ticker.house.snapshot()
+    writer.compact()
+    assert max(f.number for f in segment_facts(writer._engine.journal)) < LEVEL_1
+    writer.close()
+    writer = opened(env)
+    writer._ticker.house.snapshot()
+    writer.close()
+    writer = opened(env)
+    kept = scatter(writer, 2)
+    after = {f.number for f in segment_facts(writer._engine.journal)}
+    assert max(after) > max(before) > LEVEL_1
+    assert not before & after
+    for name in "ab":
+        assert [record.payload for record in follower.stream(name).read()] == kept
+    follower.close()
+    writer.close()

@@ -223,6 +223,8 @@ int hsl_log_follow_adopt(struct hsl_log *log, uint64_t number);
 uint64_t hsl_log_abandoned_segment(struct hsl_log *log);
 /* Forgets segments that the writer has dropped. */
 int hsl_log_forget_segments(struct hsl_log *log, const uint64_t *numbers, size_t count);
+/* The next segment of level 1 gets a number above this one: followers know a file by its number. */
+void hsl_log_number_regrouped(struct hsl_log *log, uint64_t above);
 int hsl_log_os_stage_open(struct hsl_log *log, int32_t create);
 /* Stages the entries of the mapped stage that are not in the log; how many records in *replayed.
  * It ends at the first that does not verify; the bytes of those behind it that do in *unread. */

@@ -683,6 +683,14 @@ uint64_t hsl_log_first_segment(struct hsl_log *log)
     return first;
 }
 
+void hsl_log_number_regrouped(struct hsl_log *log, uint64_t above)
+{
+    pthread_mutex_lock(&log->index_mu);
+    if (above > log->last_regrouped)
+        log->last_regrouped = above;
+    pthread_mutex_unlock(&log->index_mu);
+}
+
 /* Takes a sealed segment without live blocks out of the list; false if it is none. */
 static bool detach(struct hsl_log *log, uint64_t number)
 {

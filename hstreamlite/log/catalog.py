@@ -75,6 +75,8 @@ class Catalog:
     """Records [first, end) of each log that a salvage could not save."""
     live: set[int] = field(default_factory=set)
     known_segment: int = 0
+    regrouped: int = 0
+    """Highest number that a segment of level 1 had when a file was dropped; 0 = there was none."""
     draft: Catalog | None = field(default=None, repr=False, compare=False)
     """What the snapshot being read adds up to so far."""
 
@@ -121,6 +123,7 @@ class Catalog:
         elif kind == "drop":
             self.live = set(change["live"])
             self.known_segment = change["known"]
+            self.regrouped = max(self.regrouped, change.get("regrouped", 0))
         elif kind == "logs":
             for shard, next_lsn, last_time, first in change["logs"]:
                 self.logs[shard] = (next_lsn, last_time)
@@ -137,6 +140,7 @@ class Catalog:
         self.next_subscription = change["next_subscription"]
         self.live = set(change["live"])
         self.known_segment = change["known"]
+        self.regrouped = change.get("regrouped", 0)
 
     def _put_stream(self, stream: StreamState) -> None:
         self.by_id[stream.id] = stream
@@ -177,7 +181,7 @@ class Catalog:
         self, logs: Iterable[tuple[int, int, int, int]], live: Iterable[int], known: int
     ) -> Iterator[Change]:
         """Yield the records of a snapshot; logs are (shard, next LSN, last time, first LSN)."""
-        yield {
+        change: Change = {
             "op": "snapshot",
             "next_stream": self.next_stream,
             "next_shard": self.next_shard,
@@ -185,6 +189,9 @@ class Catalog:
             "live": sorted(live),
             "known": known,
         }
+        if self.regrouped:
+            change["regrouped"] = self.regrouped
+        yield change
         for stream in self.by_id.values():
             yield stream_change(stream)
         for subscription in self.subscriptions.values():
