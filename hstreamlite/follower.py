@@ -33,6 +33,7 @@ from hstreamlite.sub.checkpoint import Progress, forgets
 
 CONSUME = "attach a consumer, whose acks go through the one process that writes"
 _RECORDS = 10_000
+_ATTEMPTS = 20
 
 
 class _Snapshotted(Exception):
@@ -56,10 +57,37 @@ class Follower(Engine):
         notify_fd: int = -1,
     ) -> Follower:
         """Read the store and begin to follow it. Nothing is written, whatever it is found in."""
+        for _ in range(_ATTEMPTS):
+            follower = cls._attempt(env, path, config, notify_fd, may_change=True)
+            if follower is not None:
+                return follower
+        follower = cls._attempt(env, path, config, notify_fd, may_change=False)
+        assert follower is not None
+        return follower
+
+    @classmethod
+    def _attempt(
+        cls, env: Env, path: str, config: StoreConfig, notify_fd: int, *, may_change: bool
+    ) -> Follower | None:
+        """Open once; None where what looks like damage may be a change of the writer's.
+
+        The snapshot that the superblock named is gone if there is a newer one by now. Each comes
+        with a superblock, which tells it from damage.
+        """
         opened = open_followed(env, path, config, notify_fd=notify_fd)
         try:
             follower = cls(env, path, config, opened)
             follower._load(opened)
+        except CorruptionError:
+            journal = opened.journal
+            assert isinstance(journal, FollowedJournal)
+            try:
+                changed = journal.load_super().sequence != opened.super.sequence
+            finally:
+                journal.close(clean=False)
+            if changed and may_change:
+                return None
+            raise
         except BaseException:
             opened.journal.close(clean=False)
             raise

@@ -28,6 +28,7 @@ import hstreamlite as hs
 from hstreamlite._native import lib
 from hstreamlite.errors import RecordTrimmed
 from hstreamlite.follower import Follower
+from hstreamlite.log.following import FollowedJournal
 from hstreamlite.log.regroup import LEVEL_1
 from hstreamlite.log.swap import segment_facts
 from hstreamlite.testing.simenv import SimEnv
@@ -689,4 +690,28 @@ def test_a_reopened_writer_gives_no_file_the_number_of_one_that_a_follower_knows
     for name in "ab":
         assert [record.payload for record in follower.stream(name).read()] == kept
     follower.close()
+    writer.close()
+
+
+def test_a_snapshot_made_while_a_follower_opens_is_no_damage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    env = SimEnv(capacity=64 << 20)
+    writer = opened(env)
+    stream = writer.create_stream("a")
+    writer._ticker.house.snapshot()  # the superblock that the follower reads names this one
+    for n in range(60):
+        stream.append(b"%2d;" % n * 1000)
+    tail = FollowedJournal.tail
+
+    def tail_before_a_trim(journal: FollowedJournal) -> Any:
+        monkeypatch.undo()
+        told = tail(journal)
+        stream.trim(before=hs.LATEST)  # frees what holds the snapshot, and makes another one
+        return told
+
+    monkeypatch.setattr(FollowedJournal, "tail", tail_before_a_trim)
+    with opened(env, read_only=True) as follower:
+        stream.append(b"new")
+        assert [record.payload for record in follower.stream("a").read()] == [b"new"]
     writer.close()
