@@ -715,3 +715,15 @@ def test_a_snapshot_made_while_a_follower_opens_is_no_damage(
         stream.append(b"new")
         assert [record.payload for record in follower.stream("a").read()] == [b"new"]
     writer.close()
+
+
+def test_a_follower_tells_at_once_that_the_newest_segment_is_missing() -> None:
+    env = SimEnv(capacity=64 << 20)
+    with opened(env) as writer:
+        writer.create_stream("a").append_many([b"x"] * 3)
+        number = newest_segment(writer)
+    env.files.unlink(f"/db/segments/{number:016x}.seg")
+    before = env.clock.mono_ns()
+    with pytest.raises(hs.CorruptionError, match="the newest segment"):
+        opened(env, read_only=True)
+    assert env.clock.mono_ns() - before < 1e9

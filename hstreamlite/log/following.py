@@ -29,7 +29,7 @@ from hstreamlite.errors import (
     StoreReplaced,
     StoreVersionUnsupported,
 )
-from hstreamlite.log.journal import Cursor, Journal, RawBatch
+from hstreamlite.log.journal import Cursor, Journal, RawBatch, segment_path
 from hstreamlite.log.recovery import (
     DAMAGE,
     FORMAT_MAJOR,
@@ -296,12 +296,16 @@ def _load_shown(
     durable: int,
     report: RecoveryReport,
 ) -> bool:
-    """Load the segments up to a durable place; False if one of them is gone since."""
+    """Load the segments up to a durable place; False if one of them is gone since.
+
+    CorruptionError where the one with that place is missing: the place moves on before it goes.
+    """
     last, upto = durable >> 32, durable & OFFSET_MASK
     counting, _ = arranged(journal, numbers)
     shown = [span for span in counting if span.first <= last]
     if last > (shown[-1].last if shown else 0):
-        return False
+        path = segment_path(journal.path, last)
+        raise CorruptionError(path, 0, 0, "the newest segment", "no such file")
     before: Segment | None = None
     for span in shown:
         limit = upto if span.number == last else 0
