@@ -423,39 +423,6 @@ def test_a_regrouped_segment_waits_until_what_it_stands_for_is_taken_in_whole() 
     writer.close()
 
 
-def test_a_follower_that_rested_while_numbers_were_given_again_says_so() -> None:
-    """The files that it knows are gone, and others have their names."""
-    env = SimEnv(capacity=64 << 20)
-    writer = opened(env)
-    for name in ("a", "b"):
-        writer.create_stream(name)
-
-    def regroup() -> set[int]:
-        for n in range(120):
-            writer.stream("ab"[n % 2]).append(b"%d;" % n * 500, durability="memory")
-        writer.sync()
-        writer.compact()
-        facts = segment_facts(writer._engine.journal)
-        return {fact.number for fact in facts if fact.number >= LEVEL_1}
-
-    before = regroup()
-    follower = opened(env, read_only=True)
-    assert shown_by(follower) == shown_by(writer)
-    for name in ("a", "b"):
-        writer.stream(name).trim(before=hs.LATEST)
-    writer._ticker.house.snapshot()
-    writer._ticker.house.free_segments()
-    writer.close()
-    writer = opened(env)
-    assert regroup() & before
-    with pytest.raises(hs.StoreReplaced):
-        shown_by(follower)
-    with opened(env, read_only=True) as again:
-        assert shown_by(again) == shown_by(writer)
-    follower.close()
-    writer.close()
-
-
 @pytest.mark.parametrize("anew", [False, True], ids=["opening", "anew"])
 def test_a_stream_made_while_a_follower_reads_the_catalog_is_shown(
     monkeypatch: pytest.MonkeyPatch, *, anew: bool

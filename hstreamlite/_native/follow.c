@@ -388,33 +388,12 @@ static bool is_known(struct hsl_log *log, uint64_t number)
     return known;
 }
 
-/* Once all of level 1 were dropped, a writer that opens gives their numbers again: what is known
- * under such a number is another file then, and which of its runs still count is not known here. */
-static int check_known(struct hsl_log *log, uint64_t number)
-{
-    struct hsl_segment_report found;
-    int rc = hsl_log_read_segment(log, number, &found);
-    if (rc != HSL_OK)
-        return rc == HSL_NOT_FOUND ? HSL_OK : rc;
-    pthread_mutex_lock(&log->index_mu);
-    const struct hsl_segment *s = hsl_segment_find(log, number);
-    bool same = !s || s->uid == found.uid;
-    pthread_mutex_unlock(&log->index_mu);
-    if (!same)
-        log->follow->broken = HSL_REPLACED;
-    return log->follow->broken;
-}
-
 int hsl_log_follow_adopt(struct hsl_log *log, uint64_t number)
 {
     struct hsl_follow *f = log->follow;
     int rc = HSL_OK;
     pthread_mutex_lock(&f->mu);
-    if (f->closed) {
-        rc = HSL_CLOSED;
-    } else if (is_known(log, number)) {
-        rc = check_known(log, number);
-    } else {
+    if (!f->closed && !is_known(log, number)) {
         uint64_t unsealed = f->active ? f->number : UINT64_MAX;
         rc = hsl_scan_adopt(log, number, f->number, unsealed, &f->damage);
         if (rc == HSL_OK && f->damage.covers_last > f->number)
