@@ -100,12 +100,7 @@ class Follower(Engine):
         self._missing = set(opened.report.missing)
         snapshot = [int(lsn) for lsn in opened.super.snapshot]
         self._start_at(snapshot)
-        try:
-            self._check_snapshot(snapshot)
-        except CorruptionError:
-            if self._snapshot() == snapshot:
-                raise
-            # Its file went meanwhile: the catalog is read from the newer one.
+        self._check_snapshot(snapshot)
         self.journal.refresh()
         shards = self.journal.shards()  # before the catalog: any that comes later may be new
         self._read_catalog()

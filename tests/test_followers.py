@@ -373,35 +373,6 @@ def test_a_snapshot_made_while_a_follower_looks_for_the_newest_is_read_whole(
     writer.close()
 
 
-def test_a_snapshot_may_give_way_to_a_newer_one_while_a_follower_opens(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    env = SimEnv(capacity=64 << 20)
-    writer = opened(env)
-    writer.create_stream("a")
-
-    def keep_house() -> None:
-        for _ in range(60):
-            writer.stream("a").append(bytes(3000), durability="memory")
-        writer.stream("a").trim(before=hs.LATEST)
-        writer.stream("a").append(b"kept")
-        writer._ticker.house.snapshot()
-        writer._ticker.house.free_segments()
-
-    keep_house()
-    load = Follower._load
-
-    def keep_house_before(engine: Follower, found: Any) -> None:
-        keep_house()
-        load(engine, found)
-
-    monkeypatch.setattr(Follower, "_load", keep_house_before)
-    for _ in range(3):
-        with opened(env, read_only=True) as follower:
-            assert shown_by(follower) == shown_by(writer)
-    writer.close()
-
-
 def test_a_regrouped_segment_waits_until_what_it_stands_for_is_taken_in_whole() -> None:
     """The segment that a follower is in may be sealed and regrouped between two of its looks."""
     env = SimEnv(capacity=64 << 20)
