@@ -265,18 +265,18 @@ static void read_shard(struct hsl_log *log, uint64_t id)
     CHECK(cursor);
     for (int i = 0; i < READ_MAX; i++) {
         struct hsl_block_view view;
-        int rc = hsl_cursor_view(cursor, true, &view);
+        uint64_t lsn = hsl_cursor_lsn(cursor);
+        int rc = hsl_cursor_view(cursor, true, i % 2 == 0 ? HSL_WHOLE : 3, &view);
         if (rc == HSL_TRIMMED)
             continue;
         if (rc != HSL_OK)
             break;
-        const uint8_t *pos = view.payload, *end = pos + view.header.payload_len;
+        const uint8_t *pos = view.payload, *end = pos + view.len;
         struct hsl_record_ref ref;
         while (hsl_codec_next(&pos, end, &ref) == 1)
             walk_attributes(&ref);
-        uint64_t count = view.header.count;
         hsl_cursor_release(cursor);
-        hsl_cursor_advance(cursor, count);
+        hsl_cursor_advance(cursor, &view, view.header.seq + view.end - lsn, 0);
     }
     hsl_cursor_release(cursor);
     hsl_cursor_free(cursor);
