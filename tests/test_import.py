@@ -1,6 +1,7 @@
 """What `import hstreamlite` loads: little, and nothing of the optional parts."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,7 +56,8 @@ def test_a_source_tree_without_its_core_says_what_to_do(tmp_path: Path) -> None:
     package = Path(hstreamlite.__file__).parent
     copytree(package, tmp_path / "hstreamlite", ignore=ignore_patterns("_lib.*.so", "__pycache__"))
     command = [sys.executable, "-c", "import hstreamlite; hstreamlite.open('data')"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     last = done.stderr.splitlines()[-1]
     assert last.startswith("ImportError: hstreamlite: there is no working core in ")
     assert "pip install -e ." in last
