@@ -491,3 +491,30 @@ def test_record_that_nobody_waits_for_becomes_durable(
 
         crew.start(run)
         crew.join()
+
+
+def test_a_stream_deleted_while_others_use_it_is_not_found_and_nothing_else(
+    store: hs.Store,
+) -> None:
+    over = threading.Event()
+    uses: list[Callable[[], object]] = [
+        lambda: store.stream("a").append(b"x", key="k"),
+        lambda: store.stream("a").append_many([b"x", b"y"], key="k"),
+        lambda: list(store.stream("a").read(key="k")),
+    ]
+
+    def use(call: Callable[[], object]) -> None:
+        while not over.is_set():
+            with suppress(hs.StreamNotFound):
+                call()
+
+    crew = Crew()
+    for call in uses:
+        crew.start(partial(use, call))
+    try:
+        for _ in range(150):
+            store.create_stream("a")
+            store.delete_stream("a")
+    finally:
+        over.set()
+    crew.join()
