@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from hstreamlite.engine import Engine
 from hstreamlite.errors import CorruptionError
-from hstreamlite.log.regroup import Plan, Sealed, plan
+from hstreamlite.log.regroup import Plan, Sealed, file_bytes, plan
 from hstreamlite.log.swap import SegmentFacts, Swap, segment_facts
 
 log = logging.getLogger("hstreamlite")
@@ -95,9 +95,10 @@ class Regrouper:
             for f in facts
         }
         apart = self._behind_holes()
+        sealed = [self._sealed(f, clock, apart=f.number in apart) for f in facts]
         return plan(
-            [self._sealed(f, clock, apart=f.number in apart) for f in facts],
-            most=config.segment_bytes_max,
+            sealed,
+            most=file_bytes(sealed, config.segment_bytes_max),
             free=engine.env.files.free_bytes(engine.path),
             # The next segment, what appends leave free behind it, and the reserve.
             keep=config.segment_bytes_max * 3 // 2 + config.segment_bytes_min,

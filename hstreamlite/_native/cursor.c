@@ -12,7 +12,6 @@
 
 #define READ_MIN (64u << 10)
 #define READ_MAX (1u << 20)
-#define GAP_MAX (32u << 10)
 
 struct hsl_cursor {
     struct hsl_log *log;
@@ -30,7 +29,9 @@ struct hsl_cursor {
     size_t body_len;
     struct hsl_entry *page; /* blocks of one group of a footer's rows */
     uint32_t page_len;
-    bool announced; /* the rest of the page is being read ahead */
+    struct hsl_run run;     /* whose they are */
+    bool announced;         /* the rest of the page is being read ahead */
+    struct hsl_ahead behind; /* what lies behind the run */
     struct hsl_cursor_damage damage;
 };
 
@@ -151,7 +152,8 @@ static int load_page(struct hsl_cursor *cursor, const struct hsl_run *run, bool 
     struct hsl_row rows[HSL_ROW_GROUP];
     uint32_t count;
     cursor->page_len = 0;
-    cursor->announced = false;
+    cursor->announced =
+        cursor->lsn >= cursor->behind.blocks && cursor->lsn < cursor->behind.blocks_end;
     int rc = hsl_run_rows(cursor->log, run, HSL_KEY_LSN, cursor->lsn, may_block, rows, &count);
     if (rc != HSL_OK)
         return rc == HSL_DAMAGED ? damaged_run(cursor, run) : rc;
@@ -159,19 +161,12 @@ static int load_page(struct hsl_cursor *cursor, const struct hsl_run *run, bool 
         cursor->page = malloc(HSL_ROW_GROUP * sizeof *cursor->page);
     if (!cursor->page)
         return HSL_NO_MEMORY;
-    for (uint32_t i = 0; i < count; i++) {
-        cursor->page[i] = (struct hsl_entry){
-            .seq = rows[i].seq,
-            .order = rows[i].order,
-            .time_ms = rows[i].time_ms,
-            .segment = run->segment,
-            .off8 = rows[i].off8,
-            .len = rows[i].len,
-            .count = rows[i].count,
-        };
-    }
+    hsl_rows_entries(run, rows, count, cursor->page);
     cursor->page_len = count;
-    return page_holds(cursor, run) ? HSL_OK : damaged_run(cursor, run);
+    if (!page_holds(cursor, run))
+        return damaged_run(cursor, run);
+    cursor->run = *run;
+    return HSL_OK;
 }
 
 /* How far a read that starts with entries[at] should go. */
@@ -182,7 +177,7 @@ static uint64_t read_ahead(const struct hsl_cursor *cursor, const struct hsl_ent
     for (size_t i = at + 1; i < len; i++) {
         const struct hsl_entry *e = &entries[i];
         uint64_t off = (uint64_t)e->off8 * 8;
-        if (e->segment != entries[at].segment || off > end + GAP_MAX ||
+        if (e->segment != entries[at].segment || off > end + HSL_GAP_MAX ||
             off + e->len > start + cursor->ahead)
             break;
         end = off + e->len;
@@ -279,29 +274,17 @@ static bool buffered(const struct hsl_cursor *cursor, const struct hsl_entry *e)
            off + e->len <= cursor->off + cursor->len;
 }
 
-/* Blocks of a log lie scattered where many logs share a segment: whoever reads on has the disk
- * fetch all of a page at once instead of one after the other. Where they lie together the system
- * reads ahead by itself, in larger pieces and at half the cost. */
+/* Has the disk fetch what follows, if the cursor reads on. */
 static void announce(struct hsl_cursor *cursor, int fd, uint64_t from)
 {
-    const struct hsl_io *io = cursor->log->io;
-    uint64_t start = from, end = from;
-    if (cursor->announced || !io->announce || cursor->ahead == READ_MIN)
+    const struct hsl_entry *last = &cursor->page[cursor->page_len - 1];
+    if (cursor->ahead == READ_MIN)
         return;
-    for (uint32_t i = 0; i < cursor->page_len; i++) {
-        uint64_t off = (uint64_t)cursor->page[i].off8 * 8;
-        if (off < from)
-            continue;
-        if (off > end + GAP_MAX) {
-            if (end > start)
-                io->announce(io->ctx, fd, start, end - start);
-            start = off;
-        }
-        end = off + cursor->page[i].len;
-    }
-    if (start > from)
-        io->announce(io->ctx, fd, start, end - start);
+    if (!cursor->announced)
+        hsl_announce_blocks(cursor->log, fd, cursor->page, cursor->page_len, from);
     cursor->announced = true;
+    bool at_end = last->seq + last->count == cursor->run.end;
+    hsl_announce_behind(cursor->log, &cursor->run, at_end, &cursor->behind);
 }
 
 /* Makes buf hold [from, end) of the entry's segment, or as much as there is; both page-aligned. */

@@ -17,6 +17,7 @@
  *   seek.c      blocks by LSN, time, order and size
  *   scan.c      reading a segment back at open               (before any thread)
  *   cursor.c    reading one shard forward
+ *   ahead.c     telling the disk what a cursor will ask for
  *
  * Lock order: follow->mu, stage_mu, index_mu; pieces_mu, marks_mu and text_mu are taken last. None
  * is held during file calls, except index_mu while a segment is opened for reading, and follow->mu,
@@ -475,6 +476,7 @@ struct hsl_piece {
 int hsl_pieces_read(struct hsl_log *log, uint32_t segment, uint64_t off, size_t len, uint8_t *dst,
                     bool may_block);
 void hsl_pieces_keep(struct hsl_log *log, const struct hsl_segment *segment, const uint8_t *rows);
+void hsl_pieces_announce(struct hsl_log *log, const struct hsl_run *run);
 void hsl_pieces_free(struct hsl_log *log);
 
 /* marks.c */
@@ -554,6 +556,23 @@ const uint8_t *hsl_cursor_body(struct hsl_cursor *cursor, const struct hsl_block
                                size_t *len);
 void hsl_cursor_keep_body(struct hsl_cursor *cursor, const struct hsl_block_view *view,
                           const uint8_t *body, size_t len);
+
+/* ahead.c */
+#define HSL_GAP_MAX (32u << 10) /* bytes between two blocks that are read rather than left out */
+void hsl_rows_entries(const struct hsl_run *run, const struct hsl_row *rows, uint32_t count,
+                      struct hsl_entry *out);
+/* Blocks behind offset `from` of one file, in its order; 0 = all of them. */
+void hsl_announce_blocks(struct hsl_log *log, int fd, const struct hsl_entry *entries,
+                         uint32_t len, uint64_t from);
+/* What lies behind a run that is read: the rows of the next runs, and at its end the first blocks of
+ * the next one, if its rows have had the time to come. */
+struct hsl_ahead {
+    uint64_t run;                /* the end of the last run that was read to its end */
+    uint64_t rows;               /* LSN up to which rows were asked for */
+    uint64_t blocks, blocks_end; /* LSNs of the blocks that were */
+};
+void hsl_announce_behind(struct hsl_log *log, const struct hsl_run *run, bool at_end,
+                         struct hsl_ahead *ahead);
 
 /* scan.c */
 /* The rows of a sealed segment as its footer should hold them, found again in its frames; DAMAGED

@@ -43,14 +43,9 @@ static bool take(struct hsl_log *log, uint32_t segment, uint32_t index, size_t f
     return found;
 }
 
-/* Keeps a copy of a piece in the place of the one of its set that was not used for longest. */
-static void keep(struct hsl_log *log, uint32_t segment, uint32_t index, const uint8_t *bytes,
-                 size_t len)
+/* Keeps a piece in the place of the one of its set that was not used for longest. */
+static void keep(struct hsl_log *log, uint32_t segment, uint32_t index, uint8_t *bytes, size_t len)
 {
-    uint8_t *copy = malloc(len);
-    if (!copy)
-        return;
-    memcpy(copy, bytes, len);
     pthread_mutex_lock(&log->pieces_mu);
     struct hsl_piece *set = set_of(log, segment, index), *oldest = set;
     for (unsigned i = 0; set && i < WAYS; i++) {
@@ -63,9 +58,9 @@ static void keep(struct hsl_log *log, uint32_t segment, uint32_t index, const ui
     }
     if (oldest) {
         free(oldest->bytes);
-        *oldest = (struct hsl_piece){segment, index, (uint32_t)len, ++log->pieces_clock, copy};
+        *oldest = (struct hsl_piece){segment, index, (uint32_t)len, ++log->pieces_clock, bytes};
     } else {
-        free(copy);
+        free(bytes);
     }
     pthread_mutex_unlock(&log->pieces_mu);
 }
@@ -82,8 +77,14 @@ void hsl_pieces_keep(struct hsl_log *log, const struct hsl_segment *s, const uin
     uint64_t pieces = (s->footer_rows + HSL_FOOTER_PIECE - 1) / HSL_FOOTER_PIECE;
     if (pieces * HSL_FOOTER_PIECE > log->cfg.index_cache_bytes / 2)
         return;
-    for (uint32_t i = 0; i < pieces; i++)
-        keep(log, (uint32_t)s->number, i, rows + (size_t)i * HSL_FOOTER_PIECE, piece_len(s, i));
+    for (uint32_t i = 0; i < pieces; i++) {
+        size_t len = piece_len(s, i);
+        uint8_t *copy = malloc(len);
+        if (!copy)
+            return;
+        memcpy(copy, rows + (size_t)i * HSL_FOOTER_PIECE, len);
+        keep(log, (uint32_t)s->number, i, copy, len);
+    }
 }
 
 /* Makes sure of s->rebuilt. */
@@ -114,23 +115,30 @@ static bool is_rebuilt(struct hsl_log *log, const struct hsl_segment *s)
     return rebuilt;
 }
 
-static int load(struct hsl_log *log, struct hsl_segment *s, int fd, uint32_t index, uint8_t *bytes)
+/* Copies out of a piece that is not kept yet, and keeps it. */
+static int load(struct hsl_log *log, struct hsl_segment *s, int fd, uint32_t index, size_t from,
+                size_t len, uint8_t *dst)
 {
-    size_t len = piece_len(s, index);
     if (!is_rebuilt(log, s)) {
+        size_t whole = piece_len(s, index);
+        uint8_t *bytes = malloc(whole);
+        if (!bytes)
+            return HSL_NO_MEMORY;
         uint64_t off = s->footer_off + (uint64_t)index * HSL_FOOTER_PIECE;
-        int err = hsl_read_all(log->io, fd, bytes, len, off);
-        if (err < 0 && err != -ENODATA)
-            return hsl_fail(log, "read", "segment", -err);
-        if (err == 0 && hsl_crc32c((uint32_t)s->uid, bytes, len) == s->crcs[index]) {
-            keep(log, (uint32_t)s->number, index, bytes, len);
+        int err = hsl_read_all(log->io, fd, bytes, whole, off);
+        if (err == 0 && hsl_crc32c((uint32_t)s->uid, bytes, whole) == s->crcs[index]) {
+            memcpy(dst, bytes + from, len);
+            keep(log, (uint32_t)s->number, index, bytes, whole);
             return HSL_OK;
         }
+        free(bytes);
+        if (err < 0 && err != -ENODATA)
+            return hsl_fail(log, "read", "segment", -err);
         int rc = rebuild(log, s, fd);
         if (rc != HSL_OK)
             return rc;
     }
-    memcpy(bytes, s->rebuilt + (size_t)index * HSL_FOOTER_PIECE, len);
+    memcpy(dst, s->rebuilt + (size_t)index * HSL_FOOTER_PIECE + from, len);
     return HSL_OK;
 }
 
@@ -145,11 +153,7 @@ static int read_piece(struct hsl_log *log, uint32_t segment, uint32_t index, siz
     int fd, rc = hsl_segment_reader(log, segment, &s, &fd);
     if (rc != HSL_OK)
         return rc;
-    uint8_t *bytes = malloc(HSL_FOOTER_PIECE);
-    rc = bytes ? load(log, s, fd, index, bytes) : HSL_NO_MEMORY;
-    if (rc == HSL_OK)
-        memcpy(dst, bytes + from, len);
-    free(bytes);
+    rc = load(log, s, fd, index, from, len, dst);
     hsl_segment_unread(log, s);
     return rc;
 }
@@ -170,6 +174,20 @@ int hsl_pieces_read(struct hsl_log *log, uint32_t segment, uint64_t off, size_t 
         len -= n;
     }
     return HSL_OK;
+}
+
+/* Has the disk fetch the rows of a run, which will be read soon. */
+void hsl_pieces_announce(struct hsl_log *log, const struct hsl_run *run)
+{
+    struct hsl_segment *s;
+    int fd;
+    if (hsl_segment_reader(log, run->segment, &s, &fd) != HSL_OK)
+        return; /* whoever reads them will hear why */
+    uint64_t from = run->data / HSL_FOOTER_PIECE * HSL_FOOTER_PIECE;
+    uint64_t last = ((uint64_t)run->data + run->data_len - 1) / HSL_FOOTER_PIECE;
+    uint64_t end = last * HSL_FOOTER_PIECE + piece_len(s, (uint32_t)last);
+    log->io->announce(log->io->ctx, fd, s->footer_off + from, end - from);
+    hsl_segment_unread(log, s);
 }
 
 void hsl_pieces_free(struct hsl_log *log)

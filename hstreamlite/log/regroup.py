@@ -22,6 +22,12 @@ SHARE_MAX = 0.8
 """A segment of which one log has this much is read well enough as it is."""
 GROUP_MAX = 16
 """So many small neighbours are regrouped without waiting for a file's worth."""
+FILE_SEGMENTS = 4
+"""A new file holds at most so many segments' worth,"""
+FILE_SHARE = 4
+"""no more than one part in so many of the store,"""
+FILE_BYTES_MAX = 2 << 30
+"""and no more than this."""
 _FILE_BYTES = 16384
 """Header, footer and padding of a file."""
 
@@ -115,6 +121,16 @@ class Sealed:
     def hollow(self) -> bool:
         """Writing it anew frees at least as much as it writes."""
         return self.live > 0 and 2 * self.anew <= self.bytes
+
+
+def file_bytes(sealed: Iterable[Sealed], segment_bytes: int) -> int:
+    """Return how many live bytes a new file may hold in a store of these sealed segments.
+
+    A log is read from as many places as there are files, so they grow with the store. But retention
+    drops whole files, and a new one needs its room beside the old ones.
+    """
+    share = sum(s.live for s in sealed) // FILE_SHARE
+    return max(segment_bytes, min(share, FILE_SEGMENTS * segment_bytes, FILE_BYTES_MAX))
 
 
 @dataclass(frozen=True, slots=True)

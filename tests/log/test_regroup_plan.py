@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from hstreamlite.log.regroup import (
+    FILE_BYTES_MAX,
     GROUP_MAX,
     LEVEL_1,
     Plan,
@@ -17,6 +18,7 @@ from hstreamlite.log.regroup import (
     Span,
     absent,
     arrange,
+    file_bytes,
     plan,
 )
 
@@ -283,3 +285,17 @@ def test_regrouping_ends_and_writes_a_bounded_part_of_what_was_appended(
     assert store.written <= (2.0 if trimmed else 1.0) * store.appended * 1.3
     if now:
         assert not any(s.scattered or s.hollow for s in store.sealed)
+
+
+@given(st.integers(64 << 10, 2 << 30), st.lists(st.integers(0, 2 << 30), max_size=40))
+def test_new_files_grow_with_the_store_and_stay_a_small_part_of_it(
+    segment_bytes: int, lives: list[int]
+) -> None:
+    store = Store([])
+    for live in lives:
+        store.append(live, 2)
+    quarter = sum(s.live for s in store.sealed) // 4
+    most = file_bytes(store.sealed, segment_bytes)
+    assert segment_bytes <= most <= 4 * segment_bytes
+    assert most == segment_bytes or most <= min(quarter, FILE_BYTES_MAX)
+    assert most == 4 * segment_bytes or most >= min(quarter, FILE_BYTES_MAX)

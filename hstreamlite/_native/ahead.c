@@ -1,0 +1,109 @@
+/* Telling the disk what a cursor that reads on will ask for, so that it waits once and not each time.
+ *
+ * Blocks of a log lie scattered where many logs share a segment, and its runs are spread over many
+ * segments: block by block and run by run every read would wait for the one before. Where blocks
+ * lie together the system reads ahead by itself, in larger pieces and at half the cost.
+ */
+#include "log.h"
+
+#define RUNS_AHEAD 8u
+#define BYTES_AHEAD (1u << 20)
+
+void hsl_rows_entries(const struct hsl_run *run, const struct hsl_row *rows, uint32_t count,
+                      struct hsl_entry *out)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        out[i] = (struct hsl_entry){
+            .seq = rows[i].seq,
+            .order = rows[i].order,
+            .time_ms = rows[i].time_ms,
+            .segment = run->segment,
+            .off8 = rows[i].off8,
+            .len = rows[i].len,
+            .count = rows[i].count,
+        };
+    }
+}
+
+void hsl_announce_blocks(struct hsl_log *log, int fd, const struct hsl_entry *entries,
+                         uint32_t len, uint64_t from)
+{
+    const struct hsl_io *io = log->io;
+    uint64_t start = from, end = from;
+    if (!io->announce)
+        return;
+    for (uint32_t i = 0; i < len; i++) {
+        uint64_t off = (uint64_t)entries[i].off8 * 8;
+        if (off < from)
+            continue;
+        if (off > end + HSL_GAP_MAX) {
+            if (end > start)
+                io->announce(io->ctx, fd, start, end - start);
+            start = off;
+        }
+        end = off + entries[i].len;
+    }
+    if (start > from || from == 0)
+        io->announce(io->ctx, fd, start, end - start);
+}
+
+/* The runs behind LSN `lsn` in memory; their number. */
+static uint32_t runs_behind(struct hsl_log *log, uint64_t id, uint64_t lsn,
+                            struct hsl_run runs[RUNS_AHEAD])
+{
+    uint32_t count = 0;
+    pthread_mutex_lock(&log->index_mu);
+    const struct hsl_shard *shard = hsl_shard_get(log, id);
+    const struct hsl_run *run = shard ? hsl_run_find(shard, lsn) : NULL;
+    for (; run && run < shard->runs + shard->runs_len && count < RUNS_AHEAD; run++)
+        runs[count++] = *run;
+    pthread_mutex_unlock(&log->index_mu);
+    return count;
+}
+
+static void announce_first_blocks(struct hsl_log *log, const struct hsl_run *run,
+                                  struct hsl_ahead *ahead)
+{
+    struct hsl_row rows[HSL_ROW_GROUP];
+    struct hsl_entry entries[HSL_ROW_GROUP];
+    struct hsl_segment *segment;
+    uint64_t lsn = run->first, bytes = 0;
+    uint32_t len;
+    int fd;
+    if (hsl_segment_reader(log, run->segment, &segment, &fd) != HSL_OK)
+        return; /* whoever gets there will hear why */
+    while (lsn < run->end && bytes < BYTES_AHEAD &&
+           hsl_run_rows(log, run, HSL_KEY_LSN, lsn, true, rows, &len) == HSL_OK) {
+        uint32_t taken = 0;
+        for (; taken < len && bytes < BYTES_AHEAD; taken++) {
+            bytes += rows[taken].len;
+            lsn = rows[taken].seq + rows[taken].count;
+        }
+        hsl_rows_entries(run, rows, taken, entries);
+        hsl_announce_blocks(log, fd, entries, taken, 0);
+    }
+    hsl_segment_unread(log, segment);
+    ahead->blocks = run->first;
+    ahead->blocks_end = lsn;
+}
+
+void hsl_announce_behind(struct hsl_log *log, const struct hsl_run *run, bool at_end,
+                         struct hsl_ahead *ahead)
+{
+    struct hsl_run runs[RUNS_AHEAD];
+    bool begins = ahead->rows <= run->end && run->bytes <= BYTES_AHEAD;
+    bool ends = at_end && ahead->run != run->end;
+    if ((!begins && !ends) || !log->io->announce)
+        return;
+    uint32_t count = runs_behind(log, run->shard, run->end, runs);
+    if (ends && count > 0 && runs[0].first < ahead->rows)
+        announce_first_blocks(log, &runs[0], ahead);
+    for (uint32_t i = 0; i < count; i++) {
+        if (runs[i].first < ahead->rows)
+            continue;
+        hsl_pieces_announce(log, &runs[i]);
+        ahead->rows = runs[i].end;
+    }
+    if (at_end)
+        ahead->run = run->end;
+}
