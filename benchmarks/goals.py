@@ -138,7 +138,7 @@ def _burst(plan: Plan, level: Level) -> Group:
     pool = plan.lists(40, _LIST_RECORDS, _SIZE)
     bursts = plan.count(60, least=3)
     run = partial(lists.bursts_of, level=level, lists=pool, bursts=bursts)
-    limit = limits.join(pool, bursts)
+    limit = lists.joins_of(HStreamLog, level, pool, bursts)
     title = f"1,000 x {_SIZE} B, burst, level {level}"
     goal = Goal("1", title, Sense.TIME, 1.5, (limit.name,))
     return _group("append", {NAME: partial(run, opener=HStreamLog)}, [limit], goal)

@@ -136,16 +136,6 @@ def first_page(repeats: int) -> Limit:
     return Limit("open, one direct page", measure)
 
 
-def join(lists: Sequence[Sequence[bytes]], repeats: int) -> Limit:
-    """`b"".join` of each list: one copy of the bytes, the least that accepting them can cost."""
-
-    def measure(_path: Path) -> Sample:
-        seconds = sum(timed_loop(b"".join, lists) for _ in range(repeats))
-        return Sample(repeats * sum(map(len, lists)), seconds)
-
-    return Limit("bytes.join", measure)
-
-
 def empty_call(payloads: Sequence[bytes]) -> Limit:
     """A loop that calls a C function of two arguments which does nothing (`operator.is_`)."""
 

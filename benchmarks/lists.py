@@ -1,7 +1,8 @@
 """Lists of 1,000 records: accepted in a burst, synced one by one, and as a long stream.
 
 A burst is 4 MiB of payload at a time into a store that has written out everything before, so it
-measures taking records in and not the disk; between bursts, outside the time, everything is synced.
+measures taking records in and not the disk; between bursts, outside the time, everything is synced,
+and each list is joined, which is the limit beside it.
 The stream is bulk loading: no waiting until the end, which is a sync and inside the time.
 """
 
@@ -17,6 +18,7 @@ from benchmarks.cases import Case, Limit, Line, Run, expect
 from benchmarks.plan import Plan
 from benchmarks.rivals import Level, Opener
 from benchmarks.samples import Sample, timed_calls
+from benchmarks.subject import HStreamLog
 
 WORKLOAD = "lists"
 _LIST_RECORDS = 1000
@@ -52,7 +54,7 @@ def _case(
     else:
         bursts = plan.count(24)
         run = partial(bursts_of, lists=lists, bursts=bursts)
-        limit = limits.join(lists, bursts)
+        limit = joins_of(HStreamLog, level, lists, bursts)
     runs: dict[str, Run] = {
         name: partial(run, opener=opener, level=level) for name, opener in openers.items()
     }
@@ -62,16 +64,35 @@ def _case(
 def bursts_of(
     path: Path, *, opener: Opener, level: Level, lists: list[list[bytes]], bursts: int
 ) -> Sequence[Sample]:
+    """Append all lists in each burst; outside the time everything is synced and joined."""
+    return (_bursts(path, opener, level, lists, bursts)[0],)
+
+
+def joins_of(opener: Opener, level: Level, lists: list[list[bytes]], bursts: int) -> Limit:
+    """`b"".join` of each list: one copy of the bytes, the least that accepting them can cost.
+
+    It is timed behind each burst of the same run, so that both find the caches as the other left
+    them, and the same threads beside them.
+    """
+    return Limit("bytes.join", lambda path: _bursts(path, opener, level, lists, bursts)[1])
+
+
+def _bursts(
+    path: Path, opener: Opener, level: Level, lists: list[list[bytes]], bursts: int
+) -> tuple[Sample, Sample]:
     log = opener(str(path), level)
     warming = timed_calls(log.append_list, lists)
-    times = []
+    appends: list[int] = []
+    joins: list[int] = []
     for _ in range(bursts):
         log.settle()
-        times += timed_calls(log.append_list, lists)
+        appends += timed_calls(log.append_list, lists)
+        joins += timed_calls(b"".join, lists)
     log.settle()
-    expect("records", log.scan()[0], (len(warming) + len(times)) * _LIST_RECORDS)
+    expect("records", log.scan()[0], (len(warming) + len(appends)) * _LIST_RECORDS)
     log.close()
-    return (Sample(len(times) * _LIST_RECORDS, sum(times) / 1e9, times),)
+    records = len(appends) * _LIST_RECORDS
+    return Sample(records, sum(appends) / 1e9, appends), Sample(records, sum(joins) / 1e9, joins)
 
 
 def _synced(
