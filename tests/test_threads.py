@@ -518,3 +518,17 @@ def test_a_stream_deleted_while_others_use_it_is_not_found_and_nothing_else(
     finally:
         over.set()
     crew.join()
+
+
+def test_lists_are_written_whole_however_busy_the_writers_are(tmp_path: Path) -> None:
+    """A list is copied beside the writers, which must not take its frame before the end."""
+    lists = [[bytes([number % 256]) * 16_384] * 60 for number in range(300)]
+    with hs.open(tmp_path / "s", durability="memory") as store:
+        stream = store.create_stream("a")
+        for items in lists:
+            stream.append_many(items)
+        store.sync()
+    with hs.open(tmp_path / "s") as store:
+        found = (raw(record) for record in store.stream("a").read())
+        assert all(map(bytes.__eq__, found, (item for items in lists for item in items)))
+        assert sum(1 for _ in store.stream("a").read()) == 300 * 60

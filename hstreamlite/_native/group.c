@@ -31,8 +31,8 @@ static uint64_t group_bytes(const struct hsl_log *log)
     return share < GROUP_BYTES ? share : GROUP_BYTES;
 }
 
-/* Takes frames off the queue, as many as belong together: at least the first, which fits. stage_mu
- * and `writing` held. */
+/* Takes frames off the queue, as many as belong together and are complete: at least the first, which
+ * is and fits (hsl_may_submit). stage_mu and `writing` held. */
 void hsl_group_take(struct hsl_log *log, struct hsl_group *g)
 {
     uint64_t claim = 0;
@@ -42,7 +42,8 @@ void hsl_group_take(struct hsl_log *log, struct hsl_group *g)
     while (log->queue_len > 0 && g->count < HSL_GROUP_FRAMES) {
         const struct hsl_frame *frame = &log->queue[log->queue_head];
         if (g->count > 0 &&
-            (g->bytes + frame->len > group_bytes(log) || !hsl_group_fits(log, frame, claim)))
+            (g->bytes + frame->len > group_bytes(log) || !hsl_group_fits(log, frame, claim) ||
+             hsl_stage_copying(log, frame->ticket)))
             break;
         if (g->count > 0 && !log->cfg.threaded && hsl_random(&log->course) % 2 == 0)
             break; /* the writer came before the rest was staged */

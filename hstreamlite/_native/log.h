@@ -4,7 +4,7 @@
  *   group.c     frames -> one group, its bytes and writes    (`writing` while it is laid out)
  *   writer.c    groups in flight, sync, acknowledgement      (stage_mu)
  *   wait.c      waiting for all that, and waking             (stage_mu)
- *   segment.c   files of the segments, spare and reserve     (`writing`, nothing in flight)
+ *   segment.c   files of the segments, spare and reserve     (`alone`, or `minding`)
  *   osstage.c   mapped copy of what is staged                (stage_mu)
  *   tail.c      mapped page that tells others what is durable
  *   follow.c    reading on in a log that another process writes (follow->mu)
@@ -22,13 +22,15 @@
  * Lock order: follow->mu, stage_mu, index_mu; pieces_mu, marks_mu and text_mu are taken last. None
  * is held during file calls, except index_mu while a segment is opened for reading, and follow->mu,
  * under which a follower goes on in its log, in order. `writing` is a flag under stage_mu: its
- * holder alone gives out places in the active segment, and touches the superblock and the names of
- * segment files. Groups that have their place are written, and synced in order, without it
- * (writer.c).
+ * holder alone gives out places in the active segment. Groups that have their place are written, and
+ * synced in order, without it (writer.c). The superblock and the names of segment files are touched
+ * by the holder of one of two more flags: `alone`, of who has `writing` and nothing in flight, and
+ * `minding`, beside groups; never both.
  *
  * Invariants: durable < every ticket in flight < every ticket in the queue; the index holds durable
  * blocks only; claimed bytes always fit the active segment or the spare; a chunk with frames that
- * are not durable is not recycled; groups in flight lie in the active segment, one behind another.
+ * are not durable is not recycled; groups in flight lie in the active segment, one behind another;
+ * no frame is taken from the queue while its ticket is among the copies.
  */
 #ifndef HSL_LOG_H
 #define HSL_LOG_H
@@ -56,6 +58,7 @@
 /* Two writes keep a disk busy; the third flight is the one that is being synced. */
 #define HSL_FLIGHTS 3
 #define HSL_BUCKETS 16
+#define HSL_COPIES 4 /* callers that copy into their blocks while others go on */
 #define HSL_PATH_MAX 1024
 #define HSL_SYSTEM (1ull << 63) /* shard ids of the store's own logs */
 
@@ -183,7 +186,7 @@ struct hsl_log {
     pthread_mutex_t stage_mu;
     pthread_cond_t ticket_cv[HSL_BUCKETS]; /* wait.c says who sleeps on which */
     pthread_cond_t tail_cv, room_cv, turn_cv, writer_cv, beside_cv;
-    bool writing, syncing, closing, closed, started, interrupted;
+    bool writing, alone, minding, syncing, closing, closed, started, interrupted;
     _Atomic int failed;
     pthread_mutex_t text_mu; /* innermost of all */
     char failed_text[256];
@@ -206,6 +209,7 @@ struct hsl_log {
     bool has_open;
     uint8_t *last_block; /* newest block of the open frame, if it may be extended */
     struct hsl_shard *last_shard;
+    uint64_t copies[HSL_COPIES]; /* tickets of the frames that they copy into; 0 = none */
     size_t call_start;   /* where the blocks of the call in progress begin in the open frame */
     uint32_t call_blocks, call_extended; /* call_extended: payload bytes added to last_block */
     uint64_t thread_wakes_ns; /* when the sleeping writer thread wakes; 0 = it is awake */
@@ -303,6 +307,11 @@ uint8_t *hsl_stage_block(struct hsl_log *log, struct hsl_shard *shard, int codec
                          uint32_t payload_len, uint32_t decoded_len, uint64_t *seq);
 uint8_t *hsl_stage_extend(struct hsl_log *log, struct hsl_shard *shard, uint32_t payload_len,
                           bool any_time, uint64_t *first, uint32_t *index);
+/* Unlocks, so that others go on while the caller copies into its blocks; -1 if it may not, and all
+ * is as before. Otherwise hsl_stage_copied ends the call, not hsl_stage_commit. */
+int hsl_stage_copy(struct hsl_log *log, size_t bytes, uint64_t *ticket);
+void hsl_stage_copied(struct hsl_log *log, int copy, bool waits);
+bool hsl_stage_copying(const struct hsl_log *log, uint64_t ticket); /* stage_mu held */
 /* Ends the call that hsl_stage_begin started and unlocks; waits = the caller goes on to wait;
  * *safe = a copy is in the mapped stage. */
 uint64_t hsl_stage_commit(struct hsl_log *log, bool waits, bool *safe);
@@ -341,6 +350,7 @@ void hsl_lead(struct hsl_log *log); /* hsl_may_lead; released between */
 void hsl_get_on(struct hsl_log *log);
 void hsl_turn_take(struct hsl_log *log);
 void hsl_turn_give(struct hsl_log *log);
+void hsl_pass_on(struct hsl_log *log); /* wakes who waits to go on */
 void hsl_poison(struct hsl_log *log, int rc);
 bool hsl_wants_write(struct hsl_log *log, uint64_t now);
 uint64_t hsl_due(const struct hsl_log *log);
@@ -354,9 +364,9 @@ void hsl_wake_writer(struct hsl_log *log);
 
 /* segment.c */
 uint64_t hsl_segment_room(const struct hsl_segment *segment);
-int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system); /* `writing` held */
-void hsl_spare_discard(struct hsl_log *log);                            /* `writing` held */
-int hsl_roll(struct hsl_log *log);                                      /* `writing` held */
+int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system); /* alone or minding */
+void hsl_spare_discard(struct hsl_log *log);                            /* alone or minding */
+int hsl_roll(struct hsl_log *log);                                      /* alone */
 int hsl_seal(struct hsl_log *log, struct hsl_segment *segment);
 int hsl_seal_in_memory(struct hsl_log *log, struct hsl_segment *segment);
 /* *out: the footer of a segment whose rows are in memory, as it goes to the file. */

@@ -177,9 +177,14 @@ static PyObject *py_append(PyObject *module, PyObject *const *args, Py_ssize_t n
         log->last_block = payload - sizeof(struct hsl_block_header);
         log->last_shard = shard;
     }
+    bool safe = false, waits = wait && level == LEVEL_SYNC;
+    uint64_t ticket;
+    int copy = hsl_stage_copy(log, size, &ticket);
     hsl_codec_encode(payload, &ref);
-    bool safe;
-    uint64_t ticket = hsl_stage_commit(log, wait && level == LEVEL_SYNC, &safe);
+    if (copy < 0)
+        ticket = hsl_stage_commit(log, waits, &safe);
+    else
+        hsl_stage_copied(log, copy, waits);
     if (settle(log, level, safe, wait, &ticket) < 0)
         goto out;
     result = hsl_py_record_id(shard_id, first, index);
@@ -454,37 +459,69 @@ static int add_run(PyObject *runs, uint64_t shard, uint64_t first, size_t count)
 struct placed {
     uint64_t first;
     size_t count;
+    uint8_t *payload;
 };
 
-static void encode_op(struct hsl_log *log, struct call *call, struct op *op,
-                      struct placed **placed)
+/* Gives the blocks of an op their places. */
+static void place_op(struct hsl_log *log, struct op *op, struct placed **placed)
 {
     struct hsl_shard *shard = hsl_shard_get(log, op->shard);
     op->first = shard->next;
     if (!op->items) {
         struct placed *p = (*placed)++;
-        uint8_t *payload =
-            hsl_stage_block(log, shard, op->codec, (uint32_t)op->count, (uint32_t)op->body_len,
-                            op->decoded_len, &p->first);
-        memcpy(payload, op->body, op->body_len);
-        for (size_t i = 0; i < op->firsts; i++)
-            memcpy(payload + op->body_len - 8 * (op->firsts - i), &call->ops[i].first, 8);
+        p->payload = hsl_stage_block(log, shard, op->codec, (uint32_t)op->count,
+                                     (uint32_t)op->body_len, op->decoded_len, &p->first);
         p->count = op->count;
         return;
     }
     for (size_t at = 0; at < op->count;) {
         struct placed *p = (*placed)++;
         size_t body, end = block_end(op, at, &body);
-        uint8_t *payload = hsl_stage_block(log, shard, 0, (uint32_t)(end - at), (uint32_t)body,
-                                           (uint32_t)body, &p->first);
+        p->payload = hsl_stage_block(log, shard, 0, (uint32_t)(end - at), (uint32_t)body,
+                                     (uint32_t)body, &p->first);
         p->count = end - at;
+        at = end;
+    }
+}
+
+static void fill_op(const struct call *call, const struct op *op, const struct placed **placed)
+{
+    if (!op->items) {
+        uint8_t *payload = (*placed)++->payload;
+        memcpy(payload, op->body, op->body_len);
+        for (size_t i = 0; i < op->firsts; i++)
+            memcpy(payload + op->body_len - 8 * (op->firsts - i), &call->ops[i].first, 8);
+        return;
+    }
+    for (size_t at = 0; at < op->count;) {
+        const struct placed *p = (*placed)++;
+        uint8_t *payload = p->payload;
         if (op->run)
             hsl_codec_encode_run(payload, op->run + at, p->count, (const uint8_t *)op->key,
                                  op->key_len);
-        for (; op->refs && at < end; at++)
-            payload = hsl_codec_encode(payload, &op->refs[at]);
-        at = end;
+        for (size_t i = at; op->refs && i < at + p->count; i++)
+            payload = hsl_codec_encode(payload, &op->refs[i]);
+        at += p->count;
     }
+}
+
+/* Writes all blocks and ends the call. */
+static uint64_t encode(struct hsl_log *log, struct call *call, struct placed *placed, bool waits,
+                       bool *safe)
+{
+    struct placed *next = placed;
+    for (size_t i = 0; i < call->count; i++)
+        place_op(log, &call->ops[i], &next);
+    uint64_t ticket;
+    int copy = hsl_stage_copy(log, call->bytes, &ticket);
+    const struct placed *filled = placed;
+    for (size_t i = 0; i < call->count; i++)
+        fill_op(call, &call->ops[i], &filled);
+    if (copy < 0)
+        return hsl_stage_commit(log, waits, safe);
+    hsl_stage_copied(log, copy, waits);
+    *safe = false;
+    return ticket;
 }
 
 static PyObject *make_runs(const struct call *call, const struct placed *placed)
@@ -545,11 +582,8 @@ static PyObject *py_stage(PyObject *module, PyObject *const *args, Py_ssize_t na
             goto out;
         }
     }
-    struct placed *next = placed;
-    for (size_t i = 0; i < call.count; i++)
-        encode_op(log, &call, &call.ops[i], &next);
     bool safe;
-    uint64_t ticket = hsl_stage_commit(log, wait && level == LEVEL_SYNC, &safe);
+    uint64_t ticket = encode(log, &call, placed, wait && level == LEVEL_SYNC, &safe);
     if (settle(log, level, safe, wait, &ticket) < 0)
         goto out;
     PyObject *runs = make_runs(&call, placed);

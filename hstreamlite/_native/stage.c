@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define COPY_LARGE 16384u /* bytes that take longer to copy than a lock to be taken again */
+
 /* Disk bytes a frame can cost: itself, its rows in the footer and in a checkpoint. */
 uint64_t hsl_claim(size_t bytes, uint32_t blocks)
 {
@@ -208,7 +210,7 @@ int hsl_stage_room(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags
             if (rc != HSL_AGAIN)
                 break;
         }
-        if (hsl_staged(log) || log->writing || log->flying > 0) {
+        if (hsl_staged(log) || log->writing || log->minding || log->flying > 0) {
             hsl_get_on(log);
             continue;
         }
@@ -358,6 +360,38 @@ uint64_t hsl_stage_commit(struct hsl_log *log, bool waits, bool *safe)
         hsl_wake_writer(log);
     pthread_mutex_unlock(&log->stage_mu);
     return ticket;
+}
+
+bool hsl_stage_copying(const struct hsl_log *log, uint64_t ticket)
+{
+    for (int i = 0; i < HSL_COPIES; i++)
+        if (log->copies[i] == ticket)
+            return true;
+    return false;
+}
+
+/* The mapped stage takes entries in the order of the log, so nothing may overtake a copy there. */
+int hsl_stage_copy(struct hsl_log *log, size_t bytes, uint64_t *ticket)
+{
+    int copy = 0;
+    while (copy < HSL_COPIES && log->copies[copy] != 0)
+        copy++;
+    if (bytes < COPY_LARGE || log->os_stage || copy == HSL_COPIES)
+        return -1;
+    *ticket = log->copies[copy] = log->open.ticket;
+    pthread_mutex_unlock(&log->stage_mu);
+    return copy;
+}
+
+void hsl_stage_copied(struct hsl_log *log, int copy, bool waits)
+{
+    pthread_mutex_lock(&log->stage_mu);
+    log->copies[copy] = 0;
+    if (log->waiters > 0 || log->tail_waiters > 0 || log->turns_wanted > 0)
+        hsl_pass_on(log);
+    else if (!waits)
+        hsl_wake_writer(log);
+    pthread_mutex_unlock(&log->stage_mu);
 }
 
 /* Ends a call that staged nothing. */

@@ -132,7 +132,7 @@ static struct hsl_super current(const struct hsl_log *log)
     return super;
 }
 
-/* Writes and syncs the next slot. Caller holds `writing` or is alone. */
+/* Writes and syncs the next slot. Caller is alone, or minding. */
 int hsl_super_write(struct hsl_log *log)
 {
     char path[HSL_PATH_MAX + 64];

@@ -21,8 +21,9 @@
  *
  * Whatever needs more than a place behind the last group waits until nothing is in flight, with
  * `writing` held: sealing a segment and starting the next one, and those outside who take a turn
- * (turn_take). So segment headers and footers state only what is durable. A checkpoint is part of a
- * group; the superblock learns of it when that group is over.
+ * (turn_take). They are `alone` at the files. So segment headers and footers state only what is
+ * durable. A checkpoint is part of a group; the superblock learns of it when that group is over.
+ * That, and making the next segment's file, is `minding`: one thread does it beside the groups.
  *
  * A failed write or sync poisons the log. No sync begins after that, so nothing at or above the
  * failed group is ever acknowledged; a group below it, whose sync was under way, still may be.
@@ -45,6 +46,9 @@ bool hsl_may_submit(const struct hsl_log *log)
 {
     if (log->writing || log->turns_wanted > 0 || log->failed || !hsl_staged(log))
         return false;
+    const struct hsl_frame *first = log->queue_len > 0 ? &log->queue[log->queue_head] : &log->open;
+    if (hsl_stage_copying(log, first->ticket))
+        return false;
     if (log->flying == 0)
         return true;
     return log->flying < HSL_FLIGHTS && log->claimed >= log->cfg.eager_bytes &&
@@ -57,7 +61,7 @@ bool hsl_may_lead(const struct hsl_log *log)
 }
 
 /* The turn, or a group, is over. */
-static void pass_on(struct hsl_log *log)
+void hsl_pass_on(struct hsl_log *log)
 {
     pthread_cond_broadcast(&log->turn_cv);
     pthread_cond_broadcast(&log->room_cv);
@@ -154,7 +158,7 @@ static bool settle(struct hsl_log *log)
     else if (log->failed)
         abandon(log);
     hsl_notify(log->cfg.notify_fd);
-    pass_on(log);
+    hsl_pass_on(log);
     return true;
 }
 
@@ -169,12 +173,17 @@ static void drain(struct hsl_log *log)
 /* Seals the active segment behind what is durable, and starts the next one. `writing` held. */
 static int roll(struct hsl_log *log)
 {
+    log->alone = true;
     drain(log);
-    if (log->failed)
-        return HSL_FAILED;
-    pthread_mutex_unlock(&log->stage_mu);
-    int rc = hsl_roll(log);
-    pthread_mutex_lock(&log->stage_mu);
+    while (log->minding)
+        pthread_cond_wait(&log->turn_cv, &log->stage_mu);
+    int rc = HSL_FAILED;
+    if (!log->failed) {
+        pthread_mutex_unlock(&log->stage_mu);
+        rc = hsl_roll(log);
+        pthread_mutex_lock(&log->stage_mu);
+    }
+    log->alone = false;
     return rc;
 }
 
@@ -219,17 +228,19 @@ static uint64_t submit(struct hsl_log *log)
 }
 
 /* What nobody has to wait for: the superblock learns of a durable checkpoint, and the next segment
- * is made before this one is full. If another holds `writing` it comes here after its group. */
+ * is made before this one is full. Groups go on meanwhile. If another is alone at the files, or will
+ * be, that one does it after its next group. */
 static void look_after(struct hsl_log *log)
 {
     const struct hsl_segment *active = log->active;
-    if (log->writing || log->failed || log->closing || !active)
+    if (log->minding || log->alone || log->turns_wanted > 0 || log->failed || log->closing ||
+        !active)
         return;
     bool checkpoint = log->checkpoint_due >> 32 == active->number;
     bool spare = !log->spare && hsl_segment_room(active) < active->capacity / 2;
     if (!checkpoint && !spare)
         return;
-    log->writing = true;
+    log->minding = true;
     if (checkpoint)
         log->super.checkpoint = log->checkpoint_due;
     log->checkpoint_due = 0;
@@ -238,10 +249,10 @@ static void look_after(struct hsl_log *log)
     if (rc == HSL_OK && spare)
         hsl_spare_create(log, 0, false); /* a full disk shows when the room is needed */
     pthread_mutex_lock(&log->stage_mu);
-    log->writing = false;
+    log->minding = false;
     if (rc != HSL_OK)
         hsl_poison(log, rc);
-    pass_on(log);
+    hsl_pass_on(log);
 }
 
 static void step(struct hsl_log *log)
@@ -280,21 +291,21 @@ void hsl_get_on(struct hsl_log *log)
     log->waiters--;
 }
 
-/* Takes `writing` with nothing in flight. */
+/* Takes `writing` with nothing in flight and nobody else at the files. */
 void hsl_turn_take(struct hsl_log *log)
 {
     log->turns_wanted++;
-    while (log->writing || log->flying > 0)
+    while (log->writing || log->minding || log->flying > 0)
         if (log->writing || !settle(log))
             pthread_cond_wait(&log->turn_cv, &log->stage_mu);
     log->turns_wanted--;
-    log->writing = true;
+    log->writing = log->alone = true;
 }
 
 void hsl_turn_give(struct hsl_log *log)
 {
-    log->writing = false;
-    pass_on(log);
+    log->writing = log->alone = false;
+    hsl_pass_on(log);
 }
 
 /* When the writer thread has something to do, unless a group ends before. */
