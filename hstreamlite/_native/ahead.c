@@ -1,4 +1,4 @@
-/* Telling the disk what a cursor that reads on will ask for, so that it waits once and not each time.
+/* Telling the disk what a cursor that reads on will ask for, so that it waits once, not each time.
  *
  * Blocks of a log lie scattered where many logs share a segment, and its runs are spread over many
  * segments: block by block and run by run every read would wait for the one before. Where blocks

@@ -22,10 +22,10 @@
  * Lock order: follow->mu, stage_mu, index_mu; pieces_mu, marks_mu and text_mu are taken last. None
  * is held during file calls, except index_mu while a segment is opened for reading, and follow->mu,
  * under which a follower goes on in its log, in order. `writing` is a flag under stage_mu: its
- * holder alone gives out places in the active segment. Groups that have their place are written, and
- * synced in order, without it (writer.c). The superblock and the names of segment files are touched
- * by the holder of one of two more flags: `alone`, of who has `writing` and nothing in flight, and
- * `minding`, beside groups; never both.
+ * holder alone gives out places in the active segment. Groups that have their place are written,
+ * and synced in order, without it (writer.c). The superblock and the names of segment files are
+ * touched by the holder of one of two more flags: `alone`, of who has `writing` and nothing in
+ * flight, and `minding`, beside groups; never both.
  *
  * Invariants: durable < every ticket in flight < every ticket in the queue; the index holds durable
  * blocks only; claimed bytes always fit the active segment or the spare; a chunk with frames that
@@ -574,8 +574,8 @@ void hsl_rows_entries(const struct hsl_run *run, const struct hsl_row *rows, uin
 /* Blocks behind offset `from` of one file, in its order; 0 = all of them. */
 void hsl_announce_blocks(struct hsl_log *log, int fd, const struct hsl_entry *entries,
                          uint32_t len, uint64_t from);
-/* What lies behind a run that is read: the rows of the next runs, and at its end the first blocks of
- * the next one, if its rows have had the time to come. */
+/* What lies behind a run that is read: the rows of the next runs, and at its end the first blocks
+ * of the next one, if its rows have had the time to come. */
 struct hsl_ahead {
     uint64_t run;                /* the end of the last run that was read to its end */
     uint64_t rows;               /* LSN up to which rows were asked for */

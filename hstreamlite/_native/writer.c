@@ -228,8 +228,8 @@ static uint64_t submit(struct hsl_log *log)
 }
 
 /* What nobody has to wait for: the superblock learns of a durable checkpoint, and the next segment
- * is made before this one is full. Groups go on meanwhile. If another is alone at the files, or will
- * be, that one does it after its next group. */
+ * is made before this one is full. Groups go on meanwhile. If another is alone at the files, or
+ * will be, it is done after the next group. */
 static void look_after(struct hsl_log *log)
 {
     const struct hsl_segment *active = log->active;
