@@ -14,6 +14,7 @@
 #include <string.h>
 
 #define WINDOW (4u << 20)
+#define CHECKPOINT_WINDOW (64u << 10) /* most of them take a few KiB */
 #define LOOK_AHEAD (64u << 20)
 #define FRAME_MAX (40u << 20)
 
@@ -694,12 +695,13 @@ static int load_segment(struct hsl_log *log, uint64_t number, uint64_t checkpoin
         bool torn_footer = report->damage == HSL_DAMAGE_FOOTER;
         uint64_t from = HSL_PAGE;
         report->damage = HSL_DAMAGE_NONE;
-        r.window = WINDOW;
         if (checkpoint != 0) {
+            r.window = CHECKPOINT_WINDOW;
             rc = load_checkpoints(&r, &in, checkpoint, &loaded);
             if (loaded)
                 from = checkpoint;
         }
+        r.window = WINDOW;
         report->scanned = from;
         if (rc == HSL_OK)
             rc = walk(&r, &in, from, from != HSL_PAGE);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define LOCK_TRIES 200 /* writers hold the lock for microseconds; to sleep takes tens of them */
 #define COPY_LARGE 16384u /* bytes that take longer to copy than a lock to be taken again */
 
 /* Disk bytes a frame can cost: itself, its rows in the footer and in a checkpoint. */
@@ -161,6 +162,13 @@ static bool stage_room(const struct hsl_log *log, size_t bytes)
                               hsl_os_stage_room(log, bytes));
 }
 
+static void spin(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
 /* HSL_OK leaves stage_mu locked until hsl_stage_commit; every other result leaves it unlocked.
  * HSL_AGAIN: call hsl_stage_room, which may block, and try again. */
 int hsl_stage_begin(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags)
@@ -168,8 +176,11 @@ int hsl_stage_begin(struct hsl_log *log, size_t bytes, uint32_t blocks, int flag
     if (hsl_forked(log))
         return HSL_FORKED;
     if (flags & HSL_STAGE_TRY) {
-        if (pthread_mutex_trylock(&log->stage_mu) != 0)
-            return HSL_AGAIN;
+        for (int tries = 0; pthread_mutex_trylock(&log->stage_mu) != 0; tries++) {
+            if (tries == LOCK_TRIES)
+                return HSL_AGAIN;
+            spin();
+        }
     } else {
         pthread_mutex_lock(&log->stage_mu);
     }
