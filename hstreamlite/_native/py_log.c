@@ -288,8 +288,8 @@ static size_t block_end(const struct op *op, size_t from, size_t *body)
     return at;
 }
 
-/* Where a list object points to its items, in pointers from its start; 0 = not known. The stable ABI
- * has a call for each item, which is a tenth of what taking in a short record costs. */
+/* Where a list object points to its items, in pointers from its start; 0 = not known. The stable
+ * ABI has a call for each item, which is a tenth of what taking in a short record costs. */
 static size_t list_items_at;
 
 static void find_list_items(void)
