@@ -152,8 +152,6 @@ static int load_page(struct hsl_cursor *cursor, const struct hsl_run *run, bool 
     struct hsl_row rows[HSL_ROW_GROUP];
     uint32_t count;
     cursor->page_len = 0;
-    cursor->announced =
-        cursor->lsn >= cursor->behind.blocks && cursor->lsn < cursor->behind.blocks_end;
     int rc = hsl_run_rows(cursor->log, run, HSL_KEY_LSN, cursor->lsn, may_block, rows, &count);
     if (rc != HSL_OK)
         return rc == HSL_DAMAGED ? damaged_run(cursor, run) : rc;
@@ -165,6 +163,9 @@ static int load_page(struct hsl_cursor *cursor, const struct hsl_run *run, bool 
     cursor->page_len = count;
     if (!page_holds(cursor, run))
         return damaged_run(cursor, run);
+    const struct hsl_entry *last = &cursor->page[count - 1];
+    cursor->announced = cursor->lsn >= cursor->behind.blocks &&
+                        last->seq + last->count <= cursor->behind.blocks_end;
     cursor->run = *run;
     return HSL_OK;
 }
