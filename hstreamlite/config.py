@@ -47,9 +47,9 @@ class StoreConfig:
     """Size of the first segment file; each next one is twice as large up to the maximum. A tiny
     store takes about twice this on disk. 64 KiB to 1 GiB."""
     segment_bytes_max: int = 256 << 20
-    """Largest segment file, and so the step in which retention frees disk. Regrouping makes files
-    of up to four times this, but of no more than a quarter of the store. Not below the minimum; up
-    to 2 GiB."""
+    """Largest segment file, and so the step in which retention frees disk. Regrouping makes larger
+    ones where the store holds four times as much: up to four times this, and 2 GiB. Not below the
+    minimum; up to 2 GiB."""
     stage_bytes: int = 16 << 20
     """Memory for records on their way to disk and for the tail read back from it. At least four
     chunks. Too small: appends wait for the disk more often."""

@@ -23,7 +23,7 @@ SHARE_MAX = 0.8
 GROUP_MAX = 16
 """So many small neighbours are regrouped without waiting for a file's worth."""
 FILE_SEGMENTS = 4
-"""A new file holds at most so many segments' worth,"""
+"""A new file larger than a segment holds at most so many segments' worth,"""
 FILE_SHARE = 4
 """no more than one part in so many of the store,"""
 FILE_BYTES_MAX = 2 << 30
