@@ -32,7 +32,7 @@ static uint64_t group_bytes(const struct hsl_log *log)
 }
 
 /* Takes frames off the queue, as many as belong together and are complete: at least the first,
- * which is and fits (hsl_may_submit). stage_mu and `writing` held. */
+ * which is (hsl_may_submit) and fits (roll). stage_mu and `writing` held. */
 void hsl_group_take(struct hsl_log *log, struct hsl_group *g)
 {
     uint64_t claim = 0;

@@ -1,8 +1,9 @@
 /* Fast functions over struct hsl_log: staging records and reading them back as Python objects.
  *
  * Handles come as integers: the address of the C object, which the caller keeps alive. The GIL
- * is kept for work in memory and given up before any wait. A lock is never waited for with the
- * GIL held: hsl_stage_begin is tried, and what may block runs in hsl_stage_room without the GIL.
+ * is kept for work in memory and given up before any wait for the disk or for room:
+ * hsl_stage_begin is tried, and what may block runs in hsl_stage_room without the GIL. Locks that
+ * are held for microseconds are waited for with it.
  * Failures become exceptions through one factory, installed from Python.
  */
 #define PY_SSIZE_T_CLEAN

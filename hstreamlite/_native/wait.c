@@ -3,7 +3,7 @@
  *   ticket_cv[t % HSL_BUCKETS]   whoever waits for ticket t
  *   tail_cv                      whoever waits for any change at the tail
  *   room_cv                      whoever needs memory or disk before it can stage
- *   turn_cv                      whoever needs `writing`, or a group to be over
+ *   turn_cv                      whoever needs `writing`, the files, or a group to be over
  *   writer_cv, beside_cv         the native writers, when nothing is due
  *
  * A group is mostly one frame, so one ticket: when it is durable, its bucket wakes just those who
@@ -11,13 +11,14 @@
  * group without being one of them: the writer thread.
  *
  * Why no wake-up is lost: everything a sleeper looks at changes under stage_mu, which it holds from
- * its last look until it sleeps. It sleeps on a ticket only while somebody holds the turn or a
- * group is in flight (else it leads), and is counted in `waiters`. Each of these ends in
- * hsl_wake_writer, which finds that something is staged and waited for and wakes a native writer,
- * unless that one is awake: then it looks for itself before it sleeps, under stage_mu too. So the
- * next group is led, and so on until the sleeper's ticket is durable and its bucket is woken.
- * Failure and close wake every bucket. Where there is no native writer, before start and in close
- * and stepped, every bucket is woken when a turn ends, and the sleepers lead.
+ * its last look until it sleeps. It sleeps on a ticket only while somebody holds the turn, a group
+ * is in flight or somebody copies into the next frame (else it leads), and is counted in `waiters`.
+ * Each of these ends in hsl_wake_writer, which finds that something is staged and waited for and
+ * wakes a native writer, unless that one is awake: then it looks for itself before it sleeps, under
+ * stage_mu too. So the next group is led, and so on until the sleeper's ticket is durable and its
+ * bucket is woken. Failure and close wake every bucket. Where there is no native writer, before
+ * start and in close and stepped, every bucket is woken when one of these ends, and the sleepers
+ * lead.
  */
 #include "log.h"
 
