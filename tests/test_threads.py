@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Literal
 
@@ -499,7 +499,7 @@ def test_a_stream_deleted_while_others_use_it_is_not_found_and_nothing_else(
     over = threading.Event()
     uses: list[Callable[[], object]] = [
         lambda: store.stream("a").append(b"x", key="k"),
-        lambda: store.stream("a").append_many([b"x", b"y"], key="k"),
+        lambda: store.stream("a").append_many([b"x", b"y"], compression="gzip"),
         lambda: list(store.stream("a").read(key="k")),
     ]
 
@@ -512,7 +512,7 @@ def test_a_stream_deleted_while_others_use_it_is_not_found_and_nothing_else(
     for call in uses:
         crew.start(partial(use, call))
     try:
-        for _ in range(150):
+        for _ in range(50):
             store.create_stream("a")
             store.delete_stream("a")
     finally:
@@ -522,13 +522,13 @@ def test_a_stream_deleted_while_others_use_it_is_not_found_and_nothing_else(
 
 def test_lists_are_written_whole_however_busy_the_writers_are(tmp_path: Path) -> None:
     """A list is copied beside the writers, which must not take its frame before the end."""
-    lists = [[bytes([number % 256]) * 16_384] * 60 for number in range(300)]
+    lists = [[bytes([number % 256]) * 16_384] * (60, 6)[number % 2] for number in range(500)]
     with hs.open(tmp_path / "s", durability="memory") as store:
         stream = store.create_stream("a")
         for items in lists:
             stream.append_many(items)
         store.sync()
     with hs.open(tmp_path / "s") as store:
-        found = (raw(record) for record in store.stream("a").read())
-        assert all(map(bytes.__eq__, found, (item for items in lists for item in items)))
-        assert sum(1 for _ in store.stream("a").read()) == 300 * 60
+        found = map(raw, store.stream("a").read())
+        stored = chain.from_iterable(lists)
+        assert all(one == other for one, other in zip(found, stored, strict=True))
