@@ -43,7 +43,7 @@ void hsl_group_take(struct hsl_log *log, struct hsl_group *g)
         const struct hsl_frame *frame = &log->queue[log->queue_head];
         if (g->count > 0 &&
             (g->bytes + frame->len > group_bytes(log) || !hsl_group_fits(log, frame, claim) ||
-             hsl_stage_copying(log, frame->ticket)))
+             frame->ticket == log->copying))
             break;
         if (g->count > 0 && !log->cfg.threaded && hsl_random(&log->course) % 2 == 0)
             break; /* the writer came before the rest was staged */

@@ -31,7 +31,7 @@
  * Invariants: durable < every ticket in flight < every ticket in the queue; the index holds durable
  * blocks only; claimed bytes always fit the active segment or the spare; a chunk with frames that
  * are not durable is not recycled; groups in flight lie in the active segment, one behind another;
- * no frame is taken from the queue while its ticket is among the copies.
+ * no frame is taken from the queue while a caller copies into it.
  */
 #ifndef HSL_LOG_H
 #define HSL_LOG_H
@@ -59,7 +59,6 @@
 /* Two writes keep a disk busy; the third flight is the one that is being synced. */
 #define HSL_FLIGHTS 3
 #define HSL_BUCKETS 16
-#define HSL_COPIES 4 /* callers that copy into their blocks while others go on */
 #define HSL_PATH_MAX 1024
 #define HSL_SYSTEM (1ull << 63) /* shard ids of the store's own logs */
 
@@ -210,7 +209,7 @@ struct hsl_log {
     bool has_open;
     uint8_t *last_block; /* newest block of the open frame, if it may be extended */
     struct hsl_shard *last_shard;
-    uint64_t copies[HSL_COPIES]; /* tickets of the frames that they copy into; 0 = none */
+    uint64_t copying;    /* ticket of the frame that a caller copies into unlocked; 0 = none */
     size_t call_start;   /* where the blocks of the call in progress begin in the open frame */
     uint32_t call_blocks, call_extended; /* call_extended: payload bytes added to last_block */
     uint64_t thread_wakes_ns; /* when the sleeping writer thread wakes; 0 = it is awake */
@@ -308,14 +307,12 @@ uint8_t *hsl_stage_block(struct hsl_log *log, struct hsl_shard *shard, int codec
                          uint32_t payload_len, uint32_t decoded_len, uint64_t *seq);
 uint8_t *hsl_stage_extend(struct hsl_log *log, struct hsl_shard *shard, uint32_t payload_len,
                           bool any_time, uint64_t *first, uint32_t *index);
-/* Unlocks, so that others go on while the caller copies into its blocks; -1 if it may not, and all
- * is as before. Otherwise hsl_stage_copied ends the call, not hsl_stage_commit. */
-int hsl_stage_copy(struct hsl_log *log, size_t bytes, uint64_t *ticket);
-void hsl_stage_copied(struct hsl_log *log, int copy, bool waits);
-bool hsl_stage_copying(const struct hsl_log *log, uint64_t ticket); /* stage_mu held */
-/* Ends the call that hsl_stage_begin started and unlocks; waits = the caller goes on to wait;
- * *safe = a copy is in the mapped stage. */
-uint64_t hsl_stage_commit(struct hsl_log *log, bool waits, bool *safe);
+/* Unlocks until hsl_stage_commit, so that others go on while the caller copies into its blocks;
+ * their ticket, or 0 if it may not and all is as before. */
+uint64_t hsl_stage_copy(struct hsl_log *log, size_t bytes);
+/* Ends the call that hsl_stage_begin started and unlocks. copied: of hsl_stage_copy, or 0; waits =
+ * the caller goes on to wait; *safe = a copy is in the mapped stage. */
+uint64_t hsl_stage_commit(struct hsl_log *log, uint64_t copied, bool waits, bool *safe);
 void hsl_stage_abort(struct hsl_log *log);
 int hsl_stage_empty_frame(struct hsl_log *log, uint32_t flags);
 void hsl_stage_close_frame(struct hsl_log *log);

@@ -286,7 +286,7 @@ static int replay_entry(struct hsl_log *log, const uint8_t *block, const uint8_t
         block += hsl_block_bytes(h.payload_len);
     }
     bool safe;
-    hsl_stage_commit(log, true, &safe);
+    hsl_stage_commit(log, 0, true, &safe);
     return HSL_OK;
 }
 

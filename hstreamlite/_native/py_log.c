@@ -175,14 +175,10 @@ static PyObject *py_append(PyObject *module, PyObject *const *args, Py_ssize_t n
         log->last_block = payload - sizeof(struct hsl_block_header);
         log->last_shard = shard;
     }
-    bool safe = false, waits = wait && level == LEVEL_SYNC;
-    uint64_t ticket;
-    int copy = hsl_stage_copy(log, size, &ticket);
+    uint64_t copied = hsl_stage_copy(log, size);
     hsl_codec_encode(payload, &ref);
-    if (copy < 0)
-        ticket = hsl_stage_commit(log, waits, &safe);
-    else
-        hsl_stage_copied(log, copy, waits);
+    bool safe;
+    uint64_t ticket = hsl_stage_commit(log, copied, wait && level == LEVEL_SYNC, &safe);
     if (settle(log, level, safe, wait, &ticket) < 0)
         goto out;
     result = hsl_py_record_id(shard_id, first, index);
@@ -531,16 +527,11 @@ static uint64_t encode(struct hsl_log *log, struct call *call, struct placed *pl
     struct placed *next = placed;
     for (size_t i = 0; i < call->count; i++)
         place_op(log, &call->ops[i], &next);
-    uint64_t ticket;
-    int copy = hsl_stage_copy(log, call->bytes, &ticket);
+    uint64_t copied = hsl_stage_copy(log, call->bytes);
     const struct placed *filled = placed;
     for (size_t i = 0; i < call->count; i++)
         fill_op(call, &call->ops[i], &filled);
-    if (copy < 0)
-        return hsl_stage_commit(log, waits, safe);
-    hsl_stage_copied(log, copy, waits);
-    *safe = false;
-    return ticket;
+    return hsl_stage_commit(log, copied, waits, safe);
 }
 
 static PyObject *make_runs(const struct call *call, const struct placed *placed)

@@ -54,7 +54,7 @@ static int stage(struct hsl_log *log, struct hsl_shard *shard, const uint8_t *bl
     out->order = h.order;
     log->next_order = order;
     shard->scan_frame = log->scan_frame;
-    hsl_stage_commit(log, false, &safe);
+    hsl_stage_commit(log, 0, false, &safe);
     return HSL_OK;
 }
 

@@ -169,7 +169,7 @@ static void spin(void)
 #endif
 }
 
-/* HSL_OK leaves stage_mu locked until hsl_stage_commit; every other result leaves it unlocked.
+/* HSL_OK leaves stage_mu locked until the call ends; every other result leaves it unlocked.
  * HSL_AGAIN: call hsl_stage_room, which may block, and try again. */
 int hsl_stage_begin(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags)
 {
@@ -363,46 +363,36 @@ static bool copy_to_os_stage(struct hsl_log *log)
     return true;
 }
 
-uint64_t hsl_stage_commit(struct hsl_log *log, bool waits, bool *safe)
+/* One at a time: callers copy with the GIL held. The mapped stage takes entries in the order of the
+ * log, so nothing may overtake a copy there. */
+uint64_t hsl_stage_copy(struct hsl_log *log, size_t bytes)
 {
-    *safe = log->os_stage && copy_to_os_stage(log);
-    uint64_t ticket = log->open.ticket;
-    if (!waits)
-        hsl_wake_writer(log);
+    if (bytes < COPY_LARGE || log->os_stage || log->copying != 0)
+        return 0;
+    uint64_t ticket = log->copying = log->open.ticket;
     pthread_mutex_unlock(&log->stage_mu);
     return ticket;
 }
 
-bool hsl_stage_copying(const struct hsl_log *log, uint64_t ticket)
+uint64_t hsl_stage_commit(struct hsl_log *log, uint64_t copied, bool waits, bool *safe)
 {
-    for (int i = 0; i < HSL_COPIES; i++)
-        if (log->copies[i] == ticket)
-            return true;
-    return false;
-}
-
-/* The mapped stage takes entries in the order of the log, so nothing may overtake a copy there. */
-int hsl_stage_copy(struct hsl_log *log, size_t bytes, uint64_t *ticket)
-{
-    int copy = 0;
-    while (copy < HSL_COPIES && log->copies[copy] != 0)
-        copy++;
-    if (bytes < COPY_LARGE || log->os_stage || copy == HSL_COPIES)
-        return -1;
-    *ticket = log->copies[copy] = log->open.ticket;
-    pthread_mutex_unlock(&log->stage_mu);
-    return copy;
-}
-
-void hsl_stage_copied(struct hsl_log *log, int copy, bool waits)
-{
-    pthread_mutex_lock(&log->stage_mu);
-    log->copies[copy] = 0;
-    if (log->waiters > 0 || log->tail_waiters > 0 || log->turns_wanted > 0)
+    uint64_t ticket = copied;
+    bool held_up = false; /* somebody may have met the frame while it was copied into */
+    *safe = false;
+    if (copied != 0) {
+        pthread_mutex_lock(&log->stage_mu);
+        log->copying = 0;
+        held_up = log->waiters > 0 || log->tail_waiters > 0;
+    } else {
+        ticket = log->open.ticket;
+        *safe = log->os_stage && copy_to_os_stage(log);
+    }
+    if (held_up)
         hsl_pass_on(log);
     else if (!waits)
         hsl_wake_writer(log);
     pthread_mutex_unlock(&log->stage_mu);
+    return ticket;
 }
 
 /* Ends a call that staged nothing. */

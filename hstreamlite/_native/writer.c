@@ -47,7 +47,7 @@ bool hsl_may_submit(const struct hsl_log *log)
     if (log->writing || log->turns_wanted > 0 || log->failed || !hsl_staged(log))
         return false;
     const struct hsl_frame *first = log->queue_len > 0 ? &log->queue[log->queue_head] : &log->open;
-    if (hsl_stage_copying(log, first->ticket))
+    if (first->ticket == log->copying)
         return false;
     if (log->flying == 0)
         return true;
