@@ -1,8 +1,8 @@
 """Lists of 1,000 records: accepted in a burst, synced one by one, and as a long stream.
 
 A burst is 4 MiB of payload at a time into a store that has written out everything before, so it
-measures taking records in and not the disk; between bursts, outside the time, everything is synced,
-and each list is joined, which is the limit beside it.
+measures taking records in and not the disk. Behind each, outside the time, every list is joined and
+then everything is synced. The rate of joins is the limit beside it.
 The stream is bulk loading: no waiting until the end, which is a sync and inside the time.
 """
 
@@ -71,8 +71,8 @@ def bursts_of(
 def joins_of(opener: Opener, level: Level, lists: list[list[bytes]], bursts: int) -> Limit:
     """`b"".join` of each list: one copy of the bytes, the least that accepting them can cost.
 
-    It is timed behind each burst of the same run, so that both find the caches as the other left
-    them, and the same threads beside them.
+    It is timed behind each burst of a run of its own with `opener`: with what appends leave in the
+    caches, and beside the threads that write them out. On a machine at rest it may be faster.
     """
     return Limit("bytes.join", lambda path: _bursts(path, opener, level, lists, bursts)[1])
 
@@ -91,8 +91,11 @@ def _bursts(
     log.settle()
     expect("records", log.scan()[0], (len(warming) + len(appends)) * _LIST_RECORDS)
     log.close()
-    records = len(appends) * _LIST_RECORDS
-    return Sample(records, sum(appends) / 1e9, appends), Sample(records, sum(joins) / 1e9, joins)
+    return _sample(appends), _sample(joins)
+
+
+def _sample(calls_ns: Sequence[int]) -> Sample:
+    return Sample(len(calls_ns) * _LIST_RECORDS, sum(calls_ns) / 1e9, calls_ns)
 
 
 def _synced(
@@ -103,7 +106,7 @@ def _synced(
     times = timed_calls(log.append_list, lists)
     expect("records", log.scan()[0], (1 + len(times)) * _LIST_RECORDS)
     log.close()
-    return (Sample(len(times) * _LIST_RECORDS, sum(times) / 1e9, times),)
+    return (_sample(times),)
 
 
 def _stream_case(
