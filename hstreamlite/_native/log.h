@@ -23,8 +23,8 @@
  * is held during file calls, except index_mu while a segment is opened for reading, and follow->mu,
  * under which a follower goes on in its log, in order. `writing` is a flag under stage_mu: its
  * holder alone gives out places in the active segment. Groups that have their place are written,
- * and synced in order, without it (writer.c). The superblock, the spare, the reserve and the name of
- * the active segment are touched by the holder of one of two more flags: `alone`, of who has
+ * and synced in order, without it (writer.c). The superblock, the spare, the reserve and the name
+ * of the active segment are touched by the holder of one of two more flags: `alone`, of who has
  * `writing` and waits until nothing is in flight, and `minding`, beside groups. Who takes the first
  * waits for the end of the second; the second is not taken beside the first.
  *
