@@ -8,6 +8,7 @@
 
 #define RUNS_AHEAD 8u
 #define BYTES_AHEAD (1u << 20)
+#define FETCH_AHEAD (4u << 20) /* of a file, with what lies between the blocks */
 
 void hsl_rows_entries(const struct hsl_run *run, const struct hsl_row *rows, uint32_t count,
                       struct hsl_entry *out)
@@ -61,22 +62,32 @@ static uint32_t runs_behind(struct hsl_log *log, uint64_t id, uint64_t lsn,
     return count;
 }
 
+/* Bytes that the disk fetches for a block: whole pages, and what lies between it and the one before
+ * if that is announced too. *end moves behind it. */
+static uint64_t fetched(const struct hsl_row *row, uint64_t *end)
+{
+    uint64_t off = (uint64_t)row->off8 * 8, to = hsl_align_page(off + row->len);
+    uint64_t from = off > *end + HSL_GAP_MAX ? off & ~(uint64_t)(HSL_PAGE - 1) : *end;
+    *end = to;
+    return to > from ? to - from : 0;
+}
+
 static void announce_first_blocks(struct hsl_log *log, const struct hsl_run *run,
                                   struct hsl_ahead *ahead)
 {
     struct hsl_row rows[HSL_ROW_GROUP];
     struct hsl_entry entries[HSL_ROW_GROUP];
     struct hsl_segment *segment;
-    uint64_t lsn = run->first, bytes = 0;
+    uint64_t lsn = run->first, bytes = 0, end = 0;
     uint32_t len;
     int fd;
     if (hsl_segment_reader(log, run->segment, &segment, &fd) != HSL_OK)
         return; /* whoever gets there will hear why */
-    while (lsn < run->end && bytes < BYTES_AHEAD &&
+    while (lsn < run->end && bytes < FETCH_AHEAD &&
            hsl_run_rows(log, run, HSL_KEY_LSN, lsn, true, rows, &len) == HSL_OK) {
         uint32_t taken = 0;
-        for (; taken < len && bytes < BYTES_AHEAD; taken++) {
-            bytes += rows[taken].len;
+        for (; taken < len && bytes < FETCH_AHEAD; taken++) {
+            bytes += fetched(&rows[taken], &end);
             lsn = rows[taken].seq + rows[taken].count;
         }
         hsl_rows_entries(run, rows, taken, entries);

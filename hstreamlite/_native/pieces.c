@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define WAYS 4u
+#define ANNOUNCED 16u /* of a run's pieces at once */
 
 static struct hsl_piece *set_of(struct hsl_log *log, uint32_t segment, uint32_t index)
 {
@@ -176,7 +177,7 @@ int hsl_pieces_read(struct hsl_log *log, uint32_t segment, uint64_t off, size_t 
     return HSL_OK;
 }
 
-/* Has the disk fetch the rows of a run, which will be read soon. */
+/* Has the disk fetch the rows of a run, which will be read soon: of a large run the first. */
 void hsl_pieces_announce(struct hsl_log *log, const struct hsl_run *run)
 {
     struct hsl_segment *s;
@@ -185,6 +186,8 @@ void hsl_pieces_announce(struct hsl_log *log, const struct hsl_run *run)
         return; /* whoever reads them will hear why */
     uint64_t from = run->data / HSL_FOOTER_PIECE * HSL_FOOTER_PIECE;
     uint64_t last = ((uint64_t)run->data + run->data_len - 1) / HSL_FOOTER_PIECE;
+    if (last >= from / HSL_FOOTER_PIECE + ANNOUNCED)
+        last = from / HSL_FOOTER_PIECE + ANNOUNCED - 1;
     uint64_t end = last * HSL_FOOTER_PIECE + piece_len(s, (uint32_t)last);
     log->io->announce(log->io->ctx, fd, s->footer_off + from, end - from);
     hsl_segment_unread(log, s);

@@ -15,14 +15,17 @@ from tests.system.machine import need
 from tests.system.test_portable import PORTABLE
 from tests.system.workers import PACKAGE
 
+pytestmark = pytest.mark.skipif(PORTABLE, reason="POSIX leaves announcing to the system")
+
 ROUNDS, RECORDS = 100, 10
 PAGE = 4096
-READ = f"""
+READ = """
 import sys, hstreamlite as hs
+from itertools import islice
 with hs.open(sys.argv[1], config=hs.StoreConfig(regroup=False)) as store:
     stream = store.stream("stream-1")
     open("/dev/null").close()
-    assert sum(1 for _ in stream.read()) == {ROUNDS * RECORDS}
+    assert sum(1 for _ in islice(stream.read(), int(sys.argv[2]))) == int(sys.argv[2])
 """
 CALL = re.compile(r"(pread64|fadvise64)\((\d+)<[^>]*/(\w+)\.seg>,.* (\d+), (\d+)(?:, \w+)?\) += ")
 
@@ -32,7 +35,20 @@ def pages(call: str, first: int, second: int) -> set[int]:
     return set(range(offset // PAGE, -(-(offset + size) // PAGE)))
 
 
-@pytest.mark.skipif(PORTABLE, reason="POSIX leaves announcing to the system")
+def asked(path: Path, records: int) -> list[tuple[str, str, set[int]]]:
+    """Return what reading so many records asks for: the call, the segment, and its pages."""
+    need("strace")
+    log = path.with_name("calls")
+    subprocess.run(
+        ["strace", "-y", "-o", log, "-s", "0", sys.executable, "-c", READ, path, str(records)],
+        env={**os.environ, "PYTHONPATH": str(PACKAGE)},
+        check=True,
+    )
+    calls = log.read_text().partition('"/dev/null"')[2].splitlines()
+    found = (match.groups() for match in map(CALL.match, calls) if match)
+    return [(call, name, pages(call, int(a), int(b))) for call, _fd, name, a, b in found]
+
+
 @pytest.mark.parametrize(
     ("streams", "record_bytes", "segment_bytes", "regrouped"),
     [
@@ -44,8 +60,7 @@ def pages(call: str, first: int, second: int) -> set[int]:
 def test_one_log_of_many_is_asked_for_before_it_is_read(
     tmp_path: Path, streams: int, record_bytes: int, segment_bytes: int, regrouped: bool
 ) -> None:
-    need("strace")
-    path, log = tmp_path / "store", tmp_path / "calls"
+    path = tmp_path / "store"
     config = hs.StoreConfig(
         segment_bytes_min=segment_bytes // 2, segment_bytes_max=segment_bytes, regroup=False
     )
@@ -56,18 +71,26 @@ def test_one_log_of_many_is_asked_for_before_it_is_read(
                 stream.append_many([b"x" * record_bytes] * RECORDS)
         if regrouped:
             store.compact()
-    subprocess.run(
-        ["strace", "-y", "-o", log, "-s", "0", sys.executable, "-c", READ, path],
-        env={**os.environ, "PYTHONPATH": str(PACKAGE)},
-        check=True,
-    )
-    calls = log.read_text().partition('"/dev/null"')[2].splitlines()
     announced: dict[str, set[int]] = {}
     read: dict[str, set[int]] = {}
-    for match in filter(None, map(CALL.match, calls)):
-        call, _fd, segment, first, second = match.groups()
+    for call, segment, these in asked(path, ROUNDS * RECORDS):
         into = read if call == "pread64" else announced
-        into.setdefault(segment, set()).update(pages(call, int(first), int(second)))
+        into.setdefault(segment, set()).update(these)
         if call == "pread64" and list(read).index(segment) > 2:
             assert read[segment] - {0} <= announced.get(segment, set()), segment
     assert len(read) >= 4
+
+
+def test_of_a_large_segment_no_more_is_asked_for_than_is_read_soon(tmp_path: Path) -> None:
+    path, streams, small, large = tmp_path / "store", 100, 40, 1000
+    for size, rounds in ((64 << 10, small), (64 << 20, large)):
+        config = hs.StoreConfig(segment_bytes_min=size, segment_bytes_max=size, regroup=False)
+        with hs.open(path, durability="memory", config=config) as store:
+            opened = [store.create_stream(f"stream-{n}", exists_ok=True) for n in range(streams)]
+            for _ in range(rounds):
+                for stream in opened:
+                    stream.append(b"x" * 200)
+    calls = asked(path, small - 1)
+    announced = {(name, page) for call, name, of in calls if call == "fadvise64" for page in of}
+    last = max(name for name, _page in announced)
+    assert 0 < sum(name == last for name, _page in announced) <= (6 << 20) // PAGE
