@@ -96,9 +96,10 @@ class Regrouper:
         }
         apart = self._behind_holes()
         sealed = [self._sealed(f, clock, apart=f.number in apart) for f in facts]
+        blocks = engine.journal.stats()["index_blocks"]
         return plan(
             sealed,
-            most=file_bytes(sealed, config.segment_bytes_max),
+            most=file_bytes(sealed, config.segment_bytes_max, blocks),
             free=engine.env.files.free_bytes(engine.path),
             # The next segment, what appends leave free behind it, and the reserve.
             keep=config.segment_bytes_max * 3 // 2 + config.segment_bytes_min,

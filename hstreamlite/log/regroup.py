@@ -27,7 +27,9 @@ FILE_SEGMENTS = 4
 FILE_SHARE = 4
 """no more than one part in so many of the store,"""
 FILE_BYTES_MAX = 2 << 30
-"""and no more than this."""
+"""no more than this,"""
+FILE_BLOCKS_MAX = 1 << 20
+"""and no more than so many blocks: until a file is written its index is in memory."""
 _FILE_BYTES = 16384
 """Header, footer and padding of a file."""
 
@@ -123,14 +125,17 @@ class Sealed:
         return self.live > 0 and 2 * self.anew <= self.bytes
 
 
-def file_bytes(sealed: Iterable[Sealed], segment_bytes: int) -> int:
+def file_bytes(sealed: Iterable[Sealed], segment_bytes: int, blocks: int) -> int:
     """Return how many live bytes a new file may hold in a store of these sealed segments.
 
-    A log is read from as many places as there are files, so they grow with the store. But retention
-    drops whole files, and a new one needs its room beside the old ones.
+    `blocks` are all blocks of the store. A log is read from as many places as there are files, so
+    they grow with the store. But retention drops whole files, a new one needs its room beside the
+    old ones, and its index needs memory.
     """
-    share = sum(s.live for s in sealed) // FILE_SHARE
-    return max(segment_bytes, min(share, FILE_SEGMENTS * segment_bytes, FILE_BYTES_MAX))
+    live = sum(s.live for s in sealed)
+    indexed = FILE_BLOCKS_MAX * live // max(blocks, 1)
+    most = min(live // FILE_SHARE, FILE_SEGMENTS * segment_bytes, FILE_BYTES_MAX, indexed)
+    return max(segment_bytes, most)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from hstreamlite.log.regroup import (
+    FILE_BLOCKS_MAX,
     FILE_BYTES_MAX,
     GROUP_MAX,
     LEVEL_1,
@@ -295,7 +296,23 @@ def test_new_files_grow_with_the_store_and_stay_a_small_part_of_it(
     for live in lives:
         store.append(live, 2)
     quarter = sum(s.live for s in store.sealed) // 4
-    most = file_bytes(store.sealed, segment_bytes)
+    most = file_bytes(store.sealed, segment_bytes, len(store.sealed))
     assert segment_bytes <= most <= 4 * segment_bytes
     assert most == segment_bytes or most <= min(quarter, FILE_BYTES_MAX)
     assert most == 4 * segment_bytes or most >= min(quarter, FILE_BYTES_MAX)
+
+
+@given(
+    st.integers(64 << 10, 2 << 30),
+    st.lists(st.integers(64 << 20, 2 << 30), min_size=1, max_size=40),
+    st.integers(64, MIB),
+)
+def test_no_file_larger_than_a_segment_has_more_blocks_than_memory_is_for(
+    segment_bytes: int, lives: list[int], block: int
+) -> None:
+    store = Store([])
+    for live in lives:
+        store.append(live, 2)
+    blocks = sum(s.live for s in store.sealed) // block
+    most = file_bytes(store.sealed, segment_bytes, blocks)
+    assert most == segment_bytes or most // (block + 1) <= FILE_BLOCKS_MAX
