@@ -42,6 +42,22 @@ FAULTS = {
 }
 
 
+def struck_files(log: Path) -> set[str]:
+    """Return the names of the files whose calls failed. A call beside one of another thread takes
+    two lines."""
+    begun: dict[str, str] = {}
+    found = set()
+    for line in log.read_text().splitlines():
+        thread, _, call = line.partition(" ")
+        if call.endswith("<unfinished ...>"):
+            begun[thread] = call
+        elif call.lstrip().startswith("<..."):
+            call = begun.pop(thread, "") + call
+        if match := STRUCK.search(call):
+            found.add(Path(match[1]).name)
+    return found
+
+
 def attach(worker: Worker, fault: str, log: Path) -> subprocess.Popen[str]:
     """Let a call of a worker that waits fail. The calls of each thread are counted."""
     call = fault.partition(":")[0]
@@ -76,7 +92,7 @@ class Run:
         strace.communicate()
         self.killed = worker.status == -signal.SIGKILL
         assert self.killed or worker.status == 0
-        struck = {Path(match[1]).name for match in STRUCK.finditer(log.read_text())}
+        struck = struck_files(log)
         self.struck = bool(struck) or self.killed
         self.end = self.ledger.failed or "killed" * self.killed or "full" * self.full
         reserving = fault.startswith(RESERVING)
