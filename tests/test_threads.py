@@ -522,11 +522,14 @@ def test_a_stream_deleted_while_others_use_it_is_not_found_and_nothing_else(
 
 def test_lists_are_written_whole_however_busy_the_writers_are(tmp_path: Path) -> None:
     """A list is copied beside the writers, which must not take its frame before the end."""
-    lists = [[bytes([number % 256]) * 16_384] * (40, 60)[number % 2] for number in range(300)]
-    with hs.open(tmp_path / "s", durability="memory") as store:
+    config = hs.StoreConfig(
+        stage_bytes=64 << 20, frame_bytes=16 << 20, batch_bytes_max=8 << 20, eager_bytes=4 << 10
+    )
+    lists = [[bytes([number]) * 16_384] * (1, 480)[number % 2] for number in range(40)]
+    with hs.open(tmp_path / "s", durability="memory", config=config) as store:
         stream = store.create_stream("a")
         for first, second in zip(lists[::2], lists[1::2], strict=True):
-            stream.append_many(first)  # a writer wakes for it while the second one is copied
+            stream.append_many(first)  # a writer wakes for it, long before the second is copied
             stream.append_many(second)
             store.sync()
     with hs.open(tmp_path / "s") as store:

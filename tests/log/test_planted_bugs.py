@@ -367,6 +367,20 @@ BUGS = {
         "tests/test_threads.py",
         "written_whole",
     ),
+    "roll while the superblock is being written": Bug(
+        "_native/writer.c",
+        "    while (log->minding)\n        pthread_cond_wait(",
+        "    while (0)\n        pthread_cond_wait(",
+        "tests/system/test_slow_calls.py",
+        "",
+    ),
+    "make the next segment in two threads at once": Bug(
+        "_native/writer.c",
+        "    if (log->minding || log->alone || log->turns_wanted",
+        "    if (log->alone || log->turns_wanted",
+        "tests/system/test_slow_calls.py",
+        "",
+    ),
     "believe a piece of a footer without its checksum": Bug(
         "_native/pieces.c",
         "        if (err == 0 && hsl_crc32c((uint32_t)s->uid, bytes, whole) == s->crcs[index]) {",
