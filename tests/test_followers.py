@@ -65,6 +65,12 @@ def newest_segment(store: hs.Store) -> int:
     return max((fact.last for fact in segment_facts(store._engine.journal)), default=0)
 
 
+def engine_of(follower: hs.Store) -> Follower:
+    engine = follower._engine
+    assert isinstance(engine, Follower)
+    return engine
+
+
 class FollowMachine(RuleBasedStateMachine):
     """A directory, its writer if it has one, and a follower if there is one."""
 
@@ -301,8 +307,7 @@ def test_no_stream_vanishes_while_a_follower_reads_the_catalog_anew() -> None:
     for name in ("a", "b", "c"):
         writer.create_stream(name)
     follower = opened(env, read_only=True)
-    engine = follower._engine
-    assert isinstance(engine, Follower)
+    engine = engine_of(follower)
     began = engine._changes
     for _ in range(4):
         for _ in range(60):
@@ -340,8 +345,7 @@ def test_a_snapshot_made_while_a_follower_looks_for_the_newest_is_read_whole(
     for name in ("a", "b"):
         writer.create_stream(name)
     follower = opened(env, read_only=True)
-    engine = follower._engine
-    assert isinstance(engine, Follower)
+    engine = engine_of(follower)
 
     def keep_house(appends: int = 60) -> None:
         for _ in range(appends):
@@ -380,8 +384,7 @@ def test_a_regrouped_segment_waits_until_what_it_stands_for_is_taken_in_whole() 
     for name in ("a", "b"):
         writer.create_stream(name)
     follower = opened(env, read_only=True)
-    engine = follower._engine
-    assert isinstance(engine, Follower)
+    engine = engine_of(follower)
     for n in range(120):
         writer.stream("ab"[n % 2]).append(b"%d;" % n * 500)
         if n == 5:
@@ -416,8 +419,7 @@ def test_a_stream_made_while_a_follower_reads_the_catalog_is_shown(
     follower = opened(env, read_only=True)
     if anew:
         monkeypatch.setattr(Follower, "_drop_orphans", make_stream_before)
-        engine = follower._engine
-        assert isinstance(engine, Follower)
+        engine = engine_of(follower)
         with engine.lock:
             engine._start_again()
     assert late == 1
@@ -435,8 +437,7 @@ def test_a_subscription_deleted_while_they_are_told_is_left_out(
     for name in ("s", "t"):
         writer.create_subscription(name, stream="a")
     follower = opened(env, read_only=True)
-    engine = follower._engine
-    assert isinstance(engine, Follower)
+    engine = engine_of(follower)
     ask = engine.progress_of
 
     def ask_and_delete(subscription: int) -> Any:
@@ -513,8 +514,7 @@ def test_a_look_at_another_superblock_does_not_make_its_store_the_followed_one()
     fill(env, 1).close()
     with opened(env, read_only=True) as follower:
         make_the_same(env)
-        engine = follower._engine
-        assert isinstance(engine, Follower)
+        engine = engine_of(follower)
         engine._snapshot()
         env.advance(1)
         with pytest.raises(hs.StoreReplaced):
