@@ -1,7 +1,8 @@
 """Leases: the records between first delivery and ack, as runs with one fate each.
 
 A `Slot` is a run of LSNs of one shard that went out together and will come back together: in flight
-at one consumer until a deadline, or waiting to be sent again (at once, or not before a time). So
+at one consumer until a deadline, or waiting to be sent again (at once, or not before a time), or
+doomed: delivered often enough, and to be moved to the dead-letter stream. So
 deadlines cost one entry per delivered batch; only records that are released or extended one by
 one get slots of their own. The slots of a shard never overlap, which is why a record cannot be in
 flight at two consumers.
@@ -26,16 +27,19 @@ class Fate(Enum):
     IN_FLIGHT = "in flight"
     DELAYED = "delayed"
     READY = "ready"
+    DOOMED = "doomed"
 
 
 WAITING = frozenset({Fate.DELAYED, Fate.READY})
+AT_CONSUMER = frozenset({Fate.RESERVED, Fate.IN_FLIGHT})
 
 
 class Slot:
     """A run of records ``[first, end)`` of one shard with one fate.
 
-    ``attempt`` is that of the delivery under way, or of the next one while the slot waits;
-    ``lease`` names the delivery and is shared by the parts of a slot that was split.
+    ``attempt`` is that of the delivery under way, or of the next one while the slot waits or is
+    doomed; ``lease`` names the delivery and is shared by the parts of a slot that was split;
+    ``reason`` tells why a doomed slot came back.
     """
 
     __slots__ = (
@@ -46,6 +50,7 @@ class Slot:
         "fate",
         "first",
         "lease",
+        "reason",
         "serial",
         "shard",
     )
@@ -60,6 +65,7 @@ class Slot:
         self.lease = 0
         self.consumer: str | None = None
         self.due_ns: int | None = None
+        self.reason = ""
 
     def __repr__(self) -> str:
         return (
@@ -78,6 +84,8 @@ class Leases:
         self._ready: dict[int, SortedDict[int, Slot]] = {}
         self._by_consumer: dict[str, dict[int, Slot]] = {}
         self._reserved: dict[int, Slot] = {}
+        self._doomed: dict[int, Slot] = {}
+        self.dooms = 0
         self._timers: SortedList[tuple[int, int, Slot]] = SortedList()
 
     def __len__(self) -> int:
@@ -135,6 +143,22 @@ class Leases:
         slot.due_ns = None if ready else due_ns
         self._link(slot)
 
+    def doom(self, slot: Slot, attempt: int, reason: str) -> None:
+        """Take a slot back from its consumer, never to be sent again."""
+        self._unlink(slot)
+        slot.consumer = None
+        slot.lease = 0
+        slot.attempt = attempt
+        slot.fate = Fate.DOOMED
+        slot.due_ns = None
+        slot.reason = reason
+        self.dooms += 1
+        self._link(slot)
+
+    def put_off(self, slot: Slot) -> None:
+        """Let a doomed slot be the last of them."""
+        self._doomed[slot.serial] = self._doomed.pop(slot.serial)
+
     def split(self, slot: Slot, at: int) -> Slot:
         """Cut a slot in two with the same fate; return the part from ``at`` on.
 
@@ -146,6 +170,7 @@ class Leases:
         if slot.fate is not Fate.RESERVED:
             right.fate, right.lease = slot.fate, slot.lease
             right.consumer, right.due_ns = slot.consumer, slot.due_ns
+            right.reason = slot.reason
         slot.end = at
         self._by_shard[slot.shard][at] = right
         self._link(right)
@@ -187,6 +212,8 @@ class Leases:
             self._ready[slot.shard][slot.first] = slot
         elif slot.fate is Fate.RESERVED:
             self._reserved[slot.lease] = slot
+        elif slot.fate is Fate.DOOMED:
+            self._doomed[slot.serial] = slot
 
     def _unlink(self, slot: Slot) -> None:
         if slot.due_ns is not None:
@@ -200,6 +227,8 @@ class Leases:
             del self._ready[slot.shard][slot.first]
         elif slot.fate is Fate.RESERVED:
             del self._reserved[slot.lease]
+        elif slot.fate is Fate.DOOMED:
+            del self._doomed[slot.serial]
 
     def reserved(self, lease: int) -> Slot | None:
         """Return the slot of a lease that waits for its confirmation."""
@@ -240,6 +269,10 @@ class Leases:
     def ready_shards(self) -> list[int]:
         return [shard for shard, slots in self._ready.items() if slots]
 
+    def doomed(self) -> list[Slot]:
+        """Return the slots that are to be moved, in the order in which that was decided."""
+        return list(self._doomed.values())
+
     def next_due(self) -> int | None:
         return self._timers[0][0] if self._timers else None
 
@@ -256,7 +289,7 @@ class Leases:
                 assert end <= first < slot.end, f"{slot} overlaps the slot that ends at {end}"
                 end = slot.end
         for slot in slots:
-            assert (slot.consumer is None) == (slot.fate in WAITING), slot
+            assert (slot.consumer is not None) == (slot.fate in AT_CONSUMER), slot
             timed = slot.fate in (Fate.IN_FLIGHT, Fate.DELAYED)
             assert (slot.due_ns is not None) == timed, slot
         timers = {timer[2].serial for timer in self._timers}
@@ -267,3 +300,4 @@ class Leases:
         assert ready == {slot.serial for slot in slots if slot.fate is Fate.READY}
         reserved = {slot.serial for slot in self._reserved.values()}
         assert reserved == {slot.serial for slot in slots if slot.fate is Fate.RESERVED}
+        assert set(self._doomed) == {slot.serial for slot in slots if slot.fate is Fate.DOOMED}

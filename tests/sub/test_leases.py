@@ -70,6 +70,21 @@ class LeasesMachine(RuleBasedStateMachine):
             fate = Fate.READY if ready else Fate.DELAYED
             self.write(slot, (fate, attempt, None, None if ready else due))
 
+    @rule(data=st.data(), attempt=st.integers(2, 3))
+    def doom(self, data: st.DataObject, attempt: int) -> None:
+        if slot := self.draw_slot(data):
+            self.leases.doom(slot, attempt, "poison")
+            self.write(slot, (Fate.DOOMED, attempt, None, None))
+            assert self.leases.doomed()[-1] is slot
+
+    @rule(data=st.data())
+    def put_off(self, data: st.DataObject) -> None:
+        if slot := self.draw_slot(data, Fate.DOOMED):
+            before = self.leases.doomed()
+            self.leases.put_off(slot)
+            before.remove(slot)
+            assert self.leases.doomed() == [*before, slot]
+
     @rule(data=st.data())
     def split(self, data: st.DataObject) -> None:
         slot = self.draw_slot(data)
@@ -142,6 +157,7 @@ class LeasesMachine(RuleBasedStateMachine):
             for slot in self.slots()
             for lsn in range(slot.first, slot.end)
         } == self.model
+        assert {slot.reason for slot in self.leases.doomed()} <= {"poison"}
         dues = [key[3] for key in self.model.values() if key[3] is not None]
         assert self.leases.next_due() == min(dues, default=None)
 
