@@ -68,7 +68,7 @@ if TYPE_CHECKING:
         open,  # noqa: A004 - hstreamlite.open is how users say it
     )
     from hstreamlite.stream import BatchReader, Reader, Stream
-    from hstreamlite.sub.effects import Gap, GroupStats, Lag
+    from hstreamlite.sub.effects import Event, Gap, GroupStats, Lag, Sought
     from hstreamlite.transaction import Transaction
 
 __version__ = "0.1.0"
@@ -162,9 +162,11 @@ _NAMES = {
         "Stream",
     ),
     "hstreamlite.sub.effects": (
+        "Event",
         "Gap",
         "GroupStats",
         "Lag",
+        "Sought",
     ),
     "hstreamlite.transaction": ("Transaction",),
 }
@@ -190,6 +192,7 @@ __all__ = [
     "DeliveryBatch",
     "DuplicateAppend",
     "Durability",
+    "Event",
     "Fenced",
     "Forked",
     "Gap",
@@ -215,6 +218,7 @@ __all__ = [
     "RecoveryReport",
     "RemoteError",
     "RemoteProtocolError",
+    "Sought",
     "SqlError",
     "StorageFull",
     "StorageUnavailable",

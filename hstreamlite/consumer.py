@@ -21,7 +21,7 @@ from hstreamlite.feed import (
 )
 from hstreamlite.log.journal import Cursor
 from hstreamlite.records import Delivery
-from hstreamlite.sub.effects import Gap
+from hstreamlite.sub.effects import Event, Gap
 
 _SLICE_NS = 250_000_000
 _TIMEOUT_MAX = 1e9
@@ -110,6 +110,12 @@ class ConsumerBase:
         self._check()
         return self._feed.gaps(self.name)
 
+    def events(self) -> tuple[Event, ...]:
+        """Return what happened that this consumer has not asked for yet, oldest first: `Gap` for
+        records that are gone, `Sought` when the subscription was moved."""
+        self._check()
+        return self._feed.events(self.name)
+
     def __repr__(self) -> str:
         state = " closed" if self._closed else ""
         return f"<{type(self).__name__} {self.name!r} of {self.subscription!r}{state}>"
@@ -165,9 +171,12 @@ class Consumer(ConsumerBase):
             if not batch and not self._feed.engine.env.threaded:
                 return
             started = clock.mono_ns()
+            seeks = self._feed.seeks
             for delivery in batch:
                 if self._closed:
                     return
+                if self._feed.seeks != seeks:
+                    break
                 yield delivery
             self._pace(clock.mono_ns() - started)
 

@@ -35,7 +35,7 @@ from hstreamlite.log.journal import PROGRESS, Cursor, Op
 from hstreamlite.records import Delivery, RecordId
 from hstreamlite.sub.ackmap import AckFlag
 from hstreamlite.sub.checkpoint import Progress
-from hstreamlite.sub.effects import Assignment, Gap, GroupStats, Lag
+from hstreamlite.sub.effects import Assignment, Event, Gap, GroupStats, Lag
 from hstreamlite.sub.group import Group
 from hstreamlite.sub.limits import Limits
 
@@ -102,6 +102,8 @@ class Feed:
                 checkpoint_acks=engine.config.progress_acks,
             ),
         )
+        if state.paused:
+            self.group.pause()
         if progress is not None:
             self.group.restore(progress)
         for shard in self.shards:
@@ -114,6 +116,8 @@ class Feed:
         self._stored_ns = engine.env.clock.mono_ns()
         self._room_bytes = 0
         self._offered = -1
+        self.seeks = 0
+        """How often the subscription was moved: what was handed out at another count is void."""
 
     # Consumers.
 
@@ -368,7 +372,13 @@ class Feed:
         runs: dict[int, list[tuple[int, int]]] = {}
         for shard, first, end in spans:
             runs.setdefault(shard, []).append((first, end))
-        pieces += self.group.acked_delta(runs)
+        return self._ops(pieces + self.group.acked_delta(runs))
+
+    def sought_ops(self, positions: Mapping[int, int]) -> list[Op]:
+        """Return what stores a seek that is about to be made. Lock held."""
+        return self._ops(self.group.sought_delta(positions))
+
+    def _ops(self, pieces: Iterable[bytes]) -> list[Op]:
         prefix = PREFIX.pack(self.state.id)
         return [(PROGRESS, [prefix + piece], None) for piece in pieces]
 
@@ -433,6 +443,11 @@ class Feed:
         with self.lock:
             self.check()
             return self.group.gaps(consumer)
+
+    def events(self, consumer: str) -> tuple[Event, ...]:
+        with self.lock:
+            self.check()
+            return self.group.events(consumer)
 
 
 def spans_of(item: object) -> list[Span]:

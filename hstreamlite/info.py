@@ -56,6 +56,7 @@ class SubscriptionInfo:
     consumers: tuple[str, ...]
     unacked: int
     backlog: int
+    paused: bool
 
     @classmethod
     def of(cls, feed: Feed) -> Self:
@@ -70,6 +71,7 @@ class SubscriptionInfo:
             consumers=stats.consumers,
             unacked=stats.unacked,
             backlog=stats.backlog,
+            paused=stats.paused,
         )
 
 

@@ -39,6 +39,7 @@ from hstreamlite.follower import CONSUME, Follower, feeds_of
 from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo, stats_of
 from hstreamlite.log.recovery import RecoveryReport
 from hstreamlite.place import EARLIEST, Place
+from hstreamlite.position import seek, set_paused
 from hstreamlite.stream import FollowedStream, Stream
 from hstreamlite.sub.effects import Lag
 from hstreamlite.ticker import Ticker
@@ -451,6 +452,31 @@ class Subscription:
         """Return how far the group is behind, in records."""
         return self._feed().lag()
 
+    def seek(self, to: Place) -> None:
+        """Deliver from another place on, whatever was acked; on disk when this returns.
+
+        `to` is what `start` may be, and is fixed now. Consumers may be attached: they go on from
+        there, `events()` tells them, and acks of what they got before are void. RecordTrimmed for
+        an id that is gone, ValueError for one of another stream or behind the end.
+        """
+        feed = self._feed()
+        feed.journal.wait(seek(feed, to))
+
+    def pause(self) -> None:
+        """Deliver nothing until `resume`, also after a restart; on disk when this returns.
+
+        What is out stays out: acks count, and timeouts go on.
+        """
+        self._pause(paused=True)
+
+    def resume(self) -> None:
+        """Deliver again; on disk when this returns."""
+        self._pause(paused=False)
+
+    def _pause(self, *, paused: bool) -> None:
+        store = self._store
+        store._engine.journal.wait(set_paused(store._feeds, self.name, paused=paused))
+
     def __repr__(self) -> str:
         return f"<Subscription {self.name!r} of {self._store.path!r}>"
 
@@ -465,3 +491,15 @@ class FollowedSubscription(Subscription):
     def consumer(self, name: str, *, prefetch: int = 100) -> NoReturn:  # noqa: ARG002 - refused
         """Raise ReadOnly: acks go through the one process that writes."""
         self._store._engine.refuse(CONSUME)
+
+    def seek(self, to: Place) -> NoReturn:  # noqa: ARG002 - refused
+        """Raise ReadOnly."""
+        self._store._engine.refuse(f"move subscription {self.name!r}")
+
+    def pause(self) -> NoReturn:
+        """Raise ReadOnly."""
+        self._store._engine.refuse(f"pause subscription {self.name!r}")
+
+    def resume(self) -> NoReturn:
+        """Raise ReadOnly."""
+        self._store._engine.refuse(f"resume subscription {self.name!r}")

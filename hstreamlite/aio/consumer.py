@@ -103,9 +103,12 @@ class Consumer(ConsumerBase):
             except ConsumerClosed:
                 return
             started = clock.mono_ns()
+            seeks = self._feed.seeks
             for delivery in batch:
                 if self._closed:
                     return
+                if self._feed.seeks != seeks:
+                    break
                 yield delivery
             self._pace(clock.mono_ns() - started)
 

@@ -25,6 +25,7 @@ from hstreamlite.follower import CONSUME, Follower, feeds_of
 from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo, stats_of
 from hstreamlite.log.recovery import RecoveryReport
 from hstreamlite.place import EARLIEST, Place
+from hstreamlite.position import seek, set_paused
 from hstreamlite.store import back_up, config_for, opener_for, path_text, real_path
 from hstreamlite.sub.effects import Lag
 from hstreamlite.ticker import Ticker
@@ -363,6 +364,24 @@ class Subscription:
         """Return how far the group is behind, in records."""
         return self._store._feeds.get(self.name).lag()
 
+    async def seek(self, to: Place) -> None:
+        """Deliver from another place on, as `hstreamlite.Subscription.seek`."""
+        feed = self._store._feeds.get(self.name)
+        await self._store._bell.ticket(await in_thread(seek, feed, to))
+
+    async def pause(self) -> None:
+        """Deliver nothing until `resume`, as `hstreamlite.Subscription.pause`."""
+        await self._pause(paused=True)
+
+    async def resume(self) -> None:
+        """Deliver again; on disk when this returns."""
+        await self._pause(paused=False)
+
+    async def _pause(self, *, paused: bool) -> None:
+        store = self._store
+        ticket = await in_thread(set_paused, store._feeds, self.name, paused=paused)
+        await store._bell.ticket(ticket)
+
     def __repr__(self) -> str:
         return f"<aio.Subscription {self.name!r} of {self._store.path!r}>"
 
@@ -377,3 +396,15 @@ class FollowedSubscription(Subscription):
     def consumer(self, name: str, *, prefetch: int = 100) -> NoReturn:  # noqa: ARG002 - refused
         """Raise ReadOnly: acks go through the one process that writes."""
         self._store._engine.refuse(CONSUME)
+
+    async def seek(self, to: Place) -> NoReturn:  # noqa: ARG002 - refused
+        """Raise ReadOnly."""
+        self._store._engine.refuse(f"move subscription {self.name!r}")
+
+    async def pause(self) -> NoReturn:
+        """Raise ReadOnly."""
+        self._store._engine.refuse(f"pause subscription {self.name!r}")
+
+    async def resume(self) -> NoReturn:
+        """Raise ReadOnly."""
+        self._store._engine.refuse(f"resume subscription {self.name!r}")

@@ -56,6 +56,7 @@ class SubscriptionState:
     mode: Mode = "shared"
     ack_timeout: float = 60.0
     max_unacked: int = 10_000
+    paused: bool = False
 
 
 @dataclass(slots=True)
@@ -219,6 +220,8 @@ def subscription_change(subscription: SubscriptionState) -> Change:
     """Return the record that makes the subscription."""
     change = {"op": "subscription", **asdict(subscription)}
     change["start"] = sorted(subscription.start.items())
+    if not subscription.paused:
+        del change["paused"]
     return change
 
 

@@ -33,6 +33,21 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
+class Sought:
+    """The subscription was moved to ``to``; what was delivered before is void.
+
+    ``positions`` holds the shards and the first LSN of each that is delivered from then on.
+    """
+
+    to: object
+    positions: tuple[tuple[int, int], ...]
+
+
+Event = Gap | Sought
+"""What `Consumer.events` tells of."""
+
+
+@dataclass(frozen=True, slots=True)
 class Lag:
     """``unacked``: delivered and not acked. ``backlog``: durable and never delivered.
 

@@ -30,8 +30,8 @@ from hstreamlite.sub.ackmap import LSN_MAX, AckCounts, AckFlag, AckMap, Run
 from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.custody import Custody
 from hstreamlite.sub.dispatch import Line, SharedDispatcher
-from hstreamlite.sub.effects import Assignment, Gap, GroupStats, Lag
-from hstreamlite.sub.gaps import GapLog
+from hstreamlite.sub.effects import Assignment, Event, Gap, GroupStats, Lag, Sought
+from hstreamlite.sub.events import EventLog
 from hstreamlite.sub.leases import Fate, Leases, Slot
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits, check_range
 from hstreamlite.sub.recorder import Recorder
@@ -55,10 +55,10 @@ class Group:
         self._dispatch = SharedDispatcher(limits, self._windows, self._leases)
         self._retired: list[AckMap] = []
         self._consumers: dict[str, None] = {}
-        self._gaps = GapLog()
+        self._events = EventLog()
         self._recorder = Recorder(self._windows, self._leases)
         self._custody = Custody(limits, self._windows, self._leases, self._recorder)
-        self._survey = Survey(limits, self._windows, self._leases, self._dispatch, self._gaps)
+        self._survey = Survey(limits, self._windows, self._leases, self._dispatch, self._events)
         self._eager = False
 
     # Shards and positions
@@ -115,8 +115,11 @@ class Group:
             window.tail = tail
             self._dispatch.offer(shard)
 
-    def seek(self, positions: Mapping[int, int]) -> None:
-        """Deliver these shards from the given LSNs on, whatever was acked or is in flight."""
+    def seek(self, positions: Mapping[int, int], to: object = None) -> None:
+        """Deliver these shards from the given LSNs on, whatever was acked or is in flight.
+
+        Every consumer is told of it, by `Sought` with ``to``.
+        """
         for shard, lsn in positions.items():
             self._window(shard)
             check_range("lsn", lsn, 1, LSN_MAX)
@@ -124,6 +127,7 @@ class Group:
             self._leases.remove_shard(shard)
             self._windows[shard].seek(lsn)
             self._dispatch.offer(shard)
+        self._events.add(Sought(to, tuple(sorted(positions.items()))))
 
     def gap(self, shard: int, first_kept: int) -> Gap | None:
         """Pass over the records below ``first_kept``, which no longer exist.
@@ -149,15 +153,20 @@ class Group:
             return None
         undelivered = beyond + sum(end - first for first, end in held)
         gap = Gap(shard, state.low, first_kept, records, undelivered)
-        self._gaps.add(gap)
+        self._events.add(gap)
         return gap
 
     def gaps(self, consumer: str | None = None) -> tuple[Gap, ...]:
         """Return the last gaps of the group, or those a consumer has not asked for yet."""
         if consumer is None:
-            return self._gaps.last()
+            return self._events.last_gaps()
         self._require(consumer)
-        return self._gaps.take(consumer)
+        return self._events.take_gaps(consumer)
+
+    def events(self, consumer: str) -> tuple[Event, ...]:
+        """Return what happened that a consumer has not asked for yet, gaps included."""
+        self._require(consumer)
+        return self._events.take(consumer)
 
     # Consumers
 
@@ -166,14 +175,14 @@ class Group:
         if consumer in self._consumers:
             raise ConsumerExists(self.name, consumer)
         self._consumers[consumer] = None
-        self._gaps.attach(consumer)
+        self._events.attach(consumer)
 
     def detach(self, consumer: str, now: int) -> int:
         """Remove a consumer; what it held may go out again at once. Returns its unacked count."""
         self._require(consumer)
         returned = self._custody.take_all_back(consumer, now)
         self._line.forget(consumer)
-        self._gaps.detach(consumer)
+        self._events.detach(consumer)
         del self._consumers[consumer]
         return returned
 
@@ -371,6 +380,10 @@ class Group:
         For a transaction, which stores its acks before it makes them: nothing changes here.
         """
         return self._recorder.acked_delta(runs)
+
+    def sought_delta(self, positions: Mapping[int, int]) -> tuple[bytes, ...]:
+        """Return what to store so that a `seek` to ``positions`` counts, which comes after it."""
+        return self._recorder.sought_delta(positions)
 
     def snapshot(self) -> tuple[bytes, ...]:
         """Return the whole progress, which makes everything stored before it superfluous."""

@@ -59,6 +59,23 @@ class Recorder:
             return ()
         return encode(self._as_if_acked(self._windows[shard], runs[shard]) for shard in runs)
 
+    def sought_delta(self, positions: Mapping[int, int]) -> tuple[bytes, ...]:
+        """Return what makes the shards stand at these LSNs, nothing of them delivered yet."""
+        return encode(
+            ShardProgress(
+                shard=shard,
+                full=True,
+                generation=self._windows[shard].generation + 1,
+                origin=lsn,
+                low=lsn,
+                next=lsn,
+                acked=[],
+                attempts=[],
+                forget_attempts=True,
+            )
+            for shard, lsn in positions.items()
+        )
+
     @staticmethod
     def _as_if_acked(window: Window, runs: list[Run]) -> ShardProgress:
         state = window.acks.state

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from hstreamlite.sub.dispatch import SharedDispatcher
 from hstreamlite.sub.effects import GroupStats, Lag
-from hstreamlite.sub.gaps import GapLog
+from hstreamlite.sub.events import EventLog
 from hstreamlite.sub.leases import WAITING, Leases
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits
 from hstreamlite.sub.window import Window
@@ -27,13 +27,13 @@ class Survey:
         windows: Mapping[int, Window],
         leases: Leases,
         dispatch: SharedDispatcher,
-        gaps: GapLog,
+        events: EventLog,
     ) -> None:
         self._limits = limits
         self._windows = windows
         self._leases = leases
         self._dispatch = dispatch
-        self._gaps = gaps
+        self._events = events
 
     def stats(self, consumers: tuple[str, ...], *, paused: bool) -> GroupStats:
         lag = lag_of(self._windows.values())
@@ -53,8 +53,8 @@ class Survey:
             in_flight=outstanding - waiting,
             waiting=waiting,
             backlog=lag.backlog,
-            gaps=self._gaps.count,
-            gap_records=self._gaps.records,
+            gaps=self._events.gaps,
+            gap_records=self._events.gap_records,
             blocked=blocked if paused or consumers else "no consumers",
         )
 

@@ -17,7 +17,7 @@ import hstreamlite as hs
 from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo
 from hstreamlite.log.reader import Batch
 from hstreamlite.log.recovery import RecoveryReport
-from hstreamlite.sub.effects import Gap, Lag
+from hstreamlite.sub.effects import Event, Gap, Lag
 
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
@@ -83,6 +83,7 @@ class Consumer(Protocol):
     async def extend(self, *args: Any, **options: Any) -> int: ...
     async def close(self) -> None: ...
     def gaps(self) -> tuple[Gap, ...]: ...
+    def events(self) -> tuple[Event, ...]: ...
 
 
 class Stream(Protocol):
@@ -104,6 +105,9 @@ class Subscription(Protocol):
     def consumer(self, *args: Any, **options: Any) -> Consumer: ...
     async def info(self) -> SubscriptionInfo: ...
     async def lag(self) -> Lag: ...
+    async def seek(self, *args: Any, **options: Any) -> None: ...
+    async def pause(self) -> None: ...
+    async def resume(self) -> None: ...
 
 
 class Transaction(Protocol):
@@ -251,6 +255,10 @@ class _BlockingConsumer(_Blocking):
         gaps: tuple[Gap, ...] = self._noun.gaps()
         return gaps
 
+    def events(self) -> tuple[Event, ...]:
+        events: tuple[Event, ...] = self._noun.events()
+        return events
+
 
 class _BlockingStream(_Blocking):
     def __init__(self, noun: hs.Stream) -> None:
@@ -301,6 +309,15 @@ class _BlockingSubscription(_Blocking):
     async def lag(self) -> Lag:
         lag: Lag = await _call(self._noun.lag)
         return lag
+
+    async def seek(self, *args: Any, **options: Any) -> None:
+        await _call(self._noun.seek, *args, **options)
+
+    async def pause(self) -> None:
+        await _call(self._noun.pause)
+
+    async def resume(self) -> None:
+        await _call(self._noun.resume)
 
 
 class _BlockingTransaction(_Blocking):

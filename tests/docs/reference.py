@@ -39,6 +39,7 @@ VALUES = (
     "GroupStats",
     "Lag",
     "RecoveryReport",
+    "Sought",
     "StoreStats",
     "StreamInfo",
     "SubscriptionInfo",

@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hstreamlite.errors import ConsumerClosed, ConsumerExists, UnknownRecord
 from hstreamlite.sub.ackmap import AckCounts, AckFlag
 from hstreamlite.sub.checkpoint import Progress
+from hstreamlite.sub.effects import Event, Gap, Sought
 from hstreamlite.sub.group import Group
 from hstreamlite.sub.limits import Limits
 from hstreamlite.testing.group_model import CONSUMERS, GroupModel
@@ -50,6 +51,9 @@ class GroupMachine(RuleBasedStateMachine):
             self.model.add_shard(shard, first)
             self.model.shards[shard].tail += count
             self.group.offer(shard, first + count)
+        self.events: list[Event] = []
+        self.told: dict[str, int] = {}
+        self.told_gaps: dict[str, int] = {}
         for name in sorted(consumers):
             self.attach(name)
         self.pieces: list[bytes] = []
@@ -84,6 +88,19 @@ class GroupMachine(RuleBasedStateMachine):
             return
         self.group.attach(name)
         self.model.consumers.append(name)
+        self.told[name] = self.told_gaps[name] = len(self.events)
+
+    @precondition(lambda self: self.model.consumers)
+    @rule(data=st.data(), gaps=st.booleans())
+    def ask_what_happened(self, data: st.DataObject, gaps: bool) -> None:
+        name = data.draw(st.sampled_from(self.model.consumers))
+        told = self.told_gaps if gaps else self.told
+        since = self.events[told[name] :]
+        told[name] = len(self.events)
+        if gaps:
+            assert list(self.group.gaps(name)) == [e for e in since if isinstance(e, Gap)]
+        else:
+            assert list(self.group.events(name)) == since
 
     @rule(name=st.sampled_from(CONSUMERS))
     def detach(self, name: str) -> None:
@@ -277,9 +294,7 @@ class GroupMachine(RuleBasedStateMachine):
             return
         assert got is not None
         assert (got.records, got.undelivered) == (lost, unseen)
-        for name in self.model.consumers:
-            assert self.group.gaps(name)[-1] == got
-            assert self.group.gaps(name) == ()
+        self.events.append(got)
 
     @precondition(lambda self: self.wild)
     @rule(data=st.data())
@@ -287,8 +302,9 @@ class GroupMachine(RuleBasedStateMachine):
         shard = self.draw_shard(data)
         model = self.model.shards[shard]
         lsn = data.draw(st.integers(max(1, self.starts[shard] - 5), model.tail + 3))
-        self.group.seek({shard: lsn})
+        self.group.seek({shard: lsn}, "there")
         self.model.seek(shard, lsn)
+        self.events.append(Sought("there", ((shard, lsn),)))
         self.lows[shard] = lsn
 
     @rule(paused=st.booleans())

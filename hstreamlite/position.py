@@ -1,0 +1,58 @@
+"""Where a subscription stands: moved by a seek, held by a pause.
+
+Both are staged before they are made, under the lock that orders all progress of the subscription,
+so that a store without room for them stays as it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hstreamlite.config import LEVELS
+from hstreamlite.errors import SubscriptionNotFound
+from hstreamlite.feed import Feed
+from hstreamlite.feeds import Feeds
+from hstreamlite.log import catalog as catalogs
+
+_SYNC = LEVELS["sync"]
+
+
+def seek(feed: Feed, to: object) -> int:
+    """Move a subscription to a place, which is fixed now; return the ticket.
+
+    Everything delivered before is void, and every attached consumer is told. A place is refused as
+    by `Engine.resolve`, and nothing is done then.
+    """
+    feed.check()
+    engine, state = feed.engine, feed.state
+    stream = engine.catalog.by_id.get(state.stream_id)
+    if stream is None:
+        raise SubscriptionNotFound(state.name)
+    positions = engine.resolve(stream, "to", to)
+    with feed.lock:
+        feed.check()
+        ops = feed.sought_ops(positions)
+        ticket, _ = feed.journal.stage(ops, _SYNC, system=True)
+        feed.seeks += 1
+        feed.group.seek(positions, to)
+    feed.journal.poke()
+    return ticket
+
+
+def set_paused(feeds: Feeds, name: str, *, paused: bool) -> int:
+    """Hold a subscription, or let it go on; return the ticket."""
+    engine = feeds.engine
+    engine.check_open()
+    with engine.lock:
+        feed = feeds.get(name)
+        with feed.lock:
+            feed.check()
+            state = replace(feed.state, paused=paused)
+            ticket = engine.stage_changes([catalogs.subscription_change(state)])
+            feed.state = state
+            if paused:
+                feed.group.pause()
+            else:
+                feed.group.resume()
+    engine.journal.poke()
+    return ticket
