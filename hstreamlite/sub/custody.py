@@ -1,15 +1,18 @@
 """Who holds what: leases confirmed, given back, prolonged and timed out.
 
 The rules of a delivery's life. Records that were handed out count as an attempt when they come
-back, whatever the way; records that were only reserved come back as if nothing had happened.
+back, whatever the way, and `retry` says what becomes of them; records that were only reserved come
+back as if nothing had happened.
 """
 
 from collections.abc import Mapping
 
 from hstreamlite.sub.ackmap import Run
+from hstreamlite.sub.effects import Doomed
 from hstreamlite.sub.leases import Fate, Leases, Slot
 from hstreamlite.sub.limits import Limits
 from hstreamlite.sub.recorder import Recorder
+from hstreamlite.sub.retry import Cause, fate_of
 from hstreamlite.sub.window import Window
 
 
@@ -30,7 +33,7 @@ class Custody:
         if slot is None:
             return None
         if end <= slot.first:
-            self.take_back(slot, now, now)
+            self._leases.shelve(slot, slot.attempt, now, now)
             return None
         if end < slot.end:
             self._leases.split(slot, end)
@@ -41,19 +44,40 @@ class Custody:
         self._leases.confirm(slot, now + self._limits.ack_timeout_ns)
         return slot.first, slot.end
 
-    def take_back(self, slot: Slot, due_ns: int, now: int) -> None:
-        """Let a slot wait to be sent again; a delivery that was handed out counts as an attempt."""
-        attempt = slot.attempt
-        if slot.fate is Fate.IN_FLIGHT:
-            attempt += 1
-            self._recorder.attempts_changed(slot.shard)
-        self._leases.shelve(slot, attempt, due_ns, now)
+    def take_back(
+        self, slot: Slot, cause: Cause, now: int, after_ns: int | None = None, reason: str = ""
+    ) -> None:
+        """Take a slot from its consumer; ``after_ns`` and ``reason`` go before what the cause says.
+
+        One that was only reserved is ready again.
+        """
+        if slot.fate is Fate.RESERVED:
+            self._leases.shelve(slot, slot.attempt, now, now)
+            return
+        self._recorder.attempts_changed(slot.shard)
+        self.judge(slot, slot.attempt, cause, now, after_ns, reason)
+
+    def judge(
+        self,
+        slot: Slot,
+        attempt: int,
+        cause: Cause,
+        now: int,
+        after_ns: int | None = None,
+        reason: str = "",
+    ) -> None:
+        """Let a slot that was delivered ``attempt`` times wait for another, or doom it."""
+        fate, due_ns = fate_of(self._limits.retry, attempt, cause, now, after_ns)
+        if fate is Fate.DOOMED:
+            self._leases.doom(slot, attempt + 1, reason or cause.value)
+        else:
+            self._leases.shelve(slot, attempt + 1, due_ns, now)
 
     def take_all_back(self, consumer: str, now: int) -> int:
         """Take back what a consumer holds; return how many of the records are unacked."""
         slots = self._leases.of_consumer(consumer)
         for slot in slots:
-            self.take_back(slot, now, now)
+            self.take_back(slot, Cause.LEFT, now)
         return self._unacked_of(slots)
 
     def expire(self, now: int) -> None:
@@ -62,7 +86,7 @@ class Custody:
             if slot.fate is Fate.DELAYED:
                 self._leases.shelve(slot, slot.attempt, now, now)
             elif self._unacked_of([slot]):
-                self.take_back(slot, now, now)
+                self.take_back(slot, Cause.TIMEOUT, now)
             else:
                 self._leases.drop(slot)
 
@@ -75,11 +99,19 @@ class Custody:
             at = slot.end
         return at >= end and self._windows[shard].acks.count_unacked(first, end) == end - first
 
-    def release(self, consumer: str, shard: int, run: Run, due_ns: int, now: int) -> int:
+    def release(
+        self,
+        consumer: str,
+        shard: int,
+        run: Run,
+        now: int,
+        after_ns: int | None = None,
+        reason: str = "",
+    ) -> int:
         """Take back what the consumer holds of a run; return how many records that is."""
         slots = self._held(consumer, shard, *run)
         for slot in slots:
-            self.take_back(slot, due_ns, now)
+            self.take_back(slot, Cause.RELEASED, now, after_ns, reason)
         return self._unacked_of(slots)
 
     def extend(self, consumer: str, shard: int, run: Run, deadline_ns: int) -> int:
@@ -88,6 +120,36 @@ class Custody:
         for slot in slots:
             self._leases.confirm(slot, max(slot.due_ns or 0, deadline_ns))
         return self._unacked_of(slots)
+
+    def doomed(self, limit: int) -> tuple[Doomed, ...]:
+        """Return the unacked runs that are to be moved, longest doomed first."""
+        found: list[Doomed] = []
+        for slot in self._leases.doomed():
+            runs = self._windows[slot.shard].acks.unacked_runs(slot.first, slot.end, limit)
+            if not runs:
+                self._leases.drop(slot)
+            for first, end in runs:
+                stop = min(end, first + limit)
+                found.append(Doomed(slot.shard, first, stop, slot.attempt - 1, slot.reason))
+                limit -= stop - first
+                if not limit:
+                    return tuple(found)
+        return tuple(found)
+
+    def is_doomed(self, shard: int, first: int, end: int) -> bool:
+        """Tell whether all of ``[first, end)`` is doomed and none of it acked."""
+        at = first
+        for slot in self._leases.within(shard, first, end):
+            if slot.first > at or slot.fate is not Fate.DOOMED:
+                return False
+            at = slot.end
+        return at >= end and self._windows[shard].acks.count_unacked(first, end) == end - first
+
+    def put_off(self, shard: int, lsn: int) -> None:
+        """Let the doomed run that holds a record be the last of them."""
+        for slot in self._leases.within(shard, lsn, lsn + 1):
+            if slot.fate is Fate.DOOMED:
+                self._leases.put_off(slot)
 
     def _held(self, consumer: str, shard: int, first: int, end: int) -> list[Slot]:
         """Cut out the slots that hold exactly what the consumer has in flight of a run."""

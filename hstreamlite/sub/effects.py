@@ -17,6 +17,19 @@ class Assignment(NamedTuple):
     lease: int
 
 
+class Doomed(NamedTuple):
+    """A run of records that were delivered ``attempts`` times and go out no more.
+
+    They wait for their move to the dead-letter stream, after which they are acked.
+    """
+
+    shard_id: int
+    first_lsn: int
+    end_lsn: int
+    attempts: int
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Records that can never be delivered: trimmed or expired before they were acked.
@@ -60,7 +73,12 @@ class Lag:
 
 @dataclass(frozen=True, slots=True)
 class GroupStats:
-    """A snapshot of a group; ``blocked`` says why nothing new can be dispatched, or is empty."""
+    """A snapshot of a group; ``blocked`` says why nothing new can be dispatched, or is empty.
+
+    ``doomed`` counts records that were delivered ``max_attempts`` times and wait for their move to
+    the dead-letter stream, ``buried`` those that were moved since the store was opened;
+    ``burial_failure`` says why the last try to move some failed, or is empty.
+    """
 
     consumers: tuple[str, ...]
     paused: bool
@@ -72,3 +90,6 @@ class GroupStats:
     gaps: int
     gap_records: int
     blocked: str
+    doomed: int = 0
+    buried: int = 0
+    burial_failure: str = ""

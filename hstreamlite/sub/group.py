@@ -10,12 +10,14 @@ argument of every call that needs it. The shell
    without the lock and comes back only when the answer holds more than NEW or DUPLICATE:
    with UNKNOWN or VOID to `ack`, with ATTENTION to `attend`;
 4. calls `tick` at `next_deadline`, then serves `next_in_line`;
-5. stores `delta`s, or a `snapshot`, and feeds them to `checkpoint.Progress` at the next start.
+5. moves what is `doomed` to the dead-letter stream, and acks it in the same breath;
+6. stores `delta`s, or a `snapshot`, and feeds them to `checkpoint.Progress` at the next start.
 
 What holds: a record is in flight at one consumer at most; it is sent again only after its deadline,
-a release, or the loss of its consumer; an ack counts whoever holds the record, also after its
-deadline, and then nothing is sent again; records outstanding never exceed ``max_unacked``, so with
-everything delivered acked or timed out, something can always move.
+a release, or the loss of its consumer, and never more than ``max_attempts`` times; an ack counts
+whoever holds the record, also after its deadline or its doom, and then nothing is sent again or
+moved; records outstanding never exceed ``max_unacked``, so with everything delivered acked or timed
+out, something can always move.
 
 After `seek` the leases from before are gone: their `confirm` hands out nothing, their releases
 touch nothing. Acks of records that the group delivered before the seek, but not since, are void;
@@ -30,11 +32,12 @@ from hstreamlite.sub.ackmap import LSN_MAX, AckCounts, AckFlag, AckMap, Run
 from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.custody import Custody
 from hstreamlite.sub.dispatch import Line, SharedDispatcher
-from hstreamlite.sub.effects import Assignment, Event, Gap, GroupStats, Lag, Sought
+from hstreamlite.sub.effects import Assignment, Doomed, Event, Gap, GroupStats, Lag, Sought
 from hstreamlite.sub.events import EventLog
 from hstreamlite.sub.leases import Fate, Leases, Slot
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits, check_range
 from hstreamlite.sub.recorder import Recorder
+from hstreamlite.sub.retry import Cause
 from hstreamlite.sub.survey import Survey, lag_of
 from hstreamlite.sub.window import Window
 
@@ -89,7 +92,7 @@ class Group:
     def restore(self, progress: Progress) -> None:
         """Take over stored progress, before the first consumer attaches.
 
-        Records delivered and not acked come again at once, as attempt 2 or more.
+        Records delivered and not acked come again at once, as attempt 2 or more, or are doomed.
         """
         assert not self._windows, "restore comes before add_shard"
         for shard, kept in progress.shards.items():
@@ -102,8 +105,10 @@ class Group:
             self._adopt(window)
             self._dispatch.note_outstanding(shard)
             for first, end, count in kept.delivered_counts():
-                self._leases.put(shard, first, end, count + 1)
-                if count == 0:
+                slot = self._leases.put(shard, first, end, count + 1)
+                if count:
+                    self._custody.judge(slot, count, Cause.RESTART, 0)
+                else:
                     window.acks.hold(first, end)
                     window.saved_zeros = True
 
@@ -295,15 +300,24 @@ class Group:
         return at >= end and window.acks.count_unacked(first, end) == end - first
 
     def release(
-        self, consumer: str, shard: int, first: int, end: int, after_ns: int, now: int
+        self,
+        consumer: str,
+        shard: int,
+        first: int,
+        end: int,
+        after_ns: int | None,
+        now: int,
+        reason: str = "",
     ) -> int:
         """Give back what the consumer holds of ``[first, end)``, to be sent after a delay.
 
-        Returns the number of records given back; those it does not hold are left alone.
+        Without ``after_ns`` that is what the back-off says. Returns the number of records given
+        back; those it does not hold are left alone.
         """
-        check_range("after_ns", after_ns, 0, TIME_MAX_NS)
+        if after_ns is not None:
+            check_range("after_ns", after_ns, 0, TIME_MAX_NS)
         self._check_held(consumer, shard, first, end)
-        return self._custody.release(consumer, shard, (first, end), now + after_ns, now)
+        return self._custody.release(consumer, shard, (first, end), now, after_ns, reason)
 
     def extend(self, consumer: str, shard: int, first: int, end: int, by_ns: int, now: int) -> int:
         """Set the deadline of what the consumer holds of ``[first, end)`` to ``by_ns`` from now.
@@ -318,6 +332,30 @@ class Group:
         self._require(consumer)
         _check_run(first, end)
         self._window_of(shard, first)
+
+    # The doomed
+
+    @property
+    def dooms(self) -> int:
+        """How often something was doomed: more than before means that there is work to do."""
+        return self._leases.dooms
+
+    def doomed(self, limit: int) -> tuple[Doomed, ...]:
+        """Return up to ``limit`` records that are to be moved to the dead-letter stream.
+
+        They stay doomed until they are acked: the shell copies them, and acks what it copied if
+        it `is_doomed` still.
+        """
+        check_range("limit", limit, 1, FETCH_MAX)
+        return self._custody.doomed(limit)
+
+    def is_doomed(self, shard: int, first: int, end: int) -> bool:
+        """Tell whether all of ``[first, end)`` is doomed and none of it acked."""
+        return shard in self._windows and self._custody.is_doomed(shard, first, end)
+
+    def put_off(self, shard: int, lsn: int) -> None:
+        """Let the doomed run that holds a record, which could not be moved, be the last of them."""
+        self._custody.put_off(shard, lsn)
 
     # Time
 

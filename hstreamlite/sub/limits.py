@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from hstreamlite.sub.retry import ENDLESS, RetryPolicy
+
 SECOND_NS = 1_000_000_000
 TIME_MAX_NS = 1 << 62
 
@@ -32,6 +34,8 @@ class Limits:
     ``checkpoint_acks``
         Acks of one shard after which progress should be stored. Default 1,000; 1 to 10,000,000.
         This many acks may be forgotten by a crash, besides those of the storing interval.
+    ``retry``
+        How often a record is sent, and the waits between. Default: without end, at once.
     """
 
     ack_timeout_ns: int = 60 * SECOND_NS
@@ -39,6 +43,7 @@ class Limits:
     max_unacked_per_consumer: int = 0
     span_records: int = 1_000_000
     checkpoint_acks: int = 1_000
+    retry: RetryPolicy = ENDLESS
 
     def __post_init__(self) -> None:
         year = 366 * 86_400 * SECOND_NS

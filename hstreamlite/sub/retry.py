@@ -82,6 +82,9 @@ class RetryPolicy:
         check_int("max_attempts", self.max_attempts, 0, ATTEMPTS_MAX)
 
 
+ENDLESS: Final = RetryPolicy()
+
+
 def fate_of(
     policy: RetryPolicy, attempt: int, cause: Cause, now: int, after_ns: int | None = None
 ) -> tuple[Fate, int]:

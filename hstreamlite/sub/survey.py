@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from hstreamlite.sub.dispatch import SharedDispatcher
 from hstreamlite.sub.effects import GroupStats, Lag
 from hstreamlite.sub.events import EventLog
-from hstreamlite.sub.leases import WAITING, Leases
+from hstreamlite.sub.leases import WAITING, Fate, Leases
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits
 from hstreamlite.sub.window import Window
 
@@ -38,24 +38,26 @@ class Survey:
     def stats(self, consumers: tuple[str, ...], *, paused: bool) -> GroupStats:
         lag = lag_of(self._windows.values())
         outstanding = self._dispatch.outstanding()
-        waiting = sum(
-            window.acks.count_unacked(slot.first, slot.end)
-            for window in self._windows.values()
-            for slot in self._leases.of_shard(window.shard)
-            if slot.fate in WAITING
-        )
+        waiting = doomed = 0
+        for window in self._windows.values():
+            for slot in self._leases.of_shard(window.shard):
+                if slot.fate in WAITING:
+                    waiting += window.acks.count_unacked(slot.first, slot.end)
+                elif slot.fate is Fate.DOOMED:
+                    doomed += window.acks.count_unacked(slot.first, slot.end)
         blocked = "paused" if paused else self._blocked(outstanding)
         return GroupStats(
             consumers=consumers,
             paused=paused,
             unacked=lag.unacked,
             reserved=sum(window.acks.state.held for window in self._windows.values()),
-            in_flight=outstanding - waiting,
+            in_flight=outstanding - waiting - doomed,
             waiting=waiting,
             backlog=lag.backlog,
             gaps=self._events.gaps,
             gap_records=self._events.gap_records,
             blocked=blocked if paused or consumers else "no consumers",
+            doomed=doomed,
         )
 
     def _blocked(self, outstanding: int) -> str:

@@ -20,6 +20,7 @@ class RecordState:
     deadline: int | None = None
     not_before: int = 0
     may_come_again: bool = True
+    doomed: str = ""
 
 
 @dataclass
@@ -98,6 +99,16 @@ class GroupModel:
             for shard, model in self.shards.items()
             for lsn in model.open()
             if model.records[lsn].owner is None and model.records[lsn].not_before <= self.now
+            if not model.records[lsn].doomed
+        }
+
+    def doomed(self) -> dict[tuple[int, int], tuple[int, str]]:
+        """Return how often each doomed record was delivered, and why it came back last."""
+        return {
+            (shard, lsn): (model.records[lsn].deliveries, model.records[lsn].doomed)
+            for shard, model in self.shards.items()
+            for lsn in model.open()
+            if model.records[lsn].doomed
         }
 
     def tick(self) -> None:
@@ -105,12 +116,24 @@ class GroupModel:
             for lsn in model.open():
                 record = model.records[lsn]
                 if record.deadline is not None and record.deadline <= self.now:
-                    self.give_back(record, self.now)
+                    self.give_back(record, "timeout", self.backoff(record))
 
-    def give_back(self, record: RecordState, not_before: int) -> None:
+    def backoff(self, record: RecordState) -> int:
+        backoff = self.limits.retry.backoff
+        if backoff is None:
+            return 0
+        wait = backoff.first
+        for _ in range(record.deliveries - 1):
+            wait = min(backoff.most, wait * backoff.factor)
+        return int(wait * 1e9)
+
+    def give_back(self, record: RecordState, reason: str, after: int = 0) -> None:
         record.owner = record.lease = record.deadline = None
-        record.not_before = not_before
+        record.not_before = self.now + after
         record.may_come_again = True
+        most = self.limits.retry.max_attempts
+        if most and record.deliveries >= most:
+            record.doomed = reason
 
     def next_deadline(self) -> int | None:
         times = []
@@ -119,7 +142,7 @@ class GroupModel:
                 record = model.records[lsn]
                 if record.deadline is not None:
                     times.append(record.deadline)
-                elif record.owner is None and record.not_before > self.now:
+                elif record.owner is None and not record.doomed and record.not_before > self.now:
                     times.append(record.not_before)
         return min(times, default=None)
 
@@ -153,6 +176,7 @@ class GroupModel:
                 assert record.owner is None, f"S5: {lsn} is at {record.owner}"
                 assert record.not_before <= self.now, f"S7: {lsn} comes too early"
                 assert record.may_come_again, f"S3: {lsn} comes again for no reason"
+                assert not record.doomed, f"{lsn} was delivered often enough"
                 assert assigned.attempt == record.deliveries + 1
                 record.owner, record.lease = consumer, assigned.lease
                 record.may_come_again = False
@@ -183,7 +207,8 @@ class GroupModel:
             if record is None or record.lease != lease or record.gone:
                 continue
             if lsn >= end:
-                self.give_back(record, self.now)
+                record.owner = record.lease = None
+                record.may_come_again = True
                 continue
             record.deliveries += 1
             record.owner = consumer
@@ -194,7 +219,11 @@ class GroupModel:
     def detach(self, consumer: str) -> int:
         held = self.held_by(consumer)
         for shard, lsn in held:
-            self.give_back(self.shards[shard].records[lsn], self.now)
+            record = self.shards[shard].records[lsn]
+            if record.deadline is None:
+                record.may_come_again = True
+            else:
+                self.give_back(record, "consumer left")
         for model in self.shards.values():
             for record in model.records.values():
                 if record.owner == consumer:
@@ -272,6 +301,9 @@ class GroupModel:
                 if lsn in stored:
                     continue
                 records[lsn] = RecordState(deliveries=count)
+                most = self.limits.retry.max_attempts
+                if most and count >= most:
+                    records[lsn].doomed = "restart"
                 if generation == model.generation:
                     was = model.records[lsn].deliveries
                     assert count <= was, f"{lsn}: {count} deliveries stored, {was} happened"

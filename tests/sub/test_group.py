@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -21,12 +22,13 @@ from hstreamlite.sub.effects import Gap
 from hstreamlite.sub.group import Group
 from hstreamlite.sub.leases import Slot
 from hstreamlite.sub.limits import SECOND_NS, Limits
+from hstreamlite.sub.retry import Backoff, RetryPolicy
 
 TIMEOUT = SECOND_NS
 
 
 def group_of(
-    records: int = 1_000, *, consumers: tuple[str, ...] = ("a",), shards: int = 1, **limits: int
+    records: int = 1_000, *, consumers: tuple[str, ...] = ("a",), shards: int = 1, **limits: Any
 ) -> Group:
     group = Group("billing", Limits(ack_timeout_ns=TIMEOUT, **limits))
     for shard in range(1, shards + 1):
@@ -262,6 +264,82 @@ def test_one_who_leaves_the_line_holds_nobody() -> None:
     assert deliver(group, "b", 5) == [(1, 6, 1)]
 
 
+def test_a_record_that_always_times_out_is_doomed_after_its_last_attempt() -> None:
+    group = group_of(10, retry=RetryPolicy(max_attempts=2))
+    deliver(group, "a", 10)
+    group.ack_range(1, 3, 11)
+    assert deliver(group, "a", 10, TIMEOUT) == [(1, 3, 2)]
+    assert group.doomed(9) == ()
+    assert deliver(group, "a", 10, 2 * TIMEOUT) == []
+    assert group.doomed(9) == ((1, 1, 3, 2, "timeout"),)
+    assert group.doomed(1) == ((1, 1, 2, 2, "timeout"),)
+    assert group.next_deadline() is None
+    stats = group.stats()
+    assert (stats.doomed, stats.unacked, stats.waiting, stats.in_flight) == (2, 2, 0, 0)
+
+
+def test_an_ack_that_comes_after_the_doom_counts() -> None:
+    group = group_of(10, retry=RetryPolicy(max_attempts=1))
+    deliver(group, "a", 10)
+    group.detach("a", 0)
+    assert group.doomed(99) == ((1, 1, 11, 1, "consumer left"),)
+    assert group.ack(1, 4) & AckFlag.NEW
+    assert not group.is_doomed(1, 1, 11)
+    assert group.is_doomed(1, 5, 11)
+    assert [dead[1:3] for dead in group.doomed(99)] == [(1, 4), (5, 11)]
+    group.ack_range(1, 1, 11)
+    assert group.doomed(99) == ()
+    assert group.lag().unacked == 0
+
+
+def test_what_could_not_be_moved_is_tried_after_the_others() -> None:
+    group = group_of(10, retry=RetryPolicy(max_attempts=1))
+    deliver(group, "a", 10)
+    for lsn in (7, 2, 5):
+        group.release("a", 1, lsn, lsn + 1, None, 0, f"bad {lsn}")
+    assert [dead[1] for dead in group.doomed(2)] == [7, 2]
+    group.put_off(1, 7)
+    assert [dead[1] for dead in group.doomed(9)] == [2, 5, 7]
+    group.gap(1, 6)
+    assert group.doomed(9) == ((1, 7, 8, 1, "bad 7"),)
+    group.seek({1: 1})
+    assert group.doomed(9) == ()
+    assert deliver(group, "a", 1) == [(1, 2, 1)]
+
+
+def test_a_restart_forgets_no_attempt() -> None:
+    policy = RetryPolicy(max_attempts=3, backoff=Backoff(first=1, most=9))
+    group = group_of(10, retry=policy)
+    pieces = group.snapshot()
+    for attempt in (1, 2, 3):
+        assert deliver(group, "a", 9) == [(1, 10, attempt)]
+        pieces += group.delta()
+        group = restarted(group, pieces)
+        group.attach("a")
+        group.offer(1, 11)
+    assert group.doomed(99) == ((1, 1, 10, 3, "restart"),)
+    assert group.doomed(99) == restarted(group, (*pieces, *group.delta())).doomed(99)
+    assert deliver(group, "a", 9) == [(10, 11, 1)]
+
+
+def test_waits_grow_with_the_attempts_unless_a_time_is_asked_for() -> None:
+    group = group_of(1, retry=RetryPolicy(backoff=Backoff(first=1, most=3)))
+    now = 0
+    for attempt, wait in ((1, 1), (2, 2), (3, 3), (4, 3)):
+        assert deliver(group, "a", 1, now) == [(1, 2, attempt)]
+        group.release("a", 1, 1, 2, None, now)
+        now += wait * SECOND_NS
+        assert group.next_deadline() == now
+        group.tick(now - 1)
+        assert group.stats().waiting == 1
+    assert deliver(group, "a", 1, now) == [(1, 2, 5)]
+    group.release("a", 1, 1, 2, 0, now)
+    assert deliver(group, "a", 1, now) == [(1, 2, 6)]
+    group.detach("a", now)
+    group.attach("a")
+    assert deliver(group, "a", 1, now) == [(1, 2, 7)]
+
+
 def test_a_seek_makes_earlier_acks_void_and_leases_lost() -> None:
     group = group_of(100)
     deliver(group, "a", 50)
@@ -468,7 +546,7 @@ def test_wrong_arguments_are_refused_by_name_and_range(call: object, message: st
     group.check_invariants()
 
 
-@pytest.mark.parametrize("name", Limits.__slots__)
+@pytest.mark.parametrize("name", [name for name in Limits.__slots__ if name != "retry"])
 @pytest.mark.parametrize("value", [-1, 1 << 62])
 def test_limits_are_checked_by_name(name: str, value: int) -> None:
     with pytest.raises(ValueError, match=f"{name} is {value}, must be within"):

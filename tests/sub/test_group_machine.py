@@ -10,6 +10,7 @@ from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.effects import Event, Gap, Sought
 from hstreamlite.sub.group import Group
 from hstreamlite.sub.limits import Limits
+from hstreamlite.sub.retry import Backoff, RetryPolicy
 from hstreamlite.testing.group_model import CONSUMERS, GroupModel
 from tests import effort
 
@@ -25,6 +26,11 @@ class GroupMachine(RuleBasedStateMachine):
         tails=st.lists(st.integers(0, 60), min_size=1, max_size=3),
         consumers=st.sets(st.sampled_from(CONSUMERS)),
         wild=st.booleans(),
+        retry=st.builds(
+            RetryPolicy,
+            max_attempts=st.integers(0, 4),
+            backoff=st.sampled_from([None, Backoff(first=0.001, most=0.004)]),
+        ),
     )
     def start(
         self,
@@ -34,6 +40,7 @@ class GroupMachine(RuleBasedStateMachine):
         tails: list[int],
         consumers: set[str],
         wild: bool,
+        retry: RetryPolicy,
     ) -> None:
         self.wild = wild
         self.limits = Limits(
@@ -42,6 +49,7 @@ class GroupMachine(RuleBasedStateMachine):
             max_unacked_per_consumer=per_consumer,
             span_records=span,
             checkpoint_acks=5,
+            retry=retry,
         )
         self.group = Group("billing", self.limits)
         self.model = GroupModel(self.limits)
@@ -217,10 +225,13 @@ class GroupMachine(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         count=st.integers(1, 9),
-        after=st.sampled_from([0, 1, TIMEOUT // 2, TIMEOUT * 3]),
+        after=st.sampled_from([None, 0, 1, TIMEOUT // 2, TIMEOUT * 3]),
+        reason=st.sampled_from(["", "poison"]),
         extend=st.booleans(),
     )
-    def release_or_extend(self, data: st.DataObject, count: int, after: int, extend: bool) -> None:
+    def release_or_extend(
+        self, data: st.DataObject, count: int, after: int | None, reason: str, extend: bool
+    ) -> None:
         name = data.draw(st.sampled_from(self.model.consumers))
         holding = [held for other in self.model.consumers for held in self.model.held_by(other)]
         if holding:
@@ -231,13 +242,15 @@ class GroupMachine(RuleBasedStateMachine):
         held = self.model.confirmed(name, shard, first, first + count)
         now = self.model.now
         if extend:
-            got = self.group.extend(name, shard, first, first + count, after + 1, now)
+            by = (after or 0) + 1
+            got = self.group.extend(name, shard, first, first + count, by, now)
             for record in held:
-                record.deadline = max(record.deadline or 0, now + after + 1)
+                record.deadline = max(record.deadline or 0, now + by)
         else:
-            got = self.group.release(name, shard, first, first + count, after, now)
+            got = self.group.release(name, shard, first, first + count, after, now, reason)
             for record in held:
-                self.model.give_back(record, now + after)
+                wait = self.model.backoff(record) if after is None else after
+                self.model.give_back(record, reason or "released", wait)
         assert got == len(held)
 
     @rule(step=st.sampled_from([1, TIMEOUT // 3, TIMEOUT, TIMEOUT * 2]), tick=st.booleans())
@@ -258,6 +271,25 @@ class GroupMachine(RuleBasedStateMachine):
             self.model.now = max(self.model.now, due)
             self.model.tick()
             self.group.tick(self.model.now)
+
+    @rule(limit=st.integers(1, 30), put_off=st.booleans())
+    def bury(self, limit: int, put_off: bool) -> None:
+        group, model = self.group, self.model
+        doomed = model.doomed()
+        got = group.doomed(limit)
+        records = [(d.shard_id, n) for d in got for n in range(d.first_lsn, d.end_lsn)]
+        assert len(records) == min(limit, len(doomed)), "a doomed record is lost"
+        assert len(set(records)) == len(records)
+        for shard, first, end, attempts, reason in got:
+            assert {doomed[shard, lsn] for lsn in range(first, end)} == {(attempts, reason)}
+            assert group.is_doomed(shard, first, end)
+            assert not group.is_doomed(shard, first, end + 1) or (shard, end) in doomed
+            if put_off:
+                group.put_off(shard, first)
+            else:
+                assert group.ack_range(shard, first, end).new == end - first
+                for lsn in range(first, end):
+                    model.ack(shard, lsn)
 
     @rule(name=st.sampled_from(CONSUMERS))
     def leave_line(self, name: str) -> None:
@@ -363,7 +395,8 @@ class GroupMachine(RuleBasedStateMachine):
             assert held <= (self.limits.max_unacked_per_consumer or held), "S6 per consumer"
         assert self.group.lag() == type(self.group.lag())(unacked, backlog)
         stats = self.group.stats()
-        assert stats.in_flight + stats.waiting == outstanding
+        assert stats.in_flight + stats.waiting + stats.doomed == outstanding
+        assert stats.doomed == len(self.model.doomed())
         self.check_reason(stats.blocked)
 
     def check_reason(self, blocked: str) -> None:
@@ -406,6 +439,10 @@ class GroupMachine(RuleBasedStateMachine):
                 group.ack_range(assigned.shard_id, first, end)
                 for lsn in range(first, end):
                     model.ack(assigned.shard_id, lsn)
+            for dead in group.doomed(1_000):
+                group.ack_range(*dead[:3])
+                for lsn in range(dead.first_lsn, dead.end_lsn):
+                    model.ack(dead.shard_id, lsn)
             if not got:
                 due = group.next_deadline()
                 if due is None:
