@@ -143,7 +143,7 @@ class DamagedCursor(FollowedCursor):
         """Go behind a block that was damaged since the store was opened."""
         found = self.journal.block_of(self.shard, self.lsn)
         behind = self.damaged_end()
-        if found is not None and found[0] <= self.lsn < behind:
+        if found is not None and found.first <= self.lsn < behind:
             self.seek(behind)
 
     def _tell_end(self) -> None:

@@ -411,7 +411,7 @@ class Engine:
         for other in state.shard_ids:
             if other != shard:
                 places[other] = (
-                    journal.seek_order(other, block[1])
+                    journal.seek_order(other, block.order)
                     if block
                     else journal.info(other).durable_next
                 )
@@ -461,8 +461,8 @@ class Engine:
         for shard in state.shard_ids:
             last = self.journal.info(shard).durable_next - 1
             block = self.journal.block_of(shard, last) if last else None
-            if block and (best is None or block[1] > best[0]):
-                best = (block[1], RecordId(shard, block[0], last - block[0]))
+            if block and (best is None or block.order > best[0]):
+                best = (block.order, RecordId(shard, block.first, last - block.first))
         return best[1] if best else None
 
     # Trimming and retention.

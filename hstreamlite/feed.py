@@ -35,7 +35,7 @@ from hstreamlite.log.journal import PROGRESS, Cursor, Op
 from hstreamlite.records import Delivery, RecordId
 from hstreamlite.sub.ackmap import AckFlag
 from hstreamlite.sub.checkpoint import Progress
-from hstreamlite.sub.effects import Assignment, Event, Gap, GroupStats, Lag
+from hstreamlite.sub.effects import Assignment, Event, Gap, GroupStats, Lag, Stand
 from hstreamlite.sub.group import Group
 from hstreamlite.sub.limits import Limits
 
@@ -433,6 +433,11 @@ class Feed:
             self.check()
             self._offer()
             return self.group.lag()
+
+    def stand(self) -> tuple[Lag, tuple[Stand, ...]]:
+        """Return the records behind, and where the group stands in each shard."""
+        with self.lock:
+            return self.lag(), self.group.stands()
 
     def stats(self) -> GroupStats:
         with self.lock:

@@ -1,7 +1,7 @@
-"""Where a subscription stands: moved by a seek, held by a pause.
+"""Where a subscription stands: moved by a seek, held by a pause, told by its lag.
 
-Both are staged before they are made, under the lock that orders all progress of the subscription,
-so that a store without room for them stays as it was.
+Seek and pause are staged before they are made, under the lock that orders all progress of the
+subscription, so that a store without room for them stays as it was.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from hstreamlite.errors import SubscriptionNotFound
 from hstreamlite.feed import Feed
 from hstreamlite.feeds import Feeds
 from hstreamlite.log import catalog as catalogs
+from hstreamlite.sub.effects import Lag
 
 _SYNC = LEVELS["sync"]
 
@@ -56,3 +57,30 @@ def set_paused(feeds: Feeds, name: str, *, paused: bool) -> int:
                 feed.group.resume()
     engine.journal.poke()
     return ticket
+
+
+def lag(feed: Feed) -> Lag:
+    """Return how far a subscription is behind; costs O(shards), and reads no record.
+
+    Parts of indexes may be read from files, so no lock is held meanwhile.
+    """
+    counts, stands = feed.stand()
+    journal = feed.journal
+    size = 0
+    times = []
+    for stand in stands:
+        first = journal.bounds(stand.shard)[0]
+        low = max(stand.low, first)
+        following = max(stand.next, low)
+        if low >= stand.tail:
+            continue
+        beyond = journal.bytes_from(stand.shard, following)
+        size += beyond
+        if following > low:
+            out = max(0, journal.bytes_from(stand.shard, low) - beyond)
+            size += out * min(stand.outstanding, following - low) // (following - low)
+        block = journal.block_of(stand.shard, low)
+        if block is not None:
+            times.append(block.time_ms)
+    age_ms = feed.engine.env.clock.wall_ms() - min(times) if times else 0
+    return replace(counts, bytes=size, age=max(0, age_ms) / 1000)

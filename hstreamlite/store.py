@@ -39,7 +39,7 @@ from hstreamlite.follower import CONSUME, Follower, feeds_of
 from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo, stats_of
 from hstreamlite.log.recovery import RecoveryReport
 from hstreamlite.place import EARLIEST, Place
-from hstreamlite.position import seek, set_paused
+from hstreamlite.position import lag, seek, set_paused
 from hstreamlite.stream import FollowedStream, Stream
 from hstreamlite.sub.effects import Lag
 from hstreamlite.ticker import Ticker
@@ -449,8 +449,8 @@ class Subscription:
         return SubscriptionInfo.of(self._feed())
 
     def lag(self) -> Lag:
-        """Return how far the group is behind, in records."""
-        return self._feed().lag()
+        """Return how far the group is behind: records, bytes, and the age of the oldest."""
+        return lag(self._feed())
 
     def seek(self, to: Place) -> None:
         """Deliver from another place on, whatever was acked; on disk when this returns.

@@ -247,9 +247,15 @@ int hsl_log_seek_order(struct hsl_log *log, uint64_t shard, uint64_t order, uint
 uint64_t hsl_log_order(struct hsl_log *log);
 /* First LSN such that the kept blocks from it on have at most max_bytes. */
 int hsl_log_seek_bytes(struct hsl_log *log, uint64_t shard, uint64_t max_bytes, uint64_t *lsn);
-/* First LSN of the block that holds lsn, and its order number; NOT_FOUND if not kept. */
-int hsl_log_block_of(struct hsl_log *log, uint64_t shard, uint64_t lsn, uint64_t *first,
-                     uint64_t *order);
+/* Bytes stored from lsn on: exact at the bounds of sealed segments, and within one as if all its
+ * records of the shard were alike. Reads no file; costs O(segments). */
+int hsl_log_bytes_from(struct hsl_log *log, uint64_t shard, uint64_t lsn, uint64_t *bytes);
+struct hsl_block_place {
+    uint64_t first, order, time_ms;
+};
+/* First LSN, order number and append time of the block that holds lsn; NOT_FOUND if not kept. */
+int hsl_log_block_of(struct hsl_log *log, uint64_t shard, uint64_t lsn,
+                     struct hsl_block_place *out);
 
 /* Waits until a call that stages `bytes` of records for the system logs need not wait. FULL if the
  * disk has no room. */

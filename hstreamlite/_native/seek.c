@@ -262,8 +262,35 @@ int hsl_log_seek_bytes(struct hsl_log *log, uint64_t id, uint64_t max_bytes, uin
     }
 }
 
-int hsl_log_block_of(struct hsl_log *log, uint64_t id, uint64_t lsn, uint64_t *first,
-                     uint64_t *order)
+/* What of `bytes`, shared evenly by the records [first, end), lies from lsn on. */
+static uint64_t share_from(uint64_t bytes, uint64_t first, uint64_t end, uint64_t lsn)
+{
+    if (lsn <= first)
+        return bytes;
+    if (lsn >= end)
+        return 0;
+    return (uint64_t)((double)bytes * (double)(end - lsn) / (double)(end - first));
+}
+
+int hsl_log_bytes_from(struct hsl_log *log, uint64_t id, uint64_t lsn, uint64_t *bytes)
+{
+    uint64_t found = 0;
+    pthread_mutex_lock(&log->index_mu);
+    const struct hsl_shard *shard = hsl_shard_get(log, id);
+    uint64_t unsealed = shard ? shard->bytes : 0;
+    for (uint32_t i = shard ? shard->runs_head : 0; shard && i < shard->runs_len; i++) {
+        const struct hsl_run *run = &shard->runs[i];
+        unsealed -= run->bytes;
+        found += share_from(run->bytes, run->first, run->end, lsn);
+    }
+    if (shard && shard->head < shard->len)
+        found += share_from(unsealed, shard->entries[shard->head].seq, shard->durable_next, lsn);
+    pthread_mutex_unlock(&log->index_mu);
+    *bytes = found;
+    return shard ? HSL_OK : HSL_NOT_FOUND;
+}
+
+int hsl_log_block_of(struct hsl_log *log, uint64_t id, uint64_t lsn, struct hsl_block_place *out)
 {
     for (;;) {
         struct hsl_run run = {0};
@@ -277,8 +304,8 @@ int hsl_log_block_of(struct hsl_log *log, uint64_t id, uint64_t lsn, uint64_t *f
             run = *found;
         size_t at = shard ? hsl_index_find(shard, lsn) : 0;
         if (!sealed && shard && at < shard->len && shard->entries[at].seq <= lsn) {
-            *first = shard->entries[at].seq;
-            *order = shard->entries[at].order;
+            const struct hsl_entry *e = &shard->entries[at];
+            *out = (struct hsl_block_place){e->seq, e->order, e->time_ms};
             rc = HSL_OK;
         }
         pthread_mutex_unlock(&log->index_mu);
@@ -291,8 +318,7 @@ int hsl_log_block_of(struct hsl_log *log, uint64_t id, uint64_t lsn, uint64_t *f
             continue; /* not reached: the segment went between two locks; look again */
         for (uint32_t i = 0; rc == HSL_OK && i < count; i++) {
             if (lsn < rows[i].seq + rows[i].count) {
-                *first = rows[i].seq;
-                *order = rows[i].order;
+                *out = (struct hsl_block_place){rows[i].seq, rows[i].order, rows[i].time_ms};
                 return rows[i].seq + rows[i].count > kept ? HSL_OK : HSL_NOT_FOUND;
             }
         }

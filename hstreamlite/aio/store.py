@@ -25,7 +25,7 @@ from hstreamlite.follower import CONSUME, Follower, feeds_of
 from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo, stats_of
 from hstreamlite.log.recovery import RecoveryReport
 from hstreamlite.place import EARLIEST, Place
-from hstreamlite.position import seek, set_paused
+from hstreamlite.position import lag, seek, set_paused
 from hstreamlite.store import back_up, config_for, opener_for, path_text, real_path
 from hstreamlite.sub.effects import Lag
 from hstreamlite.ticker import Ticker
@@ -361,8 +361,8 @@ class Subscription:
         return SubscriptionInfo.of(self._store._feeds.get(self.name))
 
     async def lag(self) -> Lag:
-        """Return how far the group is behind, in records."""
-        return self._store._feeds.get(self.name).lag()
+        """Return how far the group is behind: records, bytes, and the age of the oldest."""
+        return await in_thread(lag, self._store._feeds.get(self.name))
 
     async def seek(self, to: Place) -> None:
         """Deliver from another place on, as `hstreamlite.Subscription.seek`."""

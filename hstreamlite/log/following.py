@@ -29,7 +29,7 @@ from hstreamlite.errors import (
     StoreReplaced,
     StoreVersionUnsupported,
 )
-from hstreamlite.log.journal import Cursor, Journal, RawBatch, segment_path
+from hstreamlite.log.journal import BlockPlace, Cursor, Journal, RawBatch, segment_path
 from hstreamlite.log.recovery import (
     DAMAGE,
     FORMAT_MAJOR,
@@ -133,8 +133,8 @@ class FollowedJournal(Journal):
         """Return the LSN of the first record whose block has at least this order number."""
         return self.looking_again(partial(super().seek_order, shard, order))
 
-    def block_of(self, shard: int, lsn: int) -> tuple[int, int] | None:
-        """Return (first LSN, order number) of the kept block that holds the record."""
+    def block_of(self, shard: int, lsn: int) -> BlockPlace | None:
+        """Return where the kept block begins that holds the record."""
         return self.looking_again(partial(super().block_of, shard, lsn))
 
     def load_super(self) -> Any:

@@ -86,6 +86,14 @@ class ShardInfo(NamedTuple):
     gap_end: int
 
 
+class BlockPlace(NamedTuple):
+    """First LSN, order number and append time in ms of a block."""
+
+    first: int
+    order: int
+    time_ms: int
+
+
 class RawBatch(NamedTuple):
     """One block as stored."""
 
@@ -282,14 +290,21 @@ class Journal:
         self.check(lib.hsl_log_seek_bytes(self.log, shard, max_bytes, out), shard)
         return int(out[0])
 
-    def block_of(self, shard: int, lsn: int) -> tuple[int, int] | None:
-        """Return (first LSN, order number) of the kept block that holds the record."""
-        out = ffi.new("uint64_t[2]")
-        status = lib.hsl_log_block_of(self.log, shard, lsn, out, out + 1)
+    def bytes_from(self, shard: int, lsn: int) -> int:
+        """Return how many bytes are stored from a record on, about: within one segment all its
+        records count alike."""
+        out = ffi.new("uint64_t *")
+        self.check(lib.hsl_log_bytes_from(self.log, shard, lsn, out), shard)
+        return int(out[0])
+
+    def block_of(self, shard: int, lsn: int) -> BlockPlace | None:
+        """Return where the kept block begins that holds the record."""
+        out = ffi.new("struct hsl_block_place *")
+        status = lib.hsl_log_block_of(self.log, shard, lsn, out)
         if status == lib.HSL_NOT_FOUND:
             return None
         self.check(status, shard)
-        return int(out[0]), int(out[1])
+        return BlockPlace(out.first, out.order, out.time_ms)
 
     def cursor(self, shard: int, lsn: int) -> Cursor:
         return Cursor(self, shard, lsn)

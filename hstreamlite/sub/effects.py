@@ -1,6 +1,6 @@
 """What the group answers with: frozen values, no behaviour."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
@@ -62,13 +62,33 @@ Event = Gap | Sought
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """``unacked``: delivered and not acked. ``backlog``: durable and never delivered.
+    """How far a group is behind; lags are equal when their records are.
 
-    What retention or a trim took counts in ``backlog`` until a consumer comes to the gap.
+    ``unacked``: delivered and not acked. ``backlog``: durable and never delivered. ``bytes``: what
+    both take as stored, about: exact to whole segment files, and within one as if all its records
+    of the stream were alike. ``age``: seconds since the oldest of them was appended, by the wall
+    clock; 0 if there is none.
     """
 
     unacked: int
     backlog: int
+    bytes: int = field(default=0, compare=False)
+    age: float = field(default=0.0, compare=False)
+
+    @property
+    def records(self) -> int:
+        return self.unacked + self.backlog
+
+
+class Stand(NamedTuple):
+    """Where a group stands in a shard: the oldest LSN not acked, the first never delivered one, the
+    first that is not durable, and how many of those between the first two are not acked."""
+
+    shard: int
+    low: int
+    next: int
+    tail: int
+    outstanding: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,16 @@ from hstreamlite.sub.ackmap import LSN_MAX, AckCounts, AckFlag, AckMap, Run
 from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.custody import Custody
 from hstreamlite.sub.dispatch import Line, SharedDispatcher
-from hstreamlite.sub.effects import Assignment, Doomed, Event, Gap, GroupStats, Lag, Sought
+from hstreamlite.sub.effects import (
+    Assignment,
+    Doomed,
+    Event,
+    Gap,
+    GroupStats,
+    Lag,
+    Sought,
+    Stand,
+)
 from hstreamlite.sub.events import EventLog
 from hstreamlite.sub.leases import Fate, Leases, Slot
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits, check_range
@@ -433,6 +442,13 @@ class Group:
         """Return the oldest unacked LSN and the first never delivered one."""
         state = self._window(shard).acks.state
         return state.low, state.next
+
+    def stands(self) -> tuple[Stand, ...]:
+        """Return where the group stands in each shard."""
+        return tuple(
+            Stand(window.shard, window.low, window.next, window.tail, window.outstanding())
+            for window in self._windows.values()
+        )
 
     def lag(self) -> Lag:
         return lag_of(self._windows.values())

@@ -75,7 +75,7 @@ def check_seeks(journal: Journal, shard: int, blocks: list[Block], first: int) -
     end = blocks[-1].seq + blocks[-1].count
     for block in blocks:
         lsn = block.seq + block.count - 1
-        expected = (block.seq, block.order) if lsn >= first else None
+        expected = (block.seq, block.order, block.time_ms) if lsn >= first else None
         assert journal.block_of(shard, lsn) == expected
     seqs = [max(b.seq, first) for b in kept] + [end]
     times = [b.time_ms for b in kept]
@@ -84,6 +84,11 @@ def check_seeks(journal: Journal, shard: int, blocks: list[Block], first: int) -
     orders = [b.order for b in kept]
     for order in {b.order + step for b in blocks for step in (-1, 0, 1)}:
         assert journal.seek_order(shard, order) == seqs[bisect.bisect_left(orders, order)]
+    costs = [length(b) / b.count for b in blocks]
+    for lsn in {*seqs, (seqs[0] + end) // 2}:
+        about = journal.bytes_from(shard, lsn)
+        assert int(min(costs) * (end - lsn)) <= about + 20
+        assert about <= max(costs) * (end - lsn)
     sums = list(accumulate((length(b) for b in reversed(kept)), initial=0))
     for most in {s + step for s in sums for step in (-1, 0, 1)} - {-1}:
         blocks_kept = bisect.bisect_right(sums, most) - 1
@@ -138,6 +143,7 @@ def test_a_shard_that_is_not_there_is_told_apart_from_an_empty_one() -> None:
             lambda: journal.info(99),
             lambda: journal.trim(99, 1),
             lambda: journal.seek_time(99, 1),
+            lambda: journal.bytes_from(99, 1),
             lambda: journal.seek_order(99, 1),
             lambda: journal.seek_bytes(99, 1),
             lambda: journal.stage([(99, [b"x"], None)], 2, system=False),
