@@ -68,7 +68,7 @@ if TYPE_CHECKING:
         open,  # noqa: A004 - hstreamlite.open is how users say it
     )
     from hstreamlite.stream import BatchReader, Reader, Stream
-    from hstreamlite.sub.effects import Event, Gap, GroupStats, Lag, Sought
+    from hstreamlite.sub.effects import ConsumerStats, Event, Gap, GroupStats, Lag, Sought
     from hstreamlite.transaction import Transaction
 
 __version__ = "0.1.0"
@@ -162,6 +162,7 @@ _NAMES = {
         "Stream",
     ),
     "hstreamlite.sub.effects": (
+        "ConsumerStats",
         "Event",
         "Gap",
         "GroupStats",
@@ -187,6 +188,7 @@ __all__ = [
     "Consumer",
     "ConsumerClosed",
     "ConsumerExists",
+    "ConsumerStats",
     "CorruptionError",
     "Delivery",
     "DeliveryBatch",

@@ -96,6 +96,10 @@ class StoreConfig:
     window_span: int = 1_000_000
     """How far deliveries may run ahead of the oldest unacked record of a subscription, in records.
     1,000 to 100,000,000. Reached: the subscription stalls and `stats()` names the record."""
+    stall_warning: float = 30.0
+    """After so many seconds in which a subscription has consumers and records for them, and none is
+    delivered or acked, a warning is logged that names who holds what; again every ten times as
+    long. 0 = never. Up to 86400. Too low: work on long records looks like a stall."""
     regroup: bool = True
     """Write sealed segments anew in the background, sorted by log, so that old records of one
     stream are read in one piece; and those of which little is left, to free the rest."""
@@ -132,6 +136,7 @@ class StoreConfig:
             ("progress_interval", 0.001, 60.0),
             ("retention_interval", 0.01, 86_400.0),
             ("regroup_after", 0.0, 1e9),
+            ("stall_warning", 0.0, 86_400.0),
             ("clock_jump_max", 1.0, 1e9),
         ):
             check_seconds(name, getattr(self, name), least, most)

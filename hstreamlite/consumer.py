@@ -45,7 +45,7 @@ class ConsumerBase:
         self._take = min(prefetch, 8)
         self._closed = False
         self._gate = fast.AckGate(feed.gate, self, feed.addresses, self._ack_answer)
-        feed.attach(name)
+        feed.attach(name, self._gate)
 
     @property
     def closed(self) -> bool:
@@ -73,7 +73,9 @@ class ConsumerBase:
 
     def _ack_items(self, deliveries: object) -> AckResult:
         self._check()
-        return self._feed.ack_spans(spans_of(deliveries), may_block=self._may_block)
+        result = self._feed.ack_spans(spans_of(deliveries), may_block=self._may_block)
+        self._feed.note_ack(self.name)
+        return result
 
     def _release_items(self, deliveries: object, after: float | timedelta | None) -> int:
         self._check()

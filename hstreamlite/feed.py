@@ -33,6 +33,7 @@ from hstreamlite.errors import (
 from hstreamlite.log.catalog import SubscriptionState
 from hstreamlite.log.journal import PROGRESS, Cursor, Op
 from hstreamlite.records import Delivery, RecordId
+from hstreamlite.sentry import Sentry
 from hstreamlite.sub.ackmap import AckFlag
 from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.effects import Assignment, Event, Gap, GroupStats, Lag, Stand
@@ -109,6 +110,7 @@ class Feed:
         for shard in self.shards:
             if progress is None or shard not in progress.shards:
                 self.group.add_shard(shard, state.start.get(shard, 1))
+        self.sentry = Sentry(self.group, engine.config.stall_warning, engine.env.clock.mono_ns())
         self.addresses = {shard: self.group.ack_address(shard) for shard in self.shards}
         self.gate = fast.AckGate(engine.gate)
         self._needs_snapshot = progress is None
@@ -121,12 +123,14 @@ class Feed:
 
     # Consumers.
 
-    def attach(self, consumer: str) -> None:
+    def attach(self, consumer: str, gate: fast.AckGate) -> None:
+        """Add a consumer, whose deliveries ack through the gate."""
         with self.lock:
             self.check()
             if self.consumers >= CONSUMERS_MAX:
                 raise ValueError(f"a subscription has at most {CONSUMERS_MAX} consumers")
             self.group.attach(consumer)
+            self.sentry.attach(consumer, gate, self._now())
             self.consumers += 1
         self.engine.wake()
 
@@ -138,6 +142,7 @@ class Feed:
             if self.deleted or self.engine.closed:
                 return
             self.group.detach(consumer, self._now())
+            self.sentry.detach(consumer)
             self.consumers -= 1
         self.store_progress(force=True, may_block=True)
         self.journal.poke()
@@ -182,7 +187,9 @@ class Feed:
         with self.lock:
             self.check()
             self._offer()
-            assigned = self.group.fetch(consumer, max_records, self._now(), queue=True)
+            now = self._now()
+            self.sentry.asked(consumer, now)
+            assigned = self.group.fetch(consumer, max_records, now, queue=True)
         if not assigned:
             return EMPTY
         found: list[Delivery] = []
@@ -206,6 +213,7 @@ class Feed:
             if self._gaps_passed != gaps_passed:
                 return self.fetch(consumer, cursors, max_records, owner, may_block=may_block)
             return None if blocked and not may_block else EMPTY
+        self.sentry.moved(now)
         batch = DeliveryBatch(found)
         batch.spans = tuple(spans)
         return batch
@@ -318,6 +326,10 @@ class Feed:
         if waiting is not None:
             self.journal.poke()
 
+    def note_ack(self, consumer: str) -> None:
+        """Note that a consumer acked, but for what went through its gate."""
+        self.sentry.acked(consumer, self._now())
+
     def release(self, consumer: str, spans: Iterable[Span], after_ns: int) -> int:
         with self.lock:
             self.check()
@@ -353,9 +365,12 @@ class Feed:
         with self.lock:
             if self.deleted:
                 return None
+            if self.consumers:
+                self._offer()
             self.group.tick(now)
             waiting = self.group.next_in_line(now)
             deadline = self.group.next_deadline()
+            self.sentry.tick(now)
         if waiting is not None:
             self.journal.poke()
         if now - self._stored_ns >= int(self.engine.config.progress_interval * 1e9 / 2):
@@ -442,7 +457,7 @@ class Feed:
     def stats(self) -> GroupStats:
         with self.lock:
             self.lag()
-            return self.group.stats()
+            return self.sentry.stats(self._now(), self.group.stats())
 
     def gaps(self, consumer: str) -> tuple[Gap, ...]:
         with self.lock:

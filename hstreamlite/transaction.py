@@ -110,6 +110,9 @@ class Collected:
                 engine.retire(state, archived=False)
             for feed in feeds:
                 feed.ack_spans(self._spans(feed), may_block=False)
+            for feed, consumers in self._acks.values():
+                for consumer in consumers:
+                    feed.note_ack(consumer)
         by_shard: dict[int, list[Run]] = {}
         for run in runs:
             by_shard.setdefault(run.shard, []).append(run)

@@ -21,6 +21,7 @@ struct gate {
     struct gate *behind; /* or NULL */
     struct lane *lanes;
     size_t count;
+    uint64_t acks; /* records newly acked through it */
     bool closed;
 };
 
@@ -106,6 +107,12 @@ static PyObject *gate_close(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+static PyObject *gate_acks(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(((struct gate *)self)->acks);
+}
+
 /* ---- joints ---- */
 
 PyObject *hsl_py_gate_consumer(PyObject *owner)
@@ -129,7 +136,9 @@ int hsl_py_gate_ack(PyObject *owner, uint64_t shard, uint64_t lsn, PyObject **an
     for (size_t i = 0; i < gate->count; i++)
         if (gate->lanes[i].shard == shard) {
             *answer = gate->answer;
-            return (int)hsl_ackmap_ack(gate->lanes[i].map, lsn);
+            int flags = (int)hsl_ackmap_ack(gate->lanes[i].map, lsn);
+            gate->acks += flags & HSL_ACK_NEW;
+            return flags;
         }
     return -1;
 }
@@ -137,6 +146,8 @@ int hsl_py_gate_ack(PyObject *owner, uint64_t shard, uint64_t lsn, PyObject **an
 /* ---- type ---- */
 
 static PyMethodDef gate_methods[] = {
+    {"acks", gate_acks, METH_NOARGS,
+     "acks($self, /)\n--\n\nReturn how many records were newly acked through it."},
     {"close", gate_close, METH_NOARGS, "close($self, /)\n--\n\nLet nothing pass from now on."},
     {NULL, NULL, 0, NULL},
 };

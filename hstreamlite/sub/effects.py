@@ -91,13 +91,52 @@ class Stand(NamedTuple):
     outstanding: int
 
 
+class Holding(NamedTuple):
+    """What a consumer has in flight.
+
+    ``oldest`` is the unacked id that falls due first, at ``due_ns``. ``blocks`` tells whether it
+    holds the record that holds up the group, ``full`` whether its own window is full, and
+    ``could_take`` whether it would get something if it asked now.
+    """
+
+    consumer: str
+    unacked: int
+    oldest: str
+    due_ns: int | None
+    waiting: bool
+    blocks: bool
+    full: bool
+    could_take: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerStats:
+    """How an attached consumer does.
+
+    ``unacked`` records are in flight at it, of which ``oldest`` (shard-LSN) falls due first. It
+    asked for records and acked so many seconds ago, counted from its attachment if it never did.
+    ``waiting`` tells whether it stands in line for records; ``stalled`` says why it holds up itself
+    or the group, or is empty.
+    """
+
+    name: str
+    unacked: int
+    oldest: str
+    since_asked: float
+    since_acked: float
+    waiting: bool
+    stalled: str
+
+
 @dataclass(frozen=True, slots=True)
 class GroupStats:
     """A snapshot of a group; ``blocked`` says why nothing new can be dispatched, or is empty.
 
     ``doomed`` counts records that were delivered ``max_attempts`` times and wait for their move to
     the dead-letter stream, ``buried`` those that were moved since the store was opened;
-    ``burial_failure`` says why the last try to move some failed, or is empty.
+    ``burial_failure`` says why the last try to move some failed, or is empty. ``stalled`` is how
+    many seconds there was something to deliver and nothing was delivered or acked; ``attached``
+    tells of each consumer.
     """
 
     consumers: tuple[str, ...]
@@ -113,3 +152,5 @@ class GroupStats:
     doomed: int = 0
     buried: int = 0
     burial_failure: str = ""
+    stalled: float = 0.0
+    attached: tuple[ConsumerStats, ...] = ()

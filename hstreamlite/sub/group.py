@@ -38,6 +38,7 @@ from hstreamlite.sub.effects import (
     Event,
     Gap,
     GroupStats,
+    Holding,
     Lag,
     Sought,
     Stand,
@@ -452,6 +453,18 @@ class Group:
 
     def lag(self) -> Lag:
         return lag_of(self._windows.values())
+
+    def blocked(self) -> str:
+        """Return why nothing new can be dispatched, or an empty text."""
+        return self._survey.blocked(self._consumers, paused=self.paused)
+
+    def holdings(self) -> tuple[Holding, ...]:
+        """Return what each consumer has in flight; linear in that."""
+        return self._survey.holdings(self._consumers, self._line.names(), paused=self.paused)
+
+    def done(self) -> int:
+        """Return a number that changes whenever a record is acked."""
+        return self._survey.done()
 
     def stats(self) -> GroupStats:
         return self._survey.stats(tuple(self._consumers), paused=self.paused)

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 
 from hstreamlite.sub.dispatch import SharedDispatcher
-from hstreamlite.sub.effects import GroupStats, Lag
+from hstreamlite.sub.effects import GroupStats, Holding, Lag
 from hstreamlite.sub.events import EventLog
-from hstreamlite.sub.leases import WAITING, Fate, Leases
+from hstreamlite.sub.leases import WAITING, Fate, Leases, Slot
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits
 from hstreamlite.sub.window import Window
 
@@ -37,7 +37,6 @@ class Survey:
 
     def stats(self, consumers: tuple[str, ...], *, paused: bool) -> GroupStats:
         lag = lag_of(self._windows.values())
-        outstanding = self._dispatch.outstanding()
         waiting = doomed = 0
         for window in self._windows.values():
             for slot in self._leases.of_shard(window.shard):
@@ -45,20 +44,25 @@ class Survey:
                     waiting += window.acks.count_unacked(slot.first, slot.end)
                 elif slot.fate is Fate.DOOMED:
                     doomed += window.acks.count_unacked(slot.first, slot.end)
-        blocked = "paused" if paused else self._blocked(outstanding)
         return GroupStats(
             consumers=consumers,
             paused=paused,
             unacked=lag.unacked,
             reserved=sum(window.acks.state.held for window in self._windows.values()),
-            in_flight=outstanding - waiting - doomed,
+            in_flight=self._dispatch.outstanding() - waiting - doomed,
             waiting=waiting,
             backlog=lag.backlog,
             gaps=self._events.gaps,
             gap_records=self._events.gap_records,
-            blocked=blocked if paused or consumers else "no consumers",
+            blocked=self.blocked(consumers, paused=paused),
             doomed=doomed,
         )
+
+    def blocked(self, consumers: Iterable[str], *, paused: bool) -> str:
+        """Return why nothing new can be dispatched, or an empty text."""
+        if paused:
+            return "paused"
+        return self._blocked(self._dispatch.outstanding()) if consumers else "no consumers"
 
     def _blocked(self, outstanding: int) -> str:
         if any(self._dispatch.next_ready(shard) for shard in self._leases.ready_shards()):
@@ -66,13 +70,70 @@ class Survey:
         backed_up = [window for window in self._windows.values() if window.tail > window.next]
         if not backed_up:
             return "no records"
+        what, window = self._full(backed_up, outstanding)
+        return f"{what}: oldest unacked id {window.shard}-{window.low}" if window else ""
+
+    def _full(self, backed_up: list[Window], outstanding: int) -> tuple[str, Window | None]:
+        """Return which limit is reached, and the window whose oldest record is what to look at."""
         if outstanding >= self._limits.max_unacked:
-            oldest = min(self._dispatch.open_windows(), key=self._due_of_low)
-            return f"window full: oldest unacked id {oldest.shard}-{oldest.low}"
+            return "window full", min(self._dispatch.open_windows(), key=self._due_of_low)
         if all(window.span_full() for window in backed_up):
-            window = backed_up[0]
-            return f"span full: oldest unacked id {window.shard}-{window.low}"
-        return ""
+            return "span full", backed_up[0]
+        return "", None
+
+    def holdings(
+        self, consumers: Iterable[str], line: Iterable[str], *, paused: bool
+    ) -> tuple[Holding, ...]:
+        """Return what each consumer holds; linear in its slots."""
+        in_line = frozenset(line)
+        blocker = None
+        backed_up = [window for window in self._windows.values() if window.tail > window.next]
+        if backed_up and not paused:
+            _, window = self._full(backed_up, self._dispatch.outstanding())
+            blocker = (window.shard, window.low) if window else None
+        return tuple(
+            self._holding(name, blocker, waiting=name in in_line, paused=paused)
+            for name in consumers
+        )
+
+    def _holding(
+        self, name: str, blocker: tuple[int, int] | None, *, waiting: bool, paused: bool
+    ) -> Holding:
+        unacked = 0
+        first: Slot | None = None
+        blocks = False
+        for slot in self._leases.of_consumer(name):
+            if slot.fate is not Fate.IN_FLIGHT:
+                continue
+            count = self._windows[slot.shard].acks.count_unacked(slot.first, slot.end)
+            if not count:
+                continue
+            unacked += count
+            if first is None or (slot.due_ns or 0) < (first.due_ns or 0):
+                first = slot
+            if blocker is not None and slot.shard == blocker[0]:
+                blocks = blocks or slot.first <= blocker[1] < slot.end
+        oldest = ""
+        if first is not None:
+            lsn = self._windows[first.shard].acks.next_unacked(first.first)
+            oldest = f"{first.shard}-{lsn}"
+        return Holding(
+            consumer=name,
+            unacked=unacked,
+            oldest=oldest,
+            due_ns=first.due_ns if first else None,
+            waiting=waiting,
+            blocks=blocks,
+            full=self._dispatch.quota(name) == 0,
+            could_take=not paused and self._dispatch.can_assign(name),
+        )
+
+    def done(self) -> int:
+        """Return a number that changes whenever a record is acked."""
+        return sum(
+            state.low + state.acked
+            for state in (window.acks.state for window in self._windows.values())
+        )
 
     def _due_of_low(self, window: Window) -> int:
         low = window.low

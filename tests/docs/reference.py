@@ -35,6 +35,7 @@ CLASSES = (
 )
 VALUES = (
     "AckResult",
+    "ConsumerStats",
     "Gap",
     "GroupStats",
     "Lag",

@@ -439,11 +439,12 @@ class GroupMachine(RuleBasedStateMachine):
                 group.ack_range(assigned.shard_id, first, end)
                 for lsn in range(first, end):
                     model.ack(assigned.shard_id, lsn)
-            for dead in group.doomed(1_000):
+            doomed = group.doomed(1_000)
+            for dead in doomed:
                 group.ack_range(*dead[:3])
                 for lsn in range(dead.first_lsn, dead.end_lsn):
                     model.ack(dead.shard_id, lsn)
-            if not got:
+            if not got and not doomed:
                 due = group.next_deadline()
                 if due is None:
                     break

@@ -1,0 +1,98 @@
+"""Keeps watch over one subscription at work: says in `stats()` and in the log when it stands still.
+
+`sub.watch` decides; this brings it what it needs, under the lock of the subscription. What is acked
+one by one passes only the gates of the consumers, so that these are asked now and then.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
+
+from hstreamlite._native import fast
+from hstreamlite.sub.effects import GroupStats, Holding
+from hstreamlite.sub.group import Group
+from hstreamlite.sub.watch import Watch
+
+log = logging.getLogger("hstreamlite")
+
+_EVERY_NS = 250_000_000
+_NOTHING_TO_DO: Final = frozenset(["no consumers", "no records", "paused"])
+
+
+class Sentry:
+    """Watches the group of one subscription.
+
+    With its lock held, but for `asked`, `acked` and `moved`, which only note a time.
+    """
+
+    def __init__(self, group: Group, warn_after: float, now: int) -> None:
+        self._group = group
+        self._watch = Watch(now)
+        self._warn_ns = int(warn_after * 1e9)
+        self._gates: dict[str, fast.AckGate] = {}
+        self._looked_ns = now
+        self.asked = self._watch.asked
+        self.acked = self._watch.acked
+        self.moved = self._watch.moved
+
+    def attach(self, consumer: str, gate: fast.AckGate, now: int) -> None:
+        self._gates[consumer] = gate
+        self._watch.attach(consumer, now)
+
+    def detach(self, consumer: str) -> None:
+        self._gates.pop(consumer, None)
+        self._watch.detach(consumer)
+
+    def tick(self, now: int) -> None:
+        """Look at times, and warn of a standstill."""
+        if not self._gates or now - self._looked_ns < _EVERY_NS:
+            return
+        blocked = self._look(now)
+        still = self._warn_ns and blocked not in _NOTHING_TO_DO
+        if still and self._watch.complains(now, self._warn_ns):
+            self._warn(now, blocked)
+
+    def _look(self, now: int) -> str:
+        self._looked_ns = now
+        blocked = self._group.blocked()
+        acks = {consumer: gate.acks() for consumer, gate in self._gates.items()}
+        self._watch.look(now, self._group.done(), acks, work=blocked not in _NOTHING_TO_DO)
+        return blocked
+
+    def _warn(self, now: int, blocked: str) -> None:
+        holder = _oldest_of(self._group.holdings())
+        held = (
+            f"oldest unacked id {holder.oldest} is at consumer {holder.consumer!r}, "
+            f"which holds {holder.unacked}"
+            if holder
+            else "nothing is unacked at a consumer"
+        )
+        log.warning(
+            "subscription %r stands still: for %.0f s nothing was delivered or acked, and %d "
+            "records wait (%s); %s",
+            self._group.name,
+            self._watch.still_ns(now) / 1e9,
+            self._group.lag().backlog,
+            blocked or "no consumer takes them",
+            held,
+        )
+
+    def stats(self, now: int, stats: GroupStats) -> GroupStats:
+        """Return a group's stats with those of its consumers."""
+        blocked = self._look(now)
+        return replace(
+            stats,
+            stalled=self._watch.still_ns(now) / 1e9,
+            attached=self._watch.survey(
+                now, self._group.holdings(), blocked, self._group.limits.ack_timeout_ns // 2
+            ),
+        )
+
+
+def _oldest_of(holdings: Iterable[Holding]) -> Holding | None:
+    """Return who holds what the group waits for, or else what falls due first."""
+    holders = [holding for holding in holdings if holding.due_ns is not None]
+    return min(holders, key=lambda h: (not h.blocks, h.due_ns or 0), default=None)
