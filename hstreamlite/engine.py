@@ -99,6 +99,8 @@ class Engine:
         self.progress_records: list[bytes] = []
         self.progress_snapshot: ProgressSnapshot = lambda: nullcontext([])
         self.wake: Callable[[], None] = lambda: None
+        self.trimmed: Callable[[Mapping[int, int]], None] = lambda _firsts: None
+        """Told of the first LSN kept of each shard that was trimmed."""
 
     # Opening and closing.
 

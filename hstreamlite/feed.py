@@ -118,8 +118,10 @@ class Feed:
         self._stored_ns = engine.env.clock.mono_ns()
         self._room_bytes = 0
         self._offered = -1
+        self._edges: dict[int, int] = {}
         self.seeks = 0
         """How often the subscription was moved: what was handed out at another count is void."""
+        self.trimmed({shard: engine.journal.bounds(shard)[0] for shard in self.shards})
 
     # Consumers.
 
@@ -169,6 +171,8 @@ class Feed:
             for shard in self.shards:
                 self.group.offer(shard, self.journal.info(shard).durable_next)
             self._offered = durable
+        if self._edges:
+            self._pass_edges()
 
     def fetch(
         self,
@@ -258,15 +262,40 @@ class Feed:
     def _pass_gap(self, shard: int, first_kept: int) -> None:
         with self.lock:
             self._gaps_passed += 1
-            gap = self.group.gap(shard, first_kept)
-        if gap is not None:
-            log.warning(
-                "subscription %r: records %d to %d of shard %d were trimmed before they were acked",
-                self.state.name,
-                gap.first_lsn,
-                gap.end_lsn - 1,
-                shard,
-            )
+            self._tell_gap(self.group.gap(shard, first_kept))
+
+    def _tell_gap(self, gap: Gap | None) -> None:
+        if gap is None:
+            return
+        self._gaps_passed += 1
+        if self.engine.read_only:
+            return  # the writer tells
+        self.journal.poke()
+        log.warning(
+            "subscription %r: records %d to %d of shard %d were trimmed before they were acked",
+            self.state.name,
+            gap.first_lsn,
+            gap.end_lsn - 1,
+            gap.shard_id,
+        )
+
+    def trimmed(self, firsts: Mapping[int, int]) -> None:
+        """Take note of the first LSN kept of shards; what was to be delivered below is a gap."""
+        with self.lock:
+            if self.deleted:
+                return
+            for shard in self.shards:
+                first = firsts.get(shard, 0)
+                if first > self.group.position(shard)[0]:
+                    self._edges[shard] = max(first, self._edges.get(shard, 0))
+            self._pass_edges()
+
+    def _pass_edges(self) -> None:
+        """Pass over what is below the first LSNs kept, up to what is in flight. Lock held."""
+        for shard, first in list(self._edges.items()):
+            self._tell_gap(self.group.pass_edge(shard, first))
+            if self.group.position(shard)[0] >= first:
+                del self._edges[shard]
 
     def leave_line(self, consumer: str) -> None:
         with self.lock:
@@ -365,7 +394,7 @@ class Feed:
         with self.lock:
             if self.deleted:
                 return None
-            if self.consumers:
+            if self.consumers or self._edges:
                 self._offer()
             self.group.tick(now)
             waiting = self.group.next_in_line(now)

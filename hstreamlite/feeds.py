@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TypeVar
 
@@ -38,6 +38,7 @@ class Feeds:
         for state in engine.catalog.subscriptions.values():
             self._feeds[state.name] = Feed(engine, state, progress.get(state.id))
         engine.progress_snapshot = self._snapshot
+        engine.trimmed = self._trimmed
 
     @contextmanager
     def _snapshot(self) -> Iterator[list[bytes]]:
@@ -49,6 +50,10 @@ class Feeds:
                 prefix = PREFIX.pack(feed.state.id)
                 out += [prefix + piece for piece in feed.group.snapshot()]
             yield out
+
+    def _trimmed(self, firsts: Mapping[int, int]) -> None:
+        for feed in self.all():
+            feed.trimmed(firsts)
 
     def all(self) -> list[Feed]:
         with self.engine.lock:

@@ -41,6 +41,7 @@ class Housekeeping:
         for shard, first in firsts.items():
             engine.journal.trim(shard, first)
         if firsts:
+            engine.trimmed(firsts)
             self.free_segments()
 
     def expire(self, protected: Mapping[int, int]) -> None:

@@ -171,6 +171,17 @@ class Group:
         self._events.add(gap)
         return gap
 
+    def pass_edge(self, shard: int, first_kept: int) -> Gap | None:
+        """As `gap`, but only up to what is in flight: its consumer may still ack that."""
+        window = self._window(shard)
+        low = window.low
+        for slot in self._leases.within(shard, low, first_kept):
+            if slot.fate is Fate.IN_FLIGHT:
+                lsn = window.acks.next_unacked(max(slot.first, low))
+                if lsn < slot.end:
+                    return self.gap(shard, min(lsn, first_kept)) if lsn > low else None
+        return self.gap(shard, first_kept)
+
     def gaps(self, consumer: str | None = None) -> tuple[Gap, ...]:
         """Return the last gaps of the group, or those a consumer has not asked for yet."""
         if consumer is None:

@@ -313,14 +313,18 @@ class GroupMachine(RuleBasedStateMachine):
         assert self.group.holds(lease, shard, first, end) == expected
 
     @precondition(lambda self: self.wild)
-    @rule(data=st.data())
-    def gap(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), edge=st.booleans())
+    def gap(self, data: st.DataObject, edge: bool) -> None:
         shard = self.draw_shard(data)
         model = self.model.shards[shard]
         low = model.low()
         first_kept = data.draw(st.integers(max(1, low - 2), min(model.tail, low + 20) + 2))
-        lost, unseen = self.model.gap(shard, first_kept) if first_kept > low else (0, 0)
-        got = self.group.gap(shard, first_kept)
+        end = first_kept
+        if edge:
+            held = [lsn for lsn in model.open() if model.records[lsn].deadline is not None]
+            end = min([first_kept, *held])
+        lost, unseen = self.model.gap(shard, end) if end > low else (0, 0)
+        got = (self.group.pass_edge if edge else self.group.gap)(shard, first_kept)
         if lost == 0:
             assert got is None
             return
