@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     )
     from hstreamlite.stream import BatchReader, Reader, Stream
     from hstreamlite.sub.effects import ConsumerStats, Event, Gap, GroupStats, Lag, Sought
+    from hstreamlite.sub.retry import Backoff
     from hstreamlite.transaction import Transaction
 
 __version__ = "0.1.0"
@@ -169,6 +170,7 @@ _NAMES = {
         "Lag",
         "Sought",
     ),
+    "hstreamlite.sub.retry": ("Backoff",),
     "hstreamlite.transaction": ("Transaction",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
@@ -178,6 +180,7 @@ __all__ = [
     "LATEST",
     "AckResult",
     "AppendTimeout",
+    "Backoff",
     "Batch",
     "BatchReader",
     "BatchTooLarge",

@@ -27,6 +27,8 @@ MAX_UNACKED_MAX = 10_000_000
 RECEIVE_MAX = 1_000_000
 """Records asked for in one `receive`."""
 JSON_DEPTH_MAX = 64
+REASON_MAX = 1_000
+"""Characters that are kept of the reason of a release."""
 PRODUCER_WINDOW = 5
 """Batches of an idempotent producer whose ids are remembered."""
 PRODUCER_NAME_MAX = 255
@@ -207,6 +209,13 @@ def check_key(key: object) -> str:
             f"key must be text that UTF-8 can hold, and {key!a} has a surrogate"
         ) from None
     return key
+
+
+def check_reason(reason: object) -> str:
+    """Return the beginning of a reason as text that can be stored; TypeError if it is no text."""
+    if not isinstance(reason, str):
+        raise TypeError(f"reason must be a str or None, not {type(reason).__name__}")
+    return reason[:REASON_MAX].encode(errors="replace").decode()
 
 
 def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from hstreamlite._native import fast
-from hstreamlite.config import ACK_TIMEOUT_SECONDS_MAX, check_duration, check_seconds
+from hstreamlite.config import ACK_TIMEOUT_SECONDS_MAX, check_duration, check_reason, check_seconds
 from hstreamlite.errors import ConsumerClosed
 from hstreamlite.feed import (
     EMPTY,
@@ -77,10 +77,15 @@ class ConsumerBase:
         self._feed.note_ack(self.name)
         return result
 
-    def _release_items(self, deliveries: object, after: float | timedelta | None) -> int:
+    def _release_items(
+        self, deliveries: object, after: float | timedelta | None, reason: str | None
+    ) -> int:
         self._check()
-        seconds = check_duration("after", 0 if after is None else after, ACK_TIMEOUT_SECONDS_MAX)
-        return self._feed.release(self.name, spans_of(deliveries), int(seconds * 1e9))
+        after_ns = None
+        if after is not None:
+            after_ns = int(check_duration("after", after, ACK_TIMEOUT_SECONDS_MAX) * 1e9)
+        text = "" if reason is None else check_reason(reason)
+        return self._feed.release(self.name, spans_of(deliveries), after_ns, text)
 
     def _extend_items(self, deliveries: object, by: float | timedelta) -> int:
         self._check()
@@ -191,9 +196,20 @@ class Consumer(ConsumerBase):
         """
         return self._ack_items(deliveries)
 
-    def release(self, deliveries: Deliveries, *, after: float | timedelta | None = None) -> int:
-        """Give deliveries back, to be sent again now or after a delay; returns how many."""
-        return self._release_items(deliveries, after)
+    def release(
+        self,
+        deliveries: Deliveries,
+        *,
+        after: float | timedelta | None = None,
+        reason: str | None = None,
+    ) -> int:
+        """Give deliveries back, to be sent again; returns how many.
+
+        That is after so many seconds, and without `after` when the subscription's back-off says:
+        at once if it has none. After its last attempt a record goes to the dead-letter stream
+        instead, with the reason (its first 1,000 characters).
+        """
+        return self._release_items(deliveries, after, reason)
 
     def extend(self, deliveries: Deliveries, *, by: float | timedelta) -> int:
         """Move the deadline of deliveries to `by` seconds from now, unless it lies later; returns
@@ -204,8 +220,10 @@ class Consumer(ConsumerBase):
         """Detach; what is unacked goes to others at once. A second call does nothing."""
         self._leave()
 
-    def _release(self, delivery: Delivery, after: float | timedelta | None) -> None:
-        self._release_items(delivery, after)
+    def _release(
+        self, delivery: Delivery, after: float | timedelta | None, reason: str | None
+    ) -> None:
+        self._release_items(delivery, after, reason)
 
     def _extend(self, delivery: Delivery, by: float | timedelta) -> None:
         self._extend_items(delivery, by)

@@ -336,8 +336,9 @@ class Engine:
     def deletion_of(self, state: StreamState, *, force: bool) -> Change:
         """Return the record that deletes a stream; StreamInUse if that needs force."""
         subscriptions = self.catalog.subscriptions_of(state.id)
-        if subscriptions and not force:
-            raise StreamInUse(state.name, subscriptions)
+        dead_letters_of = self.catalog.buried_in(state.name)
+        if (subscriptions or dead_letters_of) and not force:
+            raise StreamInUse(state.name, subscriptions, dead_letters_of)
         return {"op": "delete_stream", "id": state.id, "archive": bool(subscriptions)}
 
     def retire(self, state: StreamState, *, archived: bool) -> None:

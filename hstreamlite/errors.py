@@ -334,20 +334,33 @@ class SubscriptionExists(HStreamError):
         )
 
 
+def _some(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(repr(name) for name in names[:5]) + more
+
+
 class StreamInUse(HStreamError):
-    """A stream with subscriptions was to be deleted. It is left as it was."""
+    """A stream that subscriptions read, or send dead letters to, was to be deleted. It is left as
+    it was."""
 
     stream: str
     subscriptions: tuple[str, ...]
+    dead_letters_of: tuple[str, ...]
 
-    def __init__(self, stream: str, subscriptions: tuple[str, ...]) -> None:
-        names = ", ".join(repr(name) for name in subscriptions[:5])
-        more = f" and {len(subscriptions) - 5} more" if len(subscriptions) > 5 else ""
+    def __init__(
+        self,
+        stream: str,
+        subscriptions: tuple[str, ...],
+        dead_letters_of: tuple[str, ...] = (),
+    ) -> None:
+        uses = [f"has subscriptions ({_some(subscriptions)})"] if subscriptions else []
+        if dead_letters_of:
+            uses.append(f"takes the dead letters of subscriptions ({_some(dead_letters_of)})")
         super().__init__(
-            f"Stream {stream!r} has subscriptions ({names}{more}); "
-            "delete them first, or pass force=True.",
+            f"Stream {stream!r} {' and '.join(uses)}; delete them first, or pass force=True.",
             stream=stream,
             subscriptions=subscriptions,
+            dead_letters_of=dead_letters_of,
         )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from hstreamlite._native import fast
@@ -39,6 +39,7 @@ from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.effects import Assignment, Event, Gap, GroupStats, Lag, Stand
 from hstreamlite.sub.group import Group
 from hstreamlite.sub.limits import Limits
+from hstreamlite.sub.retry import Backoff, RetryPolicy
 
 log = logging.getLogger("hstreamlite")
 
@@ -101,6 +102,7 @@ class Feed:
                 max_unacked=state.max_unacked,
                 span_records=engine.config.window_span,
                 checkpoint_acks=engine.config.progress_acks,
+                retry=retry_policy(state),
             ),
         )
         if state.paused:
@@ -119,6 +121,11 @@ class Feed:
         self._room_bytes = 0
         self._offered = -1
         self._edges: dict[int, int] = {}
+        self._dooms = 0
+        self.buried = 0
+        """Records that were moved to the dead-letter stream."""
+        self.burial_failure = ""
+        """Why others could not be."""
         self.seeks = 0
         """How often the subscription was moved: what was handed out at another count is void."""
         self.trimmed({shard: engine.journal.bounds(shard)[0] for shard in self.shards})
@@ -146,6 +153,7 @@ class Feed:
             self.group.detach(consumer, self._now())
             self.sentry.detach(consumer)
             self.consumers -= 1
+            self._mind_doomed()
         self.store_progress(force=True, may_block=True)
         self.journal.poke()
 
@@ -194,6 +202,7 @@ class Feed:
             now = self._now()
             self.sentry.asked(consumer, now)
             assigned = self.group.fetch(consumer, max_records, now, queue=True)
+            self._mind_doomed()
         if not assigned:
             return EMPTY
         found: list[Delivery] = []
@@ -245,7 +254,7 @@ class Feed:
                 may_block=may_block,
             )
         except RecordTrimmed:
-            self._pass_gap(shard, cursor.gap()[1])
+            self.pass_gap(shard, cursor.gap()[1])
             return []
 
     def _confirm(
@@ -259,8 +268,11 @@ class Feed:
         found.extend(got[first - assignment.first_lsn : end - assignment.first_lsn])
         return [(assignment.shard_id, first, end)]
 
-    def _pass_gap(self, shard: int, first_kept: int) -> None:
+    def pass_gap(self, shard: int, first_kept: int) -> None:
+        """Let the group go on behind records that are trimmed."""
         with self.lock:
+            if self.deleted:
+                return
             self._gaps_passed += 1
             self._tell_gap(self.group.gap(shard, first_kept))
 
@@ -359,14 +371,17 @@ class Feed:
         """Note that a consumer acked, but for what went through its gate."""
         self.sentry.acked(consumer, self._now())
 
-    def release(self, consumer: str, spans: Iterable[Span], after_ns: int) -> int:
+    def release(
+        self, consumer: str, spans: Iterable[Span], after_ns: int | None, reason: str = ""
+    ) -> int:
         with self.lock:
             self.check()
             now = self._now()
             count = sum(
-                self.group.release(consumer, shard, first, end, after_ns, now)
+                self.group.release(consumer, shard, first, end, after_ns, now, reason)
                 for shard, first, end in spans
             )
+            self._mind_doomed()
         self.journal.poke()
         return count
 
@@ -385,6 +400,18 @@ class Feed:
         for shard, first, end in spans:
             if not self.group.held_by(consumer, shard, first, end):
                 raise LeaseLost(self.state.name, (f"{shard}-{first}-0",))
+
+    # The doomed.
+
+    def _mind_doomed(self) -> None:
+        """Wake the thread that moves them if there are more than before. Lock held."""
+        if self.group.dooms != self._dooms:
+            self._dooms = self.group.dooms
+            self.engine.wake()
+
+    def still_doomed(self, spans: Iterable[Span]) -> bool:
+        """Tell whether all of the spans is doomed, and none of it acked meanwhile. Lock held."""
+        return all(self.group.is_doomed(*span) for span in spans)
 
     # Progress.
 
@@ -486,7 +513,8 @@ class Feed:
     def stats(self) -> GroupStats:
         with self.lock:
             self.lag()
-            return self.sentry.stats(self._now(), self.group.stats())
+            stats = self.sentry.stats(self._now(), self.group.stats())
+            return replace(stats, buried=self.buried, burial_failure=self.burial_failure)
 
     def gaps(self, consumer: str) -> tuple[Gap, ...]:
         with self.lock:
@@ -497,6 +525,18 @@ class Feed:
         with self.lock:
             self.check()
             return self.group.events(consumer)
+
+
+def backoff_of(state: SubscriptionState) -> Backoff | None:
+    """Return the back-off of a subscription, if it has one."""
+    if state.backoff is None:
+        return None
+    first, most, factor = state.backoff
+    return Backoff(first=first, most=most, factor=factor)
+
+
+def retry_policy(state: SubscriptionState) -> RetryPolicy:
+    return RetryPolicy(max_attempts=state.max_attempts, backoff=backoff_of(state))
 
 
 def spans_of(item: object) -> list[Span]:

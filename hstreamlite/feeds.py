@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TypeVar
 
+from hstreamlite.burial import Burial
 from hstreamlite.config import (
     ACK_TIMEOUT_SECONDS_MAX,
     MAX_UNACKED_MAX,
@@ -18,8 +19,10 @@ from hstreamlite.engine import Engine, Pending
 from hstreamlite.errors import SubscriptionExists, SubscriptionInUse, SubscriptionNotFound
 from hstreamlite.feed import PREFIX, Feed
 from hstreamlite.log import catalog as catalogs
-from hstreamlite.log.catalog import SubscriptionState
+from hstreamlite.log.catalog import StreamState, SubscriptionState
+from hstreamlite.place import LATEST
 from hstreamlite.sub.checkpoint import Progress
+from hstreamlite.sub.retry import ATTEMPTS_MAX, Backoff
 
 T = TypeVar("T")
 
@@ -30,13 +33,15 @@ class Feeds:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._feeds: dict[str, Feed] = {}
+        self._burials: dict[str, Burial] = {}
         progress: dict[int, Progress] = {}
         for payload in engine.progress_records:
             (subscription,) = PREFIX.unpack_from(payload)
             progress.setdefault(subscription, Progress()).apply(payload[PREFIX.size :])
         engine.progress_records = []
         for state in engine.catalog.subscriptions.values():
-            self._feeds[state.name] = Feed(engine, state, progress.get(state.id))
+            feed = self._feeds[state.name] = Feed(engine, state, progress.get(state.id))
+            self._undertake(feed)
         engine.progress_snapshot = self._snapshot
         engine.trimmed = self._trimmed
 
@@ -85,6 +90,9 @@ class Feeds:
         ack_timeout: object = 60.0,
         max_unacked: int = 10_000,
         start: object,
+        max_attempts: int = 0,
+        dead_letter: str | None = None,
+        backoff: Backoff | None = None,
         exists_ok: bool = False,
     ) -> Pending:
         """Stage the creation of a subscription; its start is fixed now."""
@@ -118,14 +126,50 @@ class Feeds:
                     "ack_timeout", ack_timeout, ACK_TIMEOUT_SECONDS_MAX, least=0.001
                 ),
                 max_unacked=check_int("max_unacked", max_unacked, 1, MAX_UNACKED_MAX),
+                max_attempts=check_int("max_attempts", max_attempts, 0, ATTEMPTS_MAX),
+                dead_letter=dead_letter or "",
+                backoff=check_backoff(backoff),
+                redriven=self._dead_from(stream_state, max_attempts, dead_letter),
             )
             feed = Feed(engine, state, None)
             ticket = engine.stage_changes(
                 [catalogs.subscription_change(state)], feed.progress_ops()
             )
             self._feeds[name] = feed
+            self._undertake(feed)
             engine.created_tickets[f"/{name}"] = ticket
             return Pending(feed, ticket)
+
+    def _dead_from(
+        self, stream: StreamState, max_attempts: int, dead_letter: str | None
+    ) -> Mapping[int, int]:
+        """Return where the dead letters of a new subscription will begin; ValueError or
+        StreamNotFound where they would have no place. Lock held."""
+        if dead_letter is None:
+            if max_attempts:
+                raise ValueError(
+                    f"max_attempts={max_attempts} needs dead_letter, the name of a stream for what "
+                    "was delivered so often: without one it would be lost"
+                )
+            return {}
+        engine = self.engine
+        target = engine.stream(dead_letter)
+        if not max_attempts:
+            raise ValueError(
+                f"dead_letter={dead_letter!r} needs max_attempts, after how many deliveries a "
+                "record goes there"
+            )
+        if stream.name in engine.catalog.graves_behind(dead_letter):
+            raise ValueError(
+                f"dead_letter must be a stream from which nothing dies back into {stream.name!r}, "
+                f"which the subscription is of, and {dead_letter!r} is not: its records would go "
+                "round for ever"
+            )
+        return engine.resolve(target, "dead_letter", LATEST)
+
+    def _undertake(self, feed: Feed) -> None:
+        if feed.state.dead_letter:
+            self._burials[feed.state.name] = Burial(feed)
 
     def delete(self, name: str, *, force: bool = False) -> Pending:
         """Stage the deletion; attached consumers end with SubscriptionNotFound."""
@@ -142,6 +186,7 @@ class Feeds:
                 feed.deleted = True
                 feed.gate.close()
             del self._feeds[name]
+            self._burials.pop(name, None)
             engine.created_tickets.pop(f"/{name}", None)
             engine.retire_archived(engine.catalog, feed.state.stream_id)
         engine.journal.poke()
@@ -150,6 +195,9 @@ class Feeds:
     def tick(self, now: int) -> int | None:
         """Let time pass for every subscription; return the next deadline."""
         deadlines = [feed.tick(now) for feed in self.all()]
+        with self.engine.lock:
+            burials = list(self._burials.values())
+        deadlines += [burial.run(now) for burial in burials]
         return min((at for at in deadlines if at is not None), default=None)
 
     def busy(self) -> bool:
@@ -175,3 +223,12 @@ class Feeds:
     def store_all(self) -> int:
         """Stage the progress of every subscription; returns the ticket."""
         return max((feed.store_progress(may_block=True) for feed in self.all()), default=0)
+
+
+def check_backoff(backoff: object) -> tuple[float, float, float] | None:
+    """Return what the catalog keeps of a back-off; TypeError if it is none."""
+    if backoff is None:
+        return None
+    if not isinstance(backoff, Backoff):
+        raise TypeError(f"backoff must be a Backoff or None, not {type(backoff).__name__}")
+    return float(backoff.first), float(backoff.most), float(backoff.factor)

@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Self
 
 from hstreamlite.engine import Engine
-from hstreamlite.feed import Feed
+from hstreamlite.feed import Feed, backoff_of
 from hstreamlite.feeds import Feeds
 from hstreamlite.log.catalog import StreamState
 from hstreamlite.sub.effects import GroupStats
+from hstreamlite.sub.retry import Backoff
 
 
 def _time(ms: int) -> datetime:
@@ -57,6 +58,9 @@ class SubscriptionInfo:
     unacked: int
     backlog: int
     paused: bool
+    max_attempts: int
+    dead_letter: str | None
+    backoff: Backoff | None
 
     @classmethod
     def of(cls, feed: Feed) -> Self:
@@ -72,6 +76,9 @@ class SubscriptionInfo:
             unacked=stats.unacked,
             backlog=stats.backlog,
             paused=stats.paused,
+            max_attempts=state.max_attempts,
+            dead_letter=state.dead_letter or None,
+            backoff=backoff_of(state),
         )
 
 

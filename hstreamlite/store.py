@@ -42,6 +42,7 @@ from hstreamlite.place import EARLIEST, Place
 from hstreamlite.position import lag, seek, set_paused
 from hstreamlite.stream import FollowedStream, Stream
 from hstreamlite.sub.effects import Lag
+from hstreamlite.sub.retry import Backoff
 from hstreamlite.ticker import Ticker
 from hstreamlite.transaction import Collected, Transaction
 
@@ -237,14 +238,19 @@ class Store:
         ack_timeout: float | timedelta = 60.0,
         max_unacked: int = 10_000,
         start: Place = EARLIEST,
+        max_attempts: int = 0,
+        dead_letter: str | None = None,
+        backoff: Backoff | None = None,
         exists_ok: bool = False,
     ) -> Subscription:
         """Create a subscription; on disk when this returns.
 
         Its consumers share the stream's records: each record goes to one of them, and again if it
         is not acked within ack_timeout (seconds). At most max_unacked records are out at a time.
-        start is fixed now. mode: "shared" spreads batches over the consumers, without order among
-        them.
+        start is fixed now. After max_attempts deliveries (0 = no limit) a record that is not acked
+        moves to the stream dead_letter. backoff says how long a record waits that was released or
+        timed out, before it goes out again (None = not at all). mode: "shared" spreads batches over
+        the consumers, without order among them.
         """
         pending = self._feeds.create(
             name,
@@ -253,6 +259,9 @@ class Store:
             ack_timeout=ack_timeout,
             max_unacked=max_unacked,
             start=start,
+            max_attempts=max_attempts,
+            dead_letter=dead_letter,
+            backoff=backoff,
             exists_ok=exists_ok,
         )
         self._engine.journal.wait(pending.ticket)

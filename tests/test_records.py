@@ -68,8 +68,8 @@ class Owner:
         self.calls.append(("ack", delivery))
         return "acked"
 
-    def _release(self, delivery: Delivery, after: float | None) -> str:
-        self.calls.append(("release", delivery, after))
+    def _release(self, delivery: Delivery, after: float | None, reason: str | None) -> str:
+        self.calls.append(("release", delivery, after, reason))
         return "released"
 
     def _extend(self, delivery: Delivery, by: float) -> str:
@@ -809,11 +809,13 @@ class TestDelivery:
         assert delivery.ack() == "acked"
         assert delivery.release() == "released"
         assert delivery.release(after=5.0) == "released"
+        assert delivery.release(reason="no address") == "released"
         assert delivery.extend(by=30) == "extended"
         assert owner.calls == [
             ("ack", delivery),
-            ("release", delivery, None),
-            ("release", delivery, 5.0),
+            ("release", delivery, None, None),
+            ("release", delivery, 5.0, None),
+            ("release", delivery, None, "no address"),
             ("extend", delivery, 30),
         ]
         assert all(call[1] is delivery for call in owner.calls)

@@ -697,11 +697,16 @@ static PyObject *get_consumer(PyObject *self, void *unused)
 
 static PyObject *delivery_release(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"after", NULL};
-    PyObject *after = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$O:release", names, &after))
+    static char *names[] = {"after", "reason", NULL};
+    PyObject *after = Py_None, *reason = Py_None, *owner, *result;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$OO:release", names, &after, &reason))
         return NULL;
-    return call_owner(self, name_release, after);
+    owner = owner_of(self);
+    if (owner == NULL)
+        return NULL;
+    result = PyObject_CallMethodObjArgs(owner, name_release, self, after, reason, NULL);
+    Py_DECREF(owner);
+    return result;
 }
 
 static PyObject *delivery_extend(PyObject *self, PyObject *args, PyObject *kwargs)
@@ -1046,8 +1051,9 @@ static PyMethodDef delivery_methods[] = {
     {"ack", delivery_ack, METH_NOARGS,
      "ack($self, /)\n--\n\nTell the subscription that the record is done."},
     {"release", FUNCTION(delivery_release), METH_VARARGS | METH_KEYWORDS,
-     "release($self, /, *, after=None)\n--\n\n"
-     "Give the record back, to be delivered again at once or after so many seconds."},
+     "release($self, /, *, after=None, reason=None)\n--\n\n"
+     "Give the record back, to be delivered again: after so many seconds, or by the back-off.\n\n"
+     "After its last attempt it becomes a dead letter, with the reason."},
     {"extend", FUNCTION(delivery_extend), METH_VARARGS | METH_KEYWORDS,
      "extend($self, /, *, by)\n--\n\nHold the record so many seconds longer before it is resent."},
     {NULL, NULL, 0, NULL},

@@ -117,10 +117,14 @@ class Consumer(ConsumerBase):
         return self._ack_items(deliveries)
 
     async def release(
-        self, deliveries: Deliveries, *, after: float | timedelta | None = None
+        self,
+        deliveries: Deliveries,
+        *,
+        after: float | timedelta | None = None,
+        reason: str | None = None,
     ) -> int:
-        """Give deliveries back, to be sent again now or after a delay; returns how many."""
-        return self._release_items(deliveries, after)
+        """Give deliveries back, to be sent again, as `hstreamlite.Consumer.release`."""
+        return self._release_items(deliveries, after, reason)
 
     async def extend(self, deliveries: Deliveries, *, by: float | timedelta) -> int:
         """Move the deadline of deliveries to `by` seconds from now, unless it lies later; returns
@@ -131,8 +135,10 @@ class Consumer(ConsumerBase):
         """Detach; what is unacked goes to others at once. A second call does nothing."""
         await in_thread(self._leave)
 
-    def _release(self, delivery: Delivery, after: float | timedelta | None) -> Awaitable[None]:
-        self._release_items(delivery, after)
+    def _release(
+        self, delivery: Delivery, after: float | timedelta | None, reason: str | None
+    ) -> Awaitable[None]:
+        self._release_items(delivery, after, reason)
         return _DONE
 
     def _extend(self, delivery: Delivery, by: float | timedelta) -> Awaitable[None]:

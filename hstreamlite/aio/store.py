@@ -28,6 +28,7 @@ from hstreamlite.place import EARLIEST, Place
 from hstreamlite.position import lag, seek, set_paused
 from hstreamlite.store import back_up, config_for, opener_for, path_text, real_path
 from hstreamlite.sub.effects import Lag
+from hstreamlite.sub.retry import Backoff
 from hstreamlite.ticker import Ticker
 from hstreamlite.transaction import Collected
 
@@ -181,6 +182,9 @@ class Store:
         ack_timeout: float | timedelta = 60.0,
         max_unacked: int = 10_000,
         start: Place = EARLIEST,
+        max_attempts: int = 0,
+        dead_letter: str | None = None,
+        backoff: Backoff | None = None,
         exists_ok: bool = False,
     ) -> Subscription:
         """Create a subscription, as `hstreamlite.Store.create_subscription`."""
@@ -192,6 +196,9 @@ class Store:
             ack_timeout=ack_timeout,
             max_unacked=max_unacked,
             start=start,
+            max_attempts=max_attempts,
+            dead_letter=dead_letter,
+            backoff=backoff,
             exists_ok=exists_ok,
         )
         await self._bell.ticket(pending.ticket)

@@ -46,7 +46,12 @@ class StreamState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionState:
-    """A subscription as the catalog knows it. start maps shard to first LSN to deliver."""
+    """A subscription as the catalog knows it. start maps shard to first LSN to deliver.
+
+    max_attempts 0 = no limit; dead_letter is the name of a stream, "" = none; backoff is (first,
+    most, factor), in seconds; redriven maps shards of the dead-letter stream to the first LSN that
+    was not redriven yet.
+    """
 
     id: int
     name: str
@@ -57,6 +62,10 @@ class SubscriptionState:
     ack_timeout: float = 60.0
     max_unacked: int = 10_000
     paused: bool = False
+    max_attempts: int = 0
+    dead_letter: str = ""
+    backoff: tuple[float, float, float] | None = None
+    redriven: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -67,6 +76,7 @@ class Catalog:
     by_id: dict[int, StreamState] = field(default_factory=dict)
     subscriptions: dict[str, SubscriptionState] = field(default_factory=dict)
     by_stream: dict[int, set[str]] = field(default_factory=dict)
+    by_dead_letter: dict[str, set[str]] = field(default_factory=dict)
     next_stream: int = 1
     next_shard: int = 1
     next_subscription: int = 1
@@ -159,10 +169,14 @@ class Catalog:
     def _put_subscription(self, subscription: SubscriptionState) -> None:
         self.subscriptions[subscription.name] = subscription
         self.by_stream.setdefault(subscription.stream_id, set()).add(subscription.name)
+        if subscription.dead_letter:
+            self.by_dead_letter.setdefault(subscription.dead_letter, set()).add(subscription.name)
         self.next_subscription = max(self.next_subscription, subscription.id + 1)
 
     def _delete_subscription(self, name: str) -> None:
         subscription = self.subscriptions.pop(name)
+        if subscription.dead_letter:
+            self.by_dead_letter[subscription.dead_letter].discard(name)
         names = self.by_stream[subscription.stream_id]
         names.discard(name)
         if not names:
@@ -173,6 +187,23 @@ class Catalog:
 
     def subscriptions_of(self, stream_id: int) -> tuple[str, ...]:
         return tuple(sorted(self.by_stream.get(stream_id, ())))
+
+    def buried_in(self, stream: str) -> tuple[str, ...]:
+        """Return the subscriptions whose dead-letter stream has this name."""
+        return tuple(sorted(self.by_dead_letter.get(stream, ())))
+
+    def graves_behind(self, stream: str) -> set[str]:
+        """Return the streams that a record of this one may move to by dying, itself included."""
+        found: set[str] = set()
+        left = [stream]
+        while left:
+            name = left.pop()
+            if name in found or name not in self.streams:
+                continue
+            found.add(name)
+            readers = self.subscriptions_of(self.streams[name].id)
+            left += [self.subscriptions[reader].dead_letter for reader in readers]
+        return found
 
     def stream_name(self, stream_id: int) -> str:
         stream = self.by_id.get(stream_id)
@@ -216,12 +247,18 @@ def lost_change(lost: Mapping[int, Iterable[tuple[int, int]]]) -> Change:
     return {"op": "lost", "shards": rows}
 
 
+_LATER = ("paused", "max_attempts", "dead_letter", "backoff", "redriven")
+"""Fields that older stores do not have."""
+
+
 def subscription_change(subscription: SubscriptionState) -> Change:
     """Return the record that makes the subscription."""
     change = {"op": "subscription", **asdict(subscription)}
     change["start"] = sorted(subscription.start.items())
-    if not subscription.paused:
-        del change["paused"]
+    change["redriven"] = sorted(subscription.redriven.items())
+    for name in _LATER:
+        if not change[name]:
+            del change[name]
     return change
 
 
@@ -236,6 +273,9 @@ def stream_of(change: Change) -> StreamState:
 def _subscription_from(change: Change) -> SubscriptionState:
     fields = {k: v for k, v in change.items() if k != "op"}
     fields["start"] = dict(fields["start"])
+    fields["redriven"] = dict(fields.get("redriven", ()))
+    if fields.get("backoff") is not None:
+        fields["backoff"] = tuple(fields["backoff"])
     return SubscriptionState(**fields)
 
 

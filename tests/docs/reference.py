@@ -35,6 +35,7 @@ CLASSES = (
 )
 VALUES = (
     "AckResult",
+    "Backoff",
     "ConsumerStats",
     "Gap",
     "GroupStats",

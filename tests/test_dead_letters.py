@@ -1,0 +1,222 @@
+"""Dead letters where something is in the way: crashes, a full disk, damage, a stream that is gone.
+
+What holds in all of it: a record is unacked in its stream, or it is one dead letter, never both and
+never neither.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any
+
+import pytest
+
+import hstreamlite as hs
+from hstreamlite.testing.crash import Recording
+from hstreamlite.testing.simenv import SimEnv
+from hstreamlite.testing.witness import small_config
+from tests import effort
+
+CONFIG = small_config()
+
+
+def opened(env: SimEnv, **options: Any) -> hs.Store:
+    return hs.open("/db", env=env, config=small_config(**options))
+
+
+def dying(store: hs.Store, *, records: int = 10, size: int = 100, **options: Any) -> hs.Consumer:
+    """Return the one consumer of a stream of so many records, which die of their first release."""
+    orders = store.create_stream("orders")
+    store.create_stream("dead")
+    for i in range(records):
+        orders.append(b"%d" % i + b"." * size, key="k", durability="memory")
+    store.sync()
+    options = {"max_attempts": 1, "dead_letter": "dead"} | options
+    return store.create_subscription("billing", stream="orders", **options).consumer("w")
+
+
+def number(record: hs.Record) -> int:
+    return int(bytes(record.payload).split(b".")[0])  # type: ignore[arg-type]
+
+
+def dead(store: hs.Store) -> list[int]:
+    return [number(record) for record in store.stream("dead").read()]
+
+
+def epitaph(record: hs.Record) -> str:
+    return f"{number(record)} {record.attributes['hstreamlite-dead-reason']}"
+
+
+def pass_time(store: hs.Store, env: SimEnv, seconds: float = 1.0) -> None:
+    for _ in range(4):
+        store.tick()
+        env.advance(seconds / 4)
+    store.tick()
+    store.sync()
+
+
+def stats(store: hs.Store) -> hs.GroupStats:
+    return store.stats().subscriptions["billing"]
+
+
+def test_a_crash_at_any_step_leaves_each_record_in_one_place() -> None:
+    env = SimEnv(seed=3)
+    with Recording(env.disk) as recording:
+        store = opened(env)
+        consumer = dying(store, records=9, max_attempts=2, size=1000)
+        first = consumer.receive(9)
+        begun = recording.position
+        consumer.ack(first[0])
+        consumer.release(first[1:])
+        pass_time(store, env, 0.2)
+        second = consumer.receive(5)
+        pass_time(store, env, 0.2)
+        consumer.ack(second[2])
+        consumer.release(second[:2], reason="bad")
+        pass_time(store, env, 0.2)
+        consumer.release(second[2:])
+        pass_time(store, env, 0.2)
+        assert sorted(dead(store)) == [1, 2, 4, 5]
+    seen: Counter[tuple[str, ...]] = Counter()
+    for step in range(begun, len(recording), effort.of(1, brief=5)):
+        for state in recording.states(step, 2):
+            after = env.after(state.files)
+            with opened(after) as store:
+                pass_time(store, after)
+                consumer = store.subscription("billing").consumer("w")
+                alive = [number(delivery) for delivery in consumer.receive(100)]
+                graves = dead(store)
+                assert len(set(graves)) == len(graves), f"{state}: {graves}"
+                assert not set(graves) & set(alive), f"{state}: {graves} and {alive}"
+                assert set(graves) | set(alive) >= {1, 2, 5, 6, 7, 8}, f"{state}: lost"
+                seen[tuple(sorted(map(epitaph, store.stream("dead").read())))] += 1
+    assert set(seen) >= {
+        (),
+        ("1 restart", "2 restart", "3 restart", "4 restart", "5 restart"),
+        ("1 bad", "2 bad", "4 restart", "5 restart"),
+        ("1 bad", "2 bad", "4 released", "5 released"),
+    }
+    assert sum(seen.values()) >= effort.of(300, brief=50)
+
+
+def test_a_record_that_kills_its_process_ends_as_a_dead_letter() -> None:
+    env = SimEnv(seed=1)
+    store = opened(env)
+    dying(store, records=1, max_attempts=3)
+    for attempt in (1, 2, 3):
+        consumer = store.subscription("billing").consumer(f"worker-{attempt}")
+        assert [delivery.attempt for delivery in consumer.receive(10)] == [attempt]
+        pass_time(store, env, 0.4)
+        env = env.process_crash()
+        store = opened(env)
+    pass_time(store, env)
+    assert dead(store) == [0]
+    (letter,) = store.stream("dead").read()
+    assert letter.attributes["hstreamlite-dead-reason"] == "restart"
+    assert letter.attributes["hstreamlite-dead-attempts"] == "3"
+    assert store.subscription("billing").consumer("w").receive(10, timeout=0) == ()
+
+
+def test_a_full_disk_keeps_the_dead_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    env = SimEnv(seed=2, capacity=4 << 20)
+    store = opened(env)
+    consumer = dying(store, records=20, size=3000)
+    held = consumer.receive(20)
+    filler = store.create_stream("filler")
+    with pytest.raises(hs.StorageFull):
+        for _ in range(10_000):
+            filler.append(b"x" * 3000)
+    with caplog.at_level(logging.WARNING, "hstreamlite"):
+        consumer.release(held)
+        for _ in range(5):
+            store.tick()
+            env.advance(1.0)
+    told = [
+        record.getMessage() for record in caplog.records if "dead-letter" in record.getMessage()
+    ]
+    assert len(told) == 1, "one warning, however often it is tried"
+    assert "'billing'" in told[0]
+    assert "'dead'" in told[0]
+    assert (stats(store).doomed, stats(store).buried) == (20, 0)
+    assert "No room" in stats(store).burial_failure
+    store.delete_stream("filler")
+    pass_time(store, env, 30)
+    assert (stats(store).doomed, stats(store).buried, stats(store).burial_failure) == (0, 20, "")
+    assert dead(store) == list(range(20))
+    store.close()
+
+
+def test_damage_holds_only_the_damaged_records_back(caplog: pytest.LogCaptureFixture) -> None:
+    env = SimEnv(seed=2)
+    with opened(env) as store:
+        consumer = dying(store, records=12, size=3000)
+        assert len(consumer.receive(12)) == 12
+    for path in env.disk.walk("/db"):
+        at = env.disk.read_all(path).find(b"4.......") if path.endswith(".seg") else -1
+        if at >= 0:
+            env.disk.flip(path, (at + 100) * 8)
+            break
+    with caplog.at_level(logging.WARNING, "hstreamlite"), opened(env) as store:
+        pass_time(store, env, 3)
+        found = dead(store)
+        left = stats(store).doomed
+        assert 4 not in found
+        assert sorted(found) == [i for i in range(12) if i in found]
+        assert left == 12 - len(found)
+        assert 1 <= left < 12
+        assert "CRC" in stats(store).burial_failure
+        assert sum("dead-letter" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_what_is_trimmed_before_it_is_moved_is_a_gap() -> None:
+    env = SimEnv(seed=2)
+    with opened(env) as store:
+        consumer = dying(store, records=10)
+        held = consumer.receive(10)
+        store.delete_stream("dead", force=True)
+        consumer.release(held)
+        pass_time(store, env)
+        store.stream("orders").trim(before=held[7].id)
+        store.create_stream("dead")
+        pass_time(store, env, 3)
+        assert dead(store) == [7, 8, 9]
+        (gap,) = consumer.gaps()
+        assert (gap.records, gap.undelivered) == (7, 0)
+        assert (stats(store).doomed, stats(store).unacked, stats(store).buried) == (0, 0, 3)
+
+
+def test_a_record_too_large_for_a_dead_letter_waits_for_a_larger_limit() -> None:
+    env = SimEnv(seed=2)
+    with opened(env) as store:
+        consumer = dying(store, records=3, size=3900, max_attempts=1)
+        store.stream("orders").append(b"3")
+        consumer.release(consumer.receive(10))
+        pass_time(store, env, 3)
+        assert dead(store) == [3]
+        assert stats(store).doomed == 3
+        assert "batch_bytes_max (4096)" in stats(store).burial_failure
+    with opened(env, batch_bytes_max=8 << 10) as store:
+        pass_time(store, env, 3)
+        assert sorted(dead(store)) == [0, 1, 2, 3]
+
+
+def test_many_that_die_at_once_move_in_pieces() -> None:
+    env = SimEnv(seed=2)
+    with opened(env) as store:
+        consumer = dying(store, records=3000, size=50)
+        consumer.release(consumer.receive(3000))
+        pass_time(store, env, 3)
+        assert dead(store) == list(range(3000))
+        assert stats(store).doomed == 0
+
+
+def test_a_subscription_that_is_deleted_takes_its_doomed_with_it() -> None:
+    env = SimEnv(seed=2)
+    with opened(env) as store:
+        consumer = dying(store)
+        consumer.release(consumer.receive(10))
+        store.delete_subscription("billing", force=True)
+        pass_time(store, env)
+        assert dead(store) == []
+        assert len(list(store.stream("orders").read())) == 10
