@@ -1069,9 +1069,10 @@ def test_a_damaged_superblock_is_named_and_left_alone(tmp_path: Path) -> None:
     ):
         copy = damage(tmp_path / "s", change)
         before = files_of(copy)
-        with pytest.raises(hs.CorruptionError) as caught:
-            hs.open(copy)
-        assert caught.value.path == str(copy / "SUPER")
+        for read_only in (False, True):
+            with pytest.raises(hs.CorruptionError) as caught:
+                hs.open(copy, read_only=read_only)
+            assert caught.value.path == str(copy / "SUPER")
         assert files_of(copy) == before
     for keep in (lambda b: b[:4096] + bytes(4096), lambda b: b[:5000]):
         with hs.open(damage(tmp_path / "s", keep)) as store:
@@ -1086,6 +1087,7 @@ def test_a_missing_superblock_is_named_and_not_replaced(tmp_path: Path) -> None:
     before = files_of(tmp_path / "s")
     for _ in range(2):
         refused(lambda: hs.open(tmp_path / "s"), hs.CorruptionError, "no such file")
+        refused(lambda: hs.open(tmp_path / "s", read_only=True), hs.NotAStore, "no superblock")
     assert files_of(tmp_path / "s") == before
     (tmp_path / "s" / "SUPER").write_bytes(saved)
     with hs.open(tmp_path / "s") as store:
@@ -1113,7 +1115,8 @@ def test_a_newer_format_is_named_and_left_alone(tmp_path: Path, major: int, requ
         store.create_stream("orders").append(b"kept")
     copy = damage(tmp_path / "s", of_version(major, required))
     before = files_of(copy)
-    with pytest.raises(hs.StoreVersionUnsupported) as caught:
-        hs.open(copy)
-    assert (caught.value.found, caught.value.supported) == (major, 1)
+    for read_only in (False, True):
+        with pytest.raises(hs.StoreVersionUnsupported) as caught:
+            hs.open(copy, read_only=read_only)
+        assert (caught.value.found, caught.value.supported) == (major, 1)
     assert files_of(copy) == before

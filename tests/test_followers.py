@@ -538,6 +538,7 @@ def test_a_follower_without_memory_shows_what_is_there_or_says_so() -> None:
         for n in range(60):
             writer.stream("ab"[n % 2]).append_many([b"%d;" % n * 500], durability="memory")
         writer.sync()
+        writer.compact()
         lib.hsl_alloc_fail_at(nth)
         outcome = "failed"
         try:
