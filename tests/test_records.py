@@ -831,6 +831,12 @@ class TestDelivery:
         with pytest.raises(RuntimeError, match="the consumer of this delivery is gone"):
             lost.ack()
 
+    @pytest.mark.parametrize(("key", "attributes"), [(b"k", None), (None, {"a": "b"})])
+    def test_a_pickle_of_another_shape_is_a_type_error(self, key: Any, attributes: Any) -> None:
+        restore = Delivery._restore  # type: ignore[attr-defined]
+        with pytest.raises(TypeError, match="takes what __reduce__"):
+            restore(b"x", True, key, attributes, False, 0, 0, 0, 0)
+
     def test_arguments_are_keyword_only(self) -> None:
         (delivery,) = deliver(b"x")
         with pytest.raises(TypeError):

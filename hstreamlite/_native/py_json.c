@@ -38,8 +38,8 @@ static int reserve(struct buffer *b, size_t n)
     if (n <= b->cap - b->len)
         return 0;
     if (n > (size_t)PY_SSIZE_T_MAX / 4 - b->len) {
-        PyErr_NoMemory();
-        return -1;
+        PyErr_NoMemory(); /* not reached: no payload is so large */
+        return -1;        /* not reached: as the line before */
     }
     cap = 2 * (b->len + n);
     data = PyMem_Realloc(b->data == b->small ? NULL : b->data, cap);
@@ -340,8 +340,7 @@ static int get_entry(const uint8_t *pos, const uint8_t *end, int depth, PyObject
         goto done;
     if (name == NULL)
         name = get_string(pos, 0);
-    if (name != NULL)
-        rc = PyDict_SetItem(dict, name, value != NULL ? value : Py_None);
+    rc = name != NULL ? PyDict_SetItem(dict, name, value != NULL ? value : Py_None) : -1;
 done:
     Py_XDECREF(name);
     Py_XDECREF(value);

@@ -47,6 +47,20 @@ static bool get_u64(PyObject *o, uint64_t *out)
     return !(*out == (uint64_t)-1 && PyErr_Occurred());
 }
 
+static bool takes(const char *name, Py_ssize_t given, Py_ssize_t wanted)
+{
+    if (given == wanted)
+        return true;
+    PyErr_Format(PyExc_TypeError, "%s takes %zd arguments, got %zd", name, wanted, given);
+    return false;
+}
+
+static bool get_int(PyObject *o, int *out)
+{
+    *out = (int)PyLong_AsLong(o);
+    return !(*out == -1 && PyErr_Occurred());
+}
+
 static void *get_handle(PyObject *o)
 {
     uint64_t v;
@@ -131,18 +145,16 @@ static PyObject *with_ticket(PyObject *object, uint64_t ticket)
 static PyObject *py_append(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     uint64_t shard_id;
-    if (nargs != 6) {
-        PyErr_SetString(PyExc_TypeError, "append takes 6 arguments");
+    if (!takes("append", nargs, 6))
         return NULL;
-    }
     struct hsl_log *log = get_handle(args[0]);
     if (!log || !get_u64(args[1], &shard_id))
         return NULL;
     const char *key;
     size_t key_len;
-    if (hsl_py_key(args[3], &key, &key_len) < 0)
+    int level;
+    if (hsl_py_key(args[3], &key, &key_len) < 0 || !get_int(args[4], &level))
         return NULL;
-    int level = (int)PyLong_AsLong(args[4]);
     enum waiting waiting = waiting_of(args[5]);
     bool wait = waiting == WAIT_LEVEL;
     struct hsl_record_ref ref;
@@ -194,10 +206,8 @@ static PyObject *py_record_bytes(PyObject *module, PyObject *const *args, Py_ssi
 {
     struct hsl_record_ref ref;
     PyObject *keep;
-    if (nargs != 1) {
-        PyErr_SetString(PyExc_TypeError, "record_bytes takes 1 argument");
+    if (!takes("record_bytes", nargs, 1))
         return NULL;
-    }
     if (hsl_py_record_ref(args[0], "", 0, &ref, &keep) < 0)
         return NULL;
     size_t size = hsl_codec_size(&ref);
@@ -389,10 +399,10 @@ static int plan_items(struct hsl_log *log, struct call *call, struct op *op, PyO
 static int plan_body(struct hsl_log *log, struct call *call, struct op *op, PyObject *tuple)
 {
     uint64_t count, decoded;
-    op->codec = (int)PyLong_AsLong(PyTuple_GetItem(tuple, 1));
     char *body;
     Py_ssize_t len;
-    if (PyBytes_AsStringAndSize(PyTuple_GetItem(tuple, 2), &body, &len) < 0 ||
+    if (!get_int(PyTuple_GetItem(tuple, 1), &op->codec) ||
+        PyBytes_AsStringAndSize(PyTuple_GetItem(tuple, 2), &body, &len) < 0 ||
         !get_u64(PyTuple_GetItem(tuple, 3), &count) ||
         !get_u64(PyTuple_GetItem(tuple, 4), &decoded))
         return -1;
@@ -434,9 +444,13 @@ static int plan(struct hsl_log *log, struct call *call, PyObject *ops)
     call->count = (size_t)count;
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *tuple = PyList_GetItem(ops, i);
-        Py_ssize_t fields = PyTuple_Size(tuple);
+        Py_ssize_t fields = PyTuple_Check(tuple) ? PyTuple_Size(tuple) : 0;
         struct op *op = &call->ops[i];
-        if (fields < 3 || !get_u64(PyTuple_GetItem(tuple, 0), &op->shard))
+        if (fields != 3 && fields != 5 && fields != 6) {
+            PyErr_SetString(PyExc_TypeError, "an op is a tuple of 3, 5 or 6");
+            return -1;
+        }
+        if (!get_u64(PyTuple_GetItem(tuple, 0), &op->shard))
             return -1;
         /* The limits are the user's: the store's own records have to fit whatever they are. */
         op->limit = log->cfg.block_bytes;
@@ -541,8 +555,8 @@ static PyObject *make_runs(const struct call *call, const struct placed *placed)
         const struct op *op = &call->ops[i];
         for (size_t done = 0; done < op->count; placed++) {
             if (add_run(runs, op->shard, placed->first, placed->count) < 0) {
-                Py_DECREF(runs);
-                return NULL;
+                Py_DECREF(runs); /* not reached: Python lacks memory */
+                return NULL;     /* not reached: as the line before */
             }
             done += placed->count;
         }
@@ -554,13 +568,11 @@ static PyObject *make_runs(const struct call *call, const struct placed *placed)
  * lies in one frame. The ticket is 0 when the level is reached. wait as for append. */
 static PyObject *py_stage(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 5) {
-        PyErr_SetString(PyExc_TypeError, "stage takes 5 arguments");
+    if (!takes("stage", nargs, 5))
         return NULL;
-    }
     struct hsl_log *log = get_handle(args[0]);
-    int level = (int)PyLong_AsLong(args[2]);
-    if (!log || (level == -1 && PyErr_Occurred()))
+    int level;
+    if (!log || !get_int(args[2], &level))
         return NULL;
     enum waiting waiting = waiting_of(args[4]);
     bool system = args[3] == Py_True, wait = waiting == WAIT_LEVEL;
@@ -597,8 +609,7 @@ static PyObject *py_stage(PyObject *module, PyObject *const *args, Py_ssize_t na
     if (settle(log, level, safe, wait, &ticket) < 0)
         goto out;
     PyObject *runs = make_runs(&call, placed);
-    if (runs)
-        result = Py_BuildValue("(KN)", (unsigned long long)ticket, runs);
+    result = runs ? Py_BuildValue("(KN)", (unsigned long long)ticket, runs) : NULL;
 out:
     free(placed);
     free_call(&call);
@@ -609,7 +620,7 @@ out:
 static PyObject *py_wait(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     uint64_t ticket;
-    struct hsl_log *log = nargs == 2 ? get_handle(args[0]) : NULL;
+    struct hsl_log *log = takes("wait", nargs, 2) ? get_handle(args[0]) : NULL;
     if (!log || !get_u64(args[1], &ticket) || wait_ticket(log, ticket) < 0)
         return NULL;
     Py_RETURN_NONE;
@@ -625,7 +636,7 @@ static void free_cursor(PyObject *capsule) { hsl_cursor_free(get_cursor(capsule)
 static PyObject *py_cursor(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     uint64_t shard, lsn;
-    struct hsl_log *log = nargs == 3 ? get_handle(args[0]) : NULL;
+    struct hsl_log *log = takes("cursor", nargs, 3) ? get_handle(args[0]) : NULL;
     if (!log || !get_u64(args[1], &shard) || !get_u64(args[2], &lsn))
         return NULL;
     struct hsl_cursor *cursor = hsl_cursor_new(log, shard, lsn);
@@ -633,19 +644,19 @@ static PyObject *py_cursor(PyObject *module, PyObject *const *args, Py_ssize_t n
         return PyErr_NoMemory();
     PyObject *capsule = PyCapsule_New(cursor, CURSOR, free_cursor);
     if (!capsule)
-        hsl_cursor_free(cursor);
+        hsl_cursor_free(cursor); /* not reached: Python lacks memory */
     return capsule;
 }
 
 static PyObject *py_cursor_address(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    struct hsl_cursor *cursor = nargs == 1 ? get_cursor(args[0]) : NULL;
+    struct hsl_cursor *cursor = takes("cursor_address", nargs, 1) ? get_cursor(args[0]) : NULL;
     return cursor ? PyLong_FromUnsignedLongLong((uintptr_t)cursor) : NULL;
 }
 
 static PyObject *py_cursor_lsn(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    struct hsl_cursor *cursor = nargs == 1 ? get_cursor(args[0]) : NULL;
+    struct hsl_cursor *cursor = takes("cursor_lsn", nargs, 1) ? get_cursor(args[0]) : NULL;
     return cursor ? PyLong_FromUnsignedLongLong(hsl_cursor_lsn(cursor)) : NULL;
 }
 
@@ -653,7 +664,7 @@ static PyObject *py_cursor_lsn(PyObject *module, PyObject *const *args, Py_ssize
 static PyObject *py_cursor_seek(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     uint64_t lsn;
-    struct hsl_cursor *cursor = nargs == 2 ? get_cursor(args[0]) : NULL;
+    struct hsl_cursor *cursor = takes("cursor_seek", nargs, 2) ? get_cursor(args[0]) : NULL;
     if (!cursor || !get_u64(args[1], &lsn))
         return NULL;
     hsl_cursor_seek(cursor, lsn);
@@ -666,7 +677,7 @@ static PyObject *py_bounds(PyObject *module, PyObject *const *args, Py_ssize_t n
 {
     uint64_t shard;
     struct hsl_shard_info info;
-    struct hsl_log *log = nargs == 2 ? get_handle(args[0]) : NULL;
+    struct hsl_log *log = takes("bounds", nargs, 2) ? get_handle(args[0]) : NULL;
     if (!log || !get_u64(args[1], &shard))
         return NULL;
     if (hsl_log_shard_info(log, shard, &info) != HSL_OK)
@@ -762,10 +773,8 @@ static uint64_t decode_some(struct hsl_cursor *cursor, const struct hsl_block_vi
 static PyObject *py_read(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     uint64_t max_records, max_bytes, end, attempt;
-    if (nargs != 8) {
-        PyErr_SetString(PyExc_TypeError, "read takes 8 arguments");
+    if (!takes("read", nargs, 8))
         return NULL;
-    }
     struct hsl_cursor *cursor = get_cursor(args[0]);
     if (!cursor || !get_u64(args[2], &max_records) || !get_u64(args[3], &max_bytes) ||
         !get_u64(args[4], &end) || !get_u64(args[6], &attempt))
@@ -822,10 +831,8 @@ fail:
 static PyObject *py_read_batches(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     uint64_t max_batches, max_bytes, end, bytes = 0;
-    if (nargs != 6) {
-        PyErr_SetString(PyExc_TypeError, "read_batches takes 6 arguments");
+    if (!takes("read_batches", nargs, 6))
         return NULL;
-    }
     struct hsl_cursor *cursor = get_cursor(args[0]);
     if (!cursor || !get_u64(args[2], &max_batches) || !get_u64(args[3], &max_bytes) ||
         !get_u64(args[4], &end))
@@ -858,7 +865,7 @@ static PyObject *py_read_batches(PyObject *module, PyObject *const *args, Py_ssi
             (Py_ssize_t)h->payload_len);
         hsl_cursor_release(cursor);
         if (!batch || PyList_Append(batches, batch) < 0)
-            Py_CLEAR(batches);
+            Py_CLEAR(batches); /* not reached: Python lacks memory */
         Py_XDECREF(batch);
         bytes += h->payload_len;
         hsl_cursor_advance(cursor, &view, stop - lsn, 0);
@@ -869,10 +876,8 @@ static PyObject *py_read_batches(PyObject *module, PyObject *const *args, Py_ssi
 
 static PyObject *py_set_hooks(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 2) {
-        PyErr_SetString(PyExc_TypeError, "set_hooks takes 2 arguments");
+    if (!takes("set_hooks", nargs, 2))
         return NULL;
-    }
     Py_INCREF(args[0]);
     Py_INCREF(args[1]);
     Py_XDECREF(error_factory);

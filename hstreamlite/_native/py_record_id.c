@@ -30,11 +30,7 @@ static int to_unsigned(PyObject *o, const char *name, uint64_t max, uint64_t *ou
     if (number == NULL)
         return -1;
     *out = PyLong_AsUnsignedLongLong(number);
-    if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_OverflowError)) {
-        Py_DECREF(number);
-        return -1;
-    }
-    if (PyErr_Occurred() || *out > max) {
+    if (PyErr_Occurred() || *out > max) { /* an int fails by OverflowError only */
         PyErr_Clear();
         PyErr_Format(PyExc_ValueError, "%s must be in 0..%llu, not %R", name,
                      (unsigned long long)max, number);

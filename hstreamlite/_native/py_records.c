@@ -265,8 +265,8 @@ static PyObject *attributes_dict(const struct record *r)
         Py_XDECREF(name);
         Py_XDECREF(value);
         if (rc < 0) {
-            Py_DECREF(dict);
-            return NULL;
+            Py_DECREF(dict); /* not reached: Python lacks memory */
+            return NULL;     /* not reached: as the line before */
         }
     }
     return dict;
@@ -334,12 +334,12 @@ static PyObject *record_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     if (bytes == NULL)
         return NULL;
     if (len > 0 && (exact = PyUnicode_FromObject(key)) == NULL)
-        goto failed;
+        goto failed; /* not reached: Python lacks memory */
     if (attributes_bytes(attributes, &attrs) < 0)
         goto failed;
     r = record_alloc(type);
     if (r == NULL)
-        goto failed;
+        goto failed; /* not reached: Python lacks memory */
     r->payload = bytes;
     r->key = exact;
     r->attrs = attrs;
@@ -803,7 +803,7 @@ static PyObject *batch_record(struct batch *b, const struct hsl_record_ref *ref,
     if (r->payload == NULL)
         goto failed;
     if (ref->key_len > 0 && (r->key = batch_key(b, ref)) == NULL)
-        goto failed;
+        goto failed; /* not reached: Python lacks memory */
     if (ref->attrs_len > 0) {
         r->attrs = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)hsl_attrs_size(ref));
         if (r->attrs == NULL)
@@ -866,7 +866,7 @@ PyObject *hsl_py_decode(const uint8_t *body, size_t len, struct hsl_py_place *pl
         PyObject *type, *value, *traceback;
         PyErr_Fetch(&type, &value, &traceback);
         if (PyList_SetSlice(list, before, PyList_Size(list), NULL) < 0)
-            PyErr_Clear();
+            PyErr_Clear(); /* not reached: Python lacks memory */
         PyErr_Restore(type, value, traceback);
         Py_CLEAR(list);
     }
@@ -1127,6 +1127,6 @@ int hsl_py_records_install(PyObject *module)
     if (import_time() < 0 || make_types() < 0 || hsl_py_record_id_install(module) < 0 ||
         PyModule_AddObjectRef(module, "Record", (PyObject *)record_type) < 0 ||
         PyModule_AddObjectRef(module, "Delivery", (PyObject *)delivery_type) < 0)
-        return -1;
+        return -1; /* not reached: Python lacks memory */
     return PyModule_AddFunctions(module, functions);
 }

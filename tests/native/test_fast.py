@@ -1,0 +1,230 @@
+"""Fast functions: wrong arguments raise and do nothing, odd bodies are told apart from sound ones.
+
+Nothing but the package calls them. Still no argument may end the process or be half obeyed.
+"""
+
+from __future__ import annotations
+
+import gc
+import gzip
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import hstreamlite as hs
+from hstreamlite._native import fast
+from hstreamlite.errors import CorruptionError, StoreFailed, StreamNotFound
+from hstreamlite.log.journal import END, NotReady, compress
+from hstreamlite.testing.simenv import SimEnv
+from hstreamlite.testing.simfs import Fail, Op
+from hstreamlite.testing.witness import small_config
+
+SYNC, SHARD = 2, 1
+Args = list[Any]
+
+
+@pytest.fixture
+def store() -> Iterator[hs.Store]:
+    with hs.open("/db", env=SimEnv()) as store:
+        assert store.create_stream("a").append(b"first").shard_id == SHARD
+        yield store
+
+
+def handle(store: hs.Store) -> int:
+    return int(store._engine.handle)
+
+
+def cursor(store: hs.Store) -> Any:
+    return fast.cursor(handle(store), SHARD, 1)
+
+
+GOOD: dict[str, tuple[Callable[[hs.Store], Args], tuple[int, ...]]] = {
+    "append": (lambda s: [handle(s), SHARD, b"x", None, SYNC, True], (0, 1, 2, 3, 4)),
+    "bounds": (lambda s: [handle(s), SHARD], (0, 1)),
+    "cursor": (lambda s: [handle(s), SHARD, 1], (0, 1, 2)),
+    "cursor_address": (lambda s: [cursor(s)], (0,)),
+    "cursor_lsn": (lambda s: [cursor(s)], (0,)),
+    "cursor_seek": (lambda s: [cursor(s), 1], (0, 1)),
+    "read": (lambda s: [cursor(s), handle(s), 9, 99, END, None, 1, True], (0, 2, 3, 4, 6)),
+    "read_batches": (lambda s: [cursor(s), handle(s), 9, 99, END, True], (0, 2, 3, 4)),
+    "record_bytes": (lambda _: [b"x"], (0,)),
+    "stage": (lambda s: [handle(s), [(SHARD, [b"x"], None)], SYNC, False, True], (0, 2)),
+    "wait": (lambda s: [handle(s), 1], (0, 1)),
+}
+"""Arguments that do, and which of them are looked at before anything is done."""
+
+
+def kept(store: hs.Store) -> list[Any]:
+    return [record.payload for record in store.stream("a").read()]
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_wrong_argument_is_refused_and_nothing_done(name: str, store: hs.Store) -> None:
+    call, (make, places) = getattr(fast, name), GOOD[name]
+    for place in places:
+        args = make(store)
+        args[place] = object()
+        with pytest.raises((TypeError, ValueError)):
+            call(*args)
+    assert kept(store) == [b"first"]
+    call(*make(store))
+
+
+@pytest.mark.parametrize("name", [*GOOD, "set_hooks"])
+def test_a_wrong_number_of_arguments_is_told(name: str) -> None:
+    for args in ((), (None,) * 9):
+        with pytest.raises(TypeError, match=f"{name} takes . arguments, got {len(args)}"):
+            getattr(fast, name)(*args)
+
+
+@pytest.mark.parametrize(
+    ("op", "error"),
+    [
+        ((SHARD, [b"x"]), TypeError),
+        ((SHARD, 0, b"x", 1), TypeError),
+        ([SHARD, [b"x"], None], TypeError),
+        (("1", [b"x"], None), TypeError),
+        ((SHARD, "0", b"x", 1, 1), TypeError),
+        ((SHARD, 0, "x", 1, 1), TypeError),
+        ((SHARD, 0, b"x", "1", 1), TypeError),
+        ((SHARD, 0, b"x", 1, "1"), TypeError),
+        ((SHARD, 0, b"x", 1, 1, "1"), TypeError),
+        ((SHARD, 0, bytes(8), 1, 1, 2), ValueError),
+        ((SHARD, 0, b"x", 1, 1, 1), ValueError),
+        ((SHARD, 0, b"x", 0, 1), hs.RecordTooLarge),
+        ((SHARD, 0, bytes(2 << 20), 1, 1), hs.RecordTooLarge),
+    ],
+)
+def test_an_op_of_another_shape_stages_nothing(
+    op: Any, error: type[Exception], store: hs.Store
+) -> None:
+    with pytest.raises(error):
+        fast.stage(handle(store), [(SHARD, [b"before"], None), op], SYNC, False, True)
+    assert kept(store) == [b"first"]
+
+
+def test_a_shard_that_is_not_known_has_no_bounds(store: hs.Store) -> None:
+    assert fast.bounds(handle(store), 77) is None
+    with pytest.raises(StreamNotFound, match="shard 77"):
+        store._engine.journal.bounds(77)
+
+
+def test_a_call_that_waits_is_told_that_its_sync_failed() -> None:
+    env = SimEnv()
+    store = hs.open("/db", env=env)
+    store.create_stream("a").append(b"first")
+    env.disk.inject(Fail(ops=Op.DATASYNC))
+    with pytest.raises(StoreFailed):
+        fast.stage(handle(store), [(SHARD, [b"x"], None)], SYNC, False, True)
+    with pytest.raises(StoreFailed):
+        store.close()
+
+
+def test_a_gate_stands_behind_a_gate_or_nothing() -> None:
+    with pytest.raises(TypeError, match="behind must be an AckGate or None"):
+        fast.AckGate(object())
+
+
+# Compressed bodies, as a client may send them.
+
+
+def body_of(*payloads: bytes) -> bytes:
+    return bytes(fast.encode_batch(list(payloads), None))
+
+
+def stage_body(store: hs.Store, codec: int, body: bytes, count: int, decoded: int) -> None:
+    fast.stage(handle(store), [(SHARD, codec, body, count, decoded)], SYNC, False, True)
+
+
+PARTS = body_of(b"one"), body_of(b"two", b"three")
+
+
+@pytest.mark.parametrize("decoded", [0, len(b"".join(PARTS))], ids=["unknown", "known"])
+def test_a_gzip_body_of_several_streams_is_read_whole(decoded: int, store: hs.Store) -> None:
+    stage_body(store, 1, b"".join(map(gzip.compress, PARTS)), 3, decoded)
+    assert kept(store) == [b"first", b"one", b"two", b"three"]
+
+
+@pytest.mark.parametrize(
+    ("codec", "body", "decoded"),
+    [
+        (1, b"no gzip", 0),
+        (2, b"no zstd", 0),
+        (7, PARTS[0], 0),
+        (1, gzip.compress(PARTS[0]), len(PARTS[0]) - 1),
+        (2, compress(2, PARTS[0]), len(PARTS[0]) - 1),
+        (1, b"".join(map(gzip.compress, PARTS)), len(PARTS[0])),
+    ],
+    ids=["no gzip", "no zstd", "unknown type", "gzip grows", "zstd grows", "second grows"],
+)
+def test_a_body_that_is_not_what_its_header_says_is_reported_with_its_ids(
+    codec: int, body: bytes, decoded: int, store: hs.Store
+) -> None:
+    stage_body(store, codec, body, 1, decoded)
+    reader = store.stream("a").read()
+    assert next(reader).payload == b"first"
+    for _ in range(2):
+        with pytest.raises(CorruptionError, match="a record batch in block 1-2") as caught:
+            next(reader)
+        assert caught.value.lost == ("shard 1 2-2",)
+
+
+# What has to be read from a file.
+
+
+def test_a_call_that_may_not_block_says_that_it_would_have_to() -> None:
+    env, config = SimEnv(), small_config()
+    with hs.open("/db", env=env, config=config) as store:
+        stream = store.create_stream("a")
+        payloads = [b"%d;" % n * 1000 for n in range(60)]
+        for payload in payloads:
+            stream.append(payload)
+    with hs.open("/db", env=env, config=config) as store:
+        at = store._engine.journal.cursor(SHARD, 40)  # behind the segment of the catalog
+        with pytest.raises(NotReady):
+            at.peek(may_block=False)
+        assert at.read(1, may_block=False) is None
+        assert at.read_batches(1, may_block=False) is None
+        assert at.peek() is not None
+        assert [r.payload for r in at.read(1) or ()] == [payloads[39]]
+
+
+def test_batches_before_one_that_is_damaged_are_read_first() -> None:
+    env = SimEnv()
+    with hs.open("/db", env=env) as store:
+        stream = store.create_stream("a")
+        for letter in b"abc":
+            stream.append(bytes([letter]) * 9000)
+        path = next(path for path in env.disk.walk("/db") if path.endswith(".seg"))
+        at = env.disk.read_all(path).index(b"b" * 9000)
+    env.disk.flip(path, at * 8)
+    with hs.open("/db", env=env) as store:
+        cursor = store._engine.journal.cursor(SHARD, 1)
+        batches = cursor.read_batches(9)
+        assert [(b.batch_id, b.records) for b in batches or ()] == [(1, 1)]
+        with pytest.raises(CorruptionError):
+            cursor.read_batches(9)
+
+
+def test_a_payload_that_is_asked_for_while_it_is_decoded_is_one_object() -> None:
+    """A collection may run whatever code there is, amid the decoding of a JSON payload."""
+    made = hs.Record({f"k{n}": [{"a": n}] for n in range(200)})
+    (record,) = fast.decode_batch(fast.encode_batch([made], None), 1, 1, 0, 1, 0)
+    seen: list[Any] = []
+
+    def look(phase: str, _: Any) -> None:
+        if phase == "start" and not seen:
+            seen.append(record.payload)
+
+    threshold = gc.get_threshold()
+    gc.callbacks.append(look)
+    gc.set_threshold(5)
+    try:
+        payload = record.payload
+        gc.collect()
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(look)
+    assert seen[0] is payload
+    assert payload == made.payload
