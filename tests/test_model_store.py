@@ -260,6 +260,26 @@ class StoreMachine(RuleBasedStateMachine):
             self.settled(self.w.release(name, consumer, count))
 
     @precondition(healthy)
+    @rule(name=SUBS, where=st.floats(0, 1), by_time=st.booleans())
+    def seek(self, name: str, where: float, by_time: bool) -> None:
+        if not self.subscribed(name):
+            return
+        stream = self.w.model.subs[name].stream
+        records = list(self.w.store.stream(stream.name).read()) if self.usable(stream.name) else []
+        to: Any = hs.EARLIEST if where < 0.1 else hs.LATEST
+        if where < 0.9 and records:
+            record = records[int(where * len(records))]
+            to = record.append_time if by_time else record.id
+        if self.settled(self.w.seek(name, to)):
+            self.counts["sought"] += 1
+
+    @precondition(healthy)
+    @rule(name=SUBS, paused=st.booleans())
+    def pause(self, name: str, paused: bool) -> None:
+        if self.subscribed(name) and self.settled(self.w.pause(name, paused=paused)):
+            self.counts["paused or resumed"] += 1
+
+    @precondition(healthy)
     @rule(name=SUBS, consumer=CONSUMERS)
     def lose_consumer(self, name: str, consumer: str) -> None:
         if (name, consumer) in self.w.consumers:

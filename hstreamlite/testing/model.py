@@ -27,6 +27,8 @@ What is held against the store:
 - expiry takes nothing younger than the stream's backlog;
 - a record is delivered to one consumer at a time, again only after its deadline, a release, the
   loss of its consumer or a crash, and never after an ack that is on disk;
+- after a seek everything from its place on is delivered again, acks from before it count only for
+  what was delivered since, and nothing is delivered while a subscription is paused;
 - what was not acked, or trimmed, is delivered in the end.
 """
 
@@ -123,6 +125,9 @@ class SubModel:
     optional: set[Place] = field(default_factory=set)
     delivered: set[Place] = field(default_factory=set)
     flights: dict[Place, tuple[str, int]] = field(default_factory=dict)
+    void: set[Place] = field(default_factory=set)
+    paused: bool | None = False
+    """None where nobody knows."""
 
     def owed(self) -> set[Place]:
         """Return the records that must still be delivered or acked."""
@@ -320,6 +325,7 @@ class Model:
         for sub in self.subs.values():
             sub.flights.clear()
             sub.delivered.clear()
+            sub.void.clear()
             sub.optional |= sub.done - sub.stored
             sub.done &= sub.stored
 
@@ -358,6 +364,7 @@ class Model:
     ) -> None:
         """Check what a consumer received: records with their attempt numbers."""
         sub = self.subs[name]
+        _require(not (records and sub.paused), f"{name}: delivered while paused {records[:1]}")
         for record, attempt in records:
             slot = sub.stream.slots.get(record.payload)
             _require(slot is not None, f"{name}: foreign delivery {record}")
@@ -374,6 +381,7 @@ class Model:
                 _require(attempt >= 2, f"{name}: {record} again as attempt {attempt}")
             slot.place, slot.status, slot.durable = record.place, "acked", True
             sub.optional.discard(record.place)
+            sub.void.discard(record.place)
             sub.delivered.add(record.place)
             sub.flights[record.place] = (consumer, now_ns + sub.ack_timeout_ns)
         live = sum(deadline > now_ns for _, deadline in sub.flights.values())
@@ -385,6 +393,8 @@ class Model:
         """Note acks; stored = they are on disk, as after a transaction."""
         sub = self.subs[name]
         for place in places if outcome != "none" else ():
+            if place in sub.void:
+                continue
             if outcome == "unknown":
                 sub.optional.add(place)
                 continue
@@ -393,6 +403,35 @@ class Model:
             sub.flights.pop(place, None)
             if stored:
                 sub.stored.add(place)
+
+    def seek(self, name: str, positions: Mapping[int, int], *, outcome: Outcome = "ok") -> None:
+        """Note a seek: per shard, the first LSN delivered from then on.
+
+        Where its outcome is unknown, nothing that is there now is owed or done any more.
+        """
+        if outcome == "none":
+            return
+        sub = self.subs[name]
+        sub.void |= sub.delivered
+        for known in (sub.done, sub.stored, sub.optional, sub.delivered, sub.flights):
+            known.clear()
+        if outcome == "ok":
+            sub.start = dict(positions)
+            return
+        sub.start = {
+            shard: min(first, sub.start.get(shard, 1)) for shard, first in positions.items()
+        }
+        sub.optional |= sub.owed()
+
+    def pause(self, name: str, *, paused: bool, outcome: Outcome = "ok") -> None:
+        if outcome != "none":
+            self.subs[name].paused = paused if outcome == "ok" else None
+
+    def check_paused(self, name: str, paused: bool) -> None:  # noqa: FBT001 - what is shown
+        """Check whether a subscription is paused, and settle it where nobody knew."""
+        sub = self.subs[name]
+        _require(sub.paused in (None, paused), f"{name}: paused is {paused}, not {sub.paused}")
+        sub.paused = paused
 
     def progress_stored(self) -> None:
         """The interval for storing progress passed: acks so far are on disk."""

@@ -317,6 +317,29 @@ class Witness:
         del self.held[pair][: len(batch)]
         return outcome
 
+    def seek(self, name: str, to: Any) -> Outcome:
+        """Move a subscription; every consumer of it is told."""
+        engine = self.store._engine
+        state = engine.catalog.by_id[engine.catalog.subscriptions[name].stream_id]
+        _, positions = self.attempt(lambda: engine.resolve(state, "to", to))
+        if not isinstance(positions, dict):
+            return "none"
+        outcome, _ = self.attempt(lambda: self.store.subscription(name).seek(to))
+        self.model.seek(name, positions, outcome=outcome)
+        attached = [c for (of, _), c in self.consumers.items() if of == name]
+        for consumer in attached if outcome == "ok" else ():
+            told = consumer.events()[-1]
+            wanted = hs.Sought(to, tuple(sorted(positions.items())))
+            _require(told == wanted, f"{name}: {told} where {wanted} belongs")
+        return outcome
+
+    def pause(self, name: str, *, paused: bool) -> Outcome:
+        """Pause or resume a subscription."""
+        subscription = self.store.subscription(name)
+        outcome, _ = self.attempt(subscription.pause if paused else subscription.resume)
+        self.model.pause(name, paused=paused, outcome=outcome)
+        return outcome
+
     def leave(self, name: str, consumer: str) -> Outcome:
         """Lose a consumer: what it held goes back."""
         attached = self.consumers.pop((name, consumer), None)
@@ -355,10 +378,12 @@ class Witness:
         """Compare everything the store shows with the model; return the records seen."""
         model = copy.deepcopy(self.model) if self.failed else self.model
         if not self.failed:
+            infos = self.store.subscriptions()
             model.check_names(
-                [info.name for info in self.store.streams()],
-                [info.name for info in self.store.subscriptions()],
+                [info.name for info in self.store.streams()], [info.name for info in infos]
             )
+            for info in infos:
+                model.check_paused(info.name, info.paused)
         count = 0
         now_ms = self.wall_ms_max = max(self.wall_ms_max, self.env.clock.wall_ms())
         for name, stream in list(model.streams.items()):
@@ -375,6 +400,7 @@ class Witness:
     def drain(self) -> None:
         """Receive and ack until nothing more comes; nothing may have been passed over."""
         for name, sub in list(self.model.subs.items()):
+            self.pause(name, paused=False)
             for pair in [pair for pair in self.consumers if pair[0] == name]:
                 self.leave(*pair)
             self.env.advance(sub.ack_timeout_ns / 1e9)
