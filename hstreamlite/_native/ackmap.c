@@ -1,9 +1,11 @@
-/* Three circular bitmaps (acked, dirty, held) over [low, next), indexed by LSN modulo capacity.
+/* Three circular bitmaps (acked, dirty, held) over [low, next), indexed by LSN modulo capacity, and
+ * a fourth (watched) once somebody asks for it.
  *
  * Every bit outside [low, next) is zero, so advancing next needs no clearing. The capacity exceeds
  * the span by a word, so no word is shared by both ends and growth copies whole words. An acked bit
- * is never held; a dirty bit is always acked. Records below low need no dirty bit: low itself is
- * part of every checkpoint.
+ * is never held; a dirty bit is always acked; a watched bit never is. Records below low need no
+ * dirty bit: low itself is part of every checkpoint. There is always room in `woken` for all that
+ * are watched, so that an ack never has to allocate.
  */
 #include "hsl.h"
 
@@ -29,6 +31,10 @@ struct hsl_ackmap {
     uint64_t dirty_end;
     uint64_t *dirty;
     uint64_t *held;
+    uint64_t *watched; /* NULL until the first watch */
+    uint64_t watch_count;
+    uint64_t *woken;
+    size_t woken_len, woken_cap;
     uint64_t origin;
     uint64_t span_max;
 };
@@ -95,6 +101,8 @@ void hsl_ackmap_free(struct hsl_ackmap *m)
 {
     if (m) {
         free(m->acked);
+        free(m->watched);
+        free(m->woken);
         free(m);
     }
 }
@@ -115,19 +123,27 @@ void hsl_ackmap_reset(struct hsl_ackmap *m, uint64_t low)
     m->origin = m->low = m->next = low;
     m->acked_count = m->held_count = m->acked_since = 0;
     m->dirty_first = m->dirty_end = 0;
+    if (m->watched)
+        memset(m->watched, 0, (m->word_mask + 1) * sizeof *m->watched);
+    m->watch_count = m->woken_len = 0;
 }
 
 static int grow(struct hsl_ackmap *m, uint64_t span)
 {
     uint64_t words = m->word_mask + 1, mask, lsn;
-    uint64_t *acked, *dirty, *held;
+    uint64_t *acked, *dirty, *held, *watched = NULL;
     while (words * WORD_BITS < span + WORD_BITS)
         words *= 2;
     if (words == m->word_mask + 1)
         return 0;
     acked = calloc((size_t)(3 * words), sizeof *acked);
-    if (!acked)
+    if (m->watched)
+        watched = calloc((size_t)words, sizeof *watched);
+    if (!acked || (m->watched && !watched)) {
+        free(acked);
+        free(watched);
         return -ENOMEM;
+    }
     dirty = acked + words;
     held = dirty + words;
     mask = words - 1;
@@ -136,8 +152,12 @@ static int grow(struct hsl_ackmap *m, uint64_t span)
         acked[to] = *word_at(m->acked, m, lsn);
         dirty[to] = *word_at(m->dirty, m, lsn);
         held[to] = *word_at(m->held, m, lsn);
+        if (watched)
+            watched[to] = *word_at(m->watched, m, lsn);
     }
     free(m->acked);
+    free(m->watched);
+    m->watched = watched;
     m->acked = acked;
     m->dirty = dirty;
     m->held = held;
@@ -145,13 +165,20 @@ static int grow(struct hsl_ackmap *m, uint64_t span)
     return 0;
 }
 
+int hsl_ackmap_reserve(struct hsl_ackmap *m, uint64_t next)
+{
+    if (next - m->low > m->span_max || next > LSN_MAX)
+        return -ERANGE;
+    return grow(m, next - m->low);
+}
+
 int hsl_ackmap_advance(struct hsl_ackmap *m, uint64_t next, int hold)
 {
     uint64_t from = m->next;
     int rc;
-    if (next < from || next - m->low > m->span_max || next > LSN_MAX)
+    if (next < from)
         return -ERANGE;
-    rc = grow(m, next - m->low);
+    rc = hsl_ackmap_reserve(m, next);
     if (rc < 0)
         return rc;
     m->next = next;
@@ -178,6 +205,49 @@ void hsl_ackmap_hold(struct hsl_ackmap *m, uint64_t first, uint64_t end, int hol
     }
 }
 
+int hsl_ackmap_may_watch(struct hsl_ackmap *m, size_t more)
+{
+    size_t need = (size_t)m->watch_count + m->woken_len + more;
+    if (!m->watched)
+        m->watched = calloc((size_t)(m->word_mask + 1), sizeof *m->watched);
+    if (!m->watched)
+        return -ENOMEM;
+    if (need > m->woken_cap) {
+        uint64_t *woken = realloc(m->woken, 2 * need * sizeof *woken);
+        if (!woken)
+            return -ENOMEM;
+        m->woken = woken;
+        m->woken_cap = 2 * need;
+    }
+    return 0;
+}
+
+void hsl_ackmap_watch(struct hsl_ackmap *m, uint64_t lsn)
+{
+    uint64_t *watched = word_at(m->watched, m, lsn);
+    m->watch_count += (*watched & bit_of(lsn)) == 0;
+    *watched |= bit_of(lsn);
+}
+
+/* Records whose bits are given, in the word of lsn, are acked or passed over. */
+static void wake(struct hsl_ackmap *m, uint64_t lsn, uint64_t bits)
+{
+    uint64_t *watched = word_at(m->watched, m, lsn);
+    for (bits &= *watched; bits; bits &= bits - 1) {
+        m->woken[m->woken_len++] = lsn / WORD_BITS * WORD_BITS + (unsigned)__builtin_ctzll(bits);
+        m->watch_count--;
+        *watched &= ~(bits & -bits);
+    }
+}
+
+size_t hsl_ackmap_woken(struct hsl_ackmap *m, const uint64_t **lsns)
+{
+    size_t n = m->woken_len;
+    *lsns = m->woken;
+    m->woken_len = 0;
+    return n;
+}
+
 /* Moves low up to lsn, which must not pass next, forgetting what lies between. */
 static void pass(struct hsl_ackmap *m, uint64_t to)
 {
@@ -188,6 +258,8 @@ static void pass(struct hsl_ackmap *m, uint64_t to)
         uint64_t *held = word_at(m->held, m, lsn);
         m->acked_count -= bits_of(*acked & mask);
         m->held_count -= bits_of(*held & mask);
+        if (m->watch_count)
+            wake(m, lsn, mask);
         *acked &= ~mask;
         *held &= ~mask;
         *word_at(m->dirty, m, lsn) &= ~mask;
@@ -233,6 +305,15 @@ static int is_done(const struct hsl_ackmap *m, uint64_t lsn)
     return (*word_at(m->acked, m, lsn) & bit_of(lsn)) != 0;
 }
 
+uint64_t hsl_ackmap_low(const struct hsl_ackmap *m) { return m->low; }
+
+int hsl_ackmap_done(const struct hsl_ackmap *m, uint64_t lsn) { return is_done(m, lsn); }
+
+int hsl_ackmap_is_held(const struct hsl_ackmap *m, uint64_t lsn)
+{
+    return lsn - m->low < m->next - m->low && (*word_at(m->held, m, lsn) & bit_of(lsn)) != 0;
+}
+
 unsigned hsl_ackmap_ack(struct hsl_ackmap *m, uint64_t lsn)
 {
     uint64_t bit = bit_of(lsn);
@@ -245,6 +326,8 @@ unsigned hsl_ackmap_ack(struct hsl_ackmap *m, uint64_t lsn)
     if (m->held_count && *word_at(m->held, m, lsn) & bit)
         return HSL_ACK_VOID;
     m->acked_since++;
+    if (m->watch_count)
+        wake(m, lsn, bit);
     if (lsn == m->low && !is_done(m, lsn + 1)) {
         m->low = lsn + 1;
         return HSL_ACK_NEW | attention(m);
@@ -273,6 +356,8 @@ void hsl_ackmap_ack_range(struct hsl_ackmap *m, uint64_t first, uint64_t end,
         uint64_t *acked = word_at(m->acked, m, lsn);
         uint64_t open = mask_from(lsn, end) & ~*acked;
         uint64_t fresh = open & ~*word_at(m->held, m, lsn);
+        if (m->watch_count)
+            wake(m, lsn, fresh);
         *acked |= fresh;
         *word_at(m->dirty, m, lsn) |= fresh;
         out->fresh += bits_of(fresh);
@@ -416,6 +501,13 @@ int hsl_ackmap_check(const struct hsl_ackmap *m)
     }
     if (acked != m->acked_count || held != m->held_count)
         return 4;
+    for (i = 0, lsn = m->watch_count; m->watched && i < words; i++) {
+        lsn -= bits_of(m->watched[i]);
+        if (m->watched[i] & m->acked[i])
+            return 7;
+    }
+    if (lsn != 0 && m->watched)
+        return 8;
     for (lsn = m->low; lsn < m->next; lsn = next_word(lsn)) {
         uint64_t mask = mask_from(lsn, m->next);
         acked -= bits_of(*word_at(m->acked, m, lsn) & mask);

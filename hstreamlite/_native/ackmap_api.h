@@ -58,6 +58,8 @@ void hsl_ackmap_reset(struct hsl_ackmap *m, uint64_t low);
 /* Raises next; the new records are unacked, and held if hold is set. 0; -ERANGE when next would
  * fall back or exceed low + span_max; -ENOMEM. On failure the map is unchanged. */
 int hsl_ackmap_advance(struct hsl_ackmap *m, uint64_t next, int hold);
+/* Makes room for advancing to next, which then cannot fail for memory. */
+int hsl_ackmap_reserve(struct hsl_ackmap *m, uint64_t next);
 /* Holds (or frees) the unacked records of [first, end) within [low, next). */
 void hsl_ackmap_hold(struct hsl_ackmap *m, uint64_t first, uint64_t end, int hold);
 
@@ -73,6 +75,17 @@ void hsl_ackmap_ack_list(struct hsl_ackmap *m, const uint64_t *lsns, size_t n,
 /* 1 if ack would say anything but UNKNOWN. */
 int hsl_ackmap_known(const struct hsl_ackmap *m, uint64_t lsn);
 void hsl_ackmap_attention(struct hsl_ackmap *m, uint64_t at);
+
+/* Makes room for watching so many records more; -ENOMEM: nothing changed. */
+int hsl_ackmap_may_watch(struct hsl_ackmap *m, size_t more);
+/* Asks to be told when an unacked record is acked, or passed over. There must be room for it. */
+void hsl_ackmap_watch(struct hsl_ackmap *m, uint64_t lsn);
+/* Returns how many watched records were acked since the last call; *lsns until the next change. */
+size_t hsl_ackmap_woken(struct hsl_ackmap *m, const uint64_t **lsns);
+uint64_t hsl_ackmap_low(const struct hsl_ackmap *m);
+/* 1 if a record is acked or below low. */
+int hsl_ackmap_done(const struct hsl_ackmap *m, uint64_t lsn);
+int hsl_ackmap_is_held(const struct hsl_ackmap *m, uint64_t lsn);
 
 /* Passes over records that no longer exist: everything below lsn counts as done, held or not; next
  * rises to lsn if it was below. Returns how many unacked records of [low, next) were passed. */

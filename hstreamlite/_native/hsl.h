@@ -13,6 +13,7 @@
 #include "crc32c_api.h"
 #include "codec_api.h"
 #include "ackmap_api.h"
+#include "keytab_api.h"
 #include "log_api.h"
 #include "regroup_api.h"
 #include "copy_api.h"

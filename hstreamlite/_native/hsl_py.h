@@ -2,6 +2,7 @@
 #ifndef HSL_PY_H
 #define HSL_PY_H
 
+#define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include "hsl.h"
@@ -12,6 +13,7 @@
 /* Each py_*.c adds its types and functions to the module; 0, or -1 with an exception set. */
 int hsl_py_records_install(PyObject *module);
 int hsl_py_ack_install(PyObject *module);
+int hsl_py_keytab_install(PyObject *module);
 int hsl_py_log_install(PyObject *module);
 
 /* ---- record ids: py_record_id.c ---- */

@@ -6,7 +6,6 @@
  * are held for microseconds are waited for with it.
  * Failures become exceptions through one factory, installed from Python.
  */
-#define PY_SSIZE_T_CLEAN
 #include "hsl_py.h"
 #include "log.h"
 
@@ -768,6 +767,60 @@ static uint64_t decode_some(struct hsl_cursor *cursor, const struct hsl_block_vi
     return take;
 }
 
+struct reading {
+    PyObject *who, *owner, *records;
+    struct hsl_cursor *cursor;
+    uint64_t max_bytes, bytes, count;
+    bool may_block;
+};
+
+/* Reads so many records before an LSN from the cursor on. 1: there may be more. 0: that is all for
+ * now. 2: nothing yet, and it would block. -1: an exception, and nothing was read. */
+static int read_up_to(struct reading *r, uint64_t max_records, uint64_t end, uint32_t attempt)
+{
+    struct hsl_cursor *cursor = r->cursor;
+    uint64_t lsn, begin = r->count;
+    while (r->count - begin < max_records && r->bytes < r->max_bytes &&
+           (lsn = hsl_cursor_lsn(cursor)) < end) {
+        struct hsl_block_view view;
+        uint64_t most = max_records - (r->count - begin);
+        if (most > end - lsn)
+            most = end - lsn;
+        int rc = next_block(r->who, cursor, r->may_block, most, &view);
+        if (rc < 0 && r->count > 0)
+            stay(cursor, lsn);
+        if (rc != 1)
+            return rc == 2 && r->count == 0 ? 2 : rc < 0 && r->count == 0 ? -1 : 0;
+        uint64_t got = decode_some(cursor, &view, most, r->max_bytes - r->bytes, r->owner, attempt,
+                                   r->records, &r->bytes);
+        hsl_cursor_release(cursor);
+        if (got == 0 && r->count > 0) {
+            stay(cursor, lsn);
+            return 0;
+        }
+        if (got == 0) {
+            if (PyErr_ExceptionMatches(PyExc_ValueError)) {
+                PyErr_Clear();
+                raise_of(r->who, HSL_MALFORMED, view.header.seq,
+                         view.header.seq + view.header.count);
+            }
+            return -1;
+        }
+        r->count += got;
+    }
+    return r->count - begin == max_records ? 1 : 0;
+}
+
+static PyObject *read_result(struct reading *r, int rc)
+{
+    hsl_cursor_release(r->cursor);
+    if (rc == 2 || rc < 0)
+        Py_CLEAR(r->records);
+    if (rc == 2)
+        Py_RETURN_NONE;
+    return r->records;
+}
+
 /* read(cursor, who, max_records, max_bytes, end LSN, owner or None, attempt, may_block)
  * -> list of records, empty at the tail or at the end LSN; None if it would block */
 static PyObject *py_read(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
@@ -779,50 +832,120 @@ static PyObject *py_read(PyObject *module, PyObject *const *args, Py_ssize_t nar
     if (!cursor || !get_u64(args[2], &max_records) || !get_u64(args[3], &max_bytes) ||
         !get_u64(args[4], &end) || !get_u64(args[6], &attempt))
         return NULL;
-    PyObject *owner = args[5] == Py_None ? NULL : args[5];
-    bool may_block = args[7] == Py_True;
-    PyObject *records = PyList_New(0);
-    if (!records)
+    struct reading r = {
+        .who = args[1],
+        .owner = args[5] == Py_None ? NULL : args[5],
+        .records = PyList_New(0),
+        .cursor = cursor,
+        .max_bytes = max_bytes,
+        .may_block = args[7] == Py_True,
+    };
+    if (!r.records)
         return NULL;
-    uint64_t bytes = 0, count = 0, lsn;
-    while (count < max_records && bytes < max_bytes && (lsn = hsl_cursor_lsn(cursor)) < end) {
+    return read_result(&r, read_up_to(&r, max_records, end, (uint32_t)attempt));
+}
+
+/* read_runs(cursor, who, runs, max_bytes, owner, may_block): as read, run after run; a list that is
+ * shorter than the runs ends where reading did. */
+static PyObject *py_read_runs(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    uint64_t max_bytes;
+    char *bytes;
+    Py_ssize_t len;
+    if (nargs != 6) {
+        PyErr_SetString(PyExc_TypeError, "read_runs takes 6 arguments");
+        return NULL;
+    }
+    struct hsl_cursor *cursor = get_cursor(args[0]);
+    if (!cursor || PyBytes_AsStringAndSize(args[2], &bytes, &len) < 0 ||
+        !get_u64(args[3], &max_bytes))
+        return NULL;
+    struct reading r = {
+        .who = args[1],
+        .owner = args[4],
+        .records = PyList_New(0),
+        .cursor = cursor,
+        .max_bytes = max_bytes,
+        .may_block = args[5] == Py_True,
+    };
+    if (!r.records)
+        return NULL;
+    const struct hsl_key_run *runs = (const struct hsl_key_run *)bytes;
+    int rc = 1;
+    for (size_t i = 0; i < (size_t)len / sizeof *runs && rc == 1; i++) {
+        hsl_cursor_seek(cursor, runs[i].first);
+        rc = read_up_to(&r, runs[i].count, runs[i].first + runs[i].count, runs[i].attempt);
+    }
+    return read_result(&r, rc);
+}
+
+/* The hashes of the keys of a block's records from the cursor's LSN on, so many at most; returns
+ * their number, or 0 with an exception. */
+static uint64_t hash_some(struct hsl_cursor *cursor, const struct hsl_block_view *view,
+                          PyObject *who, uint64_t most, uint64_t *out)
+{
+    const struct hsl_block_header *h = &view->header;
+    uint64_t first = hsl_cursor_lsn(cursor) - h->seq, take = view->end - first;
+    const uint8_t *body;
+    size_t len;
+    if (plain_body(cursor, view, &body, &len) < 0)
+        return 0;
+    take = take < most ? take : most;
+    const uint8_t *pos = body + (view->at - view->from);
+    bool sound = hsl_codec_skip(&pos, body + len, (uint32_t)first - view->index) == 1;
+    for (uint64_t i = 0; sound && i < take; i++) {
+        struct hsl_record_ref ref;
+        sound = hsl_codec_next(&pos, body + len, &ref) == 1;
+        out[i] = sound ? hsl_codec_key_hash(ref.key, ref.key_len) : 0;
+    }
+    if (!sound) {
+        raise_of(who, HSL_MALFORMED, h->seq, h->seq + h->count);
+        return 0;
+    }
+    hsl_cursor_advance(cursor, view, take, view->from + (size_t)(pos - body));
+    return take;
+}
+
+/* key_hashes(cursor, who, max_records, end LSN, may_block) -> bytes, 8 a record, empty at the tail
+ * or at the end LSN; None if it would block */
+static PyObject *py_key_hashes(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    uint64_t max_records, end, lsn, count = 0;
+    if (nargs != 5) {
+        PyErr_SetString(PyExc_TypeError, "key_hashes takes 5 arguments");
+        return NULL;
+    }
+    struct hsl_cursor *cursor = get_cursor(args[0]);
+    if (!cursor || !get_u64(args[2], &max_records) || !get_u64(args[3], &end))
+        return NULL;
+    uint64_t *out = PyMem_Calloc((size_t)max_records + 1, sizeof *out);
+    if (!out)
+        return PyErr_NoMemory();
+    int rc = 1;
+    while (rc == 1 && count < max_records && (lsn = hsl_cursor_lsn(cursor)) < end) {
         struct hsl_block_view view;
         uint64_t most = max_records - count < end - lsn ? max_records - count : end - lsn;
-        int rc = next_block(args[1], cursor, may_block, most, &view);
-        if (rc == 2 && count == 0) {
-            Py_DECREF(records);
-            Py_RETURN_NONE;
-        }
-        if (rc < 0 && count > 0)
-            stay(cursor, lsn);
-        if (rc != 1) {
-            if (rc < 0 && count == 0)
-                goto fail;
+        rc = next_block(args[1], cursor, args[4] == Py_True, most, &view);
+        if (rc != 1)
             break;
-        }
-        uint64_t got = decode_some(cursor, &view, most, max_bytes - bytes, owner,
-                                   (uint32_t)attempt, records, &bytes);
+        uint64_t got = hash_some(cursor, &view, args[1], most, out + count);
         hsl_cursor_release(cursor);
-        if (got == 0 && count > 0) {
-            stay(cursor, lsn);
-            break;
-        }
-        if (got == 0) {
-            if (PyErr_ExceptionMatches(PyExc_ValueError)) {
-                PyErr_Clear();
-                raise_of(args[1], HSL_MALFORMED, view.header.seq,
-                         view.header.seq + view.header.count);
-            }
-            goto fail;
-        }
+        rc = got > 0 ? 1 : -1;
         count += got;
+        if (rc < 0)
+            hsl_cursor_seek(cursor, lsn);
     }
-    hsl_cursor_release(cursor);
-    return records;
-fail:
-    hsl_cursor_release(cursor);
-    Py_DECREF(records);
-    return NULL;
+    if (rc < 0 && count > 0) {
+        PyErr_Clear(); /* the next call meets it again */
+        rc = 1;
+    }
+    PyObject *result = NULL;
+    if (rc == 2 && count == 0)
+        result = Py_NewRef(Py_None);
+    else if (rc >= 0)
+        result = PyBytes_FromStringAndSize((const char *)out, (Py_ssize_t)count * 8);
+    PyMem_Free(out);
+    return result;
 }
 
 /* read_batches(cursor, who, max_batches, max_bytes, end LSN, may_block)
@@ -898,6 +1021,8 @@ static PyMethodDef methods[] = {
     FAST("cursor_address", py_cursor_address),
     FAST("cursor_lsn", py_cursor_lsn),
     FAST("cursor_seek", py_cursor_seek),
+    FAST("read_runs", py_read_runs),
+    FAST("key_hashes", py_key_hashes),
     FAST("read", py_read),
     FAST("read_batches", py_read_batches),
     FAST("set_hooks", py_set_hooks),

@@ -1,0 +1,96 @@
+/* Order by key over the window of one shard of one subscription: who may get which record.
+ *
+ * Records of one key form a chain in log order. Of a chain, a prefix is in the hands of one
+ * consumer at most; what follows waits. It may follow to that consumer at any time, and to any
+ * other once all of the prefix is acked. A record that comes back takes all later ones of its key with it, so
+ * that what is handed out of a key always is a prefix; those that were taken along are held in the
+ * ack map: their acks are void until they are handed out again. Records without a key are chains of
+ * their own. Keys are told apart by hash: two that collide are one, which costs speed and no order.
+ *
+ * A record is waiting (nobody has it), reserved, or out. `scan` is where handing out goes on in the
+ * log: records from there on have no place in any chain yet; their keys must be described first.
+ *
+ * Not thread-safe: called with the GIL held throughout, as acks of the same map are (ackmap_api.h).
+ * What may have to allocate does so before it changes anything.
+ */
+struct hsl_keytab;
+
+/* Records [first, first + count) as the given attempt. */
+struct hsl_key_run {
+    uint64_t first;
+    uint32_t count;
+    uint32_t attempt;
+};
+
+/* A waiting record at the head of what waits of its key, and how often it was given up so far. */
+struct hsl_key_head {
+    uint64_t lsn;
+    uint32_t failures;
+    uint32_t attempts;
+};
+
+struct hsl_key_state {
+    uint64_t scan;
+    uint64_t described;
+    uint64_t fresh;   /* unacked records below next that were never handed out or reserved */
+    uint64_t again;   /* waiting records that were */
+    uint64_t window;  /* records that have a place */
+    uint64_t keys;
+    uint64_t bytes;   /* of memory */
+};
+
+/* The map must outlive it. Scanning begins at its low. NULL: no memory. */
+struct hsl_keytab *hsl_keytab_new(struct hsl_ackmap *acks);
+void hsl_keytab_free(struct hsl_keytab *t);
+void hsl_keytab_state(struct hsl_keytab *t, struct hsl_key_state *out);
+/* The map was reset, or passed by records: forget what is gone. */
+void hsl_keytab_reset(struct hsl_keytab *t);
+/* Takes over how often each record of [low, next) was handed out, before anything is. The acked
+ * ones do not count. -ENOMEM: nothing changed. */
+int hsl_keytab_restore(struct hsl_keytab *t, const uint32_t *attempts, size_t n);
+/* Appends hashes (0 = no key) of the records from `first` on. -ERANGE unless first is `described`;
+ * -ENOMEM. */
+int hsl_keytab_describe(struct hsl_keytab *t, uint64_t first, const uint64_t *hashes, size_t n);
+
+/* Reserves up to max records for a consumer (from 1 on) as one parcel (from 1 on), of which at most
+ * `fresh` were never handed out before; scans up to `end` at most. Returns how many runs it wrote,
+ * in the order to be sent in; out must take max of them. -ENOMEM. */
+int64_t hsl_keytab_take(struct hsl_keytab *t, uint32_t consumer, uint32_t parcel, uint64_t max,
+                        uint64_t fresh, uint64_t end, struct hsl_key_run *out);
+/* The first `count` records of these runs are handed out; the others, and their followers, wait
+ * again as if they had not been reserved. Leaves out what is acked or gone. Returns how many runs
+ * of records that are out now it wrote; out must take as many as there are records. -ENOMEM. */
+int64_t hsl_keytab_confirm(struct hsl_keytab *t, uint32_t parcel, const struct hsl_key_run *runs,
+                           size_t n, uint64_t count, struct hsl_key_run *out);
+/* Takes back what of these runs is unacked and belongs to the parcel; *count how many were out. In
+ * out, which takes as many as there are records, those behind which others of their key wait, or
+ * which have no key: each may be delayed. Returns their number, or -ENOMEM. */
+int64_t hsl_keytab_take_back(struct hsl_keytab *t, uint32_t parcel, const struct hsl_key_run *runs,
+                             size_t n, struct hsl_key_head *out, uint64_t *count);
+/* The same for what the consumer has out of [first, end). */
+int64_t hsl_keytab_release(struct hsl_keytab *t, uint32_t consumer, uint64_t first, uint64_t end,
+                           struct hsl_key_head *out, uint64_t *count);
+/* Moves what the consumer has out of [first, end) in one parcel to another; returns how many. */
+uint64_t hsl_keytab_move(struct hsl_keytab *t, uint32_t from, uint32_t to, uint64_t first,
+                         uint64_t end);
+/* 1 if the consumer has all of [first, end) out, none of it acked. */
+int hsl_keytab_holds(struct hsl_keytab *t, uint32_t consumer, uint64_t first, uint64_t end);
+/* Unacked records of the runs that belong to the parcel. */
+uint64_t hsl_keytab_open(struct hsl_keytab *t, uint32_t parcel, const struct hsl_key_run *runs,
+                         size_t n);
+/* This record, the first that waits of its key, does not go out before `wake`, nor do those behind
+ * it. 0 if it is not such a record. */
+int hsl_keytab_delay(struct hsl_keytab *t, uint64_t lsn);
+void hsl_keytab_wake(struct hsl_keytab *t, uint64_t lsn);
+/* The consumer is gone, and what it had is taken back. */
+void hsl_keytab_leave(struct hsl_keytab *t, uint32_t consumer);
+
+/* Whether take could find something: 4 for the consumer alone, 2 that comes again, 1 never handed
+ * out (scanning included, which may find nothing). Or'ed. */
+int hsl_keytab_ready(struct hsl_keytab *t, uint32_t consumer, uint64_t end);
+/* Writes the runs of unacked records that were handed out, with the number of times, from *lsn on
+ * and moves it on; returns how many, less than cap at the end. */
+size_t hsl_keytab_attempts(struct hsl_keytab *t, uint64_t *lsn, struct hsl_key_run *out,
+                           size_t cap);
+/* 0, or the number of the first rule that is broken. Linear in the window; for tests. */
+int hsl_keytab_check(struct hsl_keytab *t);

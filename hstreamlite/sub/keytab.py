@@ -1,0 +1,130 @@
+"""Order by key over one shard's window, owned from Python.
+
+A thin typed owner of the native table (``keytab_api.h`` holds the rules). Runs are bytes, as the
+native side made them: `runs_of` tells what they say. All calls keep the GIL.
+"""
+
+import struct
+from typing import Any, NamedTuple
+
+from hstreamlite._native import fast, ffi, lib
+from hstreamlite.sub.ackmap import AckMap
+
+MINE, AGAIN, FRESH = 4, 2, 1
+"""What `KeyTable.ready` may answer: for this consumer alone, to be sent again, never sent."""
+
+_RUN = struct.Struct("<QII")
+
+
+class KeyRun(NamedTuple):
+    """Records ``[first, first + size)``, delivered as this attempt."""
+
+    first: int
+    size: int
+    attempt: int
+
+
+class KeyHead(NamedTuple):
+    """A record that came back and is the first that waits of its key."""
+
+    lsn: int
+    failures: int
+    attempts: int
+
+
+class KeyState(NamedTuple):
+    """Counters of a table: see ``struct hsl_key_state``."""
+
+    scan: int
+    described: int
+    fresh: int
+    again: int
+    keys: int
+    bytes: int
+
+
+def runs_of(runs: bytes) -> list[KeyRun]:
+    return [KeyRun(*run) for run in _RUN.iter_unpack(runs)]
+
+
+class KeyTable:
+    """Who may get which record between ``low`` and ``next`` of an ack map."""
+
+    __slots__ = ("_acks", "_address", "_owner")
+
+    def __init__(self, acks: AckMap) -> None:
+        pointer = lib.hsl_keytab_new(ffi.cast("struct hsl_ackmap *", acks.address))
+        if pointer == ffi.NULL:
+            raise MemoryError
+        self._acks = acks
+        self._owner: Any = ffi.gc(pointer, lib.hsl_keytab_free)
+        self._address: int = int(ffi.cast("uintptr_t", pointer))
+
+    @property
+    def state(self) -> KeyState:
+        return KeyState._make(fast.keytab_state(self._address))
+
+    def reset(self) -> None:
+        """Forget everything; the ack map was reset."""
+        fast.keytab_reset(self._address)
+
+    def restore(self, attempts: bytes) -> None:
+        """Take over how often each record of ``[low, next)`` was handed out: a u32 for each."""
+        fast.keytab_restore(self._address, attempts)
+
+    def describe(self, first: int, hashes: bytes) -> None:
+        """Append hashes of keys, a u64 for each record; ValueError unless first is `described`."""
+        fast.keytab_describe(self._address, first, hashes)
+
+    def take(self, consumer: int, parcel: int, most: int, fresh: int, end: int) -> bytes:
+        """Reserve records for a consumer, as a parcel; of those never sent at most ``fresh``."""
+        return fast.keytab_take(self._address, consumer, parcel, most, fresh, end)
+
+    def confirm(self, parcel: int, runs: bytes, count: int) -> bytes:
+        """Have the first ``count`` records of a parcel handed out; return the runs that are."""
+        return fast.keytab_confirm(self._address, parcel, runs, count)
+
+    def take_back(self, parcel: int, runs: bytes) -> tuple[int, list[KeyHead]]:
+        """Take back a parcel; return how many were handed out, and what could be delayed."""
+        count, heads = fast.keytab_take_back(self._address, parcel, runs)
+        return count, [KeyHead(*head) for head in heads]
+
+    def release(self, consumer: int, first: int, end: int) -> tuple[int, list[KeyHead]]:
+        """Take back what a consumer has of ``[first, end)``, as `take_back`."""
+        count, heads = fast.keytab_release(self._address, consumer, first, end)
+        return count, [KeyHead(*head) for head in heads]
+
+    def move(self, parcel: int, other: int, first: int, end: int) -> int:
+        """Move what is handed out of ``[first, end)`` to another parcel; return how many."""
+        return fast.keytab_move(self._address, parcel, other, first, end)
+
+    def holds(self, consumer: int, first: int, end: int) -> bool:
+        """Tell whether a consumer has all of ``[first, end)``, none of it acked."""
+        return bool(fast.keytab_holds(self._address, consumer, first, end))
+
+    def open(self, parcel: int, runs: bytes) -> int:
+        """Return how many records of a parcel are unacked."""
+        return fast.keytab_open(self._address, parcel, runs)
+
+    def delay(self, lsn: int) -> bool:
+        """Keep a `KeyHead`, and what follows it, until `wake`."""
+        return bool(fast.keytab_delay(self._address, lsn))
+
+    def wake(self, lsn: int) -> None:
+        fast.keytab_wake(self._address, lsn)
+
+    def leave(self, consumer: int) -> None:
+        """Note that a consumer is gone, when all it had is taken back."""
+        fast.keytab_leave(self._address, consumer)
+
+    def ready(self, consumer: int, end: int) -> int:
+        """Return what there may be for a consumer: `MINE`, `AGAIN` and `FRESH`, or'ed."""
+        return fast.keytab_ready(self._address, consumer, end)
+
+    def attempts(self, first: int) -> list[tuple[int, int, int]]:
+        """Return runs (first, end, times) of unacked records that were handed out, from first."""
+        return fast.keytab_attempts(self._address, first)
+
+    def check_invariants(self) -> None:
+        rule = fast.keytab_check(self._address)
+        assert rule == 0, f"key table breaks rule {rule}: {self.state}"

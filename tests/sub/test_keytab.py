@@ -1,0 +1,333 @@
+"""The key table against a model that keeps every record by itself."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from hstreamlite.sub.ackmap import AckFlag, AckMap
+from hstreamlite.sub.keytab import KeyTable, runs_of
+from tests import effort
+
+CONSUMERS = 1, 2, 3
+KEYS = 0, 0, 11, 12, 13, (1 << 64) - 1
+
+
+@dataclass
+class Kept:
+    """One record as the model knows it."""
+
+    key: int
+    attempts: int = 0
+    acked: bool = False
+    parcel: int = 0
+    confirmed: bool = False
+    void: bool = True
+    delayed: bool = False
+    failures: int = 0
+
+
+class KeyTableMachine(RuleBasedStateMachine):
+    @initialize(
+        low=st.sampled_from([1, 63, (1 << 32) - 9, 1 << 40]),
+        span=st.integers(1, 200),
+        old=st.lists(st.tuples(st.sampled_from(KEYS), st.integers(0, 3)), max_size=30),
+        acked=st.integers(0, 1 << 30),
+    )
+    def start(self, low: int, span: int, old: list[tuple[int, int]], acked: int) -> None:
+        self.span = max(span, len(old))
+        self.acks = AckMap(low, 1 << 30)
+        self.records: dict[int, Kept] = {}
+        self.keys = [key for key, _ in old]
+        self.first = self.described = low
+        self.scan = low
+        self.acks.advance(low + len(old), hold=False)
+        for at, (key, attempts) in enumerate(old):
+            record = self.records[low + at] = Kept(key, attempts, void=attempts == 0)
+            record.failures = attempts
+            if attempts and acked >> at & 1:
+                record.acked = True
+                self.acks.ack(low + at)
+            if attempts == 0:
+                self.acks.hold(low + at, low + at + 1)
+        self.table = KeyTable(self.acks)
+        low = self.acks.state.low
+        self.scan = self.described = low
+        counts = [self.records[lsn].attempts for lsn in range(low, self.first + len(old))]
+        self.table.restore(array("I", counts).tobytes())
+        self.parcels: dict[int, tuple[int, bytes]] = {}
+        self.number = 0
+
+    def catch_up(self) -> None:
+        low = self.acks.state.low
+        self.scan, self.described = max(self.scan, low), max(self.described, low)
+
+    def waiting(self, lsn: int) -> bool:
+        record = self.records[lsn]
+        return not record.acked and record.parcel == 0
+
+    def chain(self, lsn: int) -> list[int]:
+        """The unacked records of the same key, in order; the record alone if it has no key."""
+        key = self.records[lsn].key
+        if key == 0:
+            return [lsn]
+        return [n for n, r in sorted(self.records.items()) if r.key == key and not r.acked]
+
+    def owner(self, record: Kept) -> int:
+        return self.parcels[record.parcel][0] if record.parcel else 0
+
+    @rule(keys=st.lists(st.sampled_from(KEYS), min_size=1, max_size=20))
+    def describe(self, keys: list[int]) -> None:
+        self.catch_up()
+        for key in keys:
+            old = self.records.get(self.described)
+            if old is None:
+                self.records[self.described] = Kept(key)
+            hash_ = self.records[self.described].key
+            self.table.describe(self.described, struct.pack("<Q", hash_))
+            self.described += 1
+        with pytest.raises(ValueError, match="described"):
+            self.table.describe(self.described + 1, struct.pack("<Q", 1))
+
+    @rule(
+        consumer=st.sampled_from(CONSUMERS),
+        most=st.integers(1, 15),
+        fresh=st.one_of(st.integers(0, 15), st.just(15)),
+        confirm=st.booleans(),
+    )
+    def take(self, consumer: int, most: int, fresh: int, confirm: bool) -> None:
+        self.number += 1
+        state = self.acks.state
+        end = state.low + self.span
+        before = self.scan
+        told = self.table.ready(consumer, min(end, self.described))
+        runs = self.table.take(consumer, self.number, most, fresh, end)
+        self.scan = self.table.state.scan
+        assert self.scan <= max(before, min(end, self.described))
+        got = [lsn for r in runs_of(runs) for lsn in range(r.first, r.first + r.size)]
+        assert len(got) <= most
+        assert not got or told, "there was something, yet nothing was said to be there"
+        self.parcels[self.number] = consumer, runs
+        for run in runs_of(runs):
+            for lsn in range(run.first, run.first + run.size):
+                record = self.records[lsn]
+                assert self.waiting(lsn), lsn
+                assert not record.delayed
+                assert run.attempt == record.attempts + 1
+                fresh -= record.attempts == 0
+                ahead = [n for n in self.chain(lsn) if n < lsn]
+                owners = {self.owner(self.records[n]) for n in ahead}
+                assert owners <= {consumer}, "the key is in other hands, or something waits before"
+                record.parcel = self.number
+        assert fresh >= 0
+        for lsn in range(before, self.scan):
+            record = self.records[lsn]
+            record.void |= self.waiting(lsn) and self.chain(lsn)[0] < lsn
+        if len(got) < most:
+            self.nothing_is_left(consumer, fresh, end)
+        if confirm:
+            self.confirm_parcel(self.number, len(got))
+
+    def nothing_is_left(self, consumer: int, fresh: int, end: int) -> None:
+        for lsn, record in self.records.items():
+            if not self.waiting(lsn) or record.delayed or lsn >= min(end, self.described):
+                continue
+            if record.attempts == 0 and fresh == 0:
+                continue
+            ahead = [self.records[n] for n in self.chain(lsn) if n < lsn]
+            free = {self.owner(r) for r in ahead} <= {consumer}
+            assert not free or not all(r.parcel for r in ahead), f"{lsn} could have gone"
+
+    @precondition(lambda self: self.parcels)
+    @rule(data=st.data(), part=st.integers(0, 15))
+    def confirm(self, data: st.DataObject, part: int) -> None:
+        self.confirm_parcel(data.draw(st.sampled_from(sorted(self.parcels))), part)
+
+    def confirm_parcel(self, parcel: int, count: int) -> None:
+        _, runs = self.parcels[parcel]
+        expected = []
+        lsns = [lsn for r in runs_of(runs) for lsn in range(r.first, r.first + r.size)]
+        for at, lsn in enumerate(lsns):
+            record = self.records[lsn]
+            if record.parcel != parcel or record.confirmed or record.acked:
+                continue
+            if at < count:
+                record.confirmed = True
+                record.void = False
+                record.attempts += 1
+                expected.append((lsn, record.attempts))
+            else:
+                self.give_back(lsn, failed=False)
+        out = runs_of(self.table.confirm(parcel, runs, count))
+        got = [(lsn, r.attempt) for r in out for lsn in range(r.first, r.first + r.size)]
+        assert got == expected
+
+    def give_back(self, lsn: int, *, failed: bool) -> None:
+        record = self.records[lsn]
+        record.parcel, record.confirmed, record.delayed = 0, False, False
+        record.failures += failed
+        for other in self.chain(lsn):
+            if lsn < other < self.scan:
+                later = self.records[other]
+                later.parcel, later.confirmed, later.void = 0, False, True
+
+    def heads(self, lsns: list[int]) -> set[int]:
+        return {
+            lsn
+            for lsn in lsns
+            if self.waiting(lsn) and all(self.records[n].parcel for n in self.chain(lsn) if n < lsn)
+        }
+
+    @precondition(lambda self: self.parcels)
+    @rule(data=st.data())
+    def take_back(self, data: st.DataObject) -> None:
+        parcel = data.draw(st.sampled_from(sorted(self.parcels)))
+        _, runs = self.parcels[parcel]
+        lsns = [lsn for r in runs_of(runs) for lsn in range(r.first, r.first + r.size)]
+        mine = [n for n in lsns if self.records[n].parcel == parcel and not self.records[n].acked]
+        expected = sum(self.records[lsn].confirmed for lsn in mine)
+        taken = []
+        for lsn in mine:
+            if self.records[lsn].parcel == parcel:
+                self.give_back(lsn, failed=self.records[lsn].confirmed)
+                taken.append(lsn)
+        assert self.table.open(parcel, runs) == len(mine)
+        count, heads = self.table.take_back(parcel, runs)
+        assert count == expected
+        assert {head.lsn for head in heads} == self.heads(taken)
+        self.delay_some(data, [head.lsn for head in heads])
+
+    @rule(data=st.data(), consumer=st.sampled_from(CONSUMERS), size=st.integers(1, 12))
+    def release(self, data: st.DataObject, consumer: int, size: int) -> None:
+        first = data.draw(st.integers(self.first, self.scan + 2))
+        mine = [
+            lsn
+            for lsn in range(first, first + size)
+            if lsn in self.records
+            and self.records[lsn].confirmed
+            and not self.records[lsn].acked
+            and self.owner(self.records[lsn]) == consumer
+        ]
+        assert self.table.holds(consumer, first, first + size) == (len(mine) == size)
+        for lsn in reversed(mine):
+            self.give_back(lsn, failed=True)
+        count, heads = self.table.release(consumer, first, first + size)
+        assert count == len(mine)
+        assert {head.lsn for head in heads} == self.heads(mine)
+        for head in heads:
+            record = self.records[head.lsn]
+            assert (head.failures, head.attempts) == (record.failures, record.attempts)
+        self.delay_some(data, [head.lsn for head in heads])
+
+    def delay_some(self, data: st.DataObject, lsns: list[int]) -> None:
+        for lsn in lsns:
+            if data.draw(st.booleans()):
+                assert self.table.delay(lsn)
+                self.records[lsn].delayed = True
+
+    @rule()
+    def wake(self) -> None:
+        for lsn, record in self.records.items():
+            if record.delayed:
+                record.delayed = False
+                self.table.wake(lsn)
+
+    @rule(consumer=st.sampled_from(CONSUMERS))
+    def leave(self, consumer: int) -> None:
+        for parcel, (owner, runs) in self.parcels.items():
+            if owner != consumer:
+                continue
+            self.table.take_back(parcel, runs)
+            for run in runs_of(runs):
+                for lsn in range(run.first, run.first + run.size):
+                    record = self.records[lsn]
+                    if record.parcel == parcel and not record.acked:
+                        self.give_back(lsn, failed=record.confirmed)
+        self.table.leave(consumer)
+
+    @precondition(lambda self: self.acks.state.next > self.first)
+    @rule(data=st.data(), size=st.integers(1, 9))
+    def ack(self, data: st.DataObject, size: int) -> None:
+        end = self.acks.state.next
+        first = data.draw(st.integers(self.first, end - 1))
+        for lsn in range(first, min(first + size, end)):
+            record = self.records[lsn]
+            flags = self.acks.ack(lsn)
+            if record.acked:
+                assert flags == AckFlag.DUPLICATE
+            elif record.void:
+                assert flags == AckFlag.VOID
+            else:
+                assert flags & AckFlag.NEW
+                record.acked = True
+
+    @rule(data=st.data())
+    def gap(self, data: st.DataObject) -> None:
+        to = data.draw(st.integers(self.first, self.scan + 1))
+        self.acks.skip(to)
+        for lsn in range(self.first, to):
+            self.records.setdefault(lsn, Kept(0))
+        for lsn, record in self.records.items():
+            record.acked |= lsn < to
+        self.scan = max(self.scan, to)
+        self.described = max(self.described, to)
+        self.table.ready(1, 0)
+
+    @invariant()
+    def agrees(self) -> None:
+        if not hasattr(self, "number"):
+            return
+        self.acks.check_invariants()
+        self.table.check_invariants()
+        state = self.table.state
+        self.catch_up()
+        assert (state.scan, state.described) == (self.scan, self.described)
+        open_ = [
+            r
+            for n, r in self.records.items()
+            if not r.acked and n < max(self.scan, self.acks.state.next)
+        ]
+        assert state.fresh == sum(r.attempts == 0 and r.parcel == 0 for r in open_)
+        again = [r for n, r in self.records.items() if not r.acked and n < self.scan]
+        assert state.again == sum(r.attempts > 0 and r.parcel == 0 for r in again)
+        counted = [
+            (lsn, times)
+            for first, end, times in self.table.attempts(self.first)
+            for lsn in range(first, end)
+        ]
+        assert counted == [
+            (n, r.attempts) for n, r in sorted(self.records.items()) if not r.acked and r.attempts
+        ]
+
+    def teardown(self) -> None:
+        """Whatever came before: one consumer that is left gets all that is not acked, in order."""
+        if not hasattr(self, "number"):
+            return
+        for consumer in CONSUMERS:
+            self.leave(consumer)
+        self.wake()
+        if self.described < max(self.records, default=0) + 1:
+            self.describe([0] * (max(self.records) + 1 - self.described))
+        last: dict[int, int] = {}
+        for _ in range(3 * len(self.records) + 3):
+            self.take(1, 15, 15, confirm=True)
+            _, runs = self.parcels[self.number]
+            for run in runs_of(runs):
+                for lsn in range(run.first, run.first + run.size):
+                    key = self.records[lsn].key
+                    assert key == 0 or last.get(key, 0) < lsn
+                    last[key] = lsn
+                    assert self.acks.ack(lsn) & AckFlag.NEW
+                    self.records[lsn].acked = True
+        assert all(record.acked for record in self.records.values())
+
+
+TestKeyTable = KeyTableMachine.TestCase
+TestKeyTable.settings = settings(
+    max_examples=effort.of(300, brief=60), stateful_step_count=50, deadline=None
+)
