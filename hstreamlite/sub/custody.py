@@ -8,10 +8,10 @@ back as if nothing had happened.
 from collections.abc import Mapping
 
 from hstreamlite.sub.ackmap import Run
+from hstreamlite.sub.checkpoint import AttemptRun, KeptShard
 from hstreamlite.sub.effects import Doomed
-from hstreamlite.sub.leases import Fate, Leases, Slot
-from hstreamlite.sub.limits import Limits
-from hstreamlite.sub.recorder import Recorder
+from hstreamlite.sub.leases import WAITING, Fate, Leases, Slot
+from hstreamlite.sub.limits import TIME_MAX_NS, Limits
 from hstreamlite.sub.retry import Cause, fate_of
 from hstreamlite.sub.window import Window
 
@@ -19,13 +19,43 @@ from hstreamlite.sub.window import Window
 class Custody:
     """Moves slots between consumers and the records that wait to be sent again."""
 
-    def __init__(
-        self, limits: Limits, windows: Mapping[int, Window], leases: Leases, recorder: Recorder
-    ) -> None:
+    def __init__(self, limits: Limits, windows: Mapping[int, Window], changed: set[int]) -> None:
         self._limits = limits
         self._windows = windows
-        self._leases = leases
-        self._recorder = recorder
+        self._changed = changed
+        self._leases = Leases()
+
+    def restore(self, window: Window, kept: KeptShard) -> None:
+        """Take over what was delivered of a shard: it comes again, or is doomed."""
+        for first, end, count in kept.delivered_counts():
+            slot = self._leases.put(window.shard, first, end, count + 1)
+            if count:
+                self.judge(slot, count, Cause.RESTART, 0)
+            else:
+                window.acks.hold(first, end)
+                window.saved_zeros = True
+
+    def forget(self, shard: int) -> None:
+        """Drop all that is known of a shard: it is gone, or delivered anew from elsewhere."""
+        self._leases.remove_shard(shard)
+
+    def pass_over(self, window: Window, low: int, first_kept: int) -> None:
+        """Drop what lies in ``[low, first_kept)``, which does not exist any more."""
+        for slot in list(self._leases.within(window.shard, low, first_kept)):
+            if slot.end <= first_kept:
+                self._leases.drop(slot)
+            else:
+                self._leases.trim(slot, first_kept)
+
+    def first_in_flight(self, window: Window, end: int) -> int | None:
+        """Return the first unacked LSN below ``end`` that is at a consumer."""
+        low = window.low
+        for slot in self._leases.within(window.shard, low, end):
+            if slot.fate is Fate.IN_FLIGHT:
+                lsn = window.acks.next_unacked(max(slot.first, low))
+                if lsn < slot.end:
+                    return lsn
+        return None
 
     def confirm(self, lease: int, end: int, now: int) -> Run | None:
         """Start the deadline of a lease's records below ``end``; give back the rest."""
@@ -40,7 +70,7 @@ class Custody:
         window = self._windows[slot.shard]
         window.acks.free(slot.first, slot.end)
         if slot.attempt > 1 or window.saved_zeros:
-            self._recorder.attempts_changed(slot.shard)
+            self._changed.add(slot.shard)
         self._leases.confirm(slot, now + self._limits.ack_timeout_ns)
         return slot.first, slot.end
 
@@ -54,7 +84,7 @@ class Custody:
         if slot.fate is Fate.RESERVED:
             self._leases.shelve(slot, slot.attempt, now, now)
             return
-        self._recorder.attempts_changed(slot.shard)
+        self._changed.add(slot.shard)
         self.judge(slot, slot.attempt, cause, now, after_ns, reason)
 
     def judge(
@@ -95,6 +125,15 @@ class Custody:
         at = first
         for slot in self._leases.within(shard, first, end):
             if slot.first > at or slot.fate is not Fate.IN_FLIGHT or slot.lease != lease:
+                return False
+            at = slot.end
+        return at >= end and self._windows[shard].acks.count_unacked(first, end) == end - first
+
+    def held_by(self, consumer: str, shard: int, first: int, end: int) -> bool:
+        """Tell whether a consumer holds all of ``[first, end)``, none of it acked."""
+        at = first
+        for slot in self._leases.within(shard, first, end):
+            if slot.first > at or slot.fate is not Fate.IN_FLIGHT or slot.consumer != consumer:
                 return False
             at = slot.end
         return at >= end and self._windows[shard].acks.count_unacked(first, end) == end - first
@@ -150,6 +189,87 @@ class Custody:
         for slot in self._leases.within(shard, lsn, lsn + 1):
             if slot.fate is Fate.DOOMED:
                 self._leases.put_off(slot)
+
+    @property
+    def dooms(self) -> int:
+        return self._leases.dooms
+
+    def next_due(self) -> int | None:
+        """Return when something is due: a deadline, or the end of a delay."""
+        return self._leases.next_due()
+
+    def settle(self, window: Window, low: int) -> None:
+        """Drop what lies below ``low``, all of it acked."""
+        while (slot := self._leases.first_of(window.shard)) and slot.end <= low:
+            self._leases.drop(slot)
+
+    def drop_done(self, window: Window, acked: list[Run]) -> None:
+        """Drop what has no unacked record left, looking where something was acked."""
+        seen = 0
+        for first, end in acked:
+            for slot in list(self._leases.within(window.shard, max(first, seen), end)):
+                seen = slot.end
+                if not window.acks.count_unacked(slot.first, slot.end):
+                    self._leases.drop(slot)
+
+    def attempts_of(self, window: Window) -> list[AttemptRun]:
+        """Return the runs whose records were not delivered exactly once."""
+        low = window.low
+        runs = []
+        for slot in self._leases.of_shard(window.shard):
+            count = slot.attempt - (slot.fate is not Fate.IN_FLIGHT)
+            if count != 1 and slot.end > low:
+                runs.append((max(slot.first, low), slot.end, count))
+        return runs
+
+    def count_waiting(self) -> tuple[int, int]:
+        """Return how many unacked records wait to be sent again, and how many are doomed."""
+        waiting = doomed = 0
+        for window in self._windows.values():
+            for slot in self._leases.of_shard(window.shard):
+                if slot.fate in WAITING:
+                    waiting += window.acks.count_unacked(slot.first, slot.end)
+                elif slot.fate is Fate.DOOMED:
+                    doomed += window.acks.count_unacked(slot.first, slot.end)
+        return waiting, doomed
+
+    def in_flight_of(self, consumer: str) -> list[tuple[int, int, int, int, int]]:
+        """Return (due_ns, shard, first unacked LSN, end, unacked) of each run that is out."""
+        found = []
+        for slot in self._leases.of_consumer(consumer):
+            if slot.fate is not Fate.IN_FLIGHT:
+                continue
+            acks = self._windows[slot.shard].acks
+            count = acks.count_unacked(slot.first, slot.end)
+            if count:
+                lsn = acks.next_unacked(slot.first)
+                found.append((slot.due_ns or 0, slot.shard, lsn, slot.end, count))
+        return found
+
+    def due_of(self, shard: int, lsn: int) -> int:
+        """Return when a record is due, the end of time if it is not in flight or delayed."""
+        for slot in self._leases.within(shard, lsn, lsn + 1):
+            return TIME_MAX_NS if slot.due_ns is None else slot.due_ns
+        return TIME_MAX_NS
+
+    def check_invariants(self) -> None:
+        self._leases.check_invariants()
+        for window in self._windows.values():
+            self._check_cover(window)
+
+    def _check_cover(self, window: Window) -> None:
+        """Every unacked record is in one slot; held are those that were never handed out."""
+        state = window.acks.state
+        covered = 0
+        held = 0
+        for slot in self._leases.of_shard(window.shard):
+            assert slot.end <= state.next, slot
+            unacked = window.acks.count_unacked(slot.first, slot.end)
+            covered += unacked
+            if slot.attempt == 1 and slot.fate is not Fate.IN_FLIGHT:
+                held += unacked
+        assert covered == state.next - state.low - state.acked, window.shard
+        assert held == state.held, window.shard
 
     def _held(self, consumer: str, shard: int, first: int, end: int) -> list[Slot]:
         """Cut out the slots that hold exactly what the consumer has in flight of a run."""

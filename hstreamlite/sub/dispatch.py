@@ -14,7 +14,10 @@ from collections.abc import Mapping
 
 from sortedcontainers import SortedDict
 
-from hstreamlite.sub.leases import Leases, Slot
+from hstreamlite.sub.checkpoint import KeptShard
+from hstreamlite.sub.custody import Custody
+from hstreamlite.sub.effects import Assignment
+from hstreamlite.sub.leases import Slot
 from hstreamlite.sub.limits import Limits
 from hstreamlite.sub.window import Window
 
@@ -114,28 +117,29 @@ class Line:
         assert {place: name for name, place in self._place.items()} == dict(self._waiting)
 
 
-class SharedDispatcher:
+class SharedDispatcher(Custody):
     """Spreads records over consumers without regard to keys."""
 
-    def __init__(self, limits: Limits, windows: Mapping[int, Window], leases: Leases) -> None:
-        self._limits = limits
-        self._windows = windows
-        self._leases = leases
+    def __init__(self, limits: Limits, windows: Mapping[int, Window], changed: set[int]) -> None:
+        super().__init__(limits, windows, changed)
         self._turns: dict[int, None] = {}
         self._open: dict[int, None] = {}
 
+    def adopt(self, window: Window) -> None:
+        """Note that there is a shard more."""
+
+    def restore(self, window: Window, kept: KeptShard) -> None:
+        super().restore(window, kept)
+        self._open.setdefault(window.shard)
+
     def forget(self, shard: int) -> None:
-        """Drop what is remembered of a shard that is removed."""
+        super().forget(shard)
         self._turns.pop(shard, None)
         self._open.pop(shard, None)
 
     def offer(self, shard: int) -> None:
         """Note that a shard has, or may have, records that were never handed out."""
         self._turns.setdefault(shard)
-
-    def note_outstanding(self, shard: int) -> None:
-        """Note that a shard has records outstanding."""
-        self._open.setdefault(shard)
 
     def outstanding(self) -> int:
         """Return the number of outstanding records over all shards."""
@@ -166,14 +170,24 @@ class SharedDispatcher:
         """Tell whether `assign` would find something for the consumer."""
         if self.quota(consumer) == 0:
             return False
-        if any(self.next_ready(shard) for shard in self._leases.ready_shards()):
+        if self.can_resend():
             return True
         if self._limits.max_unacked <= self.outstanding():
             return False
         return any(self._windows[shard].room() for shard in self._turns)
 
-    def assign(self, consumer: str, max_records: int) -> list[Slot]:
-        """Reserve up to ``max_records`` for a consumer; the slots are in order of sending."""
+    def can_resend(self) -> bool:
+        """Tell whether anything waits to be sent again that may be."""
+        return any(self.next_ready(shard) for shard in self._leases.ready_shards())
+
+    def assign(self, consumer: str, max_records: int) -> tuple[Assignment, ...]:
+        """Reserve up to ``max_records`` for a consumer, in order of sending."""
+        return tuple(
+            Assignment(slot.shard, slot.first, slot.end, slot.attempt, slot.lease)
+            for slot in self._reserve(consumer, max_records)
+        )
+
+    def _reserve(self, consumer: str, max_records: int) -> list[Slot]:
         left = min(max_records, self.quota(consumer))
         slots: list[Slot] = []
         for shard in self._leases.ready_shards():
@@ -235,6 +249,7 @@ class SharedDispatcher:
         return self._leases.grant(shard, first, end, consumer)
 
     def check_invariants(self) -> None:
+        super().check_invariants()
         for shard, window in self._windows.items():
             assert shard in self._turns or window.tail <= window.next
             assert shard in self._open or not window.outstanding()

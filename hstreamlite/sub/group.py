@@ -30,7 +30,6 @@ from typing import Final
 from hstreamlite.errors import ConsumerClosed, ConsumerExists, UnknownRecord
 from hstreamlite.sub.ackmap import LSN_MAX, AckCounts, AckFlag, AckMap, Run
 from hstreamlite.sub.checkpoint import Progress
-from hstreamlite.sub.custody import Custody
 from hstreamlite.sub.dispatch import Line, SharedDispatcher
 from hstreamlite.sub.effects import (
     Assignment,
@@ -44,10 +43,8 @@ from hstreamlite.sub.effects import (
     Stand,
 )
 from hstreamlite.sub.events import EventLog
-from hstreamlite.sub.leases import Fate, Leases, Slot
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits, check_range
 from hstreamlite.sub.recorder import Recorder
-from hstreamlite.sub.retry import Cause
 from hstreamlite.sub.survey import Survey, lag_of
 from hstreamlite.sub.window import Window
 
@@ -63,15 +60,14 @@ class Group:
         self.limits = limits
         self.paused = False
         self._windows: dict[int, Window] = {}
-        self._leases = Leases()
         self._line = Line()
-        self._dispatch = SharedDispatcher(limits, self._windows, self._leases)
+        changed: set[int] = set()
+        self._dispatch = SharedDispatcher(limits, self._windows, changed)
         self._retired: list[AckMap] = []
         self._consumers: dict[str, None] = {}
         self._events = EventLog()
-        self._recorder = Recorder(self._windows, self._leases)
-        self._custody = Custody(limits, self._windows, self._leases, self._recorder)
-        self._survey = Survey(limits, self._windows, self._leases, self._dispatch, self._events)
+        self._recorder = Recorder(self._windows, self._dispatch, changed)
+        self._survey = Survey(limits, self._windows, self._dispatch, self._events)
         self._eager = False
 
     # Shards and positions
@@ -85,13 +81,13 @@ class Group:
 
     def _adopt(self, window: Window) -> None:
         self._windows[window.shard] = window
+        self._dispatch.adopt(window)
         self._recorder.added(window.shard)
         window.acks.attention(self._attention())
 
     def remove_shard(self, shard: int) -> None:
         """Forget a shard that no longer exists, and all that is outstanding of it."""
         self._window(shard)
-        self._leases.remove_shard(shard)
         self._dispatch.forget(shard)
         self._recorder.removed(shard)
         # Acks that know its address get UNKNOWN from a map that is empty, not one that is freed.
@@ -113,14 +109,7 @@ class Group:
             window.generation = kept.generation
             window.mark_saved()
             self._adopt(window)
-            self._dispatch.note_outstanding(shard)
-            for first, end, count in kept.delivered_counts():
-                slot = self._leases.put(shard, first, end, count + 1)
-                if count:
-                    self._custody.judge(slot, count, Cause.RESTART, 0)
-                else:
-                    window.acks.hold(first, end)
-                    window.saved_zeros = True
+            self._dispatch.restore(window, kept)
 
     def offer(self, shard: int, tail: int) -> None:
         """Let records below ``tail`` be delivered; they must be durable. Never moves back."""
@@ -139,8 +128,10 @@ class Group:
             self._window(shard)
             check_range("lsn", lsn, 1, LSN_MAX)
         for shard, lsn in positions.items():
-            self._leases.remove_shard(shard)
-            self._windows[shard].seek(lsn)
+            window = self._windows[shard]
+            self._dispatch.forget(shard)
+            window.seek(lsn)
+            self._dispatch.adopt(window)
             self._dispatch.offer(shard)
         self._events.add(Sought(to, tuple(sorted(positions.items()))))
 
@@ -157,11 +148,7 @@ class Group:
         held = window.acks.held_runs(state.low, first_kept)
         beyond = max(0, first_kept - state.next)
         records = window.acks.skip(first_kept) + beyond
-        for slot in list(self._leases.within(shard, state.low, first_kept)):
-            if slot.end <= first_kept:
-                self._leases.drop(slot)
-            else:
-                self._leases.trim(slot, first_kept)
+        self._dispatch.pass_over(window, state.low, first_kept)
         window.tail = max(window.tail, first_kept)
         self._dispatch.offer(shard)
         if not records:
@@ -174,13 +161,8 @@ class Group:
     def pass_edge(self, shard: int, first_kept: int) -> Gap | None:
         """As `gap`, but only up to what is in flight: its consumer may still ack that."""
         window = self._window(shard)
-        low = window.low
-        for slot in self._leases.within(shard, low, first_kept):
-            if slot.fate is Fate.IN_FLIGHT:
-                lsn = window.acks.next_unacked(max(slot.first, low))
-                if lsn < slot.end:
-                    return self.gap(shard, min(lsn, first_kept)) if lsn > low else None
-        return self.gap(shard, first_kept)
+        lsn = self._dispatch.first_in_flight(window, first_kept)
+        return self.gap(shard, first_kept if lsn is None else min(lsn, first_kept))
 
     def gaps(self, consumer: str | None = None) -> tuple[Gap, ...]:
         """Return the last gaps of the group, or those a consumer has not asked for yet."""
@@ -206,7 +188,7 @@ class Group:
     def detach(self, consumer: str, now: int) -> int:
         """Remove a consumer; what it held may go out again at once. Returns its unacked count."""
         self._require(consumer)
-        returned = self._custody.take_all_back(consumer, now)
+        returned = self._dispatch.take_all_back(consumer, now)
         self._line.forget(consumer)
         self._events.detach(consumer)
         del self._consumers[consumer]
@@ -225,26 +207,24 @@ class Group:
         self._require(consumer)
         check_range("max_records", max_records, 1, FETCH_MAX)
         self.tick(now)
-        slots = self._assign(consumer, max_records, now)
-        if not slots and not self._eager:
+        assigned = self._assign(consumer, max_records, now)
+        if not assigned and not self._eager:
             # Acks take no lock: one that made room before every ack asks for attention is found
             # by looking again.
             self._set_eager(eager=True)
-            slots = self._assign(consumer, max_records, now)
-        if slots:
-            self._line.serve(consumer, sum(slot.end - slot.first for slot in slots))
+            assigned = self._assign(consumer, max_records, now)
+        if assigned:
+            self._line.serve(consumer, sum(part.end_lsn - part.first_lsn for part in assigned))
             self._call(now)
         elif queue:
             self._line.join(consumer)
             self._call(now)
-        self._set_eager(eager=bool(self._line) or not slots)
-        return tuple(
-            Assignment(slot.shard, slot.first, slot.end, slot.attempt, slot.lease) for slot in slots
-        )
+        self._set_eager(eager=bool(self._line) or not assigned)
+        return assigned
 
-    def _assign(self, consumer: str, max_records: int, now: int) -> list[Slot]:
+    def _assign(self, consumer: str, max_records: int, now: int) -> tuple[Assignment, ...]:
         if self.paused or (not self._line.comes_first(consumer) and self._call(now)):
-            return []
+            return ()
         return self._dispatch.assign(consumer, max_records)
 
     def _call(self, now: int) -> bool:
@@ -270,7 +250,7 @@ class Group:
         The rest of the lease goes back as if it had never been fetched. None means that all of it
         is lost (its consumer left, a seek, a gap) and must not be handed out.
         """
-        return self._custody.confirm(lease, end, now)
+        return self._dispatch.confirm(lease, end, now)
 
     # Acks
 
@@ -308,17 +288,12 @@ class Group:
         What a transaction asks before it acks, so that no two of them commit the same record.
         """
         self._window(shard)
-        return self._custody.holds(lease, shard, first, end)
+        return self._dispatch.holds(lease, shard, first, end)
 
     def held_by(self, consumer: str, shard: int, first: int, end: int) -> bool:
         """Tell whether a consumer holds all of ``[first, end)``, none of it acked, as `holds`."""
-        window = self._window_of(shard, first)
-        at = first
-        for slot in self._leases.within(shard, first, end):
-            if slot.first > at or slot.fate is not Fate.IN_FLIGHT or slot.consumer != consumer:
-                return False
-            at = slot.end
-        return at >= end and window.acks.count_unacked(first, end) == end - first
+        self._window_of(shard, first)
+        return self._dispatch.held_by(consumer, shard, first, end)
 
     def release(
         self,
@@ -338,7 +313,7 @@ class Group:
         if after_ns is not None:
             check_range("after_ns", after_ns, 0, TIME_MAX_NS)
         self._check_held(consumer, shard, first, end)
-        return self._custody.release(consumer, shard, (first, end), now, after_ns, reason)
+        return self._dispatch.release(consumer, shard, (first, end), now, after_ns, reason)
 
     def extend(self, consumer: str, shard: int, first: int, end: int, by_ns: int, now: int) -> int:
         """Set the deadline of what the consumer holds of ``[first, end)`` to ``by_ns`` from now.
@@ -347,7 +322,7 @@ class Group:
         """
         check_range("by_ns", by_ns, 1, TIME_MAX_NS)
         self._check_held(consumer, shard, first, end)
-        return self._custody.extend(consumer, shard, (first, end), now + by_ns)
+        return self._dispatch.extend(consumer, shard, (first, end), now + by_ns)
 
     def _check_held(self, consumer: str, shard: int, first: int, end: int) -> None:
         self._require(consumer)
@@ -359,7 +334,7 @@ class Group:
     @property
     def dooms(self) -> int:
         """How often something was doomed: more than before means that there is work to do."""
-        return self._leases.dooms
+        return self._dispatch.dooms
 
     def doomed(self, limit: int) -> tuple[Doomed, ...]:
         """Return up to ``limit`` records that are to be moved to the dead-letter stream.
@@ -368,26 +343,26 @@ class Group:
         it `is_doomed` still.
         """
         check_range("limit", limit, 1, FETCH_MAX)
-        return self._custody.doomed(limit)
+        return self._dispatch.doomed(limit)
 
     def is_doomed(self, shard: int, first: int, end: int) -> bool:
         """Tell whether all of ``[first, end)`` is doomed and none of it acked."""
-        return shard in self._windows and self._custody.is_doomed(shard, first, end)
+        return shard in self._windows and self._dispatch.is_doomed(shard, first, end)
 
     def put_off(self, shard: int, lsn: int) -> None:
         """Let the doomed run that holds a record, which could not be moved, be the last of them."""
-        self._custody.put_off(shard, lsn)
+        self._dispatch.put_off(shard, lsn)
 
     # Time
 
     def tick(self, now: int) -> None:
         """Take back what is past its deadline, and let delayed records be ready."""
-        self._custody.expire(now)
+        self._dispatch.expire(now)
         self._line.tick(now)
 
     def next_deadline(self) -> int | None:
         """Return when `tick` is next needed, or None."""
-        times = (self._leases.next_due(), self._line.turn_end())
+        times = (self._dispatch.next_due(), self._line.turn_end())
         return min((time for time in times if time is not None), default=None)
 
     def pause(self) -> None:
@@ -408,7 +383,7 @@ class Group:
         for window in self._dispatch.open_windows():
             state = window.acks.state
             due = due or state.acked_since >= self.limits.checkpoint_acks
-            self._recorder.settle(window, state.low)
+            self._dispatch.settle(window, state.low)
         self._set_eager(eager=bool(self._line))
         return due
 
@@ -497,28 +472,11 @@ class Group:
             raise ConsumerClosed(self.name, consumer)
 
     def check_invariants(self) -> None:
-        self._leases.check_invariants()
         self._line.check_invariants()
         self._dispatch.check_invariants()
         assert set(self._line.names()) <= set(self._consumers)
         for window in self._windows.values():
             window.check_invariants()
-            self._check_cover(window)
-
-    def _check_cover(self, window: Window) -> None:
-        """Every unacked record is in one slot; held are those that were never handed out."""
-        state = window.acks.state
-        covered = 0
-        held = 0
-        for slot in self._leases.of_shard(window.shard):
-            assert slot.end <= state.next, slot
-            assert slot.consumer is None or slot.consumer in self._consumers, slot
-            unacked = window.acks.count_unacked(slot.first, slot.end)
-            covered += unacked
-            if slot.attempt == 1 and slot.fate is not Fate.IN_FLIGHT:
-                held += unacked
-        assert covered == state.next - state.low - state.acked, window.shard
-        assert held == state.held, window.shard
 
 
 def _check_run(first: int, end: int) -> None:

@@ -8,23 +8,24 @@ it is never taken for stored without being so.
 from collections.abc import Mapping
 
 from hstreamlite.sub.ackmap import Run
-from hstreamlite.sub.checkpoint import AttemptRun, ShardProgress, encode
-from hstreamlite.sub.leases import Fate, Leases
+from hstreamlite.sub.checkpoint import ShardProgress, encode
+from hstreamlite.sub.dispatch import SharedDispatcher
 from hstreamlite.sub.window import Window
 
 
 class Recorder:
-    """Turns windows and leases into pieces of stored progress."""
+    """Turns windows and what is delivered of them into pieces of stored progress.
 
-    def __init__(self, windows: Mapping[int, Window], leases: Leases) -> None:
+    Of the shards in ``changed`` records were delivered again, or taken back.
+    """
+
+    def __init__(
+        self, windows: Mapping[int, Window], dispatch: SharedDispatcher, changed: set[int]
+    ) -> None:
         self._windows = windows
-        self._leases = leases
-        self._changed: set[int] = set()
+        self._dispatch = dispatch
+        self._changed = changed
         self._removed: set[int] = set()
-
-    def attempts_changed(self, shard: int) -> None:
-        """Note that records of a shard were delivered again, or taken back."""
-        self._changed.add(shard)
 
     def added(self, shard: int) -> None:
         self._removed.discard(shard)
@@ -32,11 +33,6 @@ class Recorder:
     def removed(self, shard: int) -> None:
         self._changed.discard(shard)
         self._removed.add(shard)
-
-    def settle(self, window: Window, low: int) -> None:
-        """Drop the leases of a window that lie below ``low``."""
-        while (slot := self._leases.first_of(window.shard)) and slot.end <= low:
-            self._leases.drop(slot)
 
     def unsaved(self) -> bool:
         return bool(
@@ -107,11 +103,11 @@ class Recorder:
         shard = window.shard
         window.mark_saved()
         dirty = window.acks.drain()
-        self._drop_done(window, dirty)
+        self._dispatch.drop_done(window, dirty)
         state = window.acks.state
-        self.settle(window, state.low)
+        self._dispatch.settle(window, state.low)
         redo = full or shard in self._changed or state.held > 0 or window.saved_zeros
-        attempts = self._attempts_of(window) if redo else []
+        attempts = self._dispatch.attempts_of(window) if redo else []
         window.saved_zeros = any(count == 0 for _, _, count in attempts)
         acked = window.acks.acked_runs(state.low, state.next) if full else dirty
         return ShardProgress(
@@ -125,22 +121,3 @@ class Recorder:
             attempts=attempts,
             forget_attempts=redo,
         )
-
-    def _drop_done(self, window: Window, dirty: list[Run]) -> None:
-        """Drop the leases that have no unacked record left, looking where something was acked."""
-        seen = 0
-        for first, end in dirty:
-            for slot in list(self._leases.within(window.shard, max(first, seen), end)):
-                seen = slot.end
-                if not window.acks.count_unacked(slot.first, slot.end):
-                    self._leases.drop(slot)
-
-    def _attempts_of(self, window: Window) -> list[AttemptRun]:
-        """Return the runs whose records were not delivered exactly once."""
-        low = window.low
-        runs = []
-        for slot in self._leases.of_shard(window.shard):
-            count = slot.attempt - (slot.fate is not Fate.IN_FLIGHT)
-            if count != 1 and slot.end > low:
-                runs.append((max(slot.first, low), slot.end, count))
-        return runs

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Mapping
 from hstreamlite.sub.dispatch import SharedDispatcher
 from hstreamlite.sub.effects import GroupStats, Holding, Lag
 from hstreamlite.sub.events import EventLog
-from hstreamlite.sub.leases import WAITING, Fate, Leases, Slot
-from hstreamlite.sub.limits import TIME_MAX_NS, Limits
+from hstreamlite.sub.limits import Limits
 from hstreamlite.sub.window import Window
 
 
@@ -19,31 +18,23 @@ def lag_of(windows: Iterable[Window]) -> Lag:
 
 
 class Survey:
-    """Reads a group's parts; linear in its slots."""
+    """Reads a group's parts; linear in what is delivered."""
 
     def __init__(
         self,
         limits: Limits,
         windows: Mapping[int, Window],
-        leases: Leases,
         dispatch: SharedDispatcher,
         events: EventLog,
     ) -> None:
         self._limits = limits
         self._windows = windows
-        self._leases = leases
         self._dispatch = dispatch
         self._events = events
 
     def stats(self, consumers: tuple[str, ...], *, paused: bool) -> GroupStats:
         lag = lag_of(self._windows.values())
-        waiting = doomed = 0
-        for window in self._windows.values():
-            for slot in self._leases.of_shard(window.shard):
-                if slot.fate in WAITING:
-                    waiting += window.acks.count_unacked(slot.first, slot.end)
-                elif slot.fate is Fate.DOOMED:
-                    doomed += window.acks.count_unacked(slot.first, slot.end)
+        waiting, doomed = self._dispatch.count_waiting()
         return GroupStats(
             consumers=consumers,
             paused=paused,
@@ -65,7 +56,7 @@ class Survey:
         return self._blocked(self._dispatch.outstanding()) if consumers else "no consumers"
 
     def _blocked(self, outstanding: int) -> str:
-        if any(self._dispatch.next_ready(shard) for shard in self._leases.ready_shards()):
+        if self._dispatch.can_resend():
             return ""
         backed_up = [window for window in self._windows.values() if window.tail > window.next]
         if not backed_up:
@@ -99,31 +90,17 @@ class Survey:
     def _holding(
         self, name: str, blocker: tuple[int, int] | None, *, waiting: bool, paused: bool
     ) -> Holding:
-        unacked = 0
-        first: Slot | None = None
-        blocks = False
-        for slot in self._leases.of_consumer(name):
-            if slot.fate is not Fate.IN_FLIGHT:
-                continue
-            count = self._windows[slot.shard].acks.count_unacked(slot.first, slot.end)
-            if not count:
-                continue
-            unacked += count
-            if first is None or (slot.due_ns or 0) < (first.due_ns or 0):
-                first = slot
-            if blocker is not None and slot.shard == blocker[0]:
-                blocks = blocks or slot.first <= blocker[1] < slot.end
-        oldest = ""
-        if first is not None:
-            lsn = self._windows[first.shard].acks.next_unacked(first.first)
-            oldest = f"{first.shard}-{lsn}"
+        held = self._dispatch.in_flight_of(name)
+        due_ns, shard, lsn, _, _ = min(held, default=(None, 0, 0, 0, 0))
         return Holding(
             consumer=name,
-            unacked=unacked,
-            oldest=oldest,
-            due_ns=first.due_ns if first else None,
+            unacked=sum(count for *_, count in held),
+            oldest=f"{shard}-{lsn}" if held else "",
+            due_ns=due_ns,
             waiting=waiting,
-            blocks=blocks,
+            blocks=any((at, first) <= blocker < (at, end) for _, at, first, end, _ in held)
+            if blocker
+            else False,
             full=self._dispatch.quota(name) == 0,
             could_take=not paused and self._dispatch.can_assign(name),
         )
@@ -136,7 +113,4 @@ class Survey:
         )
 
     def _due_of_low(self, window: Window) -> int:
-        low = window.low
-        for slot in self._leases.within(window.shard, low, low + 1):
-            return TIME_MAX_NS if slot.due_ns is None else slot.due_ns
-        return TIME_MAX_NS
+        return self._dispatch.due_of(window.shard, window.low)
