@@ -2,10 +2,11 @@
  *
  * Records of one key form a chain in log order. Of a chain, a prefix is in the hands of one
  * consumer at most; what follows waits. It may follow to that consumer at any time, and to any
- * other once all of the prefix is acked. A record that comes back takes all later ones of its key with it, so
- * that what is handed out of a key always is a prefix; those that were taken along are held in the
- * ack map: their acks are void until they are handed out again. Records without a key are chains of
- * their own. Keys are told apart by hash: two that collide are one, which costs speed and no order.
+ * other once all of the prefix is acked. A record that comes back takes all later ones of its key
+ * with it, so that what is handed out of a key always is a prefix; those that were taken along are
+ * held in the ack map: their acks are void until they are handed out again. Records without a key
+ * are chains of their own. Keys are told apart by hash: two that collide are one, which costs speed
+ * and no order.
  *
  * A record is waiting (nobody has it), reserved, or out. `scan` is where handing out goes on in the
  * log: records from there on have no place in any chain yet; their keys must be described first.
