@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
 from hstreamlite._native import fast
-from hstreamlite.config import ACK_TIMEOUT_SECONDS_MAX, check_duration, check_reason, check_seconds
+from hstreamlite.config import (
+    ACK_TIMEOUT_SECONDS_MAX,
+    check_duration,
+    check_int,
+    check_reason,
+    check_seconds,
+)
 from hstreamlite.errors import ConsumerClosed
 from hstreamlite.feed import (
     EMPTY,
@@ -19,9 +25,11 @@ from hstreamlite.feed import (
     check_receive,
     spans_of,
 )
+from hstreamlite.handling import WIDTH_MAX, Handling, OnError, check_handler
 from hstreamlite.log.journal import Cursor
 from hstreamlite.records import Delivery
 from hstreamlite.sub.effects import Event, Gap
+from hstreamlite.workers import Workers
 
 _SLICE_NS = 250_000_000
 _TIMEOUT_MAX = 1e9
@@ -44,6 +52,8 @@ class ConsumerBase:
         self._prefetch = prefetch
         self._take = min(prefetch, 8)
         self._closed = False
+        self._closing = False
+        self._handling: Handling | None = None
         self._gate = fast.AckGate(feed.gate, self, feed.addresses, self._ack_answer)
         feed.attach(name, self._gate)
 
@@ -63,6 +73,18 @@ class ConsumerBase:
         if batch:
             batch.consumer = self
         return batch
+
+    def _start_handling(self, width: int, drain_timeout: float) -> Handling:
+        self._check()
+        if self._handling is not None:
+            raise ValueError(f"consumer {self.name!r} runs already; one run at a time")
+        self._handling = Handling(self, width, drain_timeout)
+        return self._handling
+
+    def _end_handling(self) -> None:
+        self._handling = None
+        if self._closing:
+            self._leave()
 
     def _pace(self, elapsed_ns: int) -> None:
         """Take more at a time while that is worked off well within the ack timeout."""
@@ -85,7 +107,10 @@ class ConsumerBase:
         if after is not None:
             after_ns = int(check_duration("after", after, ACK_TIMEOUT_SECONDS_MAX) * 1e9)
         text = "" if reason is None else check_reason(reason)
-        return self._feed.release(self.name, spans_of(deliveries), after_ns, text)
+        spans = spans_of(deliveries)
+        if self._handling is not None:
+            return self._handling.release(spans, after_ns, text)
+        return self._feed.release(self.name, spans, after_ns, text)
 
     def _extend_items(self, deliveries: object, by: float | timedelta) -> int:
         self._check()
@@ -135,6 +160,8 @@ class Consumer(ConsumerBase):
     block detaches it: what it had not acked goes to others at once.
     """
 
+    _work: Workers | None = None
+
     def receive(self, max_records: int = 100, timeout: float | None = None) -> DeliveryBatch:
         """Return up to max_records deliveries, as soon as there is one; () when timeout seconds
         pass without.
@@ -143,15 +170,22 @@ class Consumer(ConsumerBase):
         deleted, CorruptionError when the next record cannot be read.
         """
         check_receive(max_records)
-        clock = self._feed.engine.env.clock
         end = None
         if timeout is not None:
-            end = clock.mono_ns() + int(check_seconds("timeout", timeout, 0, _TIMEOUT_MAX) * 1e9)
+            seconds = check_seconds("timeout", timeout, 0, _TIMEOUT_MAX)
+            end = self._feed.engine.env.clock.mono_ns() + int(seconds * 1e9)
+        return self._poll(self._fetch, max_records, end)
+
+    def _poll(
+        self, fetch: Callable[..., DeliveryBatch | None], max_records: int, end: int | None
+    ) -> DeliveryBatch:
+        """Fetch until there is something, or the time is over."""
+        clock = self._feed.engine.env.clock
         journal = self._journal
         while True:
             self._check()
             durable, pokes = journal.durable(), journal.pokes()
-            batch = self._fetch(max_records, may_block=True)
+            batch = fetch(max_records, may_block=True)
             if batch:
                 return batch
             now = clock.mono_ns()
@@ -187,6 +221,42 @@ class Consumer(ConsumerBase):
                 yield delivery
             self._pace(clock.mono_ns() - started)
 
+    def run(
+        self,
+        handle: Callable[[Delivery], object],
+        *,
+        workers: int = 1,
+        on_error: OnError | None = None,
+        drain_timeout: float = 30.0,
+    ) -> None:
+        """Call handle with every delivery, in so many threads, and ack it when that returns.
+
+        Returns when the consumer or its store is closed, from whatever thread; Ctrl-C and other
+        exceptions here, and errors of the subscription, end it too and are raised. Handlers that
+        run then are finished and acked, if that takes no longer than drain_timeout seconds; what
+        had not begun goes back at once.
+
+        An exception in handle is logged, on_error(delivery, error) is called, and the delivery goes
+        back to be sent again, unless one of the two has acked or released it. What on_error raises
+        ends the run, and so does what is no Exception. Up to `prefetch` deliveries are taken ahead,
+        but only as many as begin soon. With mode "ordered" deliveries of one key are handled one
+        after the other.
+
+        Where an environment runs without threads, this handles each record that there is once, and
+        returns.
+        """
+        check_handler(handle, on_error)
+        check_int("workers", workers, 1, WIDTH_MAX)
+        work = Workers(self, self._start_handling(workers, drain_timeout), handle, on_error)
+        self._work = work
+        self._feed.runs.add(work)
+        try:
+            work.run()
+        finally:
+            self._feed.runs.discard(work)
+            self._work = None
+            self._end_handling()
+
     def ack(self, deliveries: Deliveries) -> AckResult:
         """Ack a delivery, several, or a whole batch: they do not come again.
 
@@ -217,7 +287,18 @@ class Consumer(ConsumerBase):
         return self._extend_items(deliveries, by)
 
     def close(self) -> None:
-        """Detach; what is unacked goes to others at once. A second call does nothing."""
+        """Detach; what is unacked goes to others at once. A second call does nothing.
+
+        While it runs handlers this waits for them first, as `run` says; in a handler, `run` does it
+        at its end.
+        """
+        work = self._work
+        if work is not None:
+            self._closing = True
+            work.handling.stop()
+            work.join()
+            if work.is_here():
+                return
         self._leave()
 
     def _release(

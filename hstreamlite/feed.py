@@ -94,6 +94,7 @@ class Feed:
         self.lock = engine.env.threads.rlock()
         self.deleted = False
         self.consumers = 0
+        self.runs: set[Any] = set()
         self.shards = engine.catalog.by_id[state.stream_id].shard_ids
         self.group = Group(
             state.name,
@@ -400,6 +401,13 @@ class Feed:
         for shard, first, end in spans:
             if not self.group.held_by(consumer, shard, first, end):
                 raise LeaseLost(self.state.name, (f"{shard}-{first}-0",))
+
+    def holds(self, consumer: str, shard: int, lsn: int) -> bool:
+        """Tell whether the consumer holds the record, and it is not acked."""
+        with self.lock:
+            self.check()
+            self.group.tick(self._now())
+            return self.group.held_by(consumer, shard, lsn, lsn + 1)
 
     # The doomed.
 

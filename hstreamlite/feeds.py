@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hstreamlite.burial import Burial
 from hstreamlite.config import (
@@ -191,6 +191,13 @@ class Feeds:
             engine.retire_archived(engine.catalog, feed.state.stream_id)
         engine.journal.poke()
         return Pending(None, ticket)
+
+    def stop_runs(self) -> list[Any]:
+        """Tell the runs of consumers, of whatever face, to stop; return them."""
+        runs = [run for feed in self.all() for run in list(feed.runs)]
+        for run in runs:
+            run.handling.stop()
+        return runs
 
     def tick(self, now: int) -> int | None:
         """Let time pass for every subscription; return the next deadline."""

@@ -349,7 +349,10 @@ class Store:
         return self._ticker.run_once()
 
     def close(self) -> None:
-        """Close. Consumers and readers in other threads end with StoreClosed."""
+        """Close. Consumers and readers in other threads end with StoreClosed.
+
+        Where `Consumer.run` is at work its handlers are waited for, as it says.
+        """
         signals.closed(self.close)
         engine = self._engine
         if engine.closed:
@@ -357,6 +360,8 @@ class Store:
         if engine.forked:
             engine.close()
             return
+        for run in self._feeds.stop_runs():
+            run.join()
         self._ticker.stop()
         try:
             self._ticker.flush_producers()

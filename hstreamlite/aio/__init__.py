@@ -10,6 +10,7 @@ that nobody is left to take go back to their subscription.
 
 from hstreamlite.aio.consumer import Consumer
 from hstreamlite.aio.producer import Producer, Submitted
+from hstreamlite.aio.signals import exit_on_sigterm
 from hstreamlite.aio.store import (
     Store,
     Subscription,
@@ -28,5 +29,6 @@ __all__ = [
     "Submitted",
     "Subscription",
     "Transaction",
+    "exit_on_sigterm",
     "open",
 ]

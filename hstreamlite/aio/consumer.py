@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
 from hstreamlite.aio.bell import Bell, in_thread
-from hstreamlite.config import check_seconds
+from hstreamlite.aio.tasks import Tasks
+from hstreamlite.config import check_int, check_seconds
 from hstreamlite.consumer import ConsumerBase
 from hstreamlite.errors import ConsumerClosed, StoreClosed, SubscriptionNotFound
 from hstreamlite.feed import EMPTY, AckResult, Deliveries, DeliveryBatch, Feed, check_receive
+from hstreamlite.handling import WIDTH_MAX, OnError, check_handler
 from hstreamlite.records import Delivery
 
 
@@ -32,6 +34,7 @@ class Consumer(ConsumerBase):
     """One attached reader of a subscription, as `hstreamlite.Consumer`."""
 
     _may_block = False
+    _work: Tasks | None = None
     _ack_answer = _DONE
 
     def __init__(self, bell: Bell, feed: Feed, name: str, prefetch: int) -> None:
@@ -46,24 +49,34 @@ class Consumer(ConsumerBase):
     ) -> DeliveryBatch:
         """Return up to max_records deliveries, as soon as there is one; () after the timeout."""
         check_receive(max_records)
-        clock = self._feed.engine.env.clock
         end = None
         if timeout is not None:
-            end = clock.mono_ns() + int(check_seconds("timeout", timeout, 0, 1e9) * 1e9)
+            seconds = check_seconds("timeout", timeout, 0, 1e9)
+            end = self._feed.engine.env.clock.mono_ns() + int(seconds * 1e9)
+        return await self._poll(self._fetch, max_records, end)
+
+    async def _poll(
+        self, fetch: Callable[..., DeliveryBatch | None], max_records: int, end: int | None
+    ) -> DeliveryBatch:
+        """Fetch until there is something, or the time is over."""
+        clock = self._feed.engine.env.clock
         try:
             while True:
                 while self._fetching is not None and not self._fetching.done():
                     await asyncio.wait([self._fetching])
                 self._check()
                 durable = self._journal.durable()
-                batch = self._fetch(max_records, may_block=False)
+                batch = fetch(max_records, may_block=False)
+                listened = batch is not None
                 if batch is None:
-                    batch = await self._fetch_in_thread(max_records)
+                    batch = await self._fetch_in_thread(fetch, max_records)
                 if batch:
                     return batch
                 now = clock.mono_ns()
                 if end is not None and now >= end:
                     return EMPTY
+                if not listened:
+                    continue
                 waits = [] if end is None else [end - now]
                 due = self._feed.next_deadline()
                 if due is not None:
@@ -73,14 +86,16 @@ class Consumer(ConsumerBase):
             if not self._closed:
                 self._feed.leave_line(self.name)
 
-    async def _fetch_in_thread(self, max_records: int) -> DeliveryBatch | None:
+    async def _fetch_in_thread(
+        self, fetch: Callable[..., DeliveryBatch | None], max_records: int
+    ) -> DeliveryBatch | None:
         """Fetch what has to be read from a file; deliveries that nobody takes go back.
 
         The thread goes on when the caller is cancelled, and it has the cursors: the next call waits
         for it.
         """
         fetching = self._fetching = asyncio.ensure_future(
-            in_thread(self._fetch, max_records, may_block=True)
+            in_thread(fetch, max_records, may_block=True)
         )
         try:
             return await asyncio.shield(fetching)
@@ -112,6 +127,32 @@ class Consumer(ConsumerBase):
                 yield delivery
             self._pace(clock.mono_ns() - started)
 
+    async def run(
+        self,
+        handle: Callable[[Delivery], object],
+        *,
+        concurrency: int = 1,
+        on_error: OnError | None = None,
+        drain_timeout: float = 30.0,
+    ) -> None:
+        """Call handle with every delivery, so many at a time, and ack it when that returns.
+
+        As `hstreamlite.Consumer.run`, with tasks. handle is a coroutine function, or a plain one,
+        which is called in a worker thread. Cancelling this drains, and then raises CancelledError;
+        handlers that have not ended within drain_timeout seconds are cancelled too.
+        """
+        check_handler(handle, on_error)
+        check_int("concurrency", concurrency, 1, WIDTH_MAX)
+        work = Tasks(self, self._start_handling(concurrency, drain_timeout), handle, on_error)
+        self._work = work
+        self._feed.runs.add(work)
+        try:
+            await work.run()
+        finally:
+            self._feed.runs.discard(work)
+            self._work = None
+            self._end_handling()
+
     async def ack(self, deliveries: Deliveries) -> AckResult:
         """Ack a delivery, several, or a whole batch, as `hstreamlite.Consumer.ack`."""
         return self._ack_items(deliveries)
@@ -132,7 +173,14 @@ class Consumer(ConsumerBase):
         return self._extend_items(deliveries, by)
 
     async def close(self) -> None:
-        """Detach; what is unacked goes to others at once. A second call does nothing."""
+        """Detach, as `hstreamlite.Consumer.close`. A second call does nothing."""
+        work = self._work
+        if work is not None:
+            self._closing = True
+            work.handling.stop()
+            await work.join()
+            if work.is_here():
+                return
         await in_thread(self._leave)
 
     def _release(

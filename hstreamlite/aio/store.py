@@ -251,7 +251,7 @@ class Store:
         await self._bell.ticket(self._engine.journal.staged())
 
     async def close(self) -> None:
-        """Close. Waiting tasks end with StoreClosed. A cancelled caller does not stop it."""
+        """Close, as `hstreamlite.Store.close`. A cancelled caller does not stop it."""
         if self._closing is None:
             if self._engine.closed:
                 return
@@ -260,6 +260,8 @@ class Store:
             await asyncio.shield(self._closing)
 
     async def _shut(self) -> None:
+        for run in self._feeds.stop_runs():
+            await run.join()
         for producer in list(self._producers):
             with suppress(HStreamError):
                 await producer.flush()

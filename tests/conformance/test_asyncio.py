@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -364,3 +365,166 @@ async def test_a_submitted_record_can_be_awaited(store: aio.Store) -> None:
         pending = [await producer.submit(b"%d" % i) for i in range(10)]
         ids = [await one for one in pending]
     assert [r.id for r in await collect(stream.read())] == ids
+
+
+class Held:
+    """A handler that waits until it is let go."""
+
+    def __init__(self, count: int) -> None:
+        self.began = asyncio.Semaphore(0)
+        self.go = asyncio.Event()
+        self.ended: list[object] = []
+        self.cancelled: list[object] = []
+        self.count = count
+
+    async def __call__(self, delivery: hs.Delivery) -> None:
+        self.began.release()
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(delivery.payload)
+            raise
+        self.ended.append(delivery.payload)
+
+    async def all_began(self) -> None:
+        for _ in range(self.count):
+            await self.began.acquire()
+
+
+async def jobs(store: aio.Store, count: int) -> aio.Subscription:
+    stream = await store.create_stream("jobs")
+    await stream.append_many([b"%d" % n for n in range(count)])
+    return await store.create_subscription("s", stream="jobs")
+
+
+async def test_coroutines_handle_so_many_deliveries_at_a_time(store: aio.Store) -> None:
+    subscription = await jobs(store, 200)
+    running, most, done = 0, 0, asyncio.Semaphore(0)
+
+    async def handle(delivery: hs.Delivery) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await turns(3)
+        running -= 1
+        done.release()
+
+    async with subscription.consumer("w") as consumer:
+        task = asyncio.ensure_future(consumer.run(handle, concurrency=8))
+        for _ in range(200):
+            await done.acquire()
+        await consumer.close()
+        await task
+    assert most == 8
+    assert await subscription.lag() == hs.Lag(0, 0)
+
+
+async def test_a_cancelled_run_finishes_what_it_handles(store: aio.Store) -> None:
+    subscription = await jobs(store, 50)
+    handler = Held(3)
+    async with subscription.consumer("w") as consumer, subscription.consumer("v") as other:
+        task = asyncio.ensure_future(consumer.run(handler, concurrency=3))
+        await handler.all_began()
+        task.cancel()
+        rest = await drain(other, 47)
+        assert not task.done()
+        handler.go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (handler.ended, handler.cancelled) == ([b"0", b"1", b"2"], [])
+        assert {d.payload for d in rest} == {b"%d" % n for n in range(3, 50)}
+        assert await subscription.lag() == hs.Lag(47, 0)
+
+
+async def test_what_takes_too_long_to_drain_is_cancelled_and_comes_again(store: aio.Store) -> None:
+    subscription = await jobs(store, 5)
+    handler = Held(2)
+    async with subscription.consumer("w") as consumer:
+        task = asyncio.ensure_future(consumer.run(handler, concurrency=2, drain_timeout=0.01))
+        await handler.all_began()
+        await consumer.close()
+        await task
+    assert (handler.ended, sorted(handler.cancelled)) == ([], [b"0", b"1"])
+    async with subscription.consumer("w") as consumer:
+        assert len(await drain(consumer, 5)) == 5
+
+
+async def test_a_second_cancellation_does_not_wait(store: aio.Store) -> None:
+    subscription = await jobs(store, 5)
+    handler = Held(2)
+    async with subscription.consumer("w") as consumer:
+        task = asyncio.ensure_future(consumer.run(handler, concurrency=2))
+        await handler.all_began()
+        task.cancel()
+        await turns(TURNS_MAX)
+        assert not task.done()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await turns(TURNS_MAX)
+        assert (handler.ended, sorted(handler.cancelled)) == ([], [b"0", b"1"])
+        assert len(await drain(consumer, 5)) == 5
+
+
+async def test_a_handler_that_awaits_what_is_cancelled_has_failed(store: aio.Store) -> None:
+    subscription = await jobs(store, 1)
+    told: list[str] = []
+    done = asyncio.Event()
+
+    async def handle(delivery: hs.Delivery) -> None:
+        if delivery.attempt == 1:
+            future = asyncio.get_running_loop().create_future()
+            future.cancel()
+            await future
+        done.set()
+
+    async def on_error(delivery: hs.Delivery, error: BaseException) -> None:
+        await turns(1)
+        told.append(type(error).__name__)
+
+    async with subscription.consumer("w") as consumer:
+        task = asyncio.ensure_future(consumer.run(handle, on_error=on_error))
+        await done.wait()
+        await consumer.close()
+        await task
+    assert told == ["CancelledError"]
+    assert await subscription.lag() == hs.Lag(0, 0)
+
+
+async def test_a_coroutine_may_close_its_store(tmp_path: Path) -> None:
+    async with aio.open(tmp_path / "s") as store:
+        subscription = await jobs(store, 10)
+        seen: list[object] = []
+
+        async def handle(delivery: hs.Delivery) -> None:
+            seen.append(delivery.payload)
+            await delivery.ack()
+            if len(seen) == 4:
+                await store.close()
+
+        await subscription.consumer("w").run(handle)
+        assert store.closed
+    async with aio.open(tmp_path / "s") as store:
+        lag = await store.subscription("s").lag()
+        assert lag.unacked + lag.backlog == 10 - len(seen)
+        assert len(seen) == 4
+
+
+async def test_a_plain_function_handles_without_holding_up_the_loop(store: aio.Store) -> None:
+    subscription = await jobs(store, 1)
+    go = threading.Event()
+    async with subscription.consumer("w") as consumer:
+        handled = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def handle(delivery: hs.Delivery) -> None:
+            assert go.wait(60)
+            loop.call_soon_threadsafe(handled.set)
+
+        task = asyncio.ensure_future(consumer.run(handle))
+        await turns(TURNS_MAX)
+        go.set()
+        await handled.wait()
+        await consumer.close()
+        await task
+    assert await subscription.lag() == hs.Lag(0, 0)

@@ -19,6 +19,8 @@ WAITS = {
     "receive": "store.subscription('s').consumer('c').receive()",
     "iterate consumer": "list(store.subscription('s').consumer('c'))",
     "iterate in with": "with store.subscription('s').consumer('c') as c: list(c)",
+    "run": "store.subscription('s').consumer('c').run(print)",
+    "run in with": "with store.subscription('s').consumer('c') as c: c.run(print, workers=4)",
     "follow": "list(stream.read(start=hs.LATEST, follow=True))",
     "follow batches": "list(stream.read_batches(start=hs.LATEST, follow=True))",
     "append": "while True: stream.append(b'x')",

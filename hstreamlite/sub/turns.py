@@ -1,0 +1,131 @@
+"""Turns: which of the deliveries that a consumer has taken may be handled now.
+
+Pure: deliveries go in as they come, and each call of `begin` gives the next to be handled. In key
+order the deliveries of one key take turns, in the order of the log; those without a key, and all
+where order does not count, begin in the order they came.
+
+A delivery that comes behind a later one of its key means that the subscription took back what waits
+of that key, and sends it again: those turns are void. So are those that `drop` names, when a
+delivery before them is given back.
+"""
+
+from collections import deque
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Turn(Generic[T]):
+    """One delivery, and where it stands: its place in the log, and its key if that counts."""
+
+    __slots__ = ("item", "key", "place", "void")
+
+    def __init__(self, item: T, place: int, key: str | None) -> None:
+        self.item = item
+        self.place = place
+        self.key = key
+        self.void = False
+
+
+class Turns(Generic[T]):
+    """The deliveries that wait, and how many are being handled.
+
+    ``ready`` may begin now; ``waiting`` counts them, and those behind another of their key;
+    ``running`` have begun and not ended.
+    """
+
+    def __init__(self, *, by_key: bool) -> None:
+        self.ready = 0
+        self.waiting = 0
+        self.running = 0
+        self._by_key = by_key
+        self._queue: deque[Turn[T]] = deque()
+        self._lanes: dict[str, deque[Turn[T]]] = {}
+        self._busy: set[str] = set()
+
+    def add(self, item: T, place: int, key: str | None) -> None:
+        """Let a delivery wait for its turn."""
+        turn = Turn(item, place, key if self._by_key else None)
+        self.waiting += 1
+        if turn.key is None:
+            self._make_ready(turn)
+            return
+        waits = self._lanes.get(turn.key)
+        if waits and waits[-1].place >= place:
+            self._void(waits)
+        lane = self._lanes.setdefault(turn.key, deque())
+        lane.append(turn)
+        if len(lane) == 1 and turn.key not in self._busy:
+            self._make_ready(turn)
+
+    def begin(self) -> Turn[T] | None:
+        """Return what is to be handled next, or None if nothing may begin now."""
+        while self._queue:
+            turn = self._queue.popleft()
+            if turn.void:
+                continue
+            if turn.key is not None:
+                self._lanes[turn.key].popleft()
+                self._busy.add(turn.key)
+            self.ready -= 1
+            self.waiting -= 1
+            self.running += 1
+            return turn
+        return None
+
+    def end(self, turn: Turn[T]) -> None:
+        """Note that a delivery was handled: the next of its key may begin."""
+        self.running -= 1
+        if turn.key is None:
+            return
+        self._busy.remove(turn.key)
+        lane = self._lanes[turn.key]
+        if lane:
+            self._make_ready(lane[0])
+        else:
+            del self._lanes[turn.key]
+
+    def drop(self, key: str | None) -> list[T]:
+        """Remove and return what waits of a key whose order counts."""
+        lane = self._lanes.get(key) if key is not None else None
+        return self._void(lane) if lane else []
+
+    def clear(self) -> list[T]:
+        """Remove and return all that waits, in the order it came for each key."""
+        left = [turn.item for turn in self._queue if turn.key is None]
+        for lane in list(self._lanes.values()):
+            left += self._void(lane) if lane else []
+        self._queue.clear()
+        self.ready = self.waiting = 0
+        return left
+
+    def _make_ready(self, turn: Turn[T]) -> None:
+        self.ready += 1
+        self._queue.append(turn)
+
+    def _void(self, lane: deque[Turn[T]]) -> list[T]:
+        first = lane[0]
+        if first.key not in self._busy:
+            self.ready -= 1
+        self.waiting -= len(lane)
+        for turn in lane:
+            turn.void = True
+        items = [turn.item for turn in lane]
+        lane.clear()
+        if first.key is not None and first.key not in self._busy:
+            del self._lanes[first.key]
+        return items
+
+    def check_invariants(self) -> None:
+        live = [turn for turn in self._queue if not turn.void]
+        assert self.ready == len(live)
+        assert self.waiting == sum(turn.key is None for turn in live) + sum(
+            map(len, self._lanes.values())
+        )
+        assert self._busy <= set(self._lanes)
+        assert self.running >= len(self._busy)
+        for key, lane in self._lanes.items():
+            assert lane or key in self._busy
+            assert all(a.place < b.place for a, b in zip(lane, list(lane)[1:], strict=False))
+            queued = [turn for turn in live if turn.key == key]
+            assert queued == ([] if key in self._busy else [lane[0]])
