@@ -125,6 +125,8 @@ class Feed:
         self._dooms = 0
         self.buried = 0
         """Records that were moved to the dead-letter stream."""
+        self.redriving = engine.env.threads.lock()
+        """Held by who redrives: one at a time."""
         self.burial_failure = ""
         """Why others could not be."""
         self.seeks = 0

@@ -40,6 +40,7 @@ from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo, stats_of
 from hstreamlite.log.recovery import RecoveryReport
 from hstreamlite.place import EARLIEST, Place
 from hstreamlite.position import lag, seek, set_paused
+from hstreamlite.redrive import redrive
 from hstreamlite.stream import FollowedStream, Stream
 from hstreamlite.sub.effects import Lag
 from hstreamlite.sub.retry import Backoff
@@ -476,6 +477,21 @@ class Subscription:
         feed = self._feed()
         feed.journal.wait(seek(feed, to))
 
+    def redrive(self, limit: int | None = None) -> int:
+        """Append the dead letters of this subscription, limit of them at most, to its stream again;
+        return how many, on disk when this returns.
+
+        Each goes back once, also if the process ends in between; letters stay in the dead-letter
+        stream. They are new records, which other subscriptions of the stream get too.
+        StreamNotFound if one of the streams is gone, CorruptionError after all others went back if
+        some cannot be read.
+        """
+        feed = self._feed()
+        pending = redrive(feed, limit)
+        feed.journal.wait(pending.ticket)
+        count: int = pending.value
+        return count
+
     def pause(self) -> None:
         """Deliver nothing until `resume`, also after a restart; on disk when this returns.
 
@@ -509,6 +525,10 @@ class FollowedSubscription(Subscription):
     def seek(self, to: Place) -> NoReturn:  # noqa: ARG002 - refused
         """Raise ReadOnly."""
         self._store._engine.refuse(f"move subscription {self.name!r}")
+
+    def redrive(self, limit: int | None = None) -> NoReturn:  # noqa: ARG002 - refused
+        """Raise ReadOnly."""
+        self._store._engine.refuse(f"redrive subscription {self.name!r}")
 
     def pause(self) -> NoReturn:
         """Raise ReadOnly."""

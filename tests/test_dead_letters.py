@@ -220,3 +220,50 @@ def test_a_subscription_that_is_deleted_takes_its_doomed_with_it() -> None:
         pass_time(store, env)
         assert dead(store) == []
         assert len(list(store.stream("orders").read())) == 10
+
+
+def test_a_crash_at_any_step_of_a_redrive_brings_each_letter_back_once() -> None:
+    env = SimEnv(seed=5)
+    with Recording(env.disk) as recording:
+        store = opened(env)
+        consumer = dying(store, records=40, size=900)
+        consumer.release(consumer.receive(40))
+        pass_time(store, env)
+        assert len(dead(store)) == 40
+        begun = recording.position
+        assert store.subscription("billing").redrive(limit=7) == 7
+        assert store.subscription("billing").redrive() == 33
+    back: Counter[int] = Counter()
+    for step in range(begun, len(recording), effort.of(1, brief=3)):
+        for state in recording.states(step, 4):
+            with opened(env.after(state.files)) as store:
+                found = [number(record) for record in store.stream("orders").read()]
+                back[len(found) - 40] += 1
+                store.subscription("billing").redrive()
+                found = [number(record) for record in store.stream("orders").read()]
+                assert Counter(found[40:]) == Counter(range(40)), state
+    assert {0, 7, 40} <= set(back), back
+    assert len(back) > 3, "the second redrive takes several frames"
+
+
+def test_damaged_letters_are_told_once_the_others_are_back() -> None:
+    env = SimEnv(seed=2)
+    with opened(env) as store:
+        consumer = dying(store, records=12, size=3000)
+        for delivery in consumer.receive(12):
+            delivery.release()
+            pass_time(store, env)
+        store.stream("orders").trim(before=hs.LATEST)
+    for path in env.disk.walk("/db"):
+        if path.endswith(".seg"):
+            at = env.disk.read_all(path).rfind(b"4.......")
+            if at >= 0:
+                env.disk.flip(path, (at + 100) * 8)
+    with opened(env) as store:
+        subscription = store.subscription("billing")
+        with pytest.raises(hs.CorruptionError, match="CRC"):
+            subscription.redrive()
+        found = [number(record) for record in store.stream("orders").read()]
+        assert 4 not in found
+        assert len(found) == len(set(found)) >= 8
+        assert subscription.redrive() == 0

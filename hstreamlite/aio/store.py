@@ -26,6 +26,7 @@ from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo, stats_of
 from hstreamlite.log.recovery import RecoveryReport
 from hstreamlite.place import EARLIEST, Place
 from hstreamlite.position import lag, seek, set_paused
+from hstreamlite.redrive import redrive
 from hstreamlite.store import back_up, config_for, opener_for, path_text, real_path
 from hstreamlite.sub.effects import Lag
 from hstreamlite.sub.retry import Backoff
@@ -378,6 +379,14 @@ class Subscription:
         feed = self._store._feeds.get(self.name)
         await self._store._bell.ticket(await in_thread(seek, feed, to))
 
+    async def redrive(self, limit: int | None = None) -> int:
+        """Append dead letters to their stream again, as `hstreamlite.Subscription.redrive`."""
+        feed = self._store._feeds.get(self.name)
+        pending = await in_thread(redrive, feed, limit)
+        await self._store._bell.ticket(pending.ticket)
+        count: int = pending.value
+        return count
+
     async def pause(self) -> None:
         """Deliver nothing until `resume`, as `hstreamlite.Subscription.pause`."""
         await self._pause(paused=True)
@@ -409,6 +418,10 @@ class FollowedSubscription(Subscription):
     async def seek(self, to: Place) -> NoReturn:  # noqa: ARG002 - refused
         """Raise ReadOnly."""
         self._store._engine.refuse(f"move subscription {self.name!r}")
+
+    async def redrive(self, limit: int | None = None) -> NoReturn:  # noqa: ARG002 - refused
+        """Raise ReadOnly."""
+        self._store._engine.refuse(f"redrive subscription {self.name!r}")
 
     async def pause(self) -> NoReturn:
         """Raise ReadOnly."""

@@ -69,6 +69,7 @@ async def test_a_closed_store_refuses_everything(face: Face, tmp_path: Path) -> 
         subscription.lag(),
         subscription.seek(hs.EARLIEST),
         subscription.pause(),
+        subscription.redrive(),
         subscription.resume(),
         consumer.receive(),
         consumer.ack(held),

@@ -13,6 +13,7 @@ from tests.conformance.faces import (
     Face,
     Store,
     Subscription,
+    all_of,
     collect,
     create_wide,
     drain,
@@ -297,3 +298,138 @@ async def test_the_original_stays_in_its_stream(store: Store) -> None:
     assert await payloads(store.stream("orders")) == [b"0", b"1", b"2"]
     async with other.consumer("w") as consumer:
         assert [delivery.attempt for delivery in await drain(consumer, 3)] == [1, 1, 1]
+
+
+async def test_redriven_letters_are_records_of_their_stream_again(store: Store) -> None:
+    orders = await store.create_stream("orders")
+    subscription = await filled(store, 0)
+    first = await orders.append({"n": 1}, key="k", attributes={"trace": "7"})
+    async with subscription.consumer("w") as consumer:
+        await consumer.release(await drain(consumer, 1))
+        await letters(store, 1)
+        assert await subscription.redrive() == 1
+        (again,) = await drain(consumer, 1)
+        assert (again.payload, again.key, again.attempt) == ({"n": 1}, "k", 1)
+        assert again.attributes == {
+            "trace": "7",
+            "hstreamlite-redriven-from": str(first),
+            "hstreamlite-redriven-for": "billing",
+        }
+        await consumer.release(again)
+        _, letter = await letters(store, 2)
+        assert letter.attributes["hstreamlite-dead-id"] == str(again.id)
+        assert letter.attributes["hstreamlite-redriven-from"] == str(first)
+        assert await subscription.redrive() == 1
+        assert await subscription.redrive() == 0
+        await consumer.ack(await drain(consumer, 1))
+    assert len(await payloads(store.stream("dead"))) == 2, "letters stay where they are"
+
+
+async def test_a_limit_is_kept_and_the_next_call_goes_on(face: Face, tmp_path: Path) -> None:
+    async with face.open(tmp_path / "s") as store:
+        await create_wide(store, "dead", 3)
+        subscription = await filled(store, 10)
+        async with subscription.consumer("w") as consumer:
+            await consumer.release(await drain(consumer, 10))
+            await letters(store, 10)
+        assert await subscription.redrive(limit=0) == 0
+        assert await subscription.redrive(limit=4) == 4
+        assert await subscription.redrive(3) == 3
+    async with face.open(tmp_path / "s") as store:
+        subscription = store.subscription("billing")
+        assert await subscription.redrive(limit=100) == 3
+        assert await subscription.redrive() == 0
+        found = await payloads(store.stream("orders"))
+        assert sorted(found[10:]) == sorted(found[:10])
+        for limit, error in ((-1, ValueError), (1.5, TypeError), (True, TypeError)):
+            with pytest.raises(error, match="limit must be"):
+                await subscription.redrive(limit)  # type: ignore[arg-type]
+
+
+async def test_each_subscription_redrives_its_own_letters(store: Store) -> None:
+    billing = await filled(store, 3)
+    await store.create_stream("parcels")
+    await store.stream("parcels").append_many([b"p", b"q"])
+    shipping = await store.create_subscription(
+        "shipping", stream="parcels", max_attempts=1, dead_letter="dead"
+    )
+    await store.stream("dead").append(b"somebody's own")
+    for subscription, count in ((billing, 3), (shipping, 2)):
+        async with subscription.consumer("w") as consumer:
+            await consumer.release(await drain(consumer, count))
+    await letters(store, 6)
+    assert await shipping.redrive() == 2
+    assert await payloads(store.stream("parcels")) == [b"p", b"q", b"p", b"q"]
+    assert await billing.redrive() == 3
+    assert await payloads(store.stream("orders")) == [b"0", b"1", b"2"] * 2
+
+
+async def test_letters_of_an_earlier_subscription_of_the_name_stay_dead(store: Store) -> None:
+    subscription = await filled(store, 2)
+    async with subscription.consumer("w") as consumer:
+        await consumer.release(await drain(consumer, 2))
+        await letters(store, 2)
+    await store.delete_subscription("billing")
+    assert await (await filled(store, 0, start=hs.LATEST)).redrive() == 0
+
+
+async def test_many_redrives_at_once_bring_each_letter_back_once(store: Store) -> None:
+    subscription = await filled(store, 200)
+    async with subscription.consumer("w") as consumer:
+        await consumer.release(await drain(consumer, 200))
+        await letters(store, 200)
+    counts = await all_of(*(subscription.redrive(limit=30) for _ in range(10)))
+    assert sorted(counts) == [0, 0, 0, 20, 30, 30, 30, 30, 30, 30]
+    assert len(await payloads(store.stream("orders"))) == 400
+
+
+async def test_redriving_needs_letters_and_somewhere_to_take_them(store: Store) -> None:
+    subscription = await filled(store, 1)
+    async with subscription.consumer("w") as consumer:
+        await consumer.release(await drain(consumer, 1))
+        await letters(store, 1)
+    plain = await store.create_subscription("plain", stream="orders")
+    with pytest.raises(ValueError, match="'plain' has no dead-letter stream"):
+        await plain.redrive()
+    with pytest.raises(hs.SubscriptionNotFound):
+        await store.subscription("nobody").redrive()
+    await store.delete_stream("orders", force=True)
+    await store.create_stream("orders")
+    with pytest.raises(hs.StreamNotFound, match="orders"):
+        await subscription.redrive()
+    await store.delete_stream("dead", force=True)
+    await store.delete_stream("orders")
+    with pytest.raises(hs.StreamNotFound):
+        await subscription.redrive()
+
+
+async def test_a_letter_that_died_twice_goes_back_step_by_step(store: Store) -> None:
+    subscription = await filled(store, 1)
+    await store.create_stream("hopeless")
+    last = await store.create_subscription(
+        "clerk", stream="dead", max_attempts=1, dead_letter="hopeless"
+    )
+    async with subscription.consumer("w") as consumer, last.consumer("w") as clerk:
+        await consumer.release(await drain(consumer, 1), reason="why")
+        (letter,) = await drain(clerk, 1)
+        await clerk.release(letter)
+        await letters(store, 1, "hopeless")
+        assert await last.redrive() == 1
+        (again,) = await drain(clerk, 1)
+        dead = {n: t for n, t in again.attributes.items() if n.startswith("hstreamlite-dead-")}
+        assert dead == letter.attributes
+        assert await subscription.redrive() == 2, "the letter itself, and what came back of it"
+
+
+@pytest.mark.parametrize("before", ["", "[]", '{"a": 1}', "{", "[" * 100_000, "null"])
+async def test_forged_letters_do_no_harm(store: Store, before: str) -> None:
+    subscription = await filled(store, 0)
+    forged = {"hstreamlite-dead-subscription": "billing", "hstreamlite-dead-before": before}
+    await store.stream("dead").append(b"x", attributes=forged)
+    assert await subscription.redrive() == 1
+    async with subscription.consumer("w") as consumer:
+        (delivery,) = await drain(consumer, 1)
+    assert delivery.attributes == {
+        "hstreamlite-redriven-from": "",
+        "hstreamlite-redriven-for": "billing",
+    }
