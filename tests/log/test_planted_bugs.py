@@ -30,6 +30,7 @@ FOLLOWERS = "tests/test_followers.py"
 REFUSALS = "tests/log/test_refusals.py"
 INDEX = "tests/log/test_index.py"
 TAIL = "tests/log/test_tail.py"
+POSITIONS = "tests/sub/test_positions_machine.py"
 
 PUBLISH = """    for (uint32_t n = 0; n < count && rc == HSL_OK; n++)
         rc = hsl_group_publish(log, flight(log, n));
@@ -478,6 +479,55 @@ BUGS = {
         "",
         FOLLOWERS,
         "snapshot_made",
+    ),
+    "move a subscription before that is on disk": Bug(
+        "position.py",
+        "        ticket, _ = feed.journal.stage(ops, _SYNC, system=True)\n",
+        "        feed.journal.stage(ops, _SYNC, system=True)\n        ticket = 0\n",
+        POSITIONS,
+        "agrees",
+    ),
+    "forget what was delivered before a seek": Bug(
+        "sub/window.py",
+        "        self.seen = min(self.seen[0], state.origin), max(self.seen[1], state.next)\n",
+        "        self.seen = (lsn, lsn)\n",
+        POSITIONS,
+        "agrees",
+    ),
+    "pause until the next start only": Bug(
+        "feed.py",
+        "        if state.paused:\n",
+        "        if False:\n",
+        POSITIONS,
+        "agrees",
+    ),
+    "give up at a trim what is in flight": Bug(
+        "sub/group.py",
+        "                if lsn < slot.end:\n",
+        "                if False:\n",
+        "tests/sub/test_gaps.py",
+        "in_flight",
+    ),
+    "count no ack that goes through a gate": Bug(
+        "_native/py_gate.c",
+        "            gate->acks += flags & HSL_ACK_NEW;\n",
+        "",
+        "tests/sub/test_watch.py",
+        "every_way",
+    ),
+    "warn of a standstill at every look": Bug(
+        "sub/watch.py",
+        "        self._complain_ns = now + REPEAT * after_ns\n",
+        "",
+        "tests/sub/test_watch.py",
+        "rarely",
+    ),
+    "tell the age of the newest record": Bug(
+        "position.py",
+        "wall_ms() - min(times)",
+        "wall_ms() - max(times)",
+        "tests/sub/test_lag.py",
+        "oldest",
     ),
     "expire what a subscription protects": Bug(
         "housekeeping.py",

@@ -37,6 +37,18 @@ def test_age_is_that_of_the_oldest_record_not_acked_or_not_delivered() -> None:
         assert (subscription.lag().age, subscription.lag().bytes) == (0.0, 0)
 
 
+def test_age_of_several_shards_is_that_of_the_oldest() -> None:
+    env = SimEnv(seed=1)
+    store = opened(env)
+    store._engine.create_stream("a", shards=8)
+    for n in range(40):
+        store.stream("a").append(b"x", key=f"k{n}", durability="os")
+        env.advance(1.0)
+    store.sync()
+    subscription = store.create_subscription("s", stream="a")
+    assert subscription.lag().age == pytest.approx(40.0, abs=0.1)
+
+
 def test_age_is_never_negative_and_follows_the_wall_clock() -> None:
     env = SimEnv(seed=1)
     store = opened(env)
