@@ -39,7 +39,7 @@ from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.effects import Assignment, Event, Gap, GroupStats, Lag, Stand
 from hstreamlite.sub.group import Group
 from hstreamlite.sub.limits import Limits
-from hstreamlite.sub.retry import Backoff, RetryPolicy
+from hstreamlite.sub.retry import ENDLESS, Backoff, RetryPolicy
 
 log = logging.getLogger("hstreamlite")
 
@@ -103,7 +103,8 @@ class Feed:
                 max_unacked=state.max_unacked,
                 span_records=engine.config.window_span,
                 checkpoint_acks=engine.config.progress_acks,
-                retry=retry_policy(state),
+                # What is in flight at the writer's is not doomed, however often it was delivered.
+                retry=ENDLESS if engine.read_only else retry_policy(state),
             ),
         )
         if state.paused:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from hstreamlite.log.catalog import (
@@ -92,3 +94,36 @@ def test_a_record_of_an_unknown_kind_or_of_none_is_refused() -> None:
     with pytest.raises(ValueError, match="Expecting value"):
         decode(b"")
     assert decode(encode({"op": "snapshot_end"})) == {"op": "snapshot_end"}
+
+
+def test_what_older_stores_do_not_know_of_a_subscription_is_left_out_and_filled_in() -> None:
+    plain = SubscriptionState(id=1, name="s", stream_id=1, created_ms=0, start={1: 1})
+    change = decode(encode(subscription_change(plain)))
+    assert not {"max_attempts", "dead_letter", "backoff", "redriven"} & set(change)
+    full = replace(
+        plain, max_attempts=3, dead_letter="b", backoff=(1.0, 60.0, 2.0), redriven={2: 7}
+    )
+    catalog = filled()
+    for state in (plain, full):
+        catalog.apply(decode(encode(subscription_change(state))))
+        assert catalog.subscriptions["s"] == state
+
+
+def test_a_stream_knows_whose_dead_letters_it_takes() -> None:
+    catalog = filled()
+    for number, name, of, into in ((1, "s", 1, "b"), (3, "u", 2, "c"), (4, "v", 1, "c")):
+        state = SubscriptionState(
+            id=number, name=name, stream_id=of, created_ms=0, start={}, dead_letter=into
+        )
+        catalog.apply(subscription_change(state))
+    assert (catalog.buried_in("b"), catalog.buried_in("c")) == (("s",), ("u", "v"))
+    assert catalog.graves_behind("a") == {"a", "b"}, "there is no c"
+    catalog.apply(stream_change(stream(3, "c")))
+    assert catalog.graves_behind("a") == {"a", "b", "c"}
+    assert catalog.graves_behind("c") == {"c"}
+    again = Catalog()
+    for change in catalog.snapshot([], [], 0):
+        again.apply(decode(encode(change)))
+    assert again.buried_in("c") == ("u", "v")
+    again.apply({"op": "delete_subscription", "name": "u"})
+    assert again.buried_in("c") == ("v",)

@@ -31,6 +31,10 @@ REFUSALS = "tests/log/test_refusals.py"
 INDEX = "tests/log/test_index.py"
 TAIL = "tests/log/test_tail.py"
 POSITIONS = "tests/sub/test_positions_machine.py"
+GROUP = "tests/sub/test_group.py"
+RETRY = "tests/sub/test_retry.py"
+DEAD = "tests/test_dead_letters.py"
+REDRIVEN = "tests/conformance/test_dead_letters.py"
 
 PUBLISH = """    for (uint32_t n = 0; n < count && rc == HSL_OK; n++)
         rc = hsl_group_publish(log, flight(log, n));
@@ -535,6 +539,64 @@ BUGS = {
         "self._expired(state, shard, now)",
         "tests/test_retention.py",
         "keeps_what",
+    ),
+    "deliver once more than is allowed": Bug(
+        "sub/retry.py",
+        "attempt >= policy.max_attempts",
+        "attempt > policy.max_attempts",
+        RETRY,
+        "never_before",
+    ),
+    "let who leaves wait like who releases": Bug(
+        "sub/retry.py",
+        "frozenset({Cause.TIMEOUT, Cause.RELEASED})",
+        "frozenset({Cause.TIMEOUT, Cause.RELEASED, Cause.LEFT})",
+        "tests/sub/test_group_machine.py",
+    ),
+    "forget in a restart how often a record was delivered": Bug(
+        "sub/custody.py",
+        "                self.judge(slot, count, Cause.RESTART, 0)\n",
+        "                pass\n",
+        GROUP,
+        "forgets_no_attempt",
+    ),
+    "copy a dead letter in one frame and ack it in another": Bug(
+        "burial.py",
+        "ops + feed.progress_ops(spans), _SYNC",
+        "ops, _SYNC",
+        DEAD,
+        "in_one_place",
+    ),
+    "bury what was acked while it was copied": Bug(
+        "burial.py",
+        "[grave for grave in graves if feed.still_doomed(grave.spans)]",
+        "list(graves)",
+        DEAD,
+        "while_it_is_copied",
+    ),
+    "let one damaged record hold the others back": Bug(
+        "burial.py",
+        "at = cursor.damaged_end() if cursor.damaged_end() > at else end",
+        "raise",
+        DEAD,
+        "only_the_damaged",
+    ),
+    "redrive first and note it in a frame of its own": Bug(
+        "redrive.py",
+        "            ops.append((CATALOG, [catalogs.encode(change)], None))\n"
+        "            self._ticket, _ = engine.journal.stage(ops, _SYNC)\n",
+        "            engine.journal.wait(engine.journal.stage(ops, _SYNC)[0])\n"
+        "            ops = [(CATALOG, [catalogs.encode(change)], None)]\n"
+        "            self._ticket, _ = engine.journal.stage(ops, _SYNC)\n",
+        DEAD,
+        "brings_each_letter_back_once",
+    ),
+    "redrive the letters of others": Bug(
+        "letters.py",
+        "record.attributes.get(SUBSCRIPTION) == subscription",
+        "SUBSCRIPTION in record.attributes",
+        REDRIVEN,
+        "its_own_letters",
     ),
 }
 
