@@ -536,6 +536,31 @@ class LeaseLost(HStreamError):
         )
 
 
+class PayloadMismatch(HStreamError, ValueError):
+    """The payload of a record does not hold what `payload_as` was asked for. The record stays.
+
+    ``field`` is the path of what does not fit, empty for the payload as a whole.
+    """
+
+    record: str
+    type: str
+    field: str
+    expected: str
+    found: str
+
+    def __init__(self, record: str, type_: str, field: str, expected: str, found: str) -> None:
+        what = f"field {field!r}" if field else "its payload"
+        super().__init__(
+            f"{f'Record {record}' if record else 'The record'} is no {type_}: {what} must be "
+            f"{expected}, not {found}.",
+            record=record,
+            type=type_,
+            field=field,
+            expected=expected,
+            found=found,
+        )
+
+
 class UnknownRecord(HStreamError, ValueError):
     """A record was acked, released or extended that this subscription never delivered.
 
@@ -695,6 +720,7 @@ __all__ = [
     "NotAStore",
     "NotOwner",
     "Outcome",
+    "PayloadMismatch",
     "ProducerClosed",
     "ReadOnly",
     "RecordTooLarge",

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import Any, TypeAlias, overload
+from typing import Any, ClassVar, Protocol, TypeAlias, overload
 
 from hstreamlite._native._lib import Delivery, Record, RecordId
 
@@ -21,8 +21,23 @@ __all__ = ["Delivery", "JsonObject", "Payload", "Record", "RecordId", "RecordIds
 JsonObject: TypeAlias = dict[str, Any]
 """A dict that JSON can hold: str keys, finite numbers, integers up to 2**53, nested 32 deep."""
 
-Payload: TypeAlias = bytes | bytearray | memoryview | JsonObject
-"""What a record carries: bytes, or a JSON object."""
+
+class DataclassInstance(Protocol):
+    """An instance of any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+class StructInstance(Protocol):
+    """An instance of any msgspec.Struct."""
+
+    __struct_fields__: ClassVar[tuple[str, ...]]
+
+
+Payload: TypeAlias = (
+    bytes | bytearray | memoryview | JsonObject | DataclassInstance | StructInstance
+)
+"""What a record carries: bytes, or a JSON object, which the fields of an instance make too."""
 
 Run: TypeAlias = tuple[int, int, int]
 """Shard id, batch id and number of records of one batch."""

@@ -41,6 +41,7 @@ EXAMPLES: list[HStreamError] = [
     errors.ConsumerClosed("billing", "worker-1"),
     errors.ProducerClosed("orders"),
     errors.LeaseLost("billing", ("1-5-0", "1-6-0")),
+    errors.PayloadMismatch("1-5-0", "Order", "items[0].qty", "int", "str 'two'"),
     errors.UnknownRecord("billing", "1-5-0"),
     errors.DuplicateAppend("importer", 12),
     errors.Fenced(3, 5),

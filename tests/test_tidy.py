@@ -35,7 +35,8 @@ SYSTEM_CALLERS = {
 ENTRY_POINTS = {
     "hstreamlite.__main__": "run by python -m hstreamlite",
     "hstreamlite._native.build": "run by setup.py",
-    "hstreamlite.testing.plugin": "loaded by pytest",
+    "hstreamlite.testing.pytest_plugin": "loaded by pytest",
+    "hstreamlite.typed": "called by the native core",
 }
 # A part may land before what uses it, with its tests; so tests count as users.
 USERS = ("hstreamlite", "tests", "benchmarks")

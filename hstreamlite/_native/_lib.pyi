@@ -1,13 +1,30 @@
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Literal, Self, TypeAlias, final, overload
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    Self,
+    TypeAlias,
+    TypeVar,
+    final,
+    overload,
+)
 
 from typing_extensions import Buffer
 
 ffi: Any
 lib: Any
 
-_Payload: TypeAlias = Buffer | dict[str, Any]
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+class _Struct(Protocol):
+    __struct_fields__: ClassVar[tuple[str, ...]]
+
+_Payload: TypeAlias = Buffer | dict[str, Any] | _Dataclass | _Struct
+_T = TypeVar("_T")
 
 @final
 class RecordId:
@@ -39,6 +56,10 @@ class Record:
     ) -> Self: ...
     @property
     def payload(self) -> bytes | dict[str, Any]: ...
+    @overload
+    def payload_as(self, type: type[_T], /) -> _T: ...
+    @overload
+    def payload_as(self, type: Any, /) -> Any: ...
     @property
     def key(self) -> str | None: ...
     @property

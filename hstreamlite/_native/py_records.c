@@ -57,6 +57,38 @@ static void set_type_error(const char *format, PyObject *o)
 
 /* ---- arguments ---- */
 
+/* Calls hstreamlite.typed, which is loaded when it is first needed. */
+static PyObject *call_typed(const char *name, PyObject *first, PyObject *second)
+{
+    PyObject *module = PyImport_ImportModule("hstreamlite.typed"), *function, *result;
+    if (module == NULL)
+        return NULL;
+    function = PyObject_GetAttrString(module, name);
+    Py_DECREF(module);
+    if (function == NULL)
+        return NULL;
+    result = PyObject_CallFunctionObjArgs(function, first, second, NULL);
+    Py_DECREF(function);
+    return result;
+}
+
+/* Whether it is an instance of a dataclass, or of a struct of msgspec. */
+static int has_fields(PyObject *o)
+{
+    PyObject *type = (PyObject *)Py_TYPE(o);
+    return PyObject_HasAttrString(type, "__dataclass_fields__") ||
+           PyObject_HasAttrString(type, "__struct_fields__");
+}
+
+static PyObject *typed_bytes(PyObject *o)
+{
+    PyObject *object = call_typed("to_object", o, NULL), *bytes = NULL;
+    if (object != NULL)
+        bytes = hsl_py_json_encode(object);
+    Py_XDECREF(object);
+    return bytes;
+}
+
 /* Returns the payload as bytes, and in *raw whether they are the user's own. */
 static PyObject *payload_bytes(PyObject *o, int *raw)
 {
@@ -69,6 +101,10 @@ static PyObject *payload_bytes(PyObject *o, int *raw)
     }
     if (PyObject_CheckBuffer(o))
         return PyBytes_FromObject(o);
+    if (has_fields(o)) {
+        *raw = 0;
+        return typed_bytes(o);
+    }
     if (PyUnicode_Check(o))
         set_type_error("a payload must be bytes-like or a dict, not %U: encode the text, as in "
                        "text.encode()", o);
@@ -998,7 +1034,18 @@ static PyGetSetDef record_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
+static PyObject *record_payload_as(PyObject *self, PyObject *type)
+{
+    return call_typed("read", self, type);
+}
+
 static PyMethodDef record_methods[] = {
+    {"payload_as", record_payload_as, METH_O,
+     "payload_as($self, type, /)\n--\n\n"
+     "Return the payload as a value of a dataclass, a msgspec.Struct or another type JSON has.\n\n"
+     "Nested ones are made too; datetimes, dates and times are read from ISO 8601, and keys that\n"
+     "the type does not have are left out. PayloadMismatch names the first field that does not\n"
+     "fit. It costs a walk over the payload on each call."},
     {"_restore", record_restore, METH_VARARGS | METH_CLASS, NULL},
     {"__reduce__", record_reduce, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
@@ -1008,10 +1055,11 @@ static const char record_doc[] =
     "Record(payload, *, key=None, attributes=None)\n--\n\n"
     "A payload with an optional key and attributes; immutable.\n\n"
     "The payload is bytes-like, or a dict that JSON can hold: str keys, finite numbers, integers\n"
-    "up to 2**53, at most 32 levels. It is encoded here, so later changes of the dict do not\n"
-    "count, tuples read as lists and integral floats as int. Records of one key keep their order;\n"
-    "the key takes up to 65,536 bytes in UTF-8. Records read from a stream have an id and an\n"
-    "append time. Records are equal when payload, key, attributes and id are.\n\n"
+    "up to 2**53, at most 32 levels; a dataclass or a msgspec.Struct is taken as the dict of its\n"
+    "fields, with datetimes as text in ISO 8601. It is encoded here, so later changes of the\n"
+    "dict do not count, tuples read as lists and integral floats as int. Records of one key keep\n"
+    "their order; the key takes up to 65,536 bytes in UTF-8. Records read from a stream have an\n"
+    "id and an append time. Records are equal when payload, key, attributes and id are.\n\n"
     ">>> Record({'qty': 2}, key='customer-9').payload['qty']\n2";
 
 static PyType_Slot record_slots[] = {

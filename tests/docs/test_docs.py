@@ -47,7 +47,8 @@ def in_own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 @each_page
 @pytest.mark.usefixtures("in_own_directory")
 def test_examples_run(page: Path) -> None:
-    exec(compile(blocks(page), str(page), "exec"), {"__name__": page.stem})
+    code = compile(blocks(page), str(page), "exec", dont_inherit=True)
+    exec(code, {"__name__": page.stem})
 
 
 def test_there_are_examples() -> None:
