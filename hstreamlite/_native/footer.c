@@ -159,7 +159,7 @@ static const uint8_t *get_dir(const uint8_t *at, const uint8_t *end, struct hsl_
         !(at = get(at, end, &records)) || !(at = get(at, end, &blocks)) ||
         !(at = get(at, end, &bytes)) || !(at = get(at, end, &last_time)) ||
         !(at = get(at, end, &rows_len)))
-        return NULL;
+        return NULL; /* not reached: under a valid CRC; fuzzed */
     if (records == 0 || blocks == 0 || blocks > UINT32_MAX || rows_len > UINT32_MAX ||
         first + records < first)
         return NULL; /* not reached: under a valid CRC; fuzzed */
@@ -210,7 +210,7 @@ static const uint8_t *get_head(const uint8_t *at, const uint8_t *end, struct hsl
     if (!(at = get(at, end, &row->seq)) || !(at = get(at, end, &off8)) ||
         !(at = get(at, end, &row->time_ms)) || !(at = get(at, end, &row->order)) ||
         !(at = get(at, end, &len)) || !(at = get(at, end, &count)))
-        return NULL;
+        return NULL; /* not reached: under a valid CRC; fuzzed */
     if (off8 > UINT32_MAX || !block_like(len, count))
         return NULL; /* not reached: under a valid CRC; fuzzed */
     row->off8 = (uint32_t)off8;
@@ -230,7 +230,7 @@ static const uint8_t *get_next(const uint8_t *at, const uint8_t *end, struct hsl
     if (!(at = get(at, end, &off8)) || !(at = get(at, end, &time_ms)) ||
         !(at = get(at, end, &order)) || !(at = get(at, end, &len)) ||
         !(at = get(at, end, &count)))
-        return NULL;
+        return NULL; /* not reached: under a valid CRC; fuzzed */
     if (off8 > UINT32_MAX - row->off8 || !block_like(len, count))
         return NULL; /* not reached: under a valid CRC; fuzzed */
     row->seq += row->count;

@@ -424,7 +424,10 @@ static int walk(struct reader *r, struct insert *in, uint64_t off, bool from_che
  * with nothing inserted. */
 static int load_checkpoints(struct reader *r, struct insert *in, uint64_t at, bool *loaded)
 {
-    uint64_t chain[4096];
+    struct {
+        uint64_t off;
+        size_t len;
+    } chain[4096];
     size_t count = 0;
     int err;
     *loaded = false;
@@ -440,7 +443,8 @@ static int load_checkpoints(struct reader *r, struct insert *in, uint64_t at, bo
         page = view(r, off, hsl_align_page(sizeof h + h.body_len), &err);
         if (!page || h.body_crc != hsl_crc32c(0, page + sizeof h, h.body_len))
             return err ? hsl_fail(in->log, "read", "segment", err) : HSL_OK;
-        chain[count++] = off;
+        chain[count].off = off;
+        chain[count++].len = h.body_len;
         struct hsl_checkpoint point;
         memcpy(&point, page + sizeof h, sizeof point);
         if (point.previous >= off)
@@ -448,15 +452,11 @@ static int load_checkpoints(struct reader *r, struct insert *in, uint64_t at, bo
         off = point.previous;
     }
     while (count-- > 0) {
-        const uint8_t *page = view(r, chain[count], HSL_PAGE, &err);
-        struct hsl_frame_header h;
+        size_t head = sizeof(struct hsl_frame_header), len = chain[count].len;
+        const uint8_t *page = view(r, chain[count].off, hsl_align_page(head + len), &err);
         if (!page)
             return hsl_fail(in->log, "read", "segment", err ? err : EIO);
-        memcpy(&h, page, sizeof h);
-        page = view(r, chain[count], hsl_align_page(sizeof h + h.body_len), &err);
-        if (!page)
-            return hsl_fail(in->log, "read", "segment", err ? err : EIO);
-        int rc = insert_checkpoint(in, page + sizeof h, h.body_len);
+        int rc = insert_checkpoint(in, page + head, len);
         if (rc != HSL_OK)
             return rc;
     }

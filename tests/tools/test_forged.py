@@ -1,4 +1,4 @@
-"""A check finds what no checksum tells: each fact of a store changed alone, its checksums made right.
+"""A check finds what no checksum tells: each fact of a store changed alone, checksums made right.
 
 Method: one number of a frame, a block, a footer, a header or the superblock is changed, and every
 checksum over it, so that only the comparison with what stands elsewhere can notice.
@@ -99,7 +99,9 @@ def state_durable(w: Witness, place: int) -> None:
     slots = bytearray(w.env.disk.read_all("/db/SUPER"))
     for slot in (0, 4096):
         slots[slot + 72 : slot + 80] = place.to_bytes(8, "little")
-        slots[slot + 8 : slot + 12] = crc32c(bytes(slots[slot + 12 : slot + 4096])).to_bytes(4, "little")
+        slots[slot + 8 : slot + 12] = crc32c(bytes(slots[slot + 12 : slot + 4096])).to_bytes(
+            4, "little"
+        )
     w.env.disk.overwrite("/db/SUPER", 0, bytes(slots))
 
 
@@ -146,6 +148,12 @@ def place_of_a_block(w: Witness) -> None:
     f.block(frame, block, 16, number(f.data, before + 16))
 
 
+def log_of_a_block(w: Witness) -> None:
+    """One that the footer does not list in the log."""
+    f = Forger(w, 0)
+    f.block(*f.of_shard(1)[1], 8, 77)
+
+
 CLOSED: dict[str, tuple[Callable[[Witness], None], int]] = {
     "chain of a frame": (chain_of_a_frame, lib.HSL_FAULT_CHAIN),
     "sum of a frame": (sum_of_a_frame, lib.HSL_FAULT_BLOCK),
@@ -153,6 +161,7 @@ CLOSED: dict[str, tuple[Callable[[Witness], None], int]] = {
     "end in the next header": (end_in_the_next_header, lib.HSL_FAULT_CHAIN),
     "end in the superblock": (end_in_the_superblock, lib.HSL_FAULT_FRAME),
     "order of a block": (order_of_a_block, lib.HSL_FAULT_SEQUENCE),
+    "log of a block": (log_of_a_block, lib.HSL_FAULT_FOOTER),
     "place of a block": (place_of_a_block, lib.HSL_FAULT_SEQUENCE),
 }
 
@@ -177,20 +186,25 @@ def test_an_end_of_the_newest_segment_beyond_its_frames_is_told() -> None:
     assert {damage.path for damage in report.damage} == {segments(w)[-1]}
 
 
-def test_a_checkpoint_that_does_not_verify_costs_no_record_and_is_told() -> None:
-    env, config = SimEnv(), small_config(segment_bytes_min=1 << 20, segment_bytes_max=1 << 20)
-    with hs.open("/db", env=env, config=config) as store:
-        stream = store.create_stream("a")
-        for n in range(100):
-            stream.append(b"%d;" % n * 900)
-    w = Witness(env, config)
-    w.store.close()
+def test_a_checkpoint_that_does_not_verify_is_told_and_costs_no_record() -> None:
+    config = small_config(segment_bytes_min=1 << 20, segment_bytes_max=1 << 20)
+    w = Witness(SimEnv(), config)
+    must(w.create("a"))
+    for n in range(100):
+        must(w.append("a", batch(f"{n}", 1, 3600)))
+    w.restart("process", reopen=False)
     f = Forger(w, 0)
-    checkpoint = next(at for at in f.frames() if number(f.data, at + 56, 4) == 2)
-    env.disk.flip(f.path, (checkpoint + FRAME + 40) * 8)
-    report = check(env, "/db")
-    assert [damage.fault for damage in report.damage] == [lib.HSL_FAULT_INDEX]
-    assert not report.damage[0].lost
+    checkpoints = [at for at in f.frames() if number(f.data, at + 56, 4) == 2]
+    assert checkpoints
+    for at in checkpoints:
+        w.env.disk.flip(f.path, (at + FRAME + 40) * 8)
+    report = check(w.env, "/db")
+    assert {damage.fault for damage in report.damage} == {lib.HSL_FAULT_INDEX}
+    assert [damage.start for damage in report.damage] == checkpoints
+    assert not any(damage.lost for damage in report.damage)
+    with pytest.raises(hs.CorruptionError) as caught:
+        w.open()
+    assert (caught.value.path, caught.value.offset) == (f.path, checkpoints[0])
 
 
 def test_frames_of_an_older_life_of_a_file_do_not_tell_whose_it_is() -> None:
@@ -217,3 +231,14 @@ def test_what_may_never_have_been_acknowledged_is_no_loss_and_what_was_is_one() 
         w.env.disk.flip(f.path, (block + 500) * 8)
     report = check(w.env, "/db")
     assert [(x.first, x.end) for damage in report.damage for x in damage.lost] == [(1, 2)]
+
+
+def test_rows_that_frames_give_otherwise_are_damage() -> None:
+    """A footer whose rows do not verify, behind frames that make rows of another length."""
+    w = closed_store()
+    f = Forger(w, 0)
+    f.block(*f.of_shard(1)[1], 48, 1 << 40)
+    w.env.disk.flip(f.path, (f.end() + 5) * 8)
+    with pytest.raises(hs.CorruptionError) as caught:
+        w.open()
+    assert caught.value.path == f.path
