@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import hstreamlite as hs
-from tests.conformance.faces import Consumer, Face, Store, create_wide, drain, settled
+from tests.conformance.faces import Consumer, Face, Store, all_of, create_wide, drain, settled
 
 pytestmark = pytest.mark.asyncio
 
@@ -239,3 +239,50 @@ async def test_a_pause_survives_reopening(face: Face, tmp_path: Path, paused: bo
             assert (info.paused, info.max_unacked) == (paused, 7)
             async with subscription.consumer("w") as consumer:
                 assert await nothing(consumer) is paused
+
+
+async def test_a_follower_sees_where_a_subscription_was_moved_and_that_it_is_paused(
+    face: Face, tmp_path: Path
+) -> None:
+    async with face.open(tmp_path / "s") as store:
+        stream = await store.create_stream("orders")
+        ids = await stream.append_many([b"%d" % i for i in range(10)])
+        subscription = await store.create_subscription("billing", stream="orders")
+        async with face.open(tmp_path / "s", read_only=True) as follower:
+            seen = follower.subscription("billing")
+            assert await seen.lag() == hs.Lag(0, 10)
+            await subscription.seek(ids[7])
+            await subscription.pause()
+            lag = await seen.lag()
+            assert lag == hs.Lag(0, 3)
+            assert lag.bytes == (await subscription.lag()).bytes > 0
+            assert lag.age >= 0
+            assert (await seen.info()).paused
+            await subscription.resume()
+            assert not (await seen.info()).paused
+
+
+async def test_consumers_at_work_while_a_subscription_is_moved_about(store: Store) -> None:
+    stream = await store.create_stream("orders")
+    ids = await stream.append_many([b"%d" % i for i in range(300)])
+    subscription = await store.create_subscription("billing", stream="orders", max_unacked=50)
+    consumers = [subscription.consumer(f"w{n}") for n in range(4)]
+    moved = asyncio.Event()
+
+    async def work(consumer: Consumer) -> None:
+        async with consumer:
+            while not moved.is_set() or (await subscription.lag()).records:
+                batch = await consumer.receive(7, timeout=0.02)
+                result = await consumer.ack(batch)
+                assert result.new + result.duplicate + result.void == len(batch)
+            events = consumer.events()
+            assert [event.to for event in events if isinstance(event, hs.Sought)] == places
+
+    async def move() -> None:
+        for place in places:
+            await subscription.seek(place)
+        moved.set()
+
+    places = [*(ids[n * 71 % 300] for n in range(40)), ids[200]]
+    await all_of(move(), *map(work, consumers))
+    assert await subscription.lag() == hs.Lag(0, 0)

@@ -52,6 +52,22 @@ def test_the_backlog_of_a_deleted_stream_stays_until_its_last_subscription_goes(
     assert facts(catalog) == (["b"], [2], [], {})
 
 
+@pytest.mark.parametrize("paused", [True, False])
+def test_a_subscription_is_what_was_said_of_it_last_also_after_a_snapshot(paused: bool) -> None:
+    catalog = filled()
+    for now in (True, paused):
+        state = replace(catalog.subscriptions["s"], paused=now)
+        catalog.apply(decode(encode(subscription_change(state))))
+        assert catalog.subscriptions["s"] == state
+    assert facts(catalog) == facts(filled())
+    assert catalog.next_subscription == 3
+    again = Catalog()
+    for change in catalog.snapshot([], [], 0):
+        again.apply(decode(encode(change)))
+    assert again.subscriptions == catalog.subscriptions
+    assert again.subscriptions["s"].paused == paused
+
+
 def test_a_snapshot_counts_when_its_end_was_read() -> None:
     catalog = filled()
     before = facts(catalog)
