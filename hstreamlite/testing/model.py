@@ -384,7 +384,10 @@ class Model:
             sub.void.discard(record.place)
             sub.delivered.add(record.place)
             sub.flights[record.place] = (consumer, now_ns + sub.ack_timeout_ns)
-        live = sum(deadline > now_ns for _, deadline in sub.flights.values())
+        live = sum(
+            deadline > now_ns and not sub.stream.trimmed(place)
+            for place, (_, deadline) in sub.flights.items()
+        )
         _require(live <= sub.max_unacked, f"{name}: {live} in flight of {sub.max_unacked}")
 
     def ack(
