@@ -480,6 +480,7 @@ class Feed:
                 self.journal.make_room(self._room_bytes)
                 ticket = self._try_store(force=True)
         except StorageFull as error:
+            self._room_bytes = 0
             log.warning("progress of subscription %r is not stored: %s", self.state.name, error)
             return 0
         if ticket is None:
@@ -506,6 +507,7 @@ class Feed:
                 self.forget_stored()
                 self._room_bytes += 64 << 10  # several pieces may need more than was made
                 return None
+            self._room_bytes = 0
             return self.journal.staged()
 
     # Looking and moving.

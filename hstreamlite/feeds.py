@@ -167,6 +167,11 @@ class Feeds:
             )
         return engine.resolve(target, "dead_letter", LATEST)
 
+    def _bury(self, now: int) -> list[int | None]:
+        with self.engine.lock:
+            burials = list(self._burials.values())
+        return [burial.run(now) for burial in burials]
+
     def _undertake(self, feed: Feed) -> None:
         if feed.state.dead_letter:
             self._burials[feed.state.name] = Burial(feed)
@@ -202,9 +207,7 @@ class Feeds:
     def tick(self, now: int) -> int | None:
         """Let time pass for every subscription; return the next deadline."""
         deadlines = [feed.tick(now) for feed in self.all()]
-        with self.engine.lock:
-            burials = list(self._burials.values())
-        deadlines += [burial.run(now) for burial in burials]
+        deadlines += self._bury(now)
         return min((at for at in deadlines if at is not None), default=None)
 
     def busy(self) -> bool:
@@ -228,7 +231,8 @@ class Feeds:
         return out
 
     def store_all(self) -> int:
-        """Stage the progress of every subscription; returns the ticket."""
+        """Move what is doomed, and stage the progress of every subscription; returns the ticket."""
+        self._bury(self.engine.env.clock.mono_ns())
         return max((feed.store_progress(may_block=True) for feed in self.all()), default=0)
 
 

@@ -331,6 +331,7 @@ class FollowedFeeds(Feeds):
     def __init__(self, engine: Follower) -> None:
         self.engine = engine
         self._feeds = {}
+        self._burials = {}
 
     def all(self) -> list[Feed]:
         with self.engine.lock:

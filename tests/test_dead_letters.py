@@ -140,6 +140,8 @@ def test_a_full_disk_keeps_the_dead_waiting(caplog: pytest.LogCaptureFixture) ->
     assert len(told) == 1, "one warning, however often it is tried"
     assert "'billing'" in told[0]
     assert "'dead'" in told[0]
+    progress = {r.getMessage() for r in caplog.records if "progress of" in r.getMessage()}
+    assert len(progress) <= 1, "what is asked for does not grow with each try"
     assert (stats(store).doomed, stats(store).buried) == (20, 0)
     assert "No room" in stats(store).burial_failure
     store.delete_stream("filler")

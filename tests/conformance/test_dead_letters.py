@@ -100,6 +100,18 @@ async def test_every_way_to_come_back_is_a_reason(face: Face, tmp_path: Path) ->
         assert await store.subscription("billing").lag() == hs.Lag(0, 0)
 
 
+async def test_a_reason_is_not_forgotten_when_the_store_is_closed_at_once(
+    face: Face, tmp_path: Path
+) -> None:
+    for n in range(5):
+        async with face.open(tmp_path / f"{n}") as store:
+            subscription = await filled(store, 3)
+            consumer = subscription.consumer("w")
+            await consumer.release(await drain(consumer, 3), reason="why")
+        async with face.open(tmp_path / f"{n}") as store:
+            assert reasons(await letters(store, 3)) == ["why"] * 3
+
+
 async def test_what_is_not_acked_in_time_dies_and_acking_it_then_is_too_late(store: Store) -> None:
     subscription = await filled(store, 1, ack_timeout=0.05)
     async with subscription.consumer("w") as consumer:

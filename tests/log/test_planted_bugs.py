@@ -551,7 +551,8 @@ BUGS = {
         "sub/retry.py",
         "frozenset({Cause.TIMEOUT, Cause.RELEASED})",
         "frozenset({Cause.TIMEOUT, Cause.RELEASED, Cause.LEFT})",
-        "tests/sub/test_group_machine.py",
+        RETRY,
+        "back_off",
     ),
     "forget in a restart how often a record was delivered": Bug(
         "sub/custody.py",
