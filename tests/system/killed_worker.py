@@ -228,6 +228,20 @@ def acks(path: str, progress_acks: int) -> None:
             report("stored")
 
 
+def transform(path: str, workers: int) -> None:
+    """Consume, transform and produce with several handlers, until the process is killed."""
+    with hs.open(path) as opened, opened.subscription("s").consumer("c") as attached:
+
+        def handle(delivery: hs.Delivery) -> None:
+            number = numbers_of([delivery])[0]
+            with opened.transaction() as tx:
+                tx.append("doubled", {"of": number, "is": 2 * number})
+                tx.ack(delivery)
+            report("did", number)
+
+        attached.run(handle, workers=workers)
+
+
 class Following:
     """Reads a store that another process writes, and checks every record by itself."""
 
@@ -294,7 +308,12 @@ def follow(path: str, records: int = 1 << 30, waits: str = "") -> None:
                     break
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"write": write, "acks": acks, "follow": follow}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "write": write,
+    "acks": acks,
+    "transform": transform,
+    "follow": follow,
+}
 
 
 def wait(here: str, there: str) -> None:

@@ -24,6 +24,8 @@ DELIVERED = 25_000
 PROGRESS_ACKS = 100
 ACKS_BETWEEN_KILLS = 1000
 SEED = 20
+TRANSFORMED = 5_000
+TRANSFORM_KILLS = effort.of(40, brief=15)
 
 CAMPAIGNS: dict[str, tuple[list[str], dict[str, object]]] = {
     "sync": (["sync"], small()),
@@ -105,3 +107,35 @@ def test_no_ack_older_than_the_persist_bound_is_forgotten_by_sigkill(
         rest = consumer.receive(DELIVERED, timeout=0)
         assert len(rest) <= len(acked) - synced + PROGRESS_ACKS
     say(f"acks: {kills} kills, {DELIVERED} acked, {again} came again, at most {most} after a kill")
+
+
+def test_what_is_consumed_and_produced_in_one_transaction_is_exact_after_sigkill(
+    tmp_path: Path, say: Callable[[str], None]
+) -> None:
+    path, random_ = tmp_path / "s", random.Random(SEED)
+    with hs.open(path) as store:
+        numbers = store.create_stream("numbers")
+        numbers.append_many([b"%d" % n for n in range(1, TRANSFORMED + 1)])
+        store.create_stream("doubled")
+        store.create_subscription("s", stream="numbers", ack_timeout=3600)
+    told: list[int] = []
+    with Workers() as workers:
+        for _ in range(TRANSFORM_KILLS):
+            worker = workers.start(do="transform", path=str(path), workers=4)
+            told += [int(n) for _, n in worker.reports_until(random_.randrange(1, 50))]
+            assert worker.status == -signal.SIGKILL
+    with hs.open(path) as store:
+        doubled = store.stream("doubled")
+        found = [record.payload["of"] for record in doubled.read()]
+        assert set(told) <= set(found), "what was told to be done is gone"
+        assert len(found) < TRANSFORMED, "nothing was left to be killed"
+        with store.subscription("s").consumer("c") as consumer:
+            while batch := consumer.receive(100, timeout=0):
+                with store.transaction() as tx:
+                    for number in (int(delivery.payload) for delivery in batch):
+                        tx.append("doubled", {"of": number, "is": 2 * number})
+                    tx.ack(batch)
+        totals = Counter(record.payload["is"] for record in doubled.read())
+        assert totals == Counter(range(2, 2 * TRANSFORMED + 1, 2))
+        assert sum(totals.elements()) == TRANSFORMED * (TRANSFORMED + 1)
+    say(f"transform: {TRANSFORM_KILLS} kills, {len(found)} before the last, totals exact")
