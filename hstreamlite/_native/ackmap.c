@@ -516,6 +516,6 @@ int hsl_ackmap_check(const struct hsl_ackmap *m)
     if (acked || held)
         return 5;
     if (m->low < m->next && is_done(m, m->low))
-        return 6;
+        return 6; /* not reached: whatever acks settles what is done */
     return 0;
 }

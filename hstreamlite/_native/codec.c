@@ -207,7 +207,7 @@ int hsl_attr_next(struct hsl_attr_walk *walk, struct hsl_attr *out)
         const uint8_t *at = walk->pos;
         got = next_field(&walk->pos, walk->end, &f);
         if (got < 0)
-            return -1;
+            return -1; /* not reached: a record is checked before it is walked; fuzzed */
         if (got > 0) {
             if (f.number != 2 || f.type != BYTES)
                 continue;

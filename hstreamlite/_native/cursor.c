@@ -162,7 +162,7 @@ static int load_page(struct hsl_cursor *cursor, const struct hsl_run *run, bool 
     hsl_rows_entries(run, rows, count, cursor->page);
     cursor->page_len = count;
     if (!page_holds(cursor, run))
-        return damaged_run(cursor, run);
+        return damaged_run(cursor, run); /* not reached: rows under a valid CRC hold their run */
     const struct hsl_entry *last = &cursor->page[count - 1];
     cursor->announced = cursor->lsn >= cursor->behind.blocks &&
                         last->seq + last->count <= cursor->behind.blocks_end;
@@ -241,7 +241,7 @@ static int locate(struct hsl_cursor *cursor, bool may_block, struct hsl_entry *e
         if (!page_holds(cursor, &run)) {
             rc = load_page(cursor, &run, may_block);
             if (rc == HSL_NOT_FOUND)
-                continue; /* the segment went meanwhile: look again */
+                continue; /* not reached: the segment went between two locks; look again */
             if (rc != HSL_OK)
                 return rc;
         }
@@ -480,7 +480,7 @@ int hsl_cursor_view(struct hsl_cursor *cursor, bool may_block, uint64_t records,
         rc = view_file(cursor, &entry, end, may_block, records, out);
         if (rc != HSL_NOT_FOUND)
             return rc;
-        cursor->page_len = 0; /* the segment went meanwhile: look again */
+        cursor->page_len = 0; /* not reached: the segment went between two locks; look again */
     }
 }
 

@@ -16,6 +16,14 @@ int hsl_py_ack_install(PyObject *module);
 int hsl_py_keytab_install(PyObject *module);
 int hsl_py_log_install(PyObject *module);
 
+/* Is it so many arguments? A TypeError if not. */
+static inline int hsl_py_takes(const char *name, Py_ssize_t given, Py_ssize_t wanted)
+{
+    if (given != wanted)
+        PyErr_Format(PyExc_TypeError, "%s takes %zd arguments, got %zd", name, wanted, given);
+    return given == wanted;
+}
+
 /* ---- record ids: py_record_id.c ---- */
 
 int hsl_py_record_id_install(PyObject *module);

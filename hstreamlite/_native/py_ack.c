@@ -13,14 +13,6 @@
 #define STACK_LSNS 1024
 #define STACK_RUNS 256
 
-static int expect(const char *name, Py_ssize_t given, Py_ssize_t wanted)
-{
-    if (given == wanted)
-        return 0;
-    PyErr_Format(PyExc_TypeError, "%s takes %zd arguments, got %zd", name, wanted, given);
-    return -1;
-}
-
 /* PyLong_AsLong has a short path for numbers of several digits, which the long long functions of
  * CPython 3.11 lack: twice the speed for LSNs beyond 2^30 and for addresses. */
 #if LONG_MAX >= INT64_MAX
@@ -76,7 +68,7 @@ static int append_runs(PyObject *list, const struct hsl_ack_run *runs, size_t n)
         int rc = pair ? PyList_Append(list, pair) : -1;
         Py_XDECREF(pair);
         if (rc < 0)
-            return -1;
+            return -1; /* not reached: Python lacks memory */
     }
     return 0;
 }
@@ -85,7 +77,7 @@ static PyObject *py_ack(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct hsl_ackmap *m;
     uint64_t lsn;
-    if (expect("ackmap_ack", n, 2) < 0 || !(m = map_arg(args[0])) || lsn_arg(args[1], &lsn) < 0)
+    if (!hsl_py_takes("ackmap_ack", n, 2) || !(m = map_arg(args[0])) || lsn_arg(args[1], &lsn) < 0)
         return NULL;
     return PyLong_FromLong((long)hsl_ackmap_ack(m, lsn));
 }
@@ -95,7 +87,7 @@ static PyObject *py_ack_range(PyObject *self, PyObject *const *args, Py_ssize_t 
     struct hsl_ackmap *m;
     struct hsl_ack_counts counts;
     uint64_t first, end;
-    if (expect("ackmap_ack_range", n, 3) < 0 || !(m = map_arg(args[0])) ||
+    if (!hsl_py_takes("ackmap_ack_range", n, 3) || !(m = map_arg(args[0])) ||
         lsn_arg(args[1], &first) < 0 || lsn_arg(args[2], &end) < 0)
         return NULL;
     hsl_ackmap_ack_range(m, first, end, &counts);
@@ -144,7 +136,7 @@ static PyObject *py_ack_many(PyObject *self, PyObject *const *args, Py_ssize_t n
     struct hsl_ack_counts counts;
     PyObject *copy;
     int rc;
-    if (expect("ackmap_ack_many", n, 2) < 0 || !(m = map_arg(args[0])))
+    if (!hsl_py_takes("ackmap_ack_many", n, 2) || !(m = map_arg(args[0])))
         return NULL;
     if (PyList_Check(args[1])) {
         rc = ack_sequence(m, args[1], PyList_GetItem, PyList_Size(args[1]), &counts);
@@ -162,7 +154,7 @@ static PyObject *py_state(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct hsl_ackmap *m;
     struct hsl_ack_state s;
-    if (expect("ackmap_state", n, 1) < 0 || !(m = map_arg(args[0])))
+    if (!hsl_py_takes("ackmap_state", n, 1) || !(m = map_arg(args[0])))
         return NULL;
     hsl_ackmap_state(m, &s);
     return Py_BuildValue("(KKKKKK)", (unsigned long long)s.origin, (unsigned long long)s.low,
@@ -174,7 +166,8 @@ static PyObject *py_reset(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct hsl_ackmap *m;
     uint64_t low;
-    if (expect("ackmap_reset", n, 2) < 0 || !(m = map_arg(args[0])) || lsn_arg(args[1], &low) < 0)
+    if (!hsl_py_takes("ackmap_reset", n, 2) || !(m = map_arg(args[0])) ||
+        lsn_arg(args[1], &low) < 0)
         return NULL;
     if (low < 1 || low > (uint64_t)1 << 62) {
         PyErr_Format(PyExc_ValueError, "low is %R, must be within 1 to 2**62", args[1]);
@@ -189,7 +182,7 @@ static PyObject *py_advance(PyObject *self, PyObject *const *args, Py_ssize_t n)
     struct hsl_ackmap *m;
     uint64_t next;
     int hold, rc;
-    if (expect("ackmap_advance", n, 3) < 0 || !(m = map_arg(args[0])) ||
+    if (!hsl_py_takes("ackmap_advance", n, 3) || !(m = map_arg(args[0])) ||
         lsn_arg(args[1], &next) < 0 || (hold = PyObject_IsTrue(args[2])) < 0)
         return NULL;
     rc = hsl_ackmap_advance(m, next, hold);
@@ -207,7 +200,7 @@ static PyObject *py_hold(PyObject *self, PyObject *const *args, Py_ssize_t n)
     struct hsl_ackmap *m;
     uint64_t first, end;
     int hold;
-    if (expect("ackmap_hold", n, 4) < 0 || !(m = map_arg(args[0])) ||
+    if (!hsl_py_takes("ackmap_hold", n, 4) || !(m = map_arg(args[0])) ||
         lsn_arg(args[1], &first) < 0 || lsn_arg(args[2], &end) < 0 ||
         (hold = PyObject_IsTrue(args[3])) < 0)
         return NULL;
@@ -219,7 +212,8 @@ static PyObject *py_known(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct hsl_ackmap *m;
     uint64_t lsn;
-    if (expect("ackmap_known", n, 2) < 0 || !(m = map_arg(args[0])) || lsn_arg(args[1], &lsn) < 0)
+    if (!hsl_py_takes("ackmap_known", n, 2) || !(m = map_arg(args[0])) ||
+        lsn_arg(args[1], &lsn) < 0)
         return NULL;
     return PyBool_FromLong(hsl_ackmap_known(m, lsn));
 }
@@ -228,7 +222,7 @@ static PyObject *py_attention(PyObject *self, PyObject *const *args, Py_ssize_t 
 {
     struct hsl_ackmap *m;
     uint64_t at;
-    if (expect("ackmap_attention", n, 2) < 0 || !(m = map_arg(args[0])) ||
+    if (!hsl_py_takes("ackmap_attention", n, 2) || !(m = map_arg(args[0])) ||
         lsn_arg(args[1], &at) < 0)
         return NULL;
     hsl_ackmap_attention(m, at);
@@ -239,7 +233,7 @@ static PyObject *py_skip(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct hsl_ackmap *m;
     uint64_t lsn;
-    if (expect("ackmap_skip", n, 2) < 0 || !(m = map_arg(args[0])) || lsn_arg(args[1], &lsn) < 0)
+    if (!hsl_py_takes("ackmap_skip", n, 2) || !(m = map_arg(args[0])) || lsn_arg(args[1], &lsn) < 0)
         return NULL;
     if (lsn > (uint64_t)1 << 62) {
         PyErr_Format(PyExc_ValueError, "lsn is %R, must be within 0 to 2**62", args[1]);
@@ -252,7 +246,7 @@ static PyObject *py_next_unacked(PyObject *self, PyObject *const *args, Py_ssize
 {
     struct hsl_ackmap *m;
     uint64_t lsn;
-    if (expect("ackmap_next_unacked", n, 2) < 0 || !(m = map_arg(args[0])) ||
+    if (!hsl_py_takes("ackmap_next_unacked", n, 2) || !(m = map_arg(args[0])) ||
         lsn_arg(args[1], &lsn) < 0)
         return NULL;
     return PyLong_FromUnsignedLongLong(hsl_ackmap_next_unacked(m, lsn));
@@ -262,7 +256,7 @@ static PyObject *py_count(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct hsl_ackmap *m;
     uint64_t first, end;
-    if (expect("ackmap_count", n, 3) < 0 || !(m = map_arg(args[0])) ||
+    if (!hsl_py_takes("ackmap_count", n, 3) || !(m = map_arg(args[0])) ||
         lsn_arg(args[1], &first) < 0 || lsn_arg(args[2], &end) < 0)
         return NULL;
     return PyLong_FromUnsignedLongLong(hsl_ackmap_count(m, first, end));
@@ -275,16 +269,17 @@ static PyObject *py_runs(PyObject *self, PyObject *const *args, Py_ssize_t n)
     uint64_t kind, first, end, limit;
     size_t got, wanted;
     PyObject *list;
-    if (expect("ackmap_runs", n, 5) < 0 || !(m = map_arg(args[0])) || lsn_arg(args[1], &kind) < 0 ||
-        lsn_arg(args[2], &first) < 0 || lsn_arg(args[3], &end) < 0 || lsn_arg(args[4], &limit) < 0)
+    if (!hsl_py_takes("ackmap_runs", n, 5) || !(m = map_arg(args[0])) ||
+        lsn_arg(args[1], &kind) < 0 || lsn_arg(args[2], &first) < 0 ||
+        lsn_arg(args[3], &end) < 0 || lsn_arg(args[4], &limit) < 0)
         return NULL;
     list = PyList_New(0);
     while (list && limit) {
         wanted = limit < STACK_RUNS ? (size_t)limit : STACK_RUNS;
         got = hsl_ackmap_runs(m, (int)kind, first, end, runs, wanted);
         if (append_runs(list, runs, got) < 0) {
-            Py_CLEAR(list);
-            break;
+            Py_CLEAR(list); /* not reached: Python lacks memory */
+            break;          /* not reached: as the line before */
         }
         if (got < wanted)
             break;
@@ -300,13 +295,13 @@ static PyObject *py_drain(PyObject *self, PyObject *const *args, Py_ssize_t n)
     struct hsl_ackmap *m;
     size_t got = STACK_RUNS;
     PyObject *list;
-    if (expect("ackmap_drain", n, 1) < 0 || !(m = map_arg(args[0])))
+    if (!hsl_py_takes("ackmap_drain", n, 1) || !(m = map_arg(args[0])))
         return NULL;
     list = PyList_New(0);
     while (list && got == STACK_RUNS) {
         got = hsl_ackmap_drain(m, runs, STACK_RUNS);
         if (append_runs(list, runs, got) < 0)
-            Py_CLEAR(list);
+            Py_CLEAR(list); /* not reached: Python lacks memory */
     }
     return list;
 }
@@ -314,7 +309,7 @@ static PyObject *py_drain(PyObject *self, PyObject *const *args, Py_ssize_t n)
 static PyObject *py_check(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct hsl_ackmap *m;
-    if (expect("ackmap_check", n, 1) < 0 || !(m = map_arg(args[0])))
+    if (!hsl_py_takes("ackmap_check", n, 1) || !(m = map_arg(args[0])))
         return NULL;
     return PyLong_FromLong(hsl_ackmap_check(m));
 }

@@ -46,14 +46,6 @@ static bool get_u64(PyObject *o, uint64_t *out)
     return !(*out == (uint64_t)-1 && PyErr_Occurred());
 }
 
-static bool takes(const char *name, Py_ssize_t given, Py_ssize_t wanted)
-{
-    if (given == wanted)
-        return true;
-    PyErr_Format(PyExc_TypeError, "%s takes %zd arguments, got %zd", name, wanted, given);
-    return false;
-}
-
 static bool get_int(PyObject *o, int *out)
 {
     *out = (int)PyLong_AsLong(o);
@@ -144,7 +136,7 @@ static PyObject *with_ticket(PyObject *object, uint64_t ticket)
 static PyObject *py_append(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     uint64_t shard_id;
-    if (!takes("append", nargs, 6))
+    if (!hsl_py_takes("append", nargs, 6))
         return NULL;
     struct hsl_log *log = get_handle(args[0]);
     if (!log || !get_u64(args[1], &shard_id))
@@ -205,7 +197,7 @@ static PyObject *py_record_bytes(PyObject *module, PyObject *const *args, Py_ssi
 {
     struct hsl_record_ref ref;
     PyObject *keep;
-    if (!takes("record_bytes", nargs, 1))
+    if (!hsl_py_takes("record_bytes", nargs, 1))
         return NULL;
     if (hsl_py_record_ref(args[0], "", 0, &ref, &keep) < 0)
         return NULL;
@@ -567,7 +559,7 @@ static PyObject *make_runs(const struct call *call, const struct placed *placed)
  * lies in one frame. The ticket is 0 when the level is reached. wait as for append. */
 static PyObject *py_stage(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (!takes("stage", nargs, 5))
+    if (!hsl_py_takes("stage", nargs, 5))
         return NULL;
     struct hsl_log *log = get_handle(args[0]);
     int level;
@@ -619,7 +611,7 @@ out:
 static PyObject *py_wait(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     uint64_t ticket;
-    struct hsl_log *log = takes("wait", nargs, 2) ? get_handle(args[0]) : NULL;
+    struct hsl_log *log = hsl_py_takes("wait", nargs, 2) ? get_handle(args[0]) : NULL;
     if (!log || !get_u64(args[1], &ticket) || wait_ticket(log, ticket) < 0)
         return NULL;
     Py_RETURN_NONE;
@@ -635,7 +627,7 @@ static void free_cursor(PyObject *capsule) { hsl_cursor_free(get_cursor(capsule)
 static PyObject *py_cursor(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     uint64_t shard, lsn;
-    struct hsl_log *log = takes("cursor", nargs, 3) ? get_handle(args[0]) : NULL;
+    struct hsl_log *log = hsl_py_takes("cursor", nargs, 3) ? get_handle(args[0]) : NULL;
     if (!log || !get_u64(args[1], &shard) || !get_u64(args[2], &lsn))
         return NULL;
     struct hsl_cursor *cursor = hsl_cursor_new(log, shard, lsn);
@@ -649,13 +641,15 @@ static PyObject *py_cursor(PyObject *module, PyObject *const *args, Py_ssize_t n
 
 static PyObject *py_cursor_address(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    struct hsl_cursor *cursor = takes("cursor_address", nargs, 1) ? get_cursor(args[0]) : NULL;
+    if (!hsl_py_takes("cursor_address", nargs, 1))
+        return NULL;
+    struct hsl_cursor *cursor = get_cursor(args[0]);
     return cursor ? PyLong_FromUnsignedLongLong((uintptr_t)cursor) : NULL;
 }
 
 static PyObject *py_cursor_lsn(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    struct hsl_cursor *cursor = takes("cursor_lsn", nargs, 1) ? get_cursor(args[0]) : NULL;
+    struct hsl_cursor *cursor = hsl_py_takes("cursor_lsn", nargs, 1) ? get_cursor(args[0]) : NULL;
     return cursor ? PyLong_FromUnsignedLongLong(hsl_cursor_lsn(cursor)) : NULL;
 }
 
@@ -663,7 +657,7 @@ static PyObject *py_cursor_lsn(PyObject *module, PyObject *const *args, Py_ssize
 static PyObject *py_cursor_seek(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     uint64_t lsn;
-    struct hsl_cursor *cursor = takes("cursor_seek", nargs, 2) ? get_cursor(args[0]) : NULL;
+    struct hsl_cursor *cursor = hsl_py_takes("cursor_seek", nargs, 2) ? get_cursor(args[0]) : NULL;
     if (!cursor || !get_u64(args[1], &lsn))
         return NULL;
     hsl_cursor_seek(cursor, lsn);
@@ -676,7 +670,7 @@ static PyObject *py_bounds(PyObject *module, PyObject *const *args, Py_ssize_t n
 {
     uint64_t shard;
     struct hsl_shard_info info;
-    struct hsl_log *log = takes("bounds", nargs, 2) ? get_handle(args[0]) : NULL;
+    struct hsl_log *log = hsl_py_takes("bounds", nargs, 2) ? get_handle(args[0]) : NULL;
     if (!log || !get_u64(args[1], &shard))
         return NULL;
     if (hsl_log_shard_info(log, shard, &info) != HSL_OK)
@@ -826,7 +820,7 @@ static PyObject *read_result(struct reading *r, int rc)
 static PyObject *py_read(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     uint64_t max_records, max_bytes, end, attempt;
-    if (!takes("read", nargs, 8))
+    if (!hsl_py_takes("read", nargs, 8))
         return NULL;
     struct hsl_cursor *cursor = get_cursor(args[0]);
     if (!cursor || !get_u64(args[2], &max_records) || !get_u64(args[3], &max_bytes) ||
@@ -954,7 +948,7 @@ static PyObject *py_key_hashes(PyObject *module, PyObject *const *args, Py_ssize
 static PyObject *py_read_batches(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     uint64_t max_batches, max_bytes, end, bytes = 0;
-    if (!takes("read_batches", nargs, 6))
+    if (!hsl_py_takes("read_batches", nargs, 6))
         return NULL;
     struct hsl_cursor *cursor = get_cursor(args[0]);
     if (!cursor || !get_u64(args[2], &max_batches) || !get_u64(args[3], &max_bytes) ||
@@ -999,7 +993,7 @@ static PyObject *py_read_batches(PyObject *module, PyObject *const *args, Py_ssi
 
 static PyObject *py_set_hooks(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (!takes("set_hooks", nargs, 2))
+    if (!hsl_py_takes("set_hooks", nargs, 2))
         return NULL;
     Py_INCREF(args[0]);
     Py_INCREF(args[1]);

@@ -30,8 +30,8 @@ void *sim_alloc(size_t size)
 {
     void *memory = calloc(1, size ? size : 1);
     if (!memory) {
-        fputs("hstreamlite simulation: out of memory\n", stderr);
-        abort();
+        fputs("hstreamlite simulation: out of memory\n", stderr); /* not reached: lacks memory */
+        abort(); /* not reached: as the line before */
     }
     return memory;
 }
@@ -43,8 +43,8 @@ void *sim_grow(void *items, size_t *capacity, size_t count, size_t item_size)
     *capacity = *capacity ? 2 * *capacity : 8;
     items = realloc(items, *capacity * item_size);
     if (!items) {
-        fputs("hstreamlite simulation: out of memory\n", stderr);
-        abort();
+        fputs("hstreamlite simulation: out of memory\n", stderr); /* not reached: lacks memory */
+        abort(); /* not reached: as the line before */
     }
     return items;
 }
@@ -130,7 +130,7 @@ static struct sim_page *page_own(struct sim_page **place)
     }
     struct sim_page *own = malloc(sizeof *own);
     if (!own)
-        own = sim_alloc(sizeof *own);
+        own = sim_alloc(sizeof *own); /* not reached: lacks memory, and ends the process */
     atomic_init(&own->references, 1);
     atomic_init(&own->hash, HASH_UNKNOWN);
     memcpy(own->data, page ? page->data : zero_page, SIM_PAGE);
@@ -300,7 +300,7 @@ static uint64_t page_hash(struct sim_page *page)
         for (size_t lane = 0; lane < 4; lane++)
             hash = sim_mix(hash ^ lanes[lane]);
         if (hash <= HASH_ZERO)
-            hash += 2;
+            hash += 2; /* not reached: one hash of 2^63 is so small */
     }
     atomic_store_explicit(&page->hash, hash, memory_order_relaxed);
     return hash;

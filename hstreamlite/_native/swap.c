@@ -285,8 +285,8 @@ static int read_part(struct hsl_swap *swap, const struct part *part, uint64_t *b
     struct hsl_run run = part->run;
     int rc = hsl_pieces_read(swap->log, run.segment, run.data, run.data_len, rows, true);
     if (rc == HSL_NOT_FOUND) { /* all of it was trimmed meanwhile */
-        free(rows);
-        return HSL_OK;
+        free(rows);    /* not reached: the segment went between two locks */
+        return HSL_OK; /* not reached: as the line before */
     }
     run.data = 0;
     struct adding adding = {swap, part, 0};

@@ -225,7 +225,7 @@ int hsl_log_tail_open(struct hsl_log *log)
     hsl_path(log, path, "TAIL");
     int err = io->boot_id(io->ctx, boot);
     if (err < 0)
-        return hsl_fail(log, "read boot id for", path, -err);
+        return hsl_fail(log, "read boot id for", path, -err); /* not reached: there is one */
     log->tail_fd = open_page(log, path);
     if (log->tail_fd < 0)
         return hsl_fail(log, "open", path, -log->tail_fd);

@@ -188,3 +188,20 @@ def test_records_before_a_block_that_is_no_batch_are_read() -> None:
         for _ in range(2):
             with pytest.raises(CorruptionError, match="batch"):
                 cursor.read(100)
+
+
+def test_a_file_that_ends_within_a_block_is_damage_with_ids() -> None:
+    env = SimEnv()
+    with hs.open("/db", env=env) as store:
+        stream = store.create_stream("a")
+        for letter in b"abc":
+            stream.append(bytes([letter]) * 9000)
+        path = next(path for path in env.disk.walk("/db") if path.endswith(".seg"))
+        at = env.disk.read_all(path).index(b"b" * 9000)
+    with hs.open("/db", env=env) as store:
+        reader = store.stream("a").read()
+        env.disk.truncate_raw(path, at + 4096)
+        assert next(reader).payload == b"a" * 9000
+        with pytest.raises(hs.CorruptionError) as caught:
+            next(reader)
+        assert caught.value.lost == ("shard 1 2-2",)

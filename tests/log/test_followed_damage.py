@@ -344,3 +344,13 @@ def test_a_file_that_was_gone_and_cannot_be_read_at_the_second_look_is_no_damage
         with pytest.raises(OSError, match="error 5"):
             list(late.stream("a").read())
         assert payloads(late) == payloads(b.writer)
+
+
+def test_another_page_that_says_nothing_yet_is_no_other_store() -> None:
+    """Whoever makes the page anew has not written to it when a follower looks."""
+    b = Beside()
+    b.env.disk.copy_raw("/db/TAIL", "/page")
+    b.env.disk.zero_range("/page", 0, 4096)
+    b.env.disk.rename_raw("/page", "/db/TAIL")
+    b.env.advance(1)
+    assert payloads(b.follower) == payloads(b.writer)

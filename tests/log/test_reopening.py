@@ -288,3 +288,19 @@ def test_a_deleted_stream_leaves_no_producer_behind() -> None:
     assert 0 < len(store._engine.producers.snapshot()) < kept
     store.delete_stream("b")
     assert store._engine.producers.snapshot() == []
+
+
+def test_a_directory_that_another_process_just_made_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    env = SimEnv()
+    mkdir = env.files.mkdir
+
+    def make_before(path: str) -> None:
+        monkeypatch.undo()
+        mkdir(path)
+        mkdir(path)
+
+    monkeypatch.setattr(env.files, "mkdir", make_before)
+    hs.open("/db", env=env).close()
+    hs.open("/db", env=env, create=False).close()

@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from hstreamlite._native import lib
+from hstreamlite._native import fast, lib
 from hstreamlite.sub.ackmap import AckMap
 
 
@@ -24,3 +24,15 @@ def test_the_nth_allocation_fails_once_and_what_it_left_is_freed() -> None:
         del acked
         gc.collect()
         assert lib.hsl_alloc_live() == before
+
+
+def test_a_map_that_cannot_grow_stays_as_it_was() -> None:
+    acked = AckMap(1, 1_000_000)
+    before = fast.ackmap_state(acked.address)
+    lib.hsl_alloc_fail_at(1)
+    with pytest.raises(MemoryError):
+        fast.ackmap_advance(acked.address, 900_000, False)
+    lib.hsl_alloc_fail_at(0)
+    assert fast.ackmap_state(acked.address) == before
+    fast.ackmap_advance(acked.address, 900_000, False)
+    assert fast.ackmap_check(acked.address) == 0

@@ -16,6 +16,7 @@ import hstreamlite as hs
 from hstreamlite._native import fast
 from hstreamlite.errors import CorruptionError, StoreFailed, StreamNotFound
 from hstreamlite.log.journal import END, NotReady, compress
+from hstreamlite.sub.ackmap import AckFlag, AckMap
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.simfs import Fail, Op
 from hstreamlite.testing.witness import small_config
@@ -39,7 +40,31 @@ def cursor(store: hs.Store) -> Any:
     return fast.cursor(handle(store), SHARD, 1)
 
 
+ACKS = AckMap(1, 100)
+
+
+def acks() -> int:
+    fast.ackmap_reset(ACKS.address, 1)
+    fast.ackmap_advance(ACKS.address, 40, False)
+    return ACKS.address
+
+
 GOOD: dict[str, tuple[Callable[[hs.Store], Args], tuple[int, ...]]] = {
+    "ackmap_ack": (lambda _: [acks(), 9], (0, 1)),
+    "ackmap_ack_many": (lambda _: [acks(), [9]], (0, 1)),
+    "ackmap_ack_range": (lambda _: [acks(), 1, 9], (0, 1, 2)),
+    "ackmap_advance": (lambda _: [acks(), 50, True], (0, 1)),
+    "ackmap_attention": (lambda _: [acks(), 9], (0, 1)),
+    "ackmap_check": (lambda _: [acks()], (0,)),
+    "ackmap_count": (lambda _: [acks(), 1, 9], (0, 1, 2)),
+    "ackmap_drain": (lambda _: [acks()], (0,)),
+    "ackmap_hold": (lambda _: [acks(), 1, 9, True], (0, 1, 2)),
+    "ackmap_known": (lambda _: [acks(), 9], (0, 1)),
+    "ackmap_next_unacked": (lambda _: [acks(), 9], (0, 1)),
+    "ackmap_reset": (lambda _: [acks(), 1], (0, 1)),
+    "ackmap_runs": (lambda _: [acks(), 0, 1, 9, 5], (0, 1, 2, 3, 4)),
+    "ackmap_skip": (lambda _: [acks(), 9], (0, 1)),
+    "ackmap_state": (lambda _: [acks()], (0,)),
     "append": (lambda s: [handle(s), SHARD, b"x", None, SYNC, True], (0, 1, 2, 3, 4)),
     "bounds": (lambda s: [handle(s), SHARD], (0, 1)),
     "cursor": (lambda s: [handle(s), SHARD, 1], (0, 1, 2)),
@@ -119,6 +144,33 @@ def test_a_call_that_waits_is_told_that_its_sync_failed() -> None:
         fast.stage(handle(store), [(SHARD, [b"x"], None)], SYNC, False, True)
     with pytest.raises(StoreFailed):
         store.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("ackmap_reset", (0,)),
+        ("ackmap_reset", (2**62 + 1,)),
+        ("ackmap_skip", (2**62 + 1,)),
+        ("ackmap_advance", (2**40, False)),
+    ],
+)
+def test_a_number_that_no_map_of_acks_takes_changes_nothing(name: str, args: Any) -> None:
+    address = acks()
+    before = fast.ackmap_state(address)
+    with pytest.raises(ValueError, match=r"within|outside"):
+        getattr(fast, name)(address, *args)
+    with pytest.raises(ValueError, match="no address"):
+        getattr(fast, name)(0, *args)
+    assert fast.ackmap_state(address) == before
+
+
+def test_a_long_list_with_a_number_that_was_never_given_acks_nothing() -> None:
+    address = acks()
+    flags = fast.ackmap_ack_many(address, [1] * 2000 + [99])
+    assert flags[:3] == (0, 0, 0)
+    assert flags[3] == AckFlag.UNKNOWN
+    assert fast.ackmap_count(address, 1, 40) == 39
 
 
 def test_a_gate_stands_behind_a_gate_or_nothing() -> None:

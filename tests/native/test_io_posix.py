@@ -377,3 +377,12 @@ os.waitpid(pid, 0)
         check=True,
     )
     assert done.stdout == b"kept function"
+
+
+def test_calls_on_what_is_no_handle_say_so(files: Files, tmp_path: Path) -> None:
+    fd = files.open(str(tmp_path / "f"), OpenFlag.READ | OpenFlag.WRITE | OpenFlag.CREATE)
+    files.close(fd)
+    io = files.io
+    assert io.close(io.ctx, fd) == -errno.EBADF
+    assert io.size(io.ctx, fd) == -errno.EBADF
+    assert io.allocate(io.ctx, fd, 0, 4096) == -errno.EBADF
