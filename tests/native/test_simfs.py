@@ -1,6 +1,7 @@
 """What the simulated disk promises: durability by syncs only, faults on the point, determinism."""
 
 import errno
+import gc
 import itertools
 import os
 import shutil
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 from hstreamlite._native import ffi, lib
 from hstreamlite._native.files import Files, posix_files
 from hstreamlite.env import LockHeld, OpenFlag
+from hstreamlite.testing.crash import Recording
 from hstreamlite.testing.simenv import SimEnv, SimRng
 from hstreamlite.testing.simfs import (
     Delay,
@@ -925,3 +927,14 @@ def test_paths_are_those_of_the_operating_system() -> None:
         path += "/x"
         disk.mkdir(path)
     refused(errno.ENAMETOOLONG, disk.mkdir, path + "/x")
+
+
+def test_a_recording_that_is_dropped_before_its_end_records_no_more() -> None:
+    disk = SimFiles()
+    recording = Recording(disk)
+    disk.mkdir("/a")
+    assert len(recording) == 1
+    del recording
+    gc.collect()
+    disk.mkdir("/b")
+    assert disk.clone().listdir("/") == ["a", "b"]

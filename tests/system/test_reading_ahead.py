@@ -94,3 +94,21 @@ def test_of_a_large_segment_no_more_is_asked_for_than_is_read_soon(tmp_path: Pat
     announced = {(name, page) for call, name, of in calls if call == "fadvise64" for page in of}
     last = max(name for name, _page in announced)
     assert 0 < sum(name == last for name, _page in announced) <= (6 << 20) // PAGE
+
+
+def test_a_file_that_is_gone_when_it_is_asked_for_is_told_when_it_is_read(tmp_path: Path) -> None:
+    """Asking ahead fails in silence; what comes before that file is read first."""
+    config = hs.StoreConfig(segment_bytes_min=128 << 10, segment_bytes_max=128 << 10, regroup=False)
+    with hs.open(tmp_path / "s", config=config) as store:
+        stream = store.create_stream("a")
+        for n in range(100):
+            stream.append(b"%4d;" % n * 1000, durability="memory")
+    with hs.open(tmp_path / "s", config=config) as store:
+        *_, gone, _ = sorted((tmp_path / "s" / "segments").glob("*.seg"))
+        gone.unlink()
+        found = []
+        with pytest.raises(OSError, match=gone.name):
+            for record in store.stream("a").read():
+                found.append(record.payload)
+        assert found == [b"%4d;" % n * 1000 for n in range(len(found))]
+        assert found
