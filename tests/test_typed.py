@@ -216,6 +216,10 @@ def test_the_record_is_named(tmp_path: Path) -> None:
 def test_keys_that_are_no_fields_are_left_out_and_defaults_fill_in() -> None:
     record = hs.Record({"name": "a", "colour": "red"})
     assert record.payload_as(Item) == Item("a", 1, Euros(0.0))
+    least = hs.Record({"items": [], "placed": "2026-05-01T12:30:00+00:00"})
+    assert least.payload_as(Order) == Order(
+        items=[], placed=datetime(2026, 5, 1, 12, 30, tzinfo=UTC)
+    )
 
 
 @dataclass
