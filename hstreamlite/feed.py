@@ -25,18 +25,18 @@ from hstreamlite.config import (
 from hstreamlite.engine import Engine
 from hstreamlite.errors import (
     LeaseLost,
-    RecordTrimmed,
     StorageFull,
     SubscriptionNotFound,
     UnknownRecord,
 )
+from hstreamlite.handout import Handout, OrderedHandout, SharedHandout
 from hstreamlite.log.catalog import SubscriptionState
 from hstreamlite.log.journal import PROGRESS, Cursor, Op
 from hstreamlite.records import Delivery, RecordId
 from hstreamlite.sentry import Sentry
 from hstreamlite.sub.ackmap import AckFlag
 from hstreamlite.sub.checkpoint import Progress
-from hstreamlite.sub.effects import Assignment, Event, Gap, GroupStats, Lag, Stand
+from hstreamlite.sub.effects import Event, Gap, GroupStats, Lag, Stand
 from hstreamlite.sub.group import Group
 from hstreamlite.sub.limits import Limits
 from hstreamlite.sub.retry import ENDLESS, Backoff, RetryPolicy
@@ -47,7 +47,6 @@ _MEMORY: Final = LEVELS["memory"]
 _DUPLICATE: Final = int(AckFlag.DUPLICATE)
 _UNSURE: Final = int(AckFlag.UNKNOWN | AckFlag.VOID)
 _ATTENTION: Final = int(AckFlag.ATTENTION)
-_READ_BYTES = 8 << 20
 PREFIX = struct.Struct("<Q")
 
 Span = tuple[int, int, int]
@@ -58,7 +57,9 @@ Deliveries = Delivery | RecordId | Iterable[Delivery | RecordId]
 
 
 class DeliveryBatch(tuple[Delivery, ...]):  # noqa: SLOT001 - a tuple can have no slots of its own
-    """Deliveries of one `receive`, in log order per shard; falsy when there were none.
+    """Deliveries of one `receive`; falsy when there were none.
+
+    In log order per shard, but for what comes again, which comes first.
 
     A tuple that remembers which ranges it covers, so that acking it whole costs one call.
     """
@@ -77,7 +78,11 @@ EMPTY: Final = DeliveryBatch()
 
 @dataclass(frozen=True, slots=True)
 class AckResult:
-    """What acking did: records newly acked, acked before, and void (delivered before a seek)."""
+    """What acking did: records newly acked, acked before, and void.
+
+    Void are acks of what was delivered before a seek, or taken back with an earlier record of its
+    key: that comes again.
+    """
 
     new: int
     duplicate: int
@@ -106,7 +111,10 @@ class Feed:
                 # What is in flight at the writer's is not doomed, however often it was delivered.
                 retry=ENDLESS if engine.read_only else retry_policy(state),
             ),
+            state.mode,
         )
+        ordered = state.mode == "ordered"
+        self._handout: Handout[Any] = OrderedHandout(self) if ordered else SharedHandout(self)
         if state.paused:
             self.group.pause()
         if progress is not None:
@@ -143,7 +151,7 @@ class Feed:
             if self.consumers >= CONSUMERS_MAX:
                 raise ValueError(f"a subscription has at most {CONSUMERS_MAX} consumers")
             self.group.attach(consumer)
-            self.sentry.attach(consumer, gate, self._now())
+            self.sentry.attach(consumer, gate, self.now())
             self.consumers += 1
         self.engine.wake()
 
@@ -154,7 +162,7 @@ class Feed:
         with self.lock:
             if self.deleted or self.engine.closed:
                 return
-            self.group.detach(consumer, self._now())
+            self.group.detach(consumer, self.now())
             self.sentry.detach(consumer)
             self.consumers -= 1
             self._mind_doomed()
@@ -171,7 +179,7 @@ class Feed:
         if self.deleted:
             raise SubscriptionNotFound(self.state.name)
 
-    def _now(self) -> int:
+    def now(self) -> int:
         return self.engine.env.clock.mono_ns()
 
     # Delivering.
@@ -200,77 +208,46 @@ class Feed:
         An empty answer puts the consumer in line until it fetches again or `leave_line`s.
         CorruptionError when a record cannot be read: it stays undelivered, and so do later ones.
         """
-        with self.lock:
-            self.check()
-            self._offer()
-            now = self._now()
-            self.sentry.asked(consumer, now)
-            assigned = self.group.fetch(consumer, max_records, now, queue=True)
-            self._mind_doomed()
-        if not assigned:
-            return EMPTY
+        gaps_passed = self._gaps_passed
+        parts = self._handout.take(consumer, cursors, max_records, may_block=may_block)
+        if not parts:
+            return None if parts is None else EMPTY
         found: list[Delivery] = []
         spans: list[Span] = []
         blocked = False
-        gaps_passed = self._gaps_passed
+        left = list(parts)
         try:
-            for assignment in assigned:
+            for part in parts:
                 got = None
                 if not blocked:
-                    got = self._read(assignment, cursors, owner, may_block=may_block and not found)
+                    wait = may_block and not found
+                    got = self._handout.read(part, cursors, owner, may_block=wait)
                 blocked = blocked or got is None
-                end = assignment.first_lsn + len(got or ())
-                spans.extend(self._confirm(assignment, end, got or [], found))
+                deliveries, ranges = self._handout.confirm(part, got or [])
+                del left[0]
+                found += deliveries
+                spans += ranges
         except BaseException:
-            with self.lock:
-                for assignment in assigned:
-                    self.group.confirm(assignment.lease, 0, self._now())
+            for part in left:
+                self._handout.confirm(part, [])
             raise
         if not found:
             if self._gaps_passed != gaps_passed:
                 return self.fetch(consumer, cursors, max_records, owner, may_block=may_block)
             return None if blocked and not may_block else EMPTY
-        self.sentry.moved(now)
+        self.sentry.moved(self.now())
         batch = DeliveryBatch(found)
         batch.spans = tuple(spans)
         return batch
 
-    def _read(
-        self,
-        assignment: Assignment,
-        cursors: dict[int, Cursor],
-        owner: object,
-        *,
-        may_block: bool,
-    ) -> list[Delivery] | None:
-        shard, first, end, attempt, _ = assignment
-        cursor = cursors.get(shard)
-        if cursor is None:
-            cursor = cursors[shard] = self.journal.cursor(shard, first)
-        cursor.seek(first)
-        try:
-            return cursor.read(
-                end - first,
-                end=end,
-                max_bytes=_READ_BYTES,
-                owner=owner,
-                attempt=attempt,
-                may_block=may_block,
-            )
-        except RecordTrimmed:
-            self.pass_gap(shard, cursor.gap()[1])
-            return []
-
-    def _confirm(
-        self, assignment: Assignment, end: int, got: list[Delivery], found: list[Delivery]
-    ) -> list[Span]:
-        with self.lock:
-            run = self.group.confirm(assignment.lease, end, self._now())
-        if run is None:
-            return []
-        first, end = run
-        found.extend(got[first - assignment.first_lsn : end - assignment.first_lsn])
-        return [(assignment.shard_id, first, end)]
+    def begin(self, consumer: str) -> int:
+        """Prepare the group for a fetch, and return the time. Lock held."""
+        self.check()
+        self._offer()
+        now = self.now()
+        self.sentry.asked(consumer, now)
+        self._mind_doomed()
+        return now
 
     def pass_gap(self, shard: int, first_kept: int) -> None:
         """Let the group go on behind records that are trimmed."""
@@ -365,7 +342,7 @@ class Feed:
             if self.deleted:
                 return
             due = self.group.attend()
-            waiting = self.group.next_in_line(self._now())
+            waiting = self.group.next_in_line(self.now())
         if due:
             self.store_progress(may_block=may_block)
         if waiting is not None:
@@ -373,14 +350,14 @@ class Feed:
 
     def note_ack(self, consumer: str) -> None:
         """Note that a consumer acked, but for what went through its gate."""
-        self.sentry.acked(consumer, self._now())
+        self.sentry.acked(consumer, self.now())
 
     def release(
         self, consumer: str, spans: Iterable[Span], after_ns: int | None, reason: str = ""
     ) -> int:
         with self.lock:
             self.check()
-            now = self._now()
+            now = self.now()
             count = sum(
                 self.group.release(consumer, shard, first, end, after_ns, now, reason)
                 for shard, first, end in spans
@@ -392,7 +369,7 @@ class Feed:
     def extend(self, consumer: str, spans: Iterable[Span], by_ns: int) -> int:
         with self.lock:
             self.check()
-            now = self._now()
+            now = self.now()
             return sum(
                 self.group.extend(consumer, shard, first, end, by_ns, now)
                 for shard, first, end in spans
@@ -409,7 +386,7 @@ class Feed:
         """Tell whether the consumer holds the record, and it is not acked."""
         with self.lock:
             self.check()
-            self.group.tick(self._now())
+            self.group.tick(self.now())
             return self.group.held_by(consumer, shard, lsn, lsn + 1)
 
     # The doomed.
@@ -492,7 +469,7 @@ class Feed:
         with self.lock:
             if self.deleted or self.engine.closed:
                 return 0
-            self._stored_ns = self._now()
+            self._stored_ns = self.now()
             if not (force or self._needs_snapshot or self.group.unsaved()):
                 return 0
             ops = self.progress_ops()
@@ -526,7 +503,7 @@ class Feed:
     def stats(self) -> GroupStats:
         with self.lock:
             self.lag()
-            stats = self.sentry.stats(self._now(), self.group.stats())
+            stats = self.sentry.stats(self.now(), self.group.stats())
             return replace(stats, buried=self.buried, burial_failure=self.burial_failure)
 
     def gaps(self, consumer: str) -> tuple[Gap, ...]:

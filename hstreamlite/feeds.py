@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, get_args
 
 from hstreamlite.burial import Burial
 from hstreamlite.config import (
@@ -19,7 +19,7 @@ from hstreamlite.engine import Engine, Pending
 from hstreamlite.errors import SubscriptionExists, SubscriptionInUse, SubscriptionNotFound
 from hstreamlite.feed import PREFIX, Feed
 from hstreamlite.log import catalog as catalogs
-from hstreamlite.log.catalog import StreamState, SubscriptionState
+from hstreamlite.log.catalog import Mode, StreamState, SubscriptionState
 from hstreamlite.place import LATEST
 from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.retry import ATTEMPTS_MAX, Backoff
@@ -86,7 +86,7 @@ class Feeds:
         name: str,
         *,
         stream: str,
-        mode: str = "shared",
+        mode: str = "ordered",
         ack_timeout: object = 60.0,
         max_unacked: int = 10_000,
         start: object,
@@ -98,8 +98,8 @@ class Feeds:
         """Stage the creation of a subscription; its start is fixed now."""
         engine = self.engine
         check_name("subscription", name)
-        if mode != "shared":
-            raise ValueError(f"mode must be 'shared', not {mode!r}")
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode must be 'ordered' or 'shared', not {mode!r}")
         engine.check_open()
         with engine.lock:
             engine.check_open()
@@ -122,6 +122,7 @@ class Feeds:
                 stream_id=stream_state.id,
                 created_ms=engine.env.clock.wall_ms(),
                 start=engine.resolve(stream_state, "start", start),
+                mode=cast("Mode", mode),
                 ack_timeout=check_duration(
                     "ack_timeout", ack_timeout, ACK_TIMEOUT_SECONDS_MAX, least=0.001
                 ),

@@ -235,7 +235,7 @@ class Store:
         name: str,
         *,
         stream: str,
-        mode: str = "shared",
+        mode: str = "ordered",
         ack_timeout: float | timedelta = 60.0,
         max_unacked: int = 10_000,
         start: Place = EARLIEST,
@@ -250,8 +250,11 @@ class Store:
         is not acked within ack_timeout (seconds). At most max_unacked records are out at a time.
         start is fixed now. After max_attempts deliveries (0 = no limit) a record that is not acked
         moves to the stream dead_letter. backoff says how long a record waits that was released or
-        timed out, before it goes out again (None = not at all). mode: "shared" spreads batches over
-        the consumers, without order among them.
+        timed out, before it goes out again (None = not at all).
+
+        mode "ordered": records of one key are at one consumer at a time, in order, also when they
+        are sent again; consumers share the keys. mode "shared" spreads batches over the consumers,
+        without order among them. Records without a key are in no order in either.
         """
         pending = self._feeds.create(
             name,
@@ -368,7 +371,7 @@ class Store:
             self._ticker.flush_producers()
             self._feeds.store_all()
         except HStreamError as error:
-            log.warning("closing %r: %s", self.path, error)
+            log.warning("closing %r: %s", self.path, str(error))  # a kept record keeps no store
         finally:
             engine.journal.interrupt()
             engine.close()

@@ -34,7 +34,7 @@ def dying(store: hs.Store, *, records: int = 10, size: int = 100, **options: Any
     for i in range(records):
         orders.append(b"%d" % i + b"." * size, key="k", durability="memory")
     store.sync()
-    options = {"max_attempts": 1, "dead_letter": "dead"} | options
+    options = {"mode": "shared", "max_attempts": 1, "dead_letter": "dead"} | options
     return store.create_subscription("billing", stream="orders", **options).consumer("w")
 
 

@@ -217,14 +217,17 @@ class StoreMachine(RuleBasedStateMachine):
         latest=st.booleans(),
         timeout=st.sampled_from([0.5, 10.0]),
         most=st.sampled_from([5, 10_000]),
+        mode=st.sampled_from(["ordered", "ordered", "shared"]),
     )
-    def subscribe(self, name: str, stream: str, latest: bool, timeout: float, most: int) -> None:
+    def subscribe(
+        self, name: str, stream: str, latest: bool, timeout: float, most: int, mode: str
+    ) -> None:
         if name in self.w.model.subs or not self.usable(stream):
             return
         if latest and not self.settled(self.w.sync(), needs_room=True):
             return
         outcome = self.w.subscribe(
-            name, stream, latest=latest, ack_timeout=timeout, max_unacked=most
+            name, stream, latest=latest, ack_timeout=timeout, max_unacked=most, mode=mode
         )
         self.settled(outcome, needs_room=True)
 

@@ -68,7 +68,8 @@ struct hsl_keytab {
     uint64_t described;
     uint32_t *restored; /* attempts of [restored_at, restored_end) */
     uint64_t restored_at, restored_end;
-    uint64_t fresh, again, fresh_ahead;
+    uint32_t doom_at;
+    uint64_t fresh, again, fresh_ahead, owned;
 };
 
 static uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
@@ -210,7 +211,7 @@ void hsl_keytab_reset(struct hsl_keytab *t)
     hsl_ackmap_woken(t->acks, &woken);
     t->base = t->scan = t->described = hsl_ackmap_low(t->acks);
     t->hashes_len = 0;
-    t->fresh = t->again = t->fresh_ahead = 0;
+    t->fresh = t->again = t->fresh_ahead = t->owned = 0;
     t->keys_used = 0;
     for (uint32_t i = 0; i < t->keys_cap; i++) {
         t->keys[i].used = false;
@@ -228,6 +229,7 @@ void hsl_keytab_reset(struct hsl_keytab *t)
 
 static void unlist(struct hsl_keytab *t, struct key *k)
 {
+    t->owned -= k->list >= MINE;
     if (k->list >= AGAIN) {
         struct list *list = &t->lists[k->list];
         if (k->before != NO_KEY)
@@ -247,6 +249,7 @@ static void enlist(struct hsl_keytab *t, struct key *k, uint32_t where, bool fir
     uint32_t at = (uint32_t)(k - t->keys);
     struct list *list = &t->lists[where];
     k->list = where;
+    t->owned += where >= MINE;
     k->before = first ? NO_KEY : list->last;
     k->behind = first ? list->first : NO_KEY;
     if (k->before != NO_KEY)
@@ -402,8 +405,9 @@ void hsl_keytab_state(struct hsl_keytab *t, struct hsl_key_state *out)
         .scan = t->scan,
         .described = t->described,
         .fresh = t->fresh + t->fresh_ahead,
-        .again = t->again,
+        .again = t->again + hsl_ackmap_count(t->acks, t->scan, t->restored_end) - t->fresh_ahead,
         .window = t->scan - t->base,
+        .owned = t->owned,
         .keys = t->keys_used,
         .bytes = (t->cell_mask + 1) * sizeof *t->cells + t->keys_cap * sizeof *t->keys +
                  (t->bucket_mask + 1) * sizeof *t->buckets + t->hashes_cap * sizeof *t->hashes +
@@ -412,7 +416,7 @@ void hsl_keytab_state(struct hsl_keytab *t, struct hsl_key_state *out)
     };
 }
 
-int hsl_keytab_restore(struct hsl_keytab *t, const uint32_t *attempts, size_t n)
+int hsl_keytab_restore(struct hsl_keytab *t, const uint32_t *attempts, size_t n, uint32_t doom_at)
 {
     uint32_t *copy = malloc((n + 1) * sizeof *copy);
     if (!copy)
@@ -422,6 +426,7 @@ int hsl_keytab_restore(struct hsl_keytab *t, const uint32_t *attempts, size_t n)
     t->restored = copy;
     t->restored_at = t->scan;
     t->restored_end = t->scan + n;
+    t->doom_at = doom_at;
     for (size_t i = 0; i < n; i++) {
         if (done(t, t->scan + i))
             copy[i] = 1;
@@ -502,6 +507,7 @@ static void hand_waiting(struct hsl_keytab *t, struct taking *g, struct key *k)
         }
         step_todo(t, k);
     }
+    unlist(t, k); /* what is left may have to stand behind what comes again of others */
     place(t, k);
 }
 
@@ -527,6 +533,7 @@ static struct cell *enter(struct hsl_keytab *t, uint64_t lsn)
         uint32_t was = t->restored[lsn - t->restored_at];
         c->attempts = was < UINT16_MAX ? (uint16_t)was : UINT16_MAX;
         c->failures = was < FAILURES_MAX ? (uint16_t)was : FAILURES_MAX;
+        c->delayed = t->doom_at != 0 && was >= t->doom_at;
         t->fresh_ahead -= was == 0;
     }
     return c;
@@ -542,8 +549,9 @@ static bool scan_one(struct hsl_keytab *t, struct taking *g, uint64_t hash)
         t->scan++;
         return true;
     }
-    bool fresh = !old || t->restored[lsn - t->restored_at] == 0;
-    bool may = g->left > 0 && (!fresh || g->fresh > 0);
+    uint32_t was = old ? t->restored[lsn - t->restored_at] : 0;
+    bool doomed = t->doom_at != 0 && was >= t->doom_at;
+    bool may = g->left > 0 && (was > 0 || g->fresh > 0) && !doomed;
     if (!may && (g->left == 0 || !old))
         return false;
     struct cell *c = enter(t, lsn);
@@ -609,14 +617,20 @@ int64_t hsl_keytab_take(struct hsl_keytab *t, uint32_t consumer, uint32_t parcel
 
 /* ---- coming back ---- */
 
+static void fail(struct cell *c)
+{
+    if (c->failures < FAILURES_MAX)
+        c->failures++;
+}
+
 /* A record that is reserved or out waits again, and those of its key behind it. There must be room
  * for a key and two watches. */
 static void back(struct hsl_keytab *t, uint64_t lsn, bool failed)
 {
     struct cell *c = cell_at(t, lsn);
     c->delayed = 0;
-    if (failed && c->failures < FAILURES_MAX)
-        c->failures++;
+    if (failed)
+        fail(c);
     struct key *k = key_of(t, c);
     if (!k) { /* it has no key, and was handed out at once */
         k = add_key(t, 0, lsn, 0);
@@ -751,15 +765,18 @@ int64_t hsl_keytab_release(struct hsl_keytab *t, uint32_t consumer, uint64_t fir
         return 0;
     if (reserve_back(t, end - first) < 0)
         return -ENOMEM;
-    /* What is taken along with the first of a key is released too, if it was meant. */
-    for (uint64_t lsn = end; lsn-- > first;) {
+    for (uint64_t lsn = first; lsn < end; lsn++) {
+        struct cell *c = cell_at(t, lsn);
         if (!consumer_has(t, consumer, lsn))
             continue;
-        back(t, lsn, true);
-        out[taken++].lsn = lsn;
+        fail(c);
+        out[taken++] = (struct hsl_key_head){lsn, c->failures, c->attempts};
     }
+    for (int64_t i = 0; i < taken; i++)
+        if (cell_at(t, out[i].lsn)->state == OUT) /* not taken along with one before it */
+            back(t, out[i].lsn, false);
     *count = (uint64_t)taken;
-    return heads_of(t, out, taken);
+    return taken;
 }
 
 uint64_t hsl_keytab_move(struct hsl_keytab *t, uint32_t from, uint32_t to, uint64_t first,
@@ -805,7 +822,7 @@ int hsl_keytab_delay(struct hsl_keytab *t, uint64_t lsn)
         return 0;
     struct cell *c = cell_at(t, lsn);
     struct key *k = key_of(t, c);
-    if (!k || !k->waits || k->todo != (uint32_t)lsn)
+    if (!k || c->state != WAITING)
         return 0;
     c->delayed = 1;
     place(t, k);
@@ -834,13 +851,15 @@ void hsl_keytab_leave(struct hsl_keytab *t, uint32_t consumer)
     }
 }
 
-int hsl_keytab_ready(struct hsl_keytab *t, uint32_t consumer, uint64_t end)
+int hsl_keytab_ready(struct hsl_keytab *t, uint32_t consumer, uint64_t fresh, uint64_t end)
 {
     sync_acks(t);
-    bool mine = MINE + consumer < t->lists_len && t->lists[MINE + consumer].first != NO_KEY;
-    bool fresh = t->lists[FRESH].first != NO_KEY || t->scan < end;
-    bool again = t->lists[AGAIN].first != NO_KEY || t->scan < t->restored_end;
-    return (mine ? 4 : 0) | (again ? 2 : 0) | (fresh ? 1 : 0);
+    if (t->lists[AGAIN].first != NO_KEY || t->scan < min_u64(t->restored_end, end))
+        return 1;
+    uint32_t mine = MINE + consumer < t->lists_len ? t->lists[MINE + consumer].first : NO_KEY;
+    if (mine != NO_KEY && cell_at(t, whole(t, t->keys[mine].todo))->attempts > 0)
+        return 1;
+    return fresh > 0 && (mine != NO_KEY || t->lists[FRESH].first != NO_KEY || t->scan < end);
 }
 
 size_t hsl_keytab_attempts(struct hsl_keytab *t, uint64_t *lsn, struct hsl_key_run *out,
@@ -869,8 +888,8 @@ static int check_key(struct hsl_keytab *t, struct key *k, uint64_t *fresh, uint6
 {
     uint64_t lsn = whole(t, k->head), todo = k->waits ? whole(t, k->todo) : UINT64_MAX;
     bool met = !k->waits;
-    if (done(t, lsn))
-        return 1;
+    if (k->waits && done(t, lsn))
+        return 1; /* nobody noticed an ack that something waits for */
     for (;; lsn += cell_at(t, lsn)->next) {
         const struct cell *c = cell_at(t, lsn);
         if (lsn < t->base || lsn >= t->scan)
@@ -913,10 +932,6 @@ int hsl_keytab_check(struct hsl_keytab *t)
         if (!k->used)
             continue;
         used++;
-        if (!refresh(t, k)) {
-            used--;
-            continue;
-        }
         int rule = check_key(t, k, &fresh, &again);
         if (rule)
             return rule;

@@ -23,7 +23,7 @@ struct hsl_key_run {
     uint32_t attempt;
 };
 
-/* A waiting record at the head of what waits of its key, and how often it was given up so far. */
+/* A record that came back, and how often it did by itself so far. */
 struct hsl_key_head {
     uint64_t lsn;
     uint32_t failures;
@@ -34,8 +34,9 @@ struct hsl_key_state {
     uint64_t scan;
     uint64_t described;
     uint64_t fresh;   /* unacked records below next that were never handed out or reserved */
-    uint64_t again;   /* waiting records that were */
+    uint64_t again;   /* unacked ones that were, and nobody has */
     uint64_t window;  /* records that have a place */
+    uint64_t owned;   /* keys whose owner may have more of them */
     uint64_t keys;
     uint64_t bytes;   /* of memory */
 };
@@ -47,8 +48,9 @@ void hsl_keytab_state(struct hsl_keytab *t, struct hsl_key_state *out);
 /* The map was reset, or passed by records: forget what is gone. */
 void hsl_keytab_reset(struct hsl_keytab *t);
 /* Takes over how often each record of [low, next) was handed out, before anything is. The acked
- * ones do not count. -ENOMEM: nothing changed. */
-int hsl_keytab_restore(struct hsl_keytab *t, const uint32_t *attempts, size_t n);
+ * ones do not count; those of doom_at times and more (0: none) are delayed. -ENOMEM: nothing
+ * changed. */
+int hsl_keytab_restore(struct hsl_keytab *t, const uint32_t *attempts, size_t n, uint32_t doom_at);
 /* Appends hashes (0 = no key) of the records from `first` on. -ERANGE unless first is `described`;
  * -ENOMEM. */
 int hsl_keytab_describe(struct hsl_keytab *t, uint64_t first, const uint64_t *hashes, size_t n);
@@ -68,7 +70,7 @@ int64_t hsl_keytab_confirm(struct hsl_keytab *t, uint32_t parcel, const struct h
  * which have no key: each may be delayed. Returns their number, or -ENOMEM. */
 int64_t hsl_keytab_take_back(struct hsl_keytab *t, uint32_t parcel, const struct hsl_key_run *runs,
                              size_t n, struct hsl_key_head *out, uint64_t *count);
-/* The same for what the consumer has out of [first, end). */
+/* The same for what the consumer has out of [first, end); out gets all of it. */
 int64_t hsl_keytab_release(struct hsl_keytab *t, uint32_t consumer, uint64_t first, uint64_t end,
                            struct hsl_key_head *out, uint64_t *count);
 /* Moves what the consumer has out of [first, end) in one parcel to another; returns how many. */
@@ -79,16 +81,14 @@ int hsl_keytab_holds(struct hsl_keytab *t, uint32_t consumer, uint64_t first, ui
 /* Unacked records of the runs that belong to the parcel. */
 uint64_t hsl_keytab_open(struct hsl_keytab *t, uint32_t parcel, const struct hsl_key_run *runs,
                          size_t n);
-/* This record, the first that waits of its key, does not go out before `wake`, nor do those behind
- * it. 0 if it is not such a record. */
+/* This waiting record does not go out before `wake`, nor do those behind it. 0 if it is none. */
 int hsl_keytab_delay(struct hsl_keytab *t, uint64_t lsn);
 void hsl_keytab_wake(struct hsl_keytab *t, uint64_t lsn);
 /* The consumer is gone, and what it had is taken back. */
 void hsl_keytab_leave(struct hsl_keytab *t, uint32_t consumer);
 
-/* Whether take could find something: 4 for the consumer alone, 2 that comes again, 1 never handed
- * out (scanning included, which may find nothing). Or'ed. */
-int hsl_keytab_ready(struct hsl_keytab *t, uint32_t consumer, uint64_t end);
+/* Whether take would hand out something, or scan. */
+int hsl_keytab_ready(struct hsl_keytab *t, uint32_t consumer, uint64_t fresh, uint64_t end);
 /* Writes the runs of unacked records that were handed out, with the number of times, from *lsn on
  * and moves it on; returns how many, less than cap at the end. */
 size_t hsl_keytab_attempts(struct hsl_keytab *t, uint64_t *lsn, struct hsl_key_run *out,

@@ -149,17 +149,18 @@ static PyObject *py_describe(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* restore(table, attempts) */
+/* restore(table, attempts, times that doom) */
 static PyObject *py_restore(PyObject *self, PyObject *args)
 {
     ull address;
     const char *attempts;
     Py_ssize_t len;
+    unsigned doom_at;
     struct hsl_keytab *t;
-    if (!PyArg_ParseTuple(args, "Ky#:keytab_restore", &address, &attempts, &len) ||
+    if (!PyArg_ParseTuple(args, "Ky#I:keytab_restore", &address, &attempts, &len, &doom_at) ||
         !(t = table(address)))
         return NULL;
-    int rc = hsl_keytab_restore(t, (const uint32_t *)attempts, (size_t)len / 4);
+    int rc = hsl_keytab_restore(t, (const uint32_t *)attempts, (size_t)len / 4, doom_at);
     if (rc < 0)
         return failure(rc);
     Py_RETURN_NONE;
@@ -190,7 +191,7 @@ static PyObject *py_attempts(PyObject *self, PyObject *args)
     return list;
 }
 
-/* state(table) -> (scan, described, fresh, again, keys, bytes) */
+/* state(table) -> (scan, described, fresh, again, owned, keys, bytes) */
 static PyObject *py_state(PyObject *self, PyObject *args)
 {
     ull address;
@@ -199,8 +200,8 @@ static PyObject *py_state(PyObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "K:keytab_state", &address) || !(t = table(address)))
         return NULL;
     hsl_keytab_state(t, &s);
-    return Py_BuildValue("(KKKKKK)", (ull)s.scan, (ull)s.described, (ull)s.fresh, (ull)s.again,
-                         (ull)s.keys, (ull)s.bytes);
+    return Py_BuildValue("(KKKKKKK)", (ull)s.scan, (ull)s.described, (ull)s.fresh, (ull)s.again,
+                         (ull)s.owned, (ull)s.keys, (ull)s.bytes);
 }
 
 /* The rest take numbers and return one. */
@@ -220,7 +221,7 @@ static PyObject *call_numbers(PyObject *args, const char *format, enum call call
     case DELAY: result = (uint64_t)hsl_keytab_delay(t, a); break;
     case WAKE: hsl_keytab_wake(t, a); break;
     case LEAVE: hsl_keytab_leave(t, (uint32_t)a); break;
-    case READY: result = (uint64_t)hsl_keytab_ready(t, (uint32_t)a, b); break;
+    case READY: result = (uint64_t)hsl_keytab_ready(t, (uint32_t)a, b, c); break;
     case CHECK: result = (uint64_t)hsl_keytab_check(t); break;
     }
     return result == UINT64_MAX ? PyErr_NoMemory() : PyLong_FromUnsignedLongLong(result);
@@ -238,7 +239,7 @@ NUMBERS(py_holds, "KKKK:keytab_holds", HOLDS)
 NUMBERS(py_delay, "KK:keytab_delay", DELAY)
 NUMBERS(py_wake, "KK:keytab_wake", WAKE)
 NUMBERS(py_leave, "KK:keytab_leave", LEAVE)
-NUMBERS(py_ready, "KKK:keytab_ready", READY)
+NUMBERS(py_ready, "KKKK:keytab_ready", READY)
 NUMBERS(py_check, "K:keytab_check", CHECK)
 
 /* open(table, parcel, runs) -> how many are unacked */

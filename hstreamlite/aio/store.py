@@ -179,7 +179,7 @@ class Store:
         name: str,
         *,
         stream: str,
-        mode: str = "shared",
+        mode: str = "ordered",
         ack_timeout: float | timedelta = 60.0,
         max_unacked: int = 10_000,
         start: Place = EARLIEST,
@@ -280,7 +280,7 @@ class Store:
         try:
             self._feeds.store_all()
         except HStreamError as error:
-            log.warning("closing %r: %s", self.path, error)
+            log.warning("closing %r: %s", self.path, str(error))  # a kept record keeps no store
         finally:
             self._engine.journal.interrupt()
             self._engine.close()

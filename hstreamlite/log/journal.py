@@ -427,6 +427,20 @@ class Cursor:
         )
         return records
 
+    def read_runs(
+        self, runs: bytes, *, max_bytes: int, owner: object, may_block: bool
+    ) -> list[Any] | None:
+        """Return the records of runs of a key table, as `read` does; or the first of them."""
+        records: list[Any] | None = fast.read_runs(
+            self._cursor, self, runs, max_bytes, owner, may_block
+        )
+        return records
+
+    def key_hashes(self, max_records: int, *, end: int, may_block: bool) -> bytes | None:
+        """Return hashes of the next records' keys, 8 bytes each, under the same rules as `read`."""
+        hashes: bytes | None = fast.key_hashes(self._cursor, self, max_records, end, may_block)
+        return hashes
+
     def read_batches(
         self,
         max_batches: int,

@@ -25,7 +25,8 @@ entry   +------------+------------+-------------+----------+----------+---------
         +------------+------------+-------------+----------+----------+----------+
         | runs: u32  | attempts: u32 | first, end: u32 u32 .. | first, end, count: u32 u32 u32 ..
         +------------+---------------+------------------------+-------------------
-          flags: 1 full, 2 forget the attempts known so far
+          flags: 1 full, 2 forget the attempts known so far,
+                 4 what the attempts do not list was never handed out
 ```
 """
 
@@ -42,7 +43,7 @@ VERSION = 1
 PIECE_BYTES_MAX = 512 << 10
 
 _DELTA, _SNAPSHOT = 0, 1
-_FULL, _FORGET_ATTEMPTS = 1, 2
+_FULL, _FORGET_ATTEMPTS, _LISTED = 1, 2, 4
 _HEAD = struct.Struct("<BBII")
 _ENTRY = struct.Struct("<QIIQQQII")
 _RUN, _ATTEMPT = 8, 12
@@ -58,7 +59,10 @@ class MalformedProgress(ValueError):
 
 @dataclass(slots=True, kw_only=True)
 class ShardProgress:
-    """One entry; ``attempts`` are runs (first, end, deliveries), added to those known so far."""
+    """One entry; ``attempts`` are runs (first, end, deliveries), added to those known so far.
+
+    What they do not list was delivered once, or, if ``listed``, never.
+    """
 
     shard: int
     full: bool
@@ -69,6 +73,7 @@ class ShardProgress:
     acked: list[Run]
     attempts: list[AttemptRun]
     forget_attempts: bool
+    listed: bool
 
 
 def encode(
@@ -103,14 +108,15 @@ def encode(
 
 
 def _entries(shard: ShardProgress, list_bytes: int) -> Iterable[bytes]:
-    flags = shard.full * _FULL | shard.forget_attempts * _FORGET_ATTEMPTS
+    listed = shard.listed * _LISTED
+    flags = shard.full * _FULL | shard.forget_attempts * _FORGET_ATTEMPTS | listed
     runs, attempts = shard.acked, shard.attempts
     runs_at_once = max(1, list_bytes // _RUN)
     attempts_at_once = max(1, list_bytes // _ATTEMPT)
     while True:
         yield _entry(shard, flags, runs[:runs_at_once], attempts[:attempts_at_once])
         runs, attempts = runs[runs_at_once:], attempts[attempts_at_once:]
-        flags = 0
+        flags = listed
         if not runs and not attempts:
             return
 
@@ -143,7 +149,19 @@ class KeptShard:
 
     generation: int
     acks: AckMap
+    listed: bool
     attempts: list[AttemptRun] = field(default_factory=list)
+
+    def counts(self) -> "array[int]":
+        """Return the number of deliveries of each record from low to next; the last told counts."""
+        state = self.acks.state
+        low, end = state.low, state.next
+        found = array("I", [0 if self.listed else 1]) * (end - low)
+        for first, stop, count in self.attempts:
+            begin, behind = max(first, low) - low, min(stop, end) - low
+            if begin < behind:
+                found[begin:behind] = array("I", [count]) * (behind - begin)
+        return found
 
     def delivered_counts(self) -> list[AttemptRun]:
         """Return runs that cover all from low to next, each with its number of deliveries."""
@@ -183,7 +201,7 @@ class Progress:
         if entry.full:
             acks = AckMap(entry.origin, SPAN_LIMIT)
             acks.skip(entry.low)
-            self.shards[entry.shard] = KeptShard(entry.generation, acks)
+            self.shards[entry.shard] = KeptShard(entry.generation, acks, entry.listed)
         kept = self.shards.get(entry.shard)
         if kept is None or kept.generation != entry.generation:
             raise MalformedProgress(f"shard {entry.shard} has a delta without what it adds to")
@@ -227,7 +245,7 @@ def _decode_entry(piece: bytes, at: int) -> tuple[ShardProgress, int]:
     stop = at + runs * _RUN + attempts * _ATTEMPT
     if stop > len(piece):
         raise MalformedProgress(f"progress of {len(piece)} bytes ends early, needs {stop}")
-    if not (1 <= origin <= low <= end <= LSN_MAX and end - low <= SPAN_LIMIT) or flags > 3:
+    if not (1 <= origin <= low <= end <= LSN_MAX and end - low <= SPAN_LIMIT) or flags > 7:
         raise MalformedProgress(f"shard {shard} has origin {origin}, low {low}, next {end}")
     numbers = array("I", piece[at:stop])
     if sys.byteorder == "big":  # not reached: no such machine runs the tests
@@ -251,5 +269,6 @@ def _decode_entry(piece: bytes, at: int) -> tuple[ShardProgress, int]:
         acked=acked,
         attempts=counts,
         forget_attempts=bool(flags & _FORGET_ATTEMPTS),
+        listed=bool(flags & _LISTED),
     )
     return entry, stop

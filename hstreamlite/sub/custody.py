@@ -198,6 +198,25 @@ class Custody:
         """Return when something is due: a deadline, or the end of a delay."""
         return self._leases.next_due()
 
+    def undelivered(self, window: Window) -> int:
+        """Return how many unacked records below ``next`` were never handed out."""
+        return window.acks.state.held
+
+    def history(
+        self, window: Window, acked: list[Run], *, full: bool
+    ) -> tuple[list[AttemptRun], bool]:
+        """Return runs of records with the number of their deliveries, and whether to forget others.
+
+        ``acked`` is what was acked since the last time.
+        """
+        self.drop_done(window, acked)
+        state = window.acks.state
+        self.settle(window, state.low)
+        redo = full or window.shard in self._changed or state.held > 0 or window.saved_zeros
+        attempts = self.attempts_of(window) if redo else []
+        window.saved_zeros = any(count == 0 for _, _, count in attempts)
+        return attempts, redo
+
     def settle(self, window: Window, low: int) -> None:
         """Drop what lies below ``low``, all of it acked."""
         while (slot := self._leases.first_of(window.shard)) and slot.end <= low:

@@ -120,6 +120,9 @@ class Line:
 class SharedDispatcher(Custody):
     """Spreads records over consumers without regard to keys."""
 
+    listed = False
+    """Whether what is stored lists the records that were handed out, and no others were."""
+
     def __init__(self, limits: Limits, windows: Mapping[int, Window], changed: set[int]) -> None:
         super().__init__(limits, windows, changed)
         self._turns: dict[int, None] = {}
@@ -152,6 +155,10 @@ class SharedDispatcher(Custody):
                 del self._open[shard]
         return total
 
+    def backed_up(self, window: Window) -> bool:
+        """Tell whether a shard has records that were never handed out."""
+        return window.tail > window.next
+
     def open_windows(self) -> list[Window]:
         return [self._windows[shard] for shard in self._open]
 
@@ -175,6 +182,14 @@ class SharedDispatcher(Custody):
         if self._limits.max_unacked <= self.outstanding():
             return False
         return any(self._windows[shard].room() for shard in self._turns)
+
+    def key_blocked(self) -> Window | None:
+        """Return a window all of whose undelivered records wait for others: there is none."""
+        return None
+
+    def owned(self) -> bool:
+        """Tell whether there may be something that only one consumer may get: there is not."""
+        return False
 
     def can_resend(self) -> bool:
         """Tell whether anything waits to be sent again that may be."""

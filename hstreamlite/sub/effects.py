@@ -16,6 +16,22 @@ class Assignment(NamedTuple):
     attempt: int
     lease: int
 
+    @property
+    def records(self) -> int:
+        return self.end_lsn - self.first_lsn
+
+
+class Parcel(NamedTuple):
+    """Records of a shard that a consumer is to get, one delivery of each: runs of a key table.
+
+    Reserved until ``Group.confirm_parcel(lease, ...)`` says how many of them were handed out.
+    """
+
+    shard_id: int
+    runs: bytes
+    records: int
+    lease: int
+
 
 class Doomed(NamedTuple):
     """A run of records that were delivered ``attempts`` times and go out no more.

@@ -24,8 +24,8 @@ touch nothing. Acks of records that the group delivered before the seek, but not
 an ack of a record that it delivered again counts, whichever delivery it answers.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, TypeVar
 
 from hstreamlite.errors import ConsumerClosed, ConsumerExists, UnknownRecord
 from hstreamlite.sub.ackmap import LSN_MAX, AckCounts, AckFlag, AckMap, Run
@@ -39,30 +39,35 @@ from hstreamlite.sub.effects import (
     GroupStats,
     Holding,
     Lag,
+    Parcel,
     Sought,
     Stand,
 )
 from hstreamlite.sub.events import EventLog
+from hstreamlite.sub.keytab import KeyRun
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits, check_range
+from hstreamlite.sub.modes import DISPATCHERS
+from hstreamlite.sub.ordered import OrderedDispatcher
 from hstreamlite.sub.recorder import Recorder
 from hstreamlite.sub.survey import Survey, lag_of
 from hstreamlite.sub.window import Window
 
 FETCH_MAX = 1_000_000
+Part = TypeVar("Part", Assignment, Parcel)
 _UNKNOWN: Final = int(AckFlag.UNKNOWN)
 
 
 class Group:
-    """Shared progress of one subscription, in mode "shared"."""
+    """Shared progress of one subscription, in one of the `modes`."""
 
-    def __init__(self, name: str, limits: Limits) -> None:
+    def __init__(self, name: str, limits: Limits, mode: str = "shared") -> None:
         self.name = name
         self.limits = limits
         self.paused = False
         self._windows: dict[int, Window] = {}
         self._line = Line()
         changed: set[int] = set()
-        self._dispatch = SharedDispatcher(limits, self._windows, changed)
+        self._dispatch = DISPATCHERS[mode](limits, self._windows, changed)
         self._retired: list[AckMap] = []
         self._consumers: dict[str, None] = {}
         self._events = EventLog()
@@ -204,17 +209,36 @@ class Group:
         Empty when there is nothing, or when it is another consumer's turn; with ``queue`` the
         consumer then stands in line, until it is served or calls `leave_line`.
         """
+        assert isinstance(self._dispatch, SharedDispatcher)
+        return self._serve(consumer, max_records, now, self._dispatch.assign, queue=queue)
+
+    def fetch_parcels(
+        self, consumer: str, max_records: int, now: int, *, queue: bool = False
+    ) -> tuple[Parcel, ...]:
+        """Reserve as `fetch` does, in mode "ordered"; each lease needs a `confirm_parcel`."""
+        assert isinstance(self._dispatch, OrderedDispatcher)
+        return self._serve(consumer, max_records, now, self._dispatch.assign, queue=queue)
+
+    def _serve(
+        self,
+        consumer: str,
+        max_records: int,
+        now: int,
+        assign: Callable[[str, int], tuple[Part, ...]],
+        *,
+        queue: bool,
+    ) -> tuple[Part, ...]:
         self._require(consumer)
         check_range("max_records", max_records, 1, FETCH_MAX)
         self.tick(now)
-        assigned = self._assign(consumer, max_records, now)
+        assigned = assign(consumer, max_records) if self._may_take(consumer, now) else ()
         if not assigned and not self._eager:
             # Acks take no lock: one that made room before every ack asks for attention is found
             # by looking again.
             self._set_eager(eager=True)
-            assigned = self._assign(consumer, max_records, now)
+            assigned = assign(consumer, max_records) if self._may_take(consumer, now) else ()
         if assigned:
-            self._line.serve(consumer, sum(part.end_lsn - part.first_lsn for part in assigned))
+            self._line.serve(consumer, sum(part.records for part in assigned))
             self._call(now)
         elif queue:
             self._line.join(consumer)
@@ -222,10 +246,8 @@ class Group:
         self._set_eager(eager=bool(self._line) or not assigned)
         return assigned
 
-    def _assign(self, consumer: str, max_records: int, now: int) -> tuple[Assignment, ...]:
-        if self.paused or (not self._line.comes_first(consumer) and self._call(now)):
-            return ()
-        return self._dispatch.assign(consumer, max_records)
+    def _may_take(self, consumer: str, now: int) -> bool:
+        return not self.paused and (self._line.comes_first(consumer) or not self._call(now))
 
     def _call(self, now: int) -> bool:
         """Begin the turn of the first in line if it can be served."""
@@ -237,8 +259,15 @@ class Group:
         return True
 
     def next_in_line(self, now: int) -> str | None:
-        """Return the waiting consumer to wake: the first in line, if there is work for it."""
-        return self._line.head() if self._call(now) else None
+        """Return a waiting consumer to wake: the first in line, if there is work for it.
+
+        Or else the first for which there is, where only the holder of a key may get it.
+        """
+        if self._call(now):
+            return self._line.head()
+        if self.paused or not self._line or not self._dispatch.owned():
+            return None
+        return next(filter(self._dispatch.can_assign, self._line.names()), None)
 
     def leave_line(self, consumer: str) -> None:
         """Stop waiting, as when a receive times out."""
@@ -250,7 +279,25 @@ class Group:
         The rest of the lease goes back as if it had never been fetched. None means that all of it
         is lost (its consumer left, a seek, a gap) and must not be handed out.
         """
+        assert isinstance(self._dispatch, SharedDispatcher)
         return self._dispatch.confirm(lease, end, now)
+
+    def confirm_parcel(self, lease: int, count: int, now: int) -> tuple[KeyRun, ...]:
+        """Say that the first ``count`` records of a parcel are handed out; return those that may
+        be, as `confirm` does."""
+        assert isinstance(self._dispatch, OrderedDispatcher)
+        return self._dispatch.confirm_parcel(lease, count, now)
+
+    def undescribed(self, max_records: int) -> list[tuple[int, int, int]]:
+        """Return (shard, first LSN, count) of the keys that are needed before a `fetch`."""
+        if isinstance(self._dispatch, OrderedDispatcher):
+            return self._dispatch.undescribed(max_records)
+        return []
+
+    def describe(self, shard: int, first: int, hashes: bytes) -> None:
+        """Take in hashes of keys, 8 bytes a record; 0 is no key."""
+        assert isinstance(self._dispatch, OrderedDispatcher)
+        self._dispatch.describe(shard, first, hashes)
 
     # Acks
 
@@ -438,7 +485,7 @@ class Group:
         )
 
     def lag(self) -> Lag:
-        return lag_of(self._windows.values())
+        return lag_of(self._windows.values(), self._dispatch)
 
     def blocked(self) -> str:
         """Return why nothing new can be dispatched, or an empty text."""

@@ -10,9 +10,6 @@ from typing import Any, NamedTuple
 from hstreamlite._native import fast, ffi, lib
 from hstreamlite.sub.ackmap import AckMap
 
-MINE, AGAIN, FRESH = 4, 2, 1
-"""What `KeyTable.ready` may answer: for this consumer alone, to be sent again, never sent."""
-
 _RUN = struct.Struct("<QII")
 
 
@@ -25,7 +22,7 @@ class KeyRun(NamedTuple):
 
 
 class KeyHead(NamedTuple):
-    """A record that came back and is the first that waits of its key."""
+    """A record that came back, and how often it did: not with one before it, but by itself."""
 
     lsn: int
     failures: int
@@ -39,6 +36,7 @@ class KeyState(NamedTuple):
     described: int
     fresh: int
     again: int
+    owned: int
     keys: int
     bytes: int
 
@@ -68,9 +66,12 @@ class KeyTable:
         """Forget everything; the ack map was reset."""
         fast.keytab_reset(self._address)
 
-    def restore(self, attempts: bytes) -> None:
-        """Take over how often each record of ``[low, next)`` was handed out: a u32 for each."""
-        fast.keytab_restore(self._address, attempts)
+    def restore(self, attempts: bytes, doom_at: int) -> None:
+        """Take over how often each record of ``[low, next)`` was handed out: a u32 for each.
+
+        What was handed out ``doom_at`` times and more is delayed; 0 = nothing.
+        """
+        fast.keytab_restore(self._address, attempts, doom_at)
 
     def describe(self, first: int, hashes: bytes) -> None:
         """Append hashes of keys, a u64 for each record; ValueError unless first is `described`."""
@@ -90,7 +91,7 @@ class KeyTable:
         return count, [KeyHead(*head) for head in heads]
 
     def release(self, consumer: int, first: int, end: int) -> tuple[int, list[KeyHead]]:
-        """Take back what a consumer has of ``[first, end)``, as `take_back`."""
+        """Take back what a consumer has of ``[first, end)``; return how many, and which."""
         count, heads = fast.keytab_release(self._address, consumer, first, end)
         return count, [KeyHead(*head) for head in heads]
 
@@ -107,7 +108,7 @@ class KeyTable:
         return fast.keytab_open(self._address, parcel, runs)
 
     def delay(self, lsn: int) -> bool:
-        """Keep a `KeyHead`, and what follows it, until `wake`."""
+        """Keep a record that waits, and what follows it, until `wake`."""
         return bool(fast.keytab_delay(self._address, lsn))
 
     def wake(self, lsn: int) -> None:
@@ -117,9 +118,9 @@ class KeyTable:
         """Note that a consumer is gone, when all it had is taken back."""
         fast.keytab_leave(self._address, consumer)
 
-    def ready(self, consumer: int, end: int) -> int:
-        """Return what there may be for a consumer: `MINE`, `AGAIN` and `FRESH`, or'ed."""
-        return fast.keytab_ready(self._address, consumer, end)
+    def ready(self, consumer: int, fresh: int, end: int) -> bool:
+        """Tell whether `take` would hand out something, or scan."""
+        return bool(fast.keytab_ready(self._address, consumer, fresh, end))
 
     def attempts(self, first: int) -> list[tuple[int, int, int]]:
         """Return runs (first, end, times) of unacked records that were handed out, from first."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from hstreamlite.sub.ackmap import Run
 from hstreamlite.sub.checkpoint import ShardProgress, encode
-from hstreamlite.sub.dispatch import SharedDispatcher
+from hstreamlite.sub.modes import Dispatcher
 from hstreamlite.sub.window import Window
 
 
@@ -20,7 +20,7 @@ class Recorder:
     """
 
     def __init__(
-        self, windows: Mapping[int, Window], dispatch: SharedDispatcher, changed: set[int]
+        self, windows: Mapping[int, Window], dispatch: Dispatcher, changed: set[int]
     ) -> None:
         self._windows = windows
         self._dispatch = dispatch
@@ -68,12 +68,12 @@ class Recorder:
                 acked=[],
                 attempts=[],
                 forget_attempts=True,
+                listed=self._dispatch.listed,
             )
             for shard, lsn in positions.items()
         )
 
-    @staticmethod
-    def _as_if_acked(window: Window, runs: list[Run]) -> ShardProgress:
+    def _as_if_acked(self, window: Window, runs: list[Run]) -> ShardProgress:
         state = window.acks.state
         return ShardProgress(
             shard=window.shard,
@@ -85,6 +85,7 @@ class Recorder:
             acked=sorted(runs),
             attempts=[],
             forget_attempts=False,
+            listed=self._dispatch.listed,
         )
 
     def snapshot(self) -> tuple[bytes, ...]:
@@ -103,12 +104,8 @@ class Recorder:
         shard = window.shard
         window.mark_saved()
         dirty = window.acks.drain()
-        self._dispatch.drop_done(window, dirty)
+        attempts, forget = self._dispatch.history(window, dirty, full=full)
         state = window.acks.state
-        self._dispatch.settle(window, state.low)
-        redo = full or shard in self._changed or state.held > 0 or window.saved_zeros
-        attempts = self._dispatch.attempts_of(window) if redo else []
-        window.saved_zeros = any(count == 0 for _, _, count in attempts)
         acked = window.acks.acked_runs(state.low, state.next) if full else dirty
         return ShardProgress(
             shard=shard,
@@ -119,5 +116,6 @@ class Recorder:
             next=state.next,
             acked=[(max(a, state.low), b) for a, b in acked if b > state.low],
             attempts=attempts,
-            forget_attempts=redo,
+            forget_attempts=forget,
+            listed=self._dispatch.listed,
         )

@@ -2,18 +2,19 @@
 
 from collections.abc import Iterable, Mapping
 
-from hstreamlite.sub.dispatch import SharedDispatcher
 from hstreamlite.sub.effects import GroupStats, Holding, Lag
 from hstreamlite.sub.events import EventLog
 from hstreamlite.sub.limits import Limits
+from hstreamlite.sub.modes import Dispatcher
 from hstreamlite.sub.window import Window
 
 
-def lag_of(windows: Iterable[Window]) -> Lag:
+def lag_of(windows: Iterable[Window], dispatch: Dispatcher) -> Lag:
     unacked = backlog = 0
     for window in windows:
-        unacked += window.unacked()
-        backlog += window.backlog()
+        undelivered = dispatch.undelivered(window)
+        unacked += window.outstanding() - undelivered
+        backlog += max(0, window.tail - window.next) + undelivered
     return Lag(unacked, backlog)
 
 
@@ -24,7 +25,7 @@ class Survey:
         self,
         limits: Limits,
         windows: Mapping[int, Window],
-        dispatch: SharedDispatcher,
+        dispatch: Dispatcher,
         events: EventLog,
     ) -> None:
         self._limits = limits
@@ -33,13 +34,13 @@ class Survey:
         self._events = events
 
     def stats(self, consumers: tuple[str, ...], *, paused: bool) -> GroupStats:
-        lag = lag_of(self._windows.values())
+        lag = lag_of(self._windows.values(), self._dispatch)
         waiting, doomed = self._dispatch.count_waiting()
         return GroupStats(
             consumers=consumers,
             paused=paused,
             unacked=lag.unacked,
-            reserved=sum(window.acks.state.held for window in self._windows.values()),
+            reserved=sum(map(self._dispatch.undelivered, self._windows.values())),
             in_flight=self._dispatch.outstanding() - waiting - doomed,
             waiting=waiting,
             backlog=lag.backlog,
@@ -58,7 +59,7 @@ class Survey:
     def _blocked(self, outstanding: int) -> str:
         if self._dispatch.can_resend():
             return ""
-        backed_up = [window for window in self._windows.values() if window.tail > window.next]
+        backed_up = [*filter(self._dispatch.backed_up, self._windows.values())]
         if not backed_up:
             return "no records"
         what, window = self._full(backed_up, outstanding)
@@ -70,7 +71,7 @@ class Survey:
             return "window full", min(self._dispatch.open_windows(), key=self._due_of_low)
         if all(window.span_full() for window in backed_up):
             return "span full", backed_up[0]
-        return "", None
+        return "keys blocked", self._dispatch.key_blocked()
 
     def holdings(
         self, consumers: Iterable[str], line: Iterable[str], *, paused: bool
@@ -78,7 +79,7 @@ class Survey:
         """Return what each consumer holds; linear in its slots."""
         in_line = frozenset(line)
         blocker = None
-        backed_up = [window for window in self._windows.values() if window.tail > window.next]
+        backed_up = [*filter(self._dispatch.backed_up, self._windows.values())]
         if backed_up and not paused:
             _, window = self._full(backed_up, self._dispatch.outstanding())
             blocker = (window.shard, window.low) if window else None

@@ -50,16 +50,6 @@ class Window:
         state = self.acks.state
         return state.next - state.low - state.acked
 
-    def unacked(self) -> int:
-        """Return how many records are delivered and not acked."""
-        state = self.acks.state
-        return state.next - state.low - state.acked - state.held
-
-    def backlog(self) -> int:
-        """Return how many durable records are still to be delivered for the first time."""
-        state = self.acks.state
-        return max(0, self.tail - state.next) + state.held
-
     def room(self) -> int:
         """Return how many records the tail and the span allow to be handed out."""
         state = self.acks.state

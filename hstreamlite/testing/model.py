@@ -29,6 +29,9 @@ What is held against the store:
   loss of its consumer or a crash, and never after an ack that is on disk;
 - after a seek everything from its place on is delivered again, acks from before it count only for
   what was delivered since, and nothing is delivered while a subscription is paused;
+- a record of mode "ordered" is delivered only when all earlier ones of its key are done or in
+  flight at the same consumer; one that comes back takes the later ones of its key with it, and acks
+  of those are void;
 - what was not acked, or trimmed, is delivered in the end.
 """
 
@@ -128,6 +131,31 @@ class SubModel:
     void: set[Place] = field(default_factory=set)
     paused: bool | None = False
     """None where nobody knows."""
+    ordered: bool = False
+    keys: dict[Place, str | None] = field(default_factory=dict)
+    unsure: set[Place] = field(default_factory=set)
+    """Records that may have been taken back with an earlier one of their key."""
+
+    def behind(self, place: Place, places: Iterable[Place]) -> list[Place]:
+        """Return those of some places that hold later records of the same key."""
+        key = self.keys.get(place)
+        if not self.ordered or key is None:
+            return []
+        return [p for p in places if p[0] == place[0] and p > place and self.keys.get(p) == key]
+
+    def taken_along(self, place: Place, now_ns: int) -> bool:
+        """Say whether a record may have been taken back with an earlier one that timed out."""
+        return place in self.unsure or any(
+            deadline <= now_ns and place in self.behind(before, [place])
+            for before, (_, deadline) in self.flights.items()
+        )
+
+    def take_back(self, place: Place) -> None:
+        """Note that a record came back, and the later ones of its key with it."""
+        self.flights.pop(place, None)
+        for later in self.behind(place, list(self.flights)):
+            del self.flights[later]
+            self.void.add(later)
 
     def owed(self) -> set[Place]:
         """Return the records that must still be delivered or acked."""
@@ -343,6 +371,7 @@ class Model:
         start: Mapping[int, int] | None = None,
         ack_timeout_ns: int = 60_000_000_000,
         max_unacked: int = 10_000,
+        ordered: bool = False,
         outcome: Outcome = "ok",
     ) -> None:
         """Note a subscription; start maps shards to first LSNs, and is 1 where it says nothing."""
@@ -350,7 +379,13 @@ class Model:
             status: Status = "acked" if outcome == "ok" else "maybe"
             of = self.streams[stream]
             self.subs[name] = SubModel(
-                name, of, dict(start or {}), ack_timeout_ns, max_unacked, status
+                name,
+                of,
+                dict(start or {}),
+                ack_timeout_ns,
+                max_unacked,
+                status,
+                ordered=ordered,
             )
 
     def delete_sub(self, name: str, *, outcome: Outcome = "ok") -> None:
@@ -382,7 +417,16 @@ class Model:
             slot.place, slot.status, slot.durable = record.place, "acked", True
             sub.optional.discard(record.place)
             sub.void.discard(record.place)
+            sub.unsure.discard(record.place)
+            sub.take_back(record.place)
             sub.delivered.add(record.place)
+            sub.keys[record.place] = slot.key
+            for before in _before(sub, record.place) if sub.ordered else ():
+                at, until = sub.flights.get(before, ("", 0))
+                _require(
+                    at == consumer and until > now_ns,
+                    f"{name}: {record} goes to {consumer} while {before} is at {at or 'nobody'}",
+                )
             sub.flights[record.place] = (consumer, now_ns + sub.ack_timeout_ns)
         live = sum(
             deadline > now_ns and not sub.stream.trimmed(place)
@@ -391,14 +435,22 @@ class Model:
         _require(live <= sub.max_unacked, f"{name}: {live} in flight of {sub.max_unacked}")
 
     def ack(
-        self, name: str, places: Iterable[Place], *, stored: bool = False, outcome: Outcome = "ok"
+        self,
+        name: str,
+        places: Iterable[Place],
+        *,
+        now_ns: int,
+        stored: bool = False,
+        outcome: Outcome = "ok",
     ) -> None:
         """Note acks; stored = they are on disk, as after a transaction."""
         sub = self.subs[name]
         for place in places if outcome != "none" else ():
             if place in sub.void:
                 continue
-            if outcome == "unknown":
+            if sub.flights.get(place, ("", now_ns + 1))[1] <= now_ns:
+                sub.unsure |= set(sub.behind(place, list(sub.flights)))
+            if outcome == "unknown" or sub.taken_along(place, now_ns):
                 sub.optional.add(place)
                 continue
             sub.optional.discard(place)
@@ -444,7 +496,7 @@ class Model:
     def release(self, name: str, places: Iterable[Place]) -> None:
         """Note records given back at once."""
         for place in places:
-            self.subs[name].flights.pop(place, None)
+            self.subs[name].take_back(place)
 
     def leave(self, name: str, consumer: str) -> None:
         """Note that a consumer left: what it held may go out again."""
@@ -462,6 +514,26 @@ class Model:
         sub = self.subs[name]
         missing = sorted(sub.owed() - set(sub.flights))
         _require(not missing, f"{name}: never delivered {missing[:5]} ({len(missing)})")
+
+
+def _before(sub: SubModel, place: Place) -> list[Place]:
+    """Return the earlier records of a key that are not done, of those that are to be delivered."""
+    stream = sub.stream
+    key = sub.keys[place]
+    if key is None:
+        return []
+    low = max(sub.start.get(place[0], 1), stream.trims.get(place[0], 1))
+    return [
+        slot.place
+        for slot in stream.slots.values()
+        if slot.place is not None
+        and slot.key == key
+        and slot.place[0] == place[0]
+        and low <= slot.place[1] < place[1]
+        and slot.status == "acked"
+        and slot.place not in sub.done
+        and slot.place not in sub.optional
+    ]
 
 
 _Named = TypeVar("_Named", StreamModel, SubModel)

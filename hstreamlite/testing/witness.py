@@ -166,7 +166,8 @@ class Witness:
             ids = [(i.shard_id, i.lsn) for i in got[name]] if outcome == "ok" else None
             self.model.append(name, records, outcome=outcome, ids=ids, time_ms=now)
         if acks:
-            self.model.ack(acks[0], map(place, batch), stored=True, outcome=outcome)
+            mono = self.env.clock.mono_ns()
+            self.model.ack(acks[0], map(place, batch), now_ns=mono, stored=True, outcome=outcome)
             if outcome != "none":
                 del self.held[acks][: len(batch)]
         return outcome
@@ -248,12 +249,18 @@ class Witness:
         latest: bool = False,
         ack_timeout: float = 10.0,
         max_unacked: int = 10_000,
+        mode: str = "ordered",
     ) -> Outcome:
         start = self.model.streams[stream].tail() if latest else None
         place = hs.LATEST if latest else hs.EARLIEST
         outcome, _ = self.attempt(
             lambda: self.store.create_subscription(
-                name, stream=stream, start=place, ack_timeout=ack_timeout, max_unacked=max_unacked
+                name,
+                stream=stream,
+                mode=mode,
+                start=place,
+                ack_timeout=ack_timeout,
+                max_unacked=max_unacked,
             )
         )
         self.model.create_sub(
@@ -262,6 +269,7 @@ class Witness:
             start=start,
             ack_timeout_ns=int(ack_timeout * 1e9),
             max_unacked=max_unacked,
+            ordered=mode == "ordered",
             outcome=outcome,
         )
         return outcome
@@ -301,7 +309,8 @@ class Witness:
         if not batch:
             return "none"
         outcome, _ = self.attempt(lambda: self.consumers[pair].ack(batch))
-        self.model.ack(name, map(place, batch), outcome=outcome)
+        now = self.env.clock.mono_ns()
+        self.model.ack(name, map(place, batch), now_ns=now, outcome=outcome)
         del self.held[pair][: len(batch)]
         return outcome
 

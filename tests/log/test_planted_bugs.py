@@ -29,6 +29,7 @@ FLIGHTS = "tests/log/test_two_in_flight.py"
 FOLLOWERS = "tests/test_followers.py"
 REFUSALS = "tests/log/test_refusals.py"
 INDEX = "tests/log/test_index.py"
+KEYTAB = "tests/sub/test_keytab.py"
 TAIL = "tests/log/test_tail.py"
 POSITIONS = "tests/sub/test_positions_machine.py"
 GROUP = "tests/sub/test_group.py"
@@ -386,6 +387,55 @@ BUGS = {
         "tests/system/test_slow_calls.py",
         "",
     ),
+    "let two consumers have records of one key": Bug(
+        "_native/keytab.c",
+        "(!k->waits && k->owner == g->consumer)",
+        "!k->waits",
+        KEYTAB,
+        "",
+    ),
+    "count acks of what was taken back with an earlier record of its key": Bug(
+        "_native/keytab.c",
+        "            if (at != lsn)\n                hsl_ackmap_hold",
+        "            if (0)\n                hsl_ackmap_hold",
+        KEYTAB,
+        "",
+    ),
+    "miss the ack that a key waits for": Bug(
+        "_native/keytab.c",
+        "        hsl_ackmap_watch(t->acks, whole(t, k->head));\n",
+        "",
+        KEYTAB,
+        "",
+    ),
+    "hand out a key before its delay is over": Bug(
+        "_native/keytab.c",
+        "where = c->delayed ? DELAYED : k->owner",
+        "where = k->owner",
+        KEYTAB,
+        "",
+    ),
+    "hand out more records than may be out": Bug(
+        "_native/keytab.c",
+        "return g->left > 0 && (c->attempts > 0 || g->fresh > 0);",
+        "return g->left > 0;",
+        KEYTAB,
+        "",
+    ),
+    "free a key while a record of it is out": Bug(
+        "_native/keytab.c",
+        "if (k->waits && k->head == k->todo)",
+        "if (k->waits)",
+        KEYTAB,
+        "",
+    ),
+    "forget which records of a key were handed out": Bug(
+        "sub/ordered.py",
+        "        self._handed[lease.shard] += [",
+        "        _ = [",
+        "tests/conformance/test_ordered.py",
+        "survive_reopening",
+    ),
     "believe a piece of a footer without its checksum": Bug(
         "_native/pieces.c",
         "        if (err == 0 && hsl_crc32c((uint32_t)s->uid, bytes, whole) == s->crcs[index]) {",
@@ -506,9 +556,9 @@ BUGS = {
         "survives",
     ),
     "give up at a trim what is in flight": Bug(
-        "sub/group.py",
-        "                if lsn < slot.end:\n",
-        "                if False:\n",
+        "sub/custody.py",
+        "                if lsn < slot.end:\n                    return",
+        "                if False:\n                    return",
         "tests/sub/test_gaps.py",
         "in_flight",
     ),

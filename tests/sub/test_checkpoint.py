@@ -46,6 +46,7 @@ def entries(draw: st.DrawFn, shard: int) -> ShardProgress:
         acked=draw(runs(low + 1, end, 40)) if low + 1 < end else [],
         attempts=[(a, b, draw(st.sampled_from([0, 2, 3, 2**32 - 1]))) for a, b in counts],
         forget_attempts=True,
+        listed=draw(st.booleans()),
     )
 
 
@@ -60,6 +61,7 @@ def example(**changes: object) -> ShardProgress:
         "acked": [(7, 9)],
         "attempts": [(10, 11, 3)],
         "forget_attempts": True,
+        "listed": False,
     }
     return ShardProgress(**(values | changes))  # type: ignore[arg-type]
 

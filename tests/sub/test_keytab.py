@@ -38,8 +38,11 @@ class KeyTableMachine(RuleBasedStateMachine):
         span=st.integers(1, 200),
         old=st.lists(st.tuples(st.sampled_from(KEYS), st.integers(0, 3)), max_size=30),
         acked=st.integers(0, 1 << 30),
+        doom_at=st.sampled_from([0, 0, 2]),
     )
-    def start(self, low: int, span: int, old: list[tuple[int, int]], acked: int) -> None:
+    def start(
+        self, low: int, span: int, old: list[tuple[int, int]], acked: int, doom_at: int
+    ) -> None:
         self.span = max(span, len(old))
         self.acks = AckMap(low, 1 << 30)
         self.records: dict[int, Kept] = {}
@@ -59,7 +62,10 @@ class KeyTableMachine(RuleBasedStateMachine):
         low = self.acks.state.low
         self.scan = self.described = low
         counts = [self.records[lsn].attempts for lsn in range(low, self.first + len(old))]
-        self.table.restore(array("I", counts).tobytes())
+        self.doom_at = doom_at
+        self.table.restore(array("I", counts).tobytes(), doom_at)
+        for record in self.records.values():
+            record.delayed = 0 < doom_at <= record.attempts
         self.parcels: dict[int, tuple[int, bytes]] = {}
         self.number = 0
 
@@ -105,13 +111,14 @@ class KeyTableMachine(RuleBasedStateMachine):
         state = self.acks.state
         end = state.low + self.span
         before = self.scan
-        told = self.table.ready(consumer, min(end, self.described))
+        told = self.table.ready(consumer, fresh, min(end, self.described))
         runs = self.table.take(consumer, self.number, most, fresh, end)
         self.scan = self.table.state.scan
         assert self.scan <= max(before, min(end, self.described))
         got = [lsn for r in runs_of(runs) for lsn in range(r.first, r.first + r.size)]
         assert len(got) <= most
-        assert not got or told, "there was something, yet nothing was said to be there"
+        moved = bool(got) or self.scan > before
+        assert moved == told, "what was said to be there was not, or the other way round"
         self.parcels[self.number] = consumer, runs
         for run in runs_of(runs):
             for lsn in range(run.first, run.first + run.size):
@@ -214,11 +221,14 @@ class KeyTableMachine(RuleBasedStateMachine):
             and self.owner(self.records[lsn]) == consumer
         ]
         assert self.table.holds(consumer, first, first + size) == (len(mine) == size)
-        for lsn in reversed(mine):
-            self.give_back(lsn, failed=True)
+        for lsn in mine:
+            self.records[lsn].failures += 1
+        for lsn in mine:
+            if self.records[lsn].confirmed:
+                self.give_back(lsn, failed=False)
         count, heads = self.table.release(consumer, first, first + size)
         assert count == len(mine)
-        assert {head.lsn for head in heads} == self.heads(mine)
+        assert [head.lsn for head in heads] == mine
         for head in heads:
             record = self.records[head.lsn]
             assert (head.failures, head.attempts) == (record.failures, record.attempts)
@@ -233,7 +243,7 @@ class KeyTableMachine(RuleBasedStateMachine):
     @rule()
     def wake(self) -> None:
         for lsn, record in self.records.items():
-            if record.delayed:
+            if record.delayed and lsn < self.scan:
                 record.delayed = False
                 self.table.wake(lsn)
 
@@ -266,6 +276,16 @@ class KeyTableMachine(RuleBasedStateMachine):
                 assert flags & AckFlag.NEW
                 record.acked = True
 
+    def out(self) -> list[int]:
+        return [n for n, record in self.records.items() if record.confirmed and not record.acked]
+
+    @precondition(lambda self: self.out())
+    @rule(data=st.data(), count=st.integers(1, 4))
+    def ack_what_is_out(self, data: st.DataObject, count: int) -> None:
+        for lsn in data.draw(st.lists(st.sampled_from(self.out()), max_size=count, unique=True)):
+            assert self.acks.ack(lsn) & AckFlag.NEW
+            self.records[lsn].acked = True
+
     @rule(data=st.data())
     def gap(self, data: st.DataObject) -> None:
         to = data.draw(st.integers(self.first, self.scan + 1))
@@ -276,7 +296,7 @@ class KeyTableMachine(RuleBasedStateMachine):
             record.acked |= lsn < to
         self.scan = max(self.scan, to)
         self.described = max(self.described, to)
-        self.table.ready(1, 0)
+        self.table.ready(1, 0, 0)
 
     @invariant()
     def agrees(self) -> None:
@@ -293,7 +313,7 @@ class KeyTableMachine(RuleBasedStateMachine):
             if not r.acked and n < max(self.scan, self.acks.state.next)
         ]
         assert state.fresh == sum(r.attempts == 0 and r.parcel == 0 for r in open_)
-        again = [r for n, r in self.records.items() if not r.acked and n < self.scan]
+        again = [r for n, r in self.records.items() if not r.acked]
         assert state.again == sum(r.attempts > 0 and r.parcel == 0 for r in again)
         counted = [
             (lsn, times)
@@ -310,11 +330,11 @@ class KeyTableMachine(RuleBasedStateMachine):
             return
         for consumer in CONSUMERS:
             self.leave(consumer)
-        self.wake()
         if self.described < max(self.records, default=0) + 1:
             self.describe([0] * (max(self.records) + 1 - self.described))
         last: dict[int, int] = {}
         for _ in range(3 * len(self.records) + 3):
+            self.wake()
             self.take(1, 15, 15, confirm=True)
             _, runs = self.parcels[self.number]
             for run in runs_of(runs):

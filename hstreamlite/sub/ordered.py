@@ -1,0 +1,540 @@
+"""Who gets what in mode "ordered": records of one key are at one consumer at a time, in log order.
+
+A key that nobody holds goes to whoever comes first, with all that waits of it; its later records
+follow to that consumer until all is acked, or comes back. So any number of consumers share any
+number of shards, and a stuck key blocks nothing but itself, up to the span of the window. Records
+without a key are ordered with nothing.
+
+The native key table of each shard keeps the chains; here is what it takes to a `Parcel`, the
+records of one shard that went out together, with their deadline. Keys are told by the shell as
+hashes, ahead of the hand-out (`undescribed`, `describe`).
+
+What comes back takes the later records of its key with it. These do not count as tried in vain:
+only what times out first of its key, or is released by name, waits for its back-off, or is doomed.
+A delayed or doomed record holds what follows of its key.
+"""
+
+from array import array
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+from sortedcontainers import SortedList
+
+from hstreamlite.sub.ackmap import Run
+from hstreamlite.sub.checkpoint import AttemptRun, KeptShard
+from hstreamlite.sub.effects import Doomed, Parcel
+from hstreamlite.sub.keytab import KeyHead, KeyRun, KeyTable, runs_of
+from hstreamlite.sub.leases import Fate
+from hstreamlite.sub.limits import TIME_MAX_NS, Limits
+from hstreamlite.sub.retry import ENDLESS, Cause, fate_of
+from hstreamlite.sub.window import Window
+
+TAKE_MAX = 65_536
+DESCRIBE_MAX = 4_096
+"""Records whose keys are asked for at a time, at most."""
+
+
+class _Lease:
+    """A parcel at a consumer; ``number`` names it to the key table, ``due_ns`` once it is out."""
+
+    __slots__ = ("consumer", "due_ns", "lease", "number", "runs", "shard")
+
+    def __init__(self, lease: int, number: int, shard: int, consumer: str, runs: bytes) -> None:
+        self.lease = lease
+        self.number = number
+        self.shard = shard
+        self.consumer = consumer
+        self.runs = runs
+        self.due_ns: int | None = None
+
+
+class OrderedDispatcher:
+    """Spreads keys over consumers; with the same methods as `SharedDispatcher`."""
+
+    listed = True
+    """Whether what is stored lists the records that were handed out, and no others were."""
+
+    def __init__(self, limits: Limits, windows: Mapping[int, Window], changed: set[int]) -> None:
+        self._limits = limits
+        self._windows = windows
+        self._changed = changed
+        self._tables: dict[int, KeyTable] = {}
+        self._turns: deque[int] = deque()
+        self._serial = 0
+        self._leases: dict[int, _Lease] = {}
+        self._by_consumer: dict[str, dict[int, _Lease]] = {}
+        self._numbers: dict[str, int] = {}
+        self._free_consumers: list[int] = []
+        self._free_parcels: list[int] = []
+        self._parcels = 0
+        self._deadlines: SortedList[tuple[int, int]] = SortedList()
+        self._delays: SortedList[tuple[int, int, int]] = SortedList()
+        self._delayed: dict[tuple[int, int], int] = {}
+        self._doomed: dict[tuple[int, int], tuple[int, str]] = {}
+        self.dooms = 0
+        self._handed: dict[int, list[AttemptRun]] = {}
+
+    # Shards
+
+    def adopt(self, window: Window) -> None:
+        """Deliver a shard from the low of its window on."""
+        self._tables[window.shard] = KeyTable(window.acks)
+        self._turns.append(window.shard)
+        self._handed[window.shard] = []
+
+    def restore(self, window: Window, kept: KeptShard) -> None:
+        """Take over what was delivered of a shard: it comes again in its turn, or is doomed."""
+        state = window.acks.state
+        counts = kept.counts()
+        doom_at = self._limits.retry.max_attempts
+        self._tables[window.shard].restore(counts.tobytes(), doom_at)
+        _hold_undelivered(window, counts)
+        if doom_at:
+            for lsn, count in enumerate(counts, state.low):
+                if count >= doom_at:
+                    self._doom(window.shard, lsn, count, Cause.RESTART.value)
+
+    def forget(self, shard: int) -> None:
+        """Drop all that is known of a shard: it is gone, or delivered anew from elsewhere."""
+        for lease in [lease for lease in self._leases.values() if lease.shard == shard]:
+            self._drop(lease)
+        self._tables.pop(shard, None)
+        self._turns = deque(other for other in self._turns if other != shard)
+        self._handed.pop(shard, None)
+        for key in [key for key in self._delayed if key[0] == shard]:
+            self._undelay(*key)
+        for key in [key for key in self._doomed if key[0] == shard]:
+            del self._doomed[key]
+
+    def offer(self, shard: int) -> None:
+        """Note that a shard may have records that were never handed out."""
+
+    def pass_over(self, window: Window, low: int, first_kept: int) -> None:
+        """Drop what lies in ``[low, first_kept)``: the key table finds that by itself."""
+
+    def first_in_flight(self, window: Window, end: int) -> int | None:
+        """Return the first unacked LSN below ``end`` that is at a consumer."""
+        found = [
+            lsn
+            for lease in self._leases.values()
+            if lease.shard == window.shard and lease.due_ns is not None
+            for lsn, _, _ in self._open_runs(lease)
+            if lsn < end
+        ]
+        return min(found, default=None)
+
+    # Keys
+
+    def undescribed(self, max_records: int) -> list[tuple[int, int, int]]:
+        """Return (shard, first LSN, count) of records whose keys are needed next."""
+        wanted = []
+        for shard, table in self._tables.items():
+            state = table.state
+            if state.described - state.scan >= max_records:
+                continue
+            ahead = self._end(self._windows[shard]) - state.described
+            if ahead > 0:
+                most = min(DESCRIBE_MAX, max(256, 4 * max_records))
+                wanted.append((shard, state.described, min(ahead, most)))
+        return wanted
+
+    def describe(self, shard: int, first: int, hashes: bytes) -> None:
+        """Take in hashes of keys, 8 bytes each; nothing happens where they are known already."""
+        table = self._tables.get(shard)
+        if table is not None and table.state.described == first:
+            table.describe(first, hashes)
+
+    @staticmethod
+    def _end(window: Window) -> int:
+        """Return the LSN below which the window may hand out."""
+        return min(window.tail, window.low + window.span)
+
+    # Dispatch
+
+    def outstanding(self) -> int:
+        """Return how many records are reserved or delivered and not acked, over all shards."""
+        return sum(
+            self._windows[shard].outstanding() - table.state.fresh
+            for shard, table in self._tables.items()
+        )
+
+    def undelivered(self, window: Window) -> int:
+        """Return how many unacked records below ``next`` were never handed out."""
+        low = window.low
+        reserved = sum(
+            max(0, run.first + run.size - max(run.first, low))
+            for lease in self._leases.values()
+            if lease.due_ns is None and lease.shard == window.shard
+            for run in runs_of(lease.runs)
+            if run.attempt == 1
+        )
+        return self._tables[window.shard].state.fresh + reserved
+
+    def backed_up(self, window: Window) -> bool:
+        """Tell whether a shard has records that were never handed out."""
+        return window.tail > window.next or self._tables[window.shard].state.fresh > 0
+
+    def open_windows(self) -> list[Window]:
+        """Return the windows in which something was delivered that is not acked, or not stored."""
+        return [
+            window
+            for window in self._windows.values()
+            if window.outstanding() or window.acks.state.acked_since
+        ]
+
+    def quota(self, consumer: str) -> int:
+        """Return how many records more this consumer may have in flight."""
+        most = self._limits.max_unacked_per_consumer
+        if not most:
+            return self._limits.max_unacked
+        held = sum(self._count(lease) for lease in self._of(consumer))
+        return max(0, most - held)
+
+    def can_assign(self, consumer: str) -> bool:
+        """Tell whether `assign` would find something for the consumer, or look further."""
+        if self.quota(consumer) == 0:
+            return False
+        room = max(0, self._limits.max_unacked - self.outstanding())
+        number = self._numbers.get(consumer, 0)
+        return any(
+            table.ready(number, room, self._end(self._windows[shard]))
+            for shard, table in self._tables.items()
+        )
+
+    def owned(self) -> bool:
+        """Tell whether there may be something that only the holder of its key may get."""
+        return any(table.state.owned for table in self._tables.values())
+
+    def can_resend(self) -> bool:
+        """Tell whether there is something for a consumer that holds no key."""
+        return any(
+            table.ready(0, 0, self._end(self._windows[shard]))
+            for shard, table in self._tables.items()
+        )
+
+    def key_blocked(self) -> Window | None:
+        """Return a window all of whose undelivered records wait for others of their keys."""
+        for window in self._windows.values():
+            table = self._tables[window.shard]
+            if table.state.fresh and not table.ready(0, 1, self._end(window)):
+                return window
+        return None
+
+    def assign(self, consumer: str, max_records: int) -> tuple[Parcel, ...]:
+        """Reserve up to ``max_records`` for a consumer, in order of sending."""
+        left = min(max_records, self.quota(consumer), TAKE_MAX)
+        room = max(0, self._limits.max_unacked - self.outstanding())
+        number = self._number_of(consumer)
+        parcels: list[Parcel] = []
+        for _ in range(len(self._turns)):
+            if left == 0:
+                break
+            shard = self._turns[0]
+            self._turns.rotate(-1)
+            end = self._end(self._windows[shard])
+            try:
+                runs = self._tables[shard].take(number, self._free_number(), left, room, end)
+            except MemoryError:
+                if not parcels:
+                    raise
+                break  # what is reserved already is not lost sight of
+            if not runs:
+                continue
+            lease = self._lease(shard, consumer, runs)
+            taken = runs_of(runs)
+            records = sum(run.size for run in taken)
+            left -= records
+            room -= sum(run.size for run in taken if run.attempt == 1)
+            parcels.append(Parcel(shard, runs, records, lease.lease))
+        return tuple(parcels)
+
+    def _number_of(self, consumer: str) -> int:
+        number = self._numbers.get(consumer)
+        if number is None:
+            free = self._free_consumers
+            number = self._numbers[consumer] = free.pop() if free else len(self._numbers) + 1
+        return number
+
+    def _free_number(self) -> int:
+        """Return the number that the next lease will have."""
+        return self._free_parcels[-1] if self._free_parcels else self._parcels + 1
+
+    def _lease(self, shard: int, consumer: str, runs: bytes) -> _Lease:
+        number = self._free_number()
+        if self._free_parcels:
+            self._free_parcels.pop()
+        else:
+            self._parcels = number
+        self._serial += 1
+        lease = _Lease(self._serial, number, shard, consumer, runs)
+        self._leases[lease.lease] = lease
+        self._by_consumer.setdefault(consumer, {})[lease.lease] = lease
+        return lease
+
+    def _drop(self, lease: _Lease) -> None:
+        del self._leases[lease.lease]
+        held = self._by_consumer[lease.consumer]
+        del held[lease.lease]
+        if not held:
+            del self._by_consumer[lease.consumer]
+        if lease.due_ns is not None:
+            self._deadlines.remove((lease.due_ns, lease.lease))
+        self._free_parcels.append(lease.number)
+
+    def _of(self, consumer: str) -> list[_Lease]:
+        return list(self._by_consumer.get(consumer, {}).values())
+
+    def _count(self, lease: _Lease) -> int:
+        return self._tables[lease.shard].open(lease.number, lease.runs)
+
+    def _open_runs(self, lease: _Lease) -> Iterator[tuple[int, int, int]]:
+        """Yield (first unacked LSN, end, unacked) of the runs that are still at the consumer."""
+        table, acks = self._tables[lease.shard], self._windows[lease.shard].acks
+        for at, run in enumerate(runs_of(lease.runs)):
+            count = table.open(lease.number, lease.runs[16 * at : 16 * at + 16])
+            if count:
+                yield acks.next_unacked(run.first), run.first + run.size, count
+
+    # What becomes of deliveries
+
+    def confirm_parcel(self, lease_id: int, count: int, now: int) -> tuple[KeyRun, ...]:
+        """Start the deadline of a parcel's first ``count`` records; give back the rest."""
+        lease = self._leases.get(lease_id)
+        if lease is None or lease.due_ns is not None:
+            return ()
+        runs = self._tables[lease.shard].confirm(lease.number, lease.runs, count)
+        if not runs:
+            self._drop(lease)
+            return ()
+        lease.runs = runs
+        lease.due_ns = now + self._limits.ack_timeout_ns
+        self._deadlines.add((lease.due_ns, lease.lease))
+        confirmed = tuple(runs_of(runs))
+        self._handed[lease.shard] += [(r.first, r.first + r.size, r.attempt) for r in confirmed]
+        self._changed.add(lease.shard)
+        self._sweep()
+        return confirmed
+
+    def _sweep(self) -> None:
+        """Let go of some leases without anything unacked, so that not all wait for their end."""
+        for _ in range(2):
+            lease_id = next(iter(self._leases))
+            lease = self._leases.pop(lease_id)
+            self._leases[lease_id] = lease
+            if lease.due_ns is not None and not self._count(lease):
+                self._drop(lease)
+            if not self._leases:
+                return
+
+    def _take_back(self, lease: _Lease, cause: Cause, now: int) -> int:
+        """Take a lease from its consumer; return how many of its records were handed out."""
+        count, heads = self._tables[lease.shard].take_back(lease.number, lease.runs)
+        handed_out = lease.due_ns is not None
+        self._drop(lease)
+        if handed_out:
+            self._judge(lease.shard, heads, cause, now)
+        return count
+
+    def _judge(
+        self,
+        shard: int,
+        heads: list[KeyHead],
+        cause: Cause,
+        now: int,
+        after_ns: int | None = None,
+        reason: str = "",
+    ) -> None:
+        """Let records that came back wait for their next delivery, or doom them."""
+        if self._limits.retry == ENDLESS and not after_ns:
+            return
+        for head in heads:
+            failures = max(1, head.failures)
+            fate, due_ns = fate_of(self._limits.retry, failures, cause, now, after_ns)
+            if fate is Fate.READY or not self._tables[shard].delay(head.lsn):
+                continue
+            if fate is Fate.DOOMED:
+                self._doom(shard, head.lsn, head.attempts, reason or cause.value)
+            else:
+                self._undelay(shard, head.lsn)
+                self._delayed[shard, head.lsn] = due_ns
+                self._delays.add((due_ns, shard, head.lsn))
+
+    def _undelay(self, shard: int, lsn: int) -> None:
+        due_ns = self._delayed.pop((shard, lsn), None)
+        if due_ns is not None:
+            self._delays.remove((due_ns, shard, lsn))
+
+    def _doom(self, shard: int, lsn: int, attempts: int, reason: str) -> None:
+        self._doomed[shard, lsn] = attempts, reason
+        self.dooms += 1
+
+    def take_all_back(self, consumer: str, now: int) -> int:
+        """Take back what a consumer holds; return how many of the records are unacked."""
+        count = sum(self._take_back(lease, Cause.LEFT, now) for lease in self._of(consumer))
+        number = self._numbers.pop(consumer, None)
+        if number is not None:
+            for table in self._tables.values():
+                table.leave(number)
+            self._free_consumers.append(number)
+        return count
+
+    def expire(self, now: int) -> None:
+        """Take back what is past its deadline, and let delayed records be ready."""
+        while self._deadlines and self._deadlines[0][0] <= now:
+            self._take_back(self._leases[self._deadlines[0][1]], Cause.TIMEOUT, now)
+        while self._delays and self._delays[0][0] <= now:
+            _, shard, lsn = self._delays[0]
+            self._undelay(shard, lsn)
+            self._tables[shard].wake(lsn)
+
+    def release(
+        self,
+        consumer: str,
+        shard: int,
+        run: Run,
+        now: int,
+        after_ns: int | None = None,
+        reason: str = "",
+    ) -> int:
+        """Take back what the consumer holds of a run; return how many records that is."""
+        number = self._numbers.get(consumer)
+        if number is None:
+            return 0
+        count, heads = self._tables[shard].release(number, *run)
+        self._judge(shard, heads, Cause.RELEASED, now, after_ns, reason)
+        return count
+
+    def extend(self, consumer: str, shard: int, run: Run, deadline_ns: int) -> int:
+        """Move earlier deadlines of what the consumer holds of a run; return how many records."""
+        table = self._tables[shard]
+        held = 0
+        for lease in self._of(consumer):
+            if lease.shard != shard or lease.due_ns is None:
+                continue
+            count = table.move(lease.number, lease.number, *run)
+            held += count
+            if count and lease.due_ns < deadline_ns:
+                table.move(lease.number, self._free_number(), *run)
+                part = self._lease(shard, consumer, lease.runs)
+                part.due_ns = deadline_ns
+                self._deadlines.add((deadline_ns, part.lease))
+                if not self._count(lease):
+                    self._drop(lease)
+        return held
+
+    def holds(self, lease_id: int, shard: int, first: int, end: int) -> bool:
+        """Tell whether a lease holds all of ``[first, end)``, none of it acked."""
+        lease = self._leases.get(lease_id)
+        if lease is None or lease.shard != shard or lease.due_ns is None:
+            return False
+        number = lease.number
+        return self._tables[shard].move(number, number, first, end) == end - first
+
+    def held_by(self, consumer: str, shard: int, first: int, end: int) -> bool:
+        """Tell whether a consumer holds all of ``[first, end)``, none of it acked."""
+        number = self._numbers.get(consumer)
+        return number is not None and self._tables[shard].holds(number, first, end)
+
+    # The doomed
+
+    def doomed(self, limit: int) -> tuple[Doomed, ...]:
+        """Return the unacked records that are to be moved, longest doomed first."""
+        found = []
+        for (shard, lsn), (attempts, reason) in list(self._doomed.items()):
+            acks = self._windows[shard].acks
+            if not acks.count_unacked(lsn, lsn + 1):
+                del self._doomed[shard, lsn]
+                continue
+            acks.free(lsn, lsn + 1)  # the ack that ends it counts, whatever lies before it
+            found.append(Doomed(shard, lsn, lsn + 1, attempts, reason))
+            if len(found) == limit:
+                break
+        return tuple(found)
+
+    def is_doomed(self, shard: int, first: int, end: int) -> bool:
+        """Tell whether all of ``[first, end)`` is doomed and none of it acked."""
+        acks = self._windows[shard].acks
+        return all((shard, lsn) in self._doomed for lsn in range(first, end)) and (
+            acks.count_unacked(first, end) == end - first
+        )
+
+    def put_off(self, shard: int, lsn: int) -> None:
+        """Let a doomed record be the last of them."""
+        key = shard, lsn
+        if key in self._doomed:
+            self._doomed[key] = self._doomed.pop(key)
+
+    # Progress
+
+    def settle(self, window: Window, low: int) -> None:
+        """Drop what lies below ``low``: leases go when they are swept."""
+
+    def history(
+        self, window: Window, acked: list[Run], *, full: bool
+    ) -> tuple[list[AttemptRun], bool]:
+        """Return runs of records with the number of their deliveries, and whether to forget others.
+
+        Those that were handed out since the last time, or all of them.
+        """
+        del acked
+        handed = self._handed[window.shard]
+        self._handed[window.shard] = []
+        low = window.low
+        if full:
+            return self._tables[window.shard].attempts(low), True
+        return [(max(first, low), end, count) for first, end, count in handed if end > low], False
+
+    # Looking
+
+    def next_due(self) -> int | None:
+        """Return when something is due: a deadline, or the end of a delay."""
+        times = [times[0][0] for times in (self._deadlines, self._delays) if times]
+        return min(times, default=None)
+
+    def count_waiting(self) -> tuple[int, int]:
+        """Return how many unacked records wait to be sent again, and how many are doomed."""
+        doomed = sum(
+            self._windows[shard].acks.count_unacked(lsn, lsn + 1) for shard, lsn in self._doomed
+        )
+        return sum(table.state.again for table in self._tables.values()) - doomed, doomed
+
+    def in_flight_of(self, consumer: str) -> list[tuple[int, int, int, int, int]]:
+        """Return (due_ns, shard, first unacked LSN, end, unacked) of each run that is out."""
+        return [
+            (lease.due_ns, lease.shard, *run)
+            for lease in self._of(consumer)
+            if lease.due_ns is not None
+            for run in self._open_runs(lease)
+        ]
+
+    def due_of(self, shard: int, lsn: int) -> int:
+        """Return when a record is due, the end of time if it is not in flight or delayed."""
+        for lease in self._leases.values():
+            if lease.due_ns is not None and self.holds(lease.lease, shard, lsn, lsn + 1):
+                return lease.due_ns
+        return self._delayed.get((shard, lsn), TIME_MAX_NS)
+
+    def check_invariants(self) -> None:
+        for table in self._tables.values():
+            table.check_invariants()
+        numbers = [lease.number for lease in self._leases.values()] + self._free_parcels
+        assert sorted(numbers) == list(range(1, self._parcels + 1)), "a parcel's number is lost"
+        timed = [(s.due_ns, s.lease) for s in self._leases.values() if s.due_ns is not None]
+        assert sorted(timed) == list(self._deadlines)
+        assert sorted((due, *key) for key, due in self._delayed.items()) == list(self._delays)
+        held = {s.lease for of in self._by_consumer.values() for s in of.values()}
+        assert held == set(self._leases)
+
+
+def _hold_undelivered(window: Window, counts: "array[int]") -> None:
+    """Make acks of what was never handed out void."""
+    low = window.acks.state.low
+    first = None
+    for lsn, count in enumerate(counts, low):
+        if count == 0 and first is None:
+            first = lsn
+        elif count and first is not None:
+            window.acks.hold(first, lsn)
+            first = None
+    if first is not None:
+        window.acks.hold(first, low + len(counts))
