@@ -466,10 +466,11 @@ def test_leap_of_the_wall_clock_expires_nothing() -> None:
     assert len(w.read("a")) == 5
 
 
-def test_delivery_comes_again_at_its_deadline_and_not_before() -> None:
+@pytest.mark.parametrize("mode", ["ordered", "shared"])
+def test_delivery_comes_again_at_its_deadline_and_not_before(mode: str) -> None:
     w = Witness(SimEnv(seed=1))
     assert w.create("a") == "ok"
-    assert w.subscribe("s", "a", ack_timeout=10.0) == "ok"
+    assert w.subscribe("s", "a", ack_timeout=10.0, mode=mode) == "ok"
     assert w.append("a", [(None, b"one")]) == "ok"
     assert w.receive("s", "one") == 1
     w.env.advance(9.9)

@@ -4,8 +4,8 @@ Pure: deliveries go in as they come, and each call of `begin` gives the next to 
 order the deliveries of one key take turns, in the order of the log; those without a key, and all
 where order does not count, begin in the order they came.
 
-A delivery that comes behind a later one of its key means that the subscription took back what waits
-of that key, and sends it again: those turns are void. So are those that `drop` names, when a
+A delivery that comes behind later ones of its key, or itself, means that the subscription took
+these back, and sends them again: those turns are void. So are those that `drop` names, when a
 delivery before them is given back.
 """
 
@@ -51,8 +51,8 @@ class Turns(Generic[T]):
             self._make_ready(turn)
             return
         waits = self._lanes.get(turn.key)
-        if waits and waits[-1].place >= place:
-            self._void(waits)
+        if waits:
+            self._void(waits, place)
         lane = self._lanes.setdefault(turn.key, deque())
         lane.append(turn)
         if len(lane) == 1 and turn.key not in self._busy:
@@ -103,18 +103,19 @@ class Turns(Generic[T]):
         self.ready += 1
         self._queue.append(turn)
 
-    def _void(self, lane: deque[Turn[T]]) -> list[T]:
-        first = lane[0]
-        if first.key not in self._busy:
-            self.ready -= 1
-        self.waiting -= len(lane)
-        for turn in lane:
+    def _void(self, lane: deque[Turn[T]], place: int = 0) -> list[T]:
+        """Remove and return what waits of a key from a place on."""
+        items: list[T] = []
+        key = lane[0].key
+        while lane and lane[-1].place >= place:
+            turn = lane.pop()
             turn.void = True
-        items = [turn.item for turn in lane]
-        lane.clear()
-        if first.key is not None and first.key not in self._busy:
-            del self._lanes[first.key]
-        return items
+            items.append(turn.item)
+        self.waiting -= len(items)
+        if not lane and key is not None and key not in self._busy:
+            self.ready -= 1
+            del self._lanes[key]
+        return items[::-1]
 
     def check_invariants(self) -> None:
         live = [turn for turn in self._queue if not turn.void]

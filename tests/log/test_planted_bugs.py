@@ -132,7 +132,7 @@ BUGS = {
     "send again before the deadline": Bug(
         "sub/custody.py",
         "now + self._limits.ack_timeout_ns",
-        "now + self.limits.ack_timeout_ns // 2",
+        "now + self._limits.ack_timeout_ns // 2",
         MODEL,
         "at_its_deadline",
     ),
@@ -417,8 +417,8 @@ BUGS = {
     ),
     "hand out more records than may be out": Bug(
         "_native/keytab.c",
-        "return g->left > 0 && (c->attempts > 0 || g->fresh > 0);",
-        "return g->left > 0;",
+        "bool may = g->left > 0 && (was > 0 || g->fresh > 0) && !doomed;",
+        "bool may = g->left > 0 && !doomed;",
         KEYTAB,
         "",
     ),
@@ -428,6 +428,20 @@ BUGS = {
         "if (k->waits)",
         KEYTAB,
         "",
+    ),
+    "send a key again before its deadline": Bug(
+        "sub/ordered.py",
+        "now + self._limits.ack_timeout_ns",
+        "now + self._limits.ack_timeout_ns // 2",
+        MODEL,
+        "at_its_deadline",
+    ),
+    "give up at a trim what is in flight of a key": Bug(
+        "sub/ordered.py",
+        "            if lease.shard == window.shard and lease.due_ns is not None\n",
+        "            if False\n",
+        "tests/sub/test_gaps.py",
+        "in_flight",
     ),
     "forget which records of a key were handed out": Bug(
         "sub/ordered.py",

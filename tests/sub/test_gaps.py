@@ -15,11 +15,13 @@ from hstreamlite.testing.witness import small_config
 class Machine:
     """A store with ten records in stream "a", of which subscription "s" has read none."""
 
-    def __init__(self, *, backlog: float = 0.0) -> None:
+    def __init__(self, *, backlog: float = 0.0, mode: str = "ordered") -> None:
         self.env = SimEnv(seed=1)
         self.open()
         self.stream = self.store.create_stream("a", backlog=backlog)
-        self.subscription = self.store.create_subscription("s", stream="a", ack_timeout=20.0)
+        self.subscription = self.store.create_subscription(
+            "s", stream="a", mode=mode, ack_timeout=20.0
+        )
         self.ids = self.stream.append_many([b"%d" % n for n in range(10)])
 
     def open(self) -> None:
@@ -60,8 +62,9 @@ def test_a_gap_counts_before_anybody_asks_for_records(
         assert gap == hs.Gap(m.ids[0].shard_id, first, first + lost, lost, lost)
 
 
-def test_what_is_in_flight_is_no_gap_before_it_comes_back() -> None:
-    m = Machine()
+@pytest.mark.parametrize("mode", ["ordered", "shared"])
+def test_what_is_in_flight_is_no_gap_before_it_comes_back(mode: str) -> None:
+    m = Machine(mode=mode)
     with m.subscription.consumer("w") as consumer:
         held = consumer.receive(4, timeout=0)
         held[0].ack()
@@ -84,9 +87,10 @@ def test_what_is_in_flight_is_no_gap_before_it_comes_back() -> None:
         ]  # fmt: skip
 
 
-def test_a_gap_is_told_when_what_was_in_flight_is_handed_back_or_acked() -> None:
+@pytest.mark.parametrize("mode", ["ordered", "shared"])
+def test_a_gap_is_told_when_what_was_in_flight_is_handed_back_or_acked(mode: str) -> None:
     for leaves in (True, False):
-        m = Machine()
+        m = Machine(mode=mode)
         with m.subscription.consumer("w") as consumer:
             held = consumer.receive(4, timeout=0)
             m.stream.trim(before=m.ids[6])

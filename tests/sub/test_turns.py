@@ -173,3 +173,15 @@ def test_a_key_that_is_handled_lets_others_pass() -> None:
     assert third is not None
     assert third.item == "a1"
     assert turns.drop("a") == ["a2"]
+
+
+def test_one_that_comes_again_does_not_void_what_lies_before_it() -> None:
+    turns: Turns[str] = Turns(by_key=True)
+    for item, place in (("one", 1), ("two", 2), ("three", 3), ("two again", 2)):
+        turns.add(item, place, "a")
+    begun = []
+    while turn := turns.begin():
+        begun.append(turn.item)
+        turns.end(turn)
+    assert begun == ["one", "two again"]
+    assert turns.waiting == 0
