@@ -553,7 +553,7 @@ BUGS = {
         "        ticket, _ = feed.journal.stage(ops, _SYNC, system=True)\n",
         "        feed.journal.stage(ops, _SYNC, system=True)\n        ticket = 0\n",
         POSITIONS,
-        "agrees",
+        "on_disk",
     ),
     "forget what was delivered before a seek": Bug(
         "sub/window.py",

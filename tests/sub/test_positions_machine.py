@@ -145,3 +145,18 @@ def test_a_subscription_that_is_moved_agrees_with_its_model(
         print("\n" + ", ".join(f"{n} {what}" for what, n in sorted(PositionMachine.counts.items())))
     if not effort.BRIEF:
         assert all(PositionMachine.counts[what] for what in EVENTS)
+
+
+@pytest.mark.parametrize("mode", ["ordered", "shared"])
+def test_a_seek_is_on_disk_when_it_returns(mode: str) -> None:
+    env = SimEnv(seed=1)
+    store = hs.open("/db", env=env)
+    store.create_stream("a").append_many([b"%d" % n for n in range(10)])
+    subscription = store.create_subscription("s", stream="a", mode=mode)
+    with subscription.consumer("one") as consumer:
+        consumer.ack(consumer.receive(10))
+    store.sync()
+    subscription.seek(hs.EARLIEST)
+    env = env.power_cut(profile="drop")
+    with hs.open("/db", env=env) as store, store.subscription("s").consumer("one") as consumer:
+        assert len(consumer.receive(10, timeout=0)) == 10
