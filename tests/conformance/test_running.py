@@ -369,3 +369,48 @@ async def test_what_a_handler_raises_is_the_reason_of_a_dead_letter(store: Store
         "LookupError: no customer b'1'",
     }
     assert {letter.attributes["hstreamlite-dead-attempts"] for letter in letters} == {"3"}
+
+
+async def test_a_handler_that_fails_does_not_let_later_records_of_its_key_go_first(
+    store: Store,
+) -> None:
+    orders = await store.create_stream("orders")
+    keys = [f"k{n % 7}" for n in range(200)]
+    await orders.append_many([hs.Record(b"%d" % n, key=key) for n, key in enumerate(keys)])
+    subscription = await store.create_subscription("billing", stream="orders")
+    handled: list[tuple[str | None, int]] = []
+    busy: Counter[str | None] = Counter()
+    beside: list[str | None] = []
+    done = threading.Event()
+    lock = threading.Lock()
+
+    def handle(delivery: hs.Delivery) -> None:
+        number = int(bytes(delivery.payload))  # type: ignore[arg-type]
+        with lock:
+            busy[delivery.key] += 1
+            beside.extend([delivery.key] * (busy[delivery.key] > 1))
+        try:
+            if number % 5 == 0 and (delivery.key, number) not in failed:
+                failed.add((delivery.key, number))
+                raise RuntimeError(number)
+            with lock:
+                handled.append((delivery.key, number))
+                if len(handled) == 200:
+                    done.set()
+        finally:
+            with lock:
+                busy[delivery.key] -= 1
+
+    failed: set[tuple[str | None, int]] = set()
+    async with subscription.consumer("one") as one, subscription.consumer("two") as two:
+        runs = [start(one, handle, concurrency=4), start(two, handle, concurrency=3)]
+        await until(done)
+        await one.close()
+        await two.close()
+        await asyncio.gather(*runs)
+    assert len(failed) == 40
+    assert beside == [], "two records of one key at a time"
+    for key in dict.fromkeys(keys):
+        own = [number for of, number in handled if of == key]
+        assert own == sorted(set(own))
+    assert await subscription.lag() == hs.Lag(0, 0)
