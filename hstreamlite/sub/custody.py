@@ -5,7 +5,7 @@ back, whatever the way, and `retry` says what becomes of them; records that were
 back as if nothing had happened.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from hstreamlite.sub.ackmap import Run
 from hstreamlite.sub.checkpoint import AttemptRun, KeptShard
@@ -122,18 +122,16 @@ class Custody:
 
     def holds(self, lease: int, shard: int, first: int, end: int) -> bool:
         """Tell whether a lease holds all of ``[first, end)``, none of it acked."""
-        at = first
-        for slot in self._leases.within(shard, first, end):
-            if slot.first > at or slot.fate is not Fate.IN_FLIGHT or slot.lease != lease:
-                return False
-            at = slot.end
-        return at >= end and self._windows[shard].acks.count_unacked(first, end) == end - first
+        return self._in_flight(shard, first, end, lambda slot: slot.lease == lease)
 
     def held_by(self, consumer: str, shard: int, first: int, end: int) -> bool:
         """Tell whether a consumer holds all of ``[first, end)``, none of it acked."""
+        return self._in_flight(shard, first, end, lambda slot: slot.consumer == consumer)
+
+    def _in_flight(self, shard: int, first: int, end: int, belongs: Callable[[Slot], bool]) -> bool:
         at = first
         for slot in self._leases.within(shard, first, end):
-            if slot.first > at or slot.fate is not Fate.IN_FLIGHT or slot.consumer != consumer:
+            if slot.first > at or slot.fate is not Fate.IN_FLIGHT or not belongs(slot):
                 return False
             at = slot.end
         return at >= end and self._windows[shard].acks.count_unacked(first, end) == end - first
