@@ -1,6 +1,6 @@
 """Hypothesis profiles: dev (quick), ci, brief (what is tried of another build than the usual one),
-nightly (long), and probe, which only tells whether a test fails; HYPOTHESIS_PROFILE names another
-than dev.
+nightly (long), probe, which only tells whether a test fails, and planted, which tells it of a
+planted bug; HYPOTHESIS_PROFILE names another than dev.
 
 No profile has a deadline: a busy machine may stop a test for longer than any that means something.
 """
@@ -14,7 +14,7 @@ from tests.effort import PROFILE
 
 settings.register_profile("dev", deadline=None, max_examples=50)
 # The same examples for the same code: what is tried before a change lands is what lands. Fresh ones
-# are drawn by every other profile.
+# are drawn by dev, nightly and probe.
 settings.register_profile("ci", deadline=None, max_examples=150, print_blob=True, derandomize=True)
 settings.register_profile(
     "brief", deadline=None, max_examples=20, print_blob=True, derandomize=True
@@ -34,6 +34,7 @@ settings.register_profile(
     database=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
+settings.register_profile("planted", settings.get_profile("probe"), derandomize=True)
 settings.load_profile(PROFILE)
 
 

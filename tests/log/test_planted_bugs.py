@@ -406,7 +406,7 @@ BUGS = {
         "        hsl_ackmap_watch(t->acks, whole(t, k->head));\n",
         "",
         KEYTAB,
-        "",
+        "frees_it",
     ),
     "hand out a key before its delay is over": Bug(
         "_native/keytab.c",
@@ -730,7 +730,7 @@ def plant(bug: Bug, tree: Path, objects: Path) -> None:
 def test_planted_bug_is_caught(name: str, tmp_path: Path, objects: Path) -> None:
     bug = BUGS[name]
     plant(bug, tmp_path, objects)
-    env = os.environ | {"PYTHONPATH": str(tmp_path), "HYPOTHESIS_PROFILE": "probe"}
+    env = os.environ | {"PYTHONPATH": str(tmp_path), "HYPOTHESIS_PROFILE": "planted"}
     run = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout=120"]
     result = subprocess.run(
         [*run, bug.test, "-k", bug.only], cwd=tmp_path, env=env, capture_output=True, text=True

@@ -32,6 +32,26 @@ class Kept:
     failures: int = 0
 
 
+def lsns_of(runs: bytes) -> list[int]:
+    return [lsn for run in runs_of(runs) for lsn in range(run.first, run.first + run.size)]
+
+
+def test_the_last_ack_of_who_holds_a_key_frees_it_for_others() -> None:
+    """What is in hand, and not only what waits, is noticed when it is acked."""
+    acks = AckMap(1, 100)
+    table = KeyTable(acks)
+    table.describe(1, struct.pack("<4Q", 8, 7, 7, 7))  # the first stays, so nothing is passed by
+    runs = table.take(1, parcel := 1, 3, 15, 5)
+    assert lsns_of(runs) == [1, 2, 3]
+    table.confirm(parcel, runs, 3)
+    assert lsns_of(table.take(2, 2, 15, 15, 5)) == []  # the key's third waits for its holder
+    assert acks.ack(2) & AckFlag.NEW
+    assert not table.ready(2, 15, 5)
+    assert acks.ack(3) & AckFlag.NEW
+    assert table.ready(2, 15, 5)
+    assert lsns_of(table.take(2, 3, 15, 15, 5)) == [4]
+
+
 class KeyTableMachine(RuleBasedStateMachine):
     @initialize(
         low=st.sampled_from([1, 63, (1 << 32) - 9, 1 << 40]),
