@@ -43,7 +43,7 @@ class ConsumerBase:
     _ack_answer: object = None
     """What `Delivery.ack` returns."""
 
-    def __init__(self, feed: Feed, name: str, prefetch: int) -> None:
+    def __init__(self, feed: Feed, name: str, prefetch: int, lease_ns: int | None = None) -> None:
         self.name = name
         self.subscription = feed.state.name
         self._feed = feed
@@ -55,7 +55,7 @@ class ConsumerBase:
         self._closing = False
         self._handling: Handling | None = None
         self._gate = fast.AckGate(feed.gate, self, feed.addresses, self._ack_answer)
-        feed.attach(name, self._gate)
+        feed.attach(name, self._gate, lease_ns)
 
     @property
     def closed(self) -> bool:
@@ -134,7 +134,7 @@ class ConsumerBase:
         if not self._closed:
             self._closed = True
             self._gate.close()
-            self._feed.detach(self.name)
+            self._feed.detach(self.name, self._gate)
 
     def gaps(self) -> tuple[Gap, ...]:
         """Return the gaps that this consumer has not asked for yet: records that were trimmed or

@@ -144,30 +144,66 @@ class Feed:
 
     # Consumers.
 
-    def attach(self, consumer: str, gate: fast.AckGate) -> None:
-        """Add a consumer, whose deliveries ack through the gate."""
+    def attach(self, consumer: str, gate: fast.AckGate, lease_ns: int | None = None) -> None:
+        """Add a consumer, whose deliveries ack through the gate; it renews its lease if it has one.
+
+        After its lease has run out its acks count as any ack does that comes late.
+        """
         with self.lock:
             self.check()
+            now = self.now()
+            self._mind_gone(now)
             if self.consumers >= CONSUMERS_MAX:
                 raise ValueError(f"a subscription has at most {CONSUMERS_MAX} consumers")
-            self.group.attach(consumer)
-            self.sentry.attach(consumer, gate, self.now())
+            self.group.attach(consumer, now, lease_ns)
+            self.sentry.attach(consumer, gate, now)
             self.consumers += 1
         self.engine.wake()
 
-    def detach(self, consumer: str) -> None:
-        """Hand back what the consumer holds, at once, and store progress."""
+    def renew(self, consumer: str) -> None:
+        """Note that a consumer with a lease is still there; ConsumerClosed if that has run out."""
+        with self.lock:
+            self.check()
+            now = self.now()
+            self._mind_gone(now)
+            self.group.renew(consumer, now)
+
+    def detach(self, consumer: str, gate: fast.AckGate) -> None:
+        """Hand back what the consumer holds, at once, and store progress.
+
+        Nothing happens if the consumer with this gate is gone, whoever has its name by now.
+        """
         if self.engine.forked:
             return
         with self.lock:
             if self.deleted or self.engine.closed:
                 return
-            self.group.detach(consumer, self.now())
-            self.sentry.detach(consumer)
-            self.consumers -= 1
+            now = self.now()
+            self._mind_gone(now)
+            if not self.sentry.knows(consumer, gate):
+                return
+            self.group.detach(consumer, now)
+            self._forget(consumer)
             self._mind_doomed()
         self.store_progress(force=True, may_block=True)
         self.journal.poke()
+
+    def _forget(self, consumer: str) -> None:
+        self.sentry.detach(consumer)
+        self.consumers -= 1
+
+    def _mind_gone(self, now: int) -> None:
+        """Take note of consumers whose leases ran out. Lock held."""
+        for consumer in self.group.gone(now):
+            self._forget(consumer)
+            log.warning(
+                "consumer %r of subscription %r was not heard of for as long as its lease; others "
+                "get what it held",
+                consumer,
+                self.state.name,
+            )
+            self._mind_doomed()
+            self.journal.poke()
 
     @property
     def busy(self) -> bool:
@@ -245,6 +281,7 @@ class Feed:
         self.check()
         self._offer()
         now = self.now()
+        self._mind_gone(now)
         self.sentry.asked(consumer, now)
         self._mind_doomed()
         return now
@@ -412,6 +449,7 @@ class Feed:
             if self.consumers or self._edges:
                 self._offer()
             self.group.tick(now)
+            self._mind_gone(now)
             waiting = self.group.next_in_line(now)
             deadline = self.group.next_deadline()
             self.sentry.tick(now)

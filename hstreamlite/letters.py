@@ -10,7 +10,8 @@ tell where it died. Their names begin with `hstreamlite-dead-`:
 `hstreamlite-dead-subscription`    the subscription that could not deal with it
 `hstreamlite-dead-attempts`        how often that had it delivered
 `hstreamlite-dead-reason`          why it came back last: "timeout", "released", "consumer left",
-                                   "restart", or what was given to `release(reason=)`
+                                   "consumer gone", "restart", or what was given to
+                                   `release(reason=)`
 `hstreamlite-dead-before`          JSON of these attributes, where it was a dead letter before
 =================================  ==============================================================
 

@@ -42,6 +42,10 @@ class Sentry:
         self._gates[consumer] = gate
         self._watch.attach(consumer, now)
 
+    def knows(self, consumer: str, gate: fast.AckGate) -> bool:
+        """Tell whether the attached consumer of this name is the one with the gate."""
+        return self._gates.get(consumer) is gate
+
     def detach(self, consumer: str) -> None:
         self._gates.pop(consumer, None)
         self._watch.detach(consumer)

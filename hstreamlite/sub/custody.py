@@ -103,11 +103,11 @@ class Custody:
         else:
             self._leases.shelve(slot, attempt + 1, due_ns, now)
 
-    def take_all_back(self, consumer: str, now: int) -> int:
+    def take_all_back(self, consumer: str, cause: Cause, now: int) -> int:
         """Take back what a consumer holds; return how many of the records are unacked."""
         slots = self._leases.of_consumer(consumer)
         for slot in slots:
-            self.take_back(slot, Cause.LEFT, now)
+            self.take_back(slot, cause, now)
         return self._unacked_of(slots)
 
     def expire(self, now: int) -> None:

@@ -3,7 +3,8 @@
 A pure state machine that a shell drives under one lock, with the time in nanoseconds as an
 argument of every call that needs it. The shell
 
-1. tells the durable tail (`offer`) and who is there (`attach`, `detach`);
+1. tells the durable tail (`offer`) and who is there (`attach`, `detach`); who may go without a word
+   has a lease, which it keeps by `renew`, and `gone` tells whose has run out;
 2. asks for work (`fetch`), reads those records from the log without the lock, reports a trimmed
    prefix (`gap`), and says what it is about to hand out (`confirm`), which starts the deadline;
 3. passes acks on (`ack`, `ack_range`, `ack_many`), or calls the fast functions on `ack_address`
@@ -48,11 +49,14 @@ from hstreamlite.sub.keytab import KeyRun
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits, check_range
 from hstreamlite.sub.modes import DISPATCHERS
 from hstreamlite.sub.ordered import OrderedDispatcher
+from hstreamlite.sub.presence import Presence
 from hstreamlite.sub.recorder import Recorder
+from hstreamlite.sub.retry import Cause
 from hstreamlite.sub.survey import Survey, lag_of
 from hstreamlite.sub.window import Window
 
 FETCH_MAX = 1_000_000
+LEASE_NS_MIN = 1_000_000
 Part = TypeVar("Part", Assignment, Parcel)
 _UNKNOWN: Final = int(AckFlag.UNKNOWN)
 
@@ -69,7 +73,8 @@ class Group:
         changed: set[int] = set()
         self._dispatch = DISPATCHERS[mode](limits, self._windows, changed)
         self._retired: list[AckMap] = []
-        self._consumers: dict[str, None] = {}
+        self._consumers = Presence()
+        self._gone: list[str] = []
         self._events = EventLog()
         self._recorder = Recorder(self._windows, self._dispatch, changed)
         self._survey = Survey(limits, self._windows, self._dispatch, self._events)
@@ -183,20 +188,52 @@ class Group:
 
     # Consumers
 
-    def attach(self, consumer: str) -> None:
-        """Add a consumer; its name must not be in use."""
+    def attach(self, consumer: str, now: int = 0, lease_ns: int | None = None) -> None:
+        """Add a consumer; its name must not be in use.
+
+        With ``lease_ns`` it has to `renew` before so long has passed, and is `gone` if it does not.
+        """
+        if lease_ns is not None:
+            check_range("lease_ns", lease_ns, LEASE_NS_MIN, TIME_MAX_NS)
+        self._miss(now)
         if consumer in self._consumers:
             raise ConsumerExists(self.name, consumer)
-        self._consumers[consumer] = None
+        self._consumers.enter(consumer, lease_ns, now)
         self._events.attach(consumer)
+
+    def renew(self, consumer: str, now: int) -> int | None:
+        """Note that a consumer is still there; return when its lease runs out, if it has one.
+
+        ConsumerClosed if it has run out: what the consumer held went out again, or may.
+        """
+        self._miss(now)
+        self._require(consumer)
+        return self._consumers.renew(consumer, now)
 
     def detach(self, consumer: str, now: int) -> int:
         """Remove a consumer; what it held may go out again at once. Returns its unacked count."""
+        self._miss(now)
         self._require(consumer)
-        returned = self._dispatch.take_all_back(consumer, now)
+        return self._remove(consumer, Cause.LEFT, now)
+
+    def gone(self, now: int) -> tuple[str, ...]:
+        """Return the consumers whose leases have run out since the last call: they are detached."""
+        self._miss(now)
+        found = tuple(self._gone)
+        self._gone.clear()
+        return found
+
+    def _miss(self, now: int) -> None:
+        """Let go of consumers whose leases have run out."""
+        for consumer in self._consumers.gone(now):
+            self._remove(consumer, Cause.GONE, now)
+            self._gone.append(consumer)
+
+    def _remove(self, consumer: str, cause: Cause, now: int) -> int:
+        returned = self._dispatch.take_all_back(consumer, cause, now)
         self._line.forget(consumer)
         self._events.detach(consumer)
-        del self._consumers[consumer]
+        self._consumers.leave(consumer)
         return returned
 
     # Dispatch
@@ -228,9 +265,9 @@ class Group:
         *,
         queue: bool,
     ) -> tuple[Part, ...]:
-        self._require(consumer)
         check_range("max_records", max_records, 1, FETCH_MAX)
         self.tick(now)
+        self._require(consumer)
         assigned = assign(consumer, max_records) if self._may_take(consumer, now) else ()
         if not assigned and not self._eager:
             # Acks take no lock: one that made room before every ack asks for attention is found
@@ -359,7 +396,7 @@ class Group:
         """
         if after_ns is not None:
             check_range("after_ns", after_ns, 0, TIME_MAX_NS)
-        self._check_held(consumer, shard, first, end)
+        self._check_held(consumer, shard, first, end, now)
         return self._dispatch.release(consumer, shard, (first, end), now, after_ns, reason)
 
     def extend(self, consumer: str, shard: int, first: int, end: int, by_ns: int, now: int) -> int:
@@ -368,10 +405,11 @@ class Group:
         A deadline that lies later stays. Returns the number of records the consumer holds there.
         """
         check_range("by_ns", by_ns, 1, TIME_MAX_NS)
-        self._check_held(consumer, shard, first, end)
+        self._check_held(consumer, shard, first, end, now)
         return self._dispatch.extend(consumer, shard, (first, end), now + by_ns)
 
-    def _check_held(self, consumer: str, shard: int, first: int, end: int) -> None:
+    def _check_held(self, consumer: str, shard: int, first: int, end: int, now: int) -> None:
+        self._miss(now)
         self._require(consumer)
         _check_run(first, end)
         self._window_of(shard, first)
@@ -403,13 +441,15 @@ class Group:
     # Time
 
     def tick(self, now: int) -> None:
-        """Take back what is past its deadline, and let delayed records be ready."""
+        """Take back what is past its deadline or its consumer's lease, and let delayed records be
+        ready."""
+        self._miss(now)
         self._dispatch.expire(now)
         self._line.tick(now)
 
     def next_deadline(self) -> int | None:
         """Return when `tick` is next needed, or None."""
-        times = (self._dispatch.next_due(), self._line.turn_end())
+        times = (self._dispatch.next_due(), self._line.turn_end(), self._consumers.next_end())
         return min((time for time in times if time is not None), default=None)
 
     def pause(self) -> None:
@@ -520,6 +560,7 @@ class Group:
 
     def check_invariants(self) -> None:
         self._line.check_invariants()
+        self._consumers.check_invariants()
         self._dispatch.check_invariants()
         assert set(self._line.names()) <= set(self._consumers)
         for window in self._windows.values():

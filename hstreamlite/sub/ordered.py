@@ -368,9 +368,9 @@ class OrderedDispatcher:
         self._doomed[shard, lsn] = attempts, reason
         self.dooms += 1
 
-    def take_all_back(self, consumer: str, now: int) -> int:
+    def take_all_back(self, consumer: str, cause: Cause, now: int) -> int:
         """Take back what a consumer holds; return how many of the records are unacked."""
-        count = sum(self._take_back(lease, Cause.LEFT, now) for lease in self._of(consumer))
+        count = sum(self._take_back(lease, cause, now) for lease in self._of(consumer))
         number = self._numbers.pop(consumer, None)
         if number is not None:
             for table in self._tables.values():

@@ -10,6 +10,7 @@ came back             waits
 released with a time  that time
 released, timed out   what the back-off says
 its consumer left     not at all
+its consumer is gone  not at all
 the process ended     not at all
 ====================  =============================
 """
@@ -32,6 +33,7 @@ class Cause(StrEnum):
     TIMEOUT = "timeout"
     RELEASED = "released"
     LEFT = "consumer left"
+    GONE = "consumer gone"
     RESTART = "restart"
 
 

@@ -56,6 +56,8 @@ class GroupModel:
         self.now = 1_000
         self.shards: dict[int, ShardModel] = {}
         self.consumers: list[str] = []
+        self.lease_ends: dict[str, tuple[int, int]] = {}
+        self.gone: list[str] = []
         self.leases: dict[int, tuple[str, Assignment]] = {}
         self.paused = False
 
@@ -111,7 +113,31 @@ class GroupModel:
             if model.records[lsn].doomed
         }
 
+    def attach(self, consumer: str, lease_ns: int | None) -> None:
+        self.consumers.append(consumer)
+        if lease_ns is not None:
+            self.lease_ends[consumer] = lease_ns, self.now + lease_ns
+
+    def renew(self, consumer: str) -> int | None:
+        if consumer not in self.lease_ends:
+            return None
+        lease_ns, _ = self.lease_ends[consumer]
+        self.lease_ends[consumer] = lease_ns, self.now + lease_ns
+        return self.now + lease_ns
+
+    def miss(self) -> None:
+        """Let go of consumers that were not heard of for too long, longest gone first."""
+        for end, name in sorted((end, name) for name, (_, end) in self.lease_ends.items()):
+            if end <= self.now:
+                self.detach(name, "consumer gone")
+                self.gone.append(name)
+
+    def forget(self, consumer: str) -> None:
+        self.consumers.remove(consumer)
+        self.lease_ends.pop(consumer, None)
+
     def tick(self) -> None:
+        self.miss()
         for model in self.shards.values():
             for lsn in model.open():
                 record = model.records[lsn]
@@ -136,7 +162,7 @@ class GroupModel:
             record.doomed = reason
 
     def next_deadline(self) -> int | None:
-        times = []
+        times = [end for _, end in self.lease_ends.values()]
         for model in self.shards.values():
             for lsn in model.open():
                 record = model.records[lsn]
@@ -216,19 +242,19 @@ class GroupModel:
             got.append(lsn)
         return (got[0], got[-1] + 1) if got else None
 
-    def detach(self, consumer: str) -> int:
+    def detach(self, consumer: str, reason: str = "consumer left") -> int:
         held = self.held_by(consumer)
         for shard, lsn in held:
             record = self.shards[shard].records[lsn]
             if record.deadline is None:
                 record.may_come_again = True
             else:
-                self.give_back(record, "consumer left")
+                self.give_back(record, reason)
         for model in self.shards.values():
             for record in model.records.values():
                 if record.owner == consumer:
                     record.owner = record.lease = None
-        self.consumers.remove(consumer)
+        self.forget(consumer)
         return len(held)
 
     def confirmed(self, consumer: str, shard: int, first: int, end: int) -> list[RecordState]:
@@ -241,6 +267,20 @@ class GroupModel:
             and model.records[lsn].owner == consumer
             and model.records[lsn].deadline is not None
         ]
+
+    def release(
+        self, consumer: str, shard: int, first: int, end: int, after: int | None, reason: str
+    ) -> int:
+        held = self.confirmed(consumer, shard, first, end)
+        for record in held:
+            self.give_back(record, reason, self.backoff(record) if after is None else after)
+        return len(held)
+
+    def extend(self, consumer: str, shard: int, first: int, end: int, by: int) -> int:
+        held = self.confirmed(consumer, shard, first, end)
+        for record in held:
+            record.deadline = max(record.deadline or 0, self.now + by)
+        return len(held)
 
     def gap(self, shard: int, first_kept: int) -> tuple[int, int]:
         model = self.shards[shard]
@@ -266,6 +306,8 @@ class GroupModel:
     def restart(self, progress: Progress, starts: dict[int, int], *, exact: bool) -> None:
         """Check that stored progress is not ahead of the truth, and fall back to it."""
         self.consumers.clear()
+        self.lease_ends.clear()
+        self.gone.clear()
         self.leases.clear()
         self.paused = False
         for shard, model in self.shards.items():
@@ -285,6 +327,11 @@ class GroupModel:
                 continue
             self._fall_back(shard, kept.generation, progress, exact=exact)
 
+    @staticmethod
+    def counts(progress: Progress, shard: int) -> list[tuple[int, int, int]]:
+        """Return runs of records and how often each was delivered, as it is stored."""
+        return progress.shards[shard].delivered_counts()
+
     def _fall_back(self, shard: int, generation: int, progress: Progress, *, exact: bool) -> None:
         model = self.shards[shard]
         kept = progress.shards[shard]
@@ -296,7 +343,7 @@ class GroupModel:
         assert stored <= truth, f"S10: stored acks {sorted(stored - truth)} never happened"
         assert not exact or truth <= stored, f"S4: acks {sorted(truth - stored)} are forgotten"
         records = {lsn: RecordState(acked=True, deliveries=1) for lsn in stored}
-        for first, end, count in kept.delivered_counts():
+        for first, end, count in self.counts(progress, shard):
             for lsn in range(first, end):
                 if lsn in stored:
                     continue

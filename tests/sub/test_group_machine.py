@@ -26,6 +26,7 @@ class GroupMachine(RuleBasedStateMachine):
         tails=st.lists(st.integers(0, 60), min_size=1, max_size=3),
         consumers=st.sets(st.sampled_from(CONSUMERS)),
         wild=st.booleans(),
+        keys=st.integers(1, 6),
         retry=st.builds(
             RetryPolicy,
             max_attempts=st.integers(0, 4),
@@ -40,9 +41,11 @@ class GroupMachine(RuleBasedStateMachine):
         tails: list[int],
         consumers: set[str],
         wild: bool,
+        keys: int,
         retry: RetryPolicy,
     ) -> None:
         self.wild = wild
+        self.keys = keys
         self.limits = Limits(
             ack_timeout_ns=TIMEOUT,
             max_unacked=max_unacked,
@@ -51,8 +54,8 @@ class GroupMachine(RuleBasedStateMachine):
             checkpoint_acks=5,
             retry=retry,
         )
-        self.group = Group("billing", self.limits)
-        self.model = GroupModel(self.limits)
+        self.model = self.new_model()
+        self.group = self.new_group()
         self.starts = dict(list(STARTS.items())[: len(tails)])
         for (shard, first), count in zip(self.starts.items(), tails, strict=True):
             self.group.add_shard(shard, first)
@@ -63,9 +66,15 @@ class GroupMachine(RuleBasedStateMachine):
         self.told: dict[str, int] = {}
         self.told_gaps: dict[str, int] = {}
         for name in sorted(consumers):
-            self.attach(name)
+            self.attach(name, None)
         self.pieces: list[bytes] = []
         self.lows: dict[int, int] = dict(self.starts)
+
+    def new_model(self) -> GroupModel:
+        return GroupModel(self.limits)
+
+    def new_group(self) -> Group:
+        return Group("billing", self.limits)
 
     def draw_shard(self, data: st.DataObject) -> int:
         return data.draw(st.sampled_from(sorted(self.starts)))
@@ -88,15 +97,34 @@ class GroupMachine(RuleBasedStateMachine):
         model.tail += count
         self.group.offer(shard, model.tail)
 
-    @rule(name=st.sampled_from(CONSUMERS))
-    def attach(self, name: str) -> None:
+    @rule(
+        name=st.sampled_from(CONSUMERS),
+        lease=st.sampled_from([None, None, None, TIMEOUT, TIMEOUT * 3]),
+    )
+    def attach(self, name: str, lease: int | None) -> None:
+        self.model.miss()
         if name in self.model.consumers:
             with pytest.raises(ConsumerExists):
-                self.group.attach(name)
+                self.group.attach(name, self.model.now, lease)
             return
-        self.group.attach(name)
-        self.model.consumers.append(name)
+        self.group.attach(name, self.model.now, lease)
+        self.model.attach(name, lease)
         self.told[name] = self.told_gaps[name] = len(self.events)
+
+    @rule(name=st.sampled_from(CONSUMERS))
+    def renew(self, name: str) -> None:
+        self.model.miss()
+        if name not in self.model.consumers:
+            with pytest.raises(ConsumerClosed):
+                self.group.renew(name, self.model.now)
+            return
+        assert self.group.renew(name, self.model.now) == self.model.renew(name)
+
+    @rule()
+    def ask_who_is_gone(self) -> None:
+        self.model.miss()
+        assert self.group.gone(self.model.now) == tuple(self.model.gone)
+        self.model.gone.clear()
 
     @precondition(lambda self: self.model.consumers)
     @rule(data=st.data(), gaps=st.booleans())
@@ -112,17 +140,19 @@ class GroupMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(CONSUMERS))
     def detach(self, name: str) -> None:
+        self.model.miss()
         if name not in self.model.consumers:
             with pytest.raises(ConsumerClosed):
                 self.group.detach(name, self.model.now)
             return
         assert self.group.detach(name, self.model.now) == self.model.detach(name)
 
-    @precondition(lambda self: len(self.model.consumers) < len(CONSUMERS))
+    @precondition(lambda self: set(CONSUMERS) - set(self.model.consumers))
     @rule(data=st.data())
     def use_a_closed_consumer(self, data: st.DataObject) -> None:
         closed = sorted(set(CONSUMERS) - set(self.model.consumers))
         name = data.draw(st.sampled_from(closed))
+        self.model.tick()
         with pytest.raises(ConsumerClosed):
             self.group.fetch(name, 5, self.model.now, queue=True)
 
@@ -137,6 +167,10 @@ class GroupMachine(RuleBasedStateMachine):
         model, group = self.model, self.group
         name = data.draw(st.sampled_from(model.consumers))
         model.tick()
+        if name not in model.consumers:
+            with pytest.raises(ConsumerClosed):
+                group.fetch(name, most, model.now, queue=queue)
+            return
         expected = model.expected_count(name, most)
         before = {shard: of.next for shard, of in model.shards.items()}
         due = model.ready()
@@ -233,25 +267,25 @@ class GroupMachine(RuleBasedStateMachine):
         self, data: st.DataObject, count: int, after: int | None, reason: str, extend: bool
     ) -> None:
         name = data.draw(st.sampled_from(self.model.consumers))
+        self.model.miss()
+        if name not in self.model.consumers:
+            with pytest.raises(ConsumerClosed):
+                self.group.release(name, self.draw_shard(data), 1, 2, after, self.model.now)
+            return
         holding = [held for other in self.model.consumers for held in self.model.held_by(other)]
         if holding:
             shard, first = data.draw(st.sampled_from(holding))
         else:
             shard = self.draw_shard(data)
             first = self.draw_lsn(data, shard)
-        held = self.model.confirmed(name, shard, first, first + count)
+        run = name, shard, first, first + count
         now = self.model.now
         if extend:
             by = (after or 0) + 1
-            got = self.group.extend(name, shard, first, first + count, by, now)
-            for record in held:
-                record.deadline = max(record.deadline or 0, now + by)
+            assert self.group.extend(*run, by, now) == self.model.extend(*run, by)
         else:
-            got = self.group.release(name, shard, first, first + count, after, now, reason)
-            for record in held:
-                wait = self.model.backoff(record) if after is None else after
-                self.model.give_back(record, reason or "released", wait)
-        assert got == len(held)
+            got = self.group.release(*run, after, now, reason)
+            assert got == self.model.release(*run, after, reason or "released")
 
     @rule(step=st.sampled_from([1, TIMEOUT // 3, TIMEOUT, TIMEOUT * 2]), tick=st.booleans())
     def pass_time(self, step: int, tick: bool) -> None:
@@ -370,7 +404,7 @@ class GroupMachine(RuleBasedStateMachine):
             progress.apply(piece)
         truth = self.model
         truth.restart(progress, self.starts, exact=whole and store is not None)
-        self.group = Group("billing", self.limits)
+        self.group = self.new_group()
         self.group.restore(progress)
         for shard, model in truth.shards.items():
             if shard not in progress.shards:
@@ -428,11 +462,12 @@ class GroupMachine(RuleBasedStateMachine):
         model, group = self.model, self.group
         group.resume()
         model.paused = False
+        model.miss()
         for name in list(model.consumers):
             group.detach(name, model.now)
             model.detach(name)
-        group.attach("last")
-        model.consumers.append("last")
+        group.attach("last", model.now)
+        model.attach("last", None)
         for _ in range(10_000):
             model.tick()
             got = group.fetch("last", 50, model.now)

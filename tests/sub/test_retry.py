@@ -56,6 +56,7 @@ def test_only_releases_and_timeouts_back_off() -> None:
         Cause.TIMEOUT: 4 * SECOND,
         Cause.RELEASED: 4 * SECOND,
         Cause.LEFT: 0,
+        Cause.GONE: 0,
         Cause.RESTART: 0,
     }
 

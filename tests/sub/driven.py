@@ -1,0 +1,54 @@
+"""A group that is driven as its shell drives it, in either mode, without a log: the records of a
+shard are numbers, and a function tells their keys."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from hstreamlite.sub.checkpoint import Progress
+from hstreamlite.sub.group import Group
+from hstreamlite.sub.limits import Limits
+
+MODES = ("ordered", "shared")
+Taken = tuple[int, int, int, int]
+"""Shard, first LSN, end LSN, attempt."""
+
+
+class Driven:
+    """A group in a mode, and the keys of what it delivers."""
+
+    def __init__(
+        self, mode: str, limits: Limits, key_of: Callable[[int, int], int] = lambda _, __: 0
+    ) -> None:
+        self.mode = mode
+        self.limits = limits
+        self.key_of = key_of
+        self.group = Group("billing", limits, mode)
+
+    def describe(self, most: int) -> None:
+        """Tell the keys that the group asks for, all of them."""
+        while wanted := self.group.undescribed(most):
+            for shard, first, count in wanted:
+                hashes = [self.key_of(shard, lsn) for lsn in range(first, first + count)]
+                self.group.describe(shard, first, struct.pack(f"<{count}Q", *hashes))
+
+    def take(self, consumer: str, most: int, now: int, *, queue: bool = False) -> list[Taken]:
+        """Hand out up to so many records."""
+        group = self.group
+        taken: list[Taken] = []
+        if self.mode == "shared":
+            for a in group.fetch(consumer, most, now, queue=queue):
+                run = group.confirm(a.lease, a.end_lsn, now)
+                taken += [(a.shard_id, *run, a.attempt)] if run else []
+            return taken
+        self.describe(most)
+        for parcel in group.fetch_parcels(consumer, most, now, queue=queue):
+            runs = group.confirm_parcel(parcel.lease, parcel.records, now)
+            taken += [(parcel.shard_id, r.first, r.first + r.size, r.attempt) for r in runs]
+        return taken
+
+    def restart(self, progress: Progress) -> None:
+        """Begin anew from what was stored, without consumers and tails."""
+        self.group = Group("billing", self.limits, self.mode)
+        self.group.restore(progress)
