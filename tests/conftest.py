@@ -6,6 +6,8 @@ No profile has a deadline: a busy machine may stop a test for longer than any th
 """
 
 import ctypes
+import gc
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -36,6 +38,15 @@ settings.register_profile(
 )
 settings.register_profile("planted", settings.get_profile("probe"), derandomize=True)
 settings.load_profile(PROFILE)
+
+
+@pytest.fixture
+def frozen_heap() -> Iterator[None]:
+    """Keep what was there before from being searched for garbage by a test that does so often."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -20,6 +20,8 @@ from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.witness import Restart, Witness, small_config
 from tests import effort
 
+pytestmark = pytest.mark.usefixtures("frozen_heap")
+
 PARTS = 4
 LEAST_FAILURES = 300
 """With fewer the workload no longer goes where memory is asked for."""
@@ -167,15 +169,6 @@ class Trial:
         return self
 
 
-@pytest.fixture(autouse=True)
-def _what_was_there_before() -> Iterator[None]:
-    """Keep it from being searched for garbage after each trial, which takes longer than that."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 def live() -> int:
     gc.collect()
     return int(lib.hsl_alloc_live())
@@ -187,7 +180,7 @@ def test_each_allocation_may_fail_once(part: int) -> None:
     before = live()
     Trial(0).run()
     assert live() == before
-    nth, step = part + 1, PARTS * effort.of(1, brief=3)
+    nth, step = part + 1, PARTS * effort.of(1, brief=8)
     while True:
         trial = Trial(nth).run()
         assert trial.w.env.disk.counts().handles == 0, f"allocation {nth}"

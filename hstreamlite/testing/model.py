@@ -205,14 +205,16 @@ class Model:
         self._calls += 1
         if ids is not None:
             places: list[Place | None] = list(ids)
-            _require(len(places) == len(records), f"{stream}: {len(places)} ids for {len(records)}")
+            _require(
+                len(places) == len(records), "{}: {} ids for {}", stream, len(places), len(records)
+            )
         else:
             places = [None] * len(records)
         statuses: dict[str, Status] = {"ok": "acked", "none": "failed", "unknown": "maybe"}
         status = statuses[outcome]
         slots = self.streams[stream].slots
         for (key, payload), place in zip(records, places, strict=True):
-            _require(payload not in slots, f"{stream}: {payload!r} was appended before")
+            _require(payload not in slots, "{}: {!r} was appended before", stream, payload)
             slot = Slot(
                 self._calls, key, payload, _LEVELS[level], status, self.epoch, time_ms, place
             )
@@ -253,16 +255,18 @@ class Model:
         found: dict[object, Seen] = {}
         for record in seen:
             slot = stream.slots.get(record.payload)
-            _require(slot is not None, f"{name}: foreign {record}")
+            _require(slot is not None, "{}: foreign {}", name, record)
             assert slot is not None
-            _require(slot.status != "failed", f"{name}: resurrected {record}")
-            _require(record.payload not in found, f"{name}: twice {record}")
-            _require(slot.place in (None, record.place), f"{name}: {record} was at {slot.place}")
-            _require(slot.key == record.key, f"{name}: {record} had key {slot.key!r}")
-            _require(not stream.trimmed(record.place), f"{name}: trimmed {record}")
+            _require(slot.status != "failed", "{}: resurrected {}", name, record)
+            _require(record.payload not in found, "{}: twice {}", name, record)
+            _require(
+                slot.place in (None, record.place), "{}: {} was at {}", name, record, slot.place
+            )
+            _require(slot.key == record.key, "{}: {} had key {!r}", name, record, slot.key)
+            _require(not stream.trimmed(record.place), "{}: trimmed {}", name, record)
             found[record.payload] = record
         for slot in stream.kept():
-            _require(slot.payload in found, f"{name}: lost {slot.payload!r} at {slot.place}")
+            _require(slot.payload in found, "{}: lost {!r} at {}", name, slot.payload, slot.place)
         self._check_order(stream, seen)
         self._settle(stream, found)
 
@@ -272,9 +276,9 @@ class Model:
         for record in seen:
             shard, lsn = record.place
             call = stream.slots[record.payload].call
-            _require(call >= last_call, f"{stream.name}: out of order {record}")
+            _require(call >= last_call, "{}: out of order {}", stream.name, record)
             expected = ends.get(shard, lsn)
-            _require(lsn == expected, f"{stream.name}: {record} where LSN {expected} belongs")
+            _require(lsn == expected, "{}: {} where LSN {} belongs", stream.name, record, expected)
             ends[shard] = lsn + 1
             last_call = call
 
@@ -287,7 +291,7 @@ class Model:
             if slot.status == "maybe" and stream.maybe_trims:
                 continue
             whole = calls.setdefault(slot.call, present)
-            _require(whole == present, f"{stream.name}: half of the call of {slot.payload!r}")
+            _require(whole == present, "{}: half of the call of {!r}", stream.name, slot.payload)
             if present:
                 slot.place = found[slot.payload].place
                 slot.status, slot.durable = "acked", True
@@ -318,7 +322,9 @@ class Model:
             if slot.payload in shown or slot.place is None:
                 continue
             age = now_ms - slot.time_ms
-            _require(age >= stream.backlog_ms, f"{stream.name}: {slot.payload!r} expired at {age}")
+            _require(
+                age >= stream.backlog_ms, "{}: {!r} expired at {}", stream.name, slot.payload, age
+            )
             shard, lsn = slot.place
             stream.trims[shard] = max(lsn + 1, stream.trims.get(shard, 1))
 
@@ -399,21 +405,23 @@ class Model:
     ) -> None:
         """Check what a consumer received: records with their attempt numbers."""
         sub = self.subs[name]
-        _require(not (records and sub.paused), f"{name}: delivered while paused {records[:1]}")
+        _require(not (records and sub.paused), "{}: delivered while paused {}", name, records[:1])
         for record, attempt in records:
             slot = sub.stream.slots.get(record.payload)
-            _require(slot is not None, f"{name}: foreign delivery {record}")
+            _require(slot is not None, "{}: foreign delivery {}", name, record)
             assert slot is not None
-            _require(slot.status != "failed", f"{name}: failed record delivered {record}")
-            _require(slot.place in (None, record.place), f"{name}: {record} was at {slot.place}")
-            _require(slot.key == record.key, f"{name}: {record} had key {slot.key!r}")
+            _require(slot.status != "failed", "{}: failed record delivered {}", name, record)
+            _require(
+                slot.place in (None, record.place), "{}: {} was at {}", name, record, slot.place
+            )
+            _require(slot.key == record.key, "{}: {} had key {!r}", name, record, slot.key)
             shard, lsn = record.place
-            _require(lsn >= sub.start.get(shard, 1), f"{name}: {record} precedes the start")
-            _require(record.place not in sub.done, f"{name}: acked record delivered {record}")
+            _require(lsn >= sub.start.get(shard, 1), "{}: {} precedes the start", name, record)
+            _require(record.place not in sub.done, "{}: acked record delivered {}", name, record)
             holder, deadline = sub.flights.get(record.place, ("", 0))
-            _require(deadline <= now_ns, f"{name}: {record} is in flight at {holder}")
+            _require(deadline <= now_ns, "{}: {} is in flight at {}", name, record, holder)
             if record.place in sub.delivered:
-                _require(attempt >= 2, f"{name}: {record} again as attempt {attempt}")
+                _require(attempt >= 2, "{}: {} again as attempt {}", name, record, attempt)
             slot.place, slot.status, slot.durable = record.place, "acked", True
             sub.optional.discard(record.place)
             sub.void.discard(record.place)
@@ -425,14 +433,19 @@ class Model:
                 at, until = sub.flights.get(before, ("", 0))
                 _require(
                     at == consumer and until > now_ns,
-                    f"{name}: {record} goes to {consumer} while {before} is at {at or 'nobody'}",
+                    "{}: {} goes to {} while {} is at {}",
+                    name,
+                    record,
+                    consumer,
+                    before,
+                    at or "nobody",
                 )
             sub.flights[record.place] = (consumer, now_ns + sub.ack_timeout_ns)
         live = sum(
             deadline > now_ns and not sub.stream.trimmed(place)
             for place, (_, deadline) in sub.flights.items()
         )
-        _require(live <= sub.max_unacked, f"{name}: {live} in flight of {sub.max_unacked}")
+        _require(live <= sub.max_unacked, "{}: {} in flight of {}", name, live, sub.max_unacked)
 
     def ack(
         self,
@@ -485,7 +498,7 @@ class Model:
     def check_paused(self, name: str, paused: bool) -> None:  # noqa: FBT001 - what is shown
         """Check whether a subscription is paused, and settle it where nobody knew."""
         sub = self.subs[name]
-        _require(sub.paused in (None, paused), f"{name}: paused is {paused}, not {sub.paused}")
+        _require(sub.paused in (None, paused), "{}: paused is {}, not {}", name, paused, sub.paused)
         sub.paused = paused
 
     def progress_stored(self) -> None:
@@ -513,7 +526,7 @@ class Model:
         """Check, once a consumer receives nothing more, that nothing was passed over."""
         sub = self.subs[name]
         missing = sorted(sub.owed() - set(sub.flights))
-        _require(not missing, f"{name}: never delivered {missing[:5]} ({len(missing)})")
+        _require(not missing, "{}: never delivered {} ({})", name, missing[:5], len(missing))
 
 
 def _before(sub: SubModel, place: Place) -> list[Place]:
@@ -542,13 +555,13 @@ _Named = TypeVar("_Named", StreamModel, SubModel)
 def _settle_names(known: dict[str, _Named], shown: set[str], kind: str) -> None:
     for name, state in list(known.items()):
         if name not in shown:
-            _require(state.deleting or state.status == "maybe", f"{kind} {name!r} is lost")
+            _require(state.deleting or state.status == "maybe", "{} {!r} is lost", kind, name)
             del known[name]
         state.deleting, state.status = False, "acked"
     foreign = sorted(shown - set(known))
-    _require(not foreign, f"{kind} {foreign} was never created")
+    _require(not foreign, "{} {} was never created", kind, foreign)
 
 
-def _require(holds: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as an assertion
+def _require(holds: bool, otherwise: str, *of: object) -> None:  # noqa: FBT001 - an assertion
     if not holds:
-        raise Violation(otherwise)
+        raise Violation(otherwise.format(*of))

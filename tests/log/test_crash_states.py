@@ -26,7 +26,7 @@ LONGER = 10 if effort.LONG else 1
 PARTS = effort.of(8, brief=2)
 RUNS = effort.of(4, brief=1) * LONGER
 CALLS = 25
-CUTS = 14
+CUTS = effort.of(14, brief=6)
 
 Seen = dict[tuple[int, bool], Shown]
 

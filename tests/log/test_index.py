@@ -96,7 +96,7 @@ def check_seeks(journal: Journal, shard: int, blocks: list[Block], first: int) -
 
 
 @given(program=appends | small_appends, cut=st.integers(0, 400))
-@settings(max_examples=25)
+@settings(max_examples=effort.of(25, brief=8))
 def test_seeks_agree_with_a_scan_before_and_after_reopening(program: Appends, cut: int) -> None:
     env = SimEnv(seed=1)
     store = fill(env, program)
@@ -116,7 +116,7 @@ def test_seeks_agree_with_a_scan_before_and_after_reopening(program: Appends, cu
 
 
 @given(program=appends, cut=st.integers(0, 400))
-@settings(max_examples=25)
+@settings(max_examples=effort.of(25, brief=8))
 def test_seeks_agree_with_a_scan_in_the_segment_being_written(program: Appends, cut: int) -> None:
     env = SimEnv(seed=1)
     store = fill(env, program)

@@ -250,10 +250,10 @@ def test_crash_at_every_step_leaves_old_or_new(origin: Witness) -> None:
                 other.restart("close", reopen=False)
                 read_store(image(other))
             crashes += 1
-        mutation += 1
+        mutation += effort.of(1, brief=3)
     print(f"crash states: {crashes}, of them with both old and new files: {replaced}, read: {read}")
     assert mutation > 40
-    assert replaced > 10
+    assert replaced > effort.of(10, brief=2)
 
 
 def test_recovery_beside_replaced_files_crashed_at_every_step_recovers(origin: Witness) -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 import hstreamlite as hs
 from hstreamlite.errors import HStreamError
 from hstreamlite.testing.simenv import SimEnv
+from tests import effort
 
 CONFIG = hs.StoreConfig(
     segment_bytes_min=256 << 10,
@@ -29,7 +30,7 @@ def program(env: SimEnv) -> None:
 def test_a_power_cut_while_a_segment_fills_leaves_nothing_unreadable() -> None:
     env = SimEnv(seed=1)
     program(env)
-    for stop in range(env.disk.counts().mutations):
+    for stop in range(0, env.disk.counts().mutations, effort.of(1, brief=6)):
         env = SimEnv(seed=1)
         env.disk.stop_at(stop)
         with suppress(HStreamError, OSError):
