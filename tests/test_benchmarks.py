@@ -23,8 +23,8 @@ def data() -> Iterator[Path]:
         yield Path(path)
 
 
-def run(*arguments: str) -> str:
-    command = [sys.executable, "-m", "benchmarks", *arguments]
+def run(*arguments: str, module: str = "benchmarks") -> str:
+    command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -66,4 +66,17 @@ def test_a_workload_gives_every_contender_a_figure(
         assert result["ratio_to_limit"] > 0
         for samples in (*result["contenders"].values(), *result["limits"].values()):
             assert [sample["rate"] > 0 for sample in samples] == [True]
+    assert list(data.iterdir()) == []
+
+
+@pytest.mark.unsanitized("processes of their own that measure what tests of acks run too")
+def test_subscriptions_are_held_against_rivals_and_bounds(data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    arguments = ("--scale", "tiny", "--seed", "7", "--dir", str(data), "--json", str(file))
+    shown = run(*arguments, module="benchmarks.subscriptions")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    assert content["machine"]["seed"] == "7"
+    titles = {row["title"] for row in content["rows"]}
+    assert {"lists of 100, 4 consumers", "delivery.ack()", "memory of 1,000 in flight"} <= titles
+    assert all(title in shown for title in titles)
     assert list(data.iterdir()) == []
