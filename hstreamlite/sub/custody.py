@@ -200,6 +200,10 @@ class Custody:
         """Return how many unacked records below ``next`` were never handed out."""
         return window.acks.state.held
 
+    def undelivered_below(self, window: Window, end: int) -> int:
+        """Return how many unacked records below ``end`` were never handed out."""
+        return sum(stop - first for first, stop in window.acks.held_runs(window.low, end))
+
     def history(
         self, window: Window, acked: list[Run], *, full: bool
     ) -> tuple[list[AttemptRun], bool]:

@@ -155,7 +155,7 @@ class Group:
         state = window.acks.state
         if first_kept <= state.low:
             return None
-        held = window.acks.held_runs(state.low, first_kept)
+        undelivered = self._dispatch.undelivered_below(window, min(first_kept, state.next))
         beyond = max(0, first_kept - state.next)
         records = window.acks.skip(first_kept) + beyond
         self._dispatch.pass_over(window, state.low, first_kept)
@@ -163,8 +163,7 @@ class Group:
         self._dispatch.offer(shard)
         if not records:
             return None
-        undelivered = beyond + sum(end - first for first, end in held)
-        gap = Gap(shard, state.low, first_kept, records, undelivered)
+        gap = Gap(shard, state.low, first_kept, records, undelivered + beyond)
         self._events.add(gap)
         return gap
 

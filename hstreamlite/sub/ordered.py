@@ -170,6 +170,12 @@ class OrderedDispatcher:
         )
         return self._tables[window.shard].state.fresh + reserved
 
+    def undelivered_below(self, window: Window, end: int) -> int:
+        """Return how many unacked records below ``end`` were never handed out."""
+        handed = self._tables[window.shard].attempts(window.low)
+        unacked = window.acks.count_unacked(window.low, end)
+        return unacked - sum(min(stop, end) - first for first, stop, _ in handed if first < end)
+
     def backed_up(self, window: Window) -> bool:
         """Tell whether a shard has records that were never handed out."""
         return window.tail > window.next or self._tables[window.shard].state.fresh > 0
@@ -326,14 +332,13 @@ class OrderedDispatcher:
             if not self._leases:
                 return
 
-    def _take_back(self, lease: _Lease, cause: Cause, now: int) -> int:
-        """Take a lease from its consumer; return how many of its records were handed out."""
-        count, heads = self._tables[lease.shard].take_back(lease.number, lease.runs)
+    def _take_back(self, lease: _Lease, cause: Cause, now: int) -> None:
+        """Take a lease from its consumer."""
+        _, heads = self._tables[lease.shard].take_back(lease.number, lease.runs)
         handed_out = lease.due_ns is not None
         self._drop(lease)
         if handed_out:
             self._judge(lease.shard, heads, cause, now)
-        return count
 
     def _judge(
         self,
@@ -370,7 +375,10 @@ class OrderedDispatcher:
 
     def take_all_back(self, consumer: str, cause: Cause, now: int) -> int:
         """Take back what a consumer holds; return how many of the records are unacked."""
-        count = sum(self._take_back(lease, cause, now) for lease in self._of(consumer))
+        leases = self._of(consumer)
+        count = sum(map(self._count, leases))
+        for lease in leases:
+            self._take_back(lease, cause, now)
         number = self._numbers.pop(consumer, None)
         if number is not None:
             for table in self._tables.values():

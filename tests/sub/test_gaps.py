@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 import hstreamlite as hs
+from hstreamlite.sub.limits import Limits
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.witness import small_config
+from tests.sub.driven import Driven
 
 
 class Machine:
@@ -127,3 +129,13 @@ def test_a_follower_counts_what_is_gone_and_leaves_telling_to_the_writer(
             caplog.clear()
             assert follower.subscription("s").lag() == hs.Lag(0, 4)
             assert caplog.text == ""
+
+
+def test_what_its_key_took_back_counts_as_delivered_once_it_is_gone() -> None:
+    it = Driven("ordered", Limits(), lambda _, __: 7)
+    it.group.add_shard(1, 1)
+    it.group.offer(1, 5)
+    it.group.attach("a")
+    it.take("a", 3, 0)
+    it.group.release("a", 1, 1, 2, 0, 0)
+    assert it.group.gap(1, 6) == hs.Gap(1, 1, 6, 5, 2)

@@ -94,6 +94,19 @@ def test_what_was_only_reserved_for_it_counts_as_never_delivered(mode: str) -> N
     assert it.take("near", 6, LEASE) == [(1, 1, 7, 1)]
 
 
+@each_mode
+def test_who_is_gone_has_no_turn_in_line(mode: str) -> None:
+    it = driven(mode, 0)
+    assert it.take("far", 1, 0, queue=True) == []
+    assert it.take("near", 1, 0, queue=True) == []
+    it.group.offer(1, 3)
+    assert it.group.next_in_line(LEASE - 1) == "far"
+    it.group.tick(LEASE)
+    it.describe(2)
+    assert it.group.next_in_line(LEASE) == "near"
+    it.group.check_invariants()
+
+
 def test_late_acks_count_once_where_no_order_is_kept() -> None:
     it = driven("shared")
     it.take("far", 6, 0)
