@@ -82,6 +82,17 @@ static void turn_to(struct hsl_cursor *cursor, uint64_t block)
     cursor->at = 0;
 }
 
+bool hsl_cursor_resume(const struct hsl_cursor *cursor, struct hsl_block_view *view)
+{
+    uint64_t seq = view->header.seq, at = cursor->lsn - seq;
+    if (view->header.count == 0 || cursor->lsn < seq + view->first || at >= view->end)
+        return false;
+    bool before = cursor->block == seq && view->first <= cursor->index && cursor->index <= at;
+    view->index = before ? cursor->index : view->first;
+    view->at = before ? cursor->at : view->from;
+    return true;
+}
+
 void hsl_cursor_advance(struct hsl_cursor *cursor, const struct hsl_block_view *view,
                         uint64_t records, size_t at)
 {

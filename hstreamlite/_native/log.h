@@ -556,6 +556,9 @@ struct hsl_block_view {
 int hsl_cursor_view(struct hsl_cursor *cursor, bool may_block, uint64_t records,
                     struct hsl_block_view *out);
 void hsl_cursor_release(struct hsl_cursor *cursor);
+/* Whether the cursor's LSN is in what this view of it shows, which may be none yet (count 0); the
+ * view then tells where to begin. */
+bool hsl_cursor_resume(const struct hsl_cursor *cursor, struct hsl_block_view *view);
 /* Steps over records of the block in view, behind which the plain body goes on at byte `at`. */
 void hsl_cursor_advance(struct hsl_cursor *cursor, const struct hsl_block_view *view,
                         uint64_t records, size_t at);

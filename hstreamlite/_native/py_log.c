@@ -14,6 +14,7 @@
 
 #define WAIT_SLICE_NS 100000000
 #define SYSTEM_BLOCK (1u << 20)
+#define CLOSE 64 /* records between two runs that are viewed together */
 
 enum level { LEVEL_MEMORY = 0, LEVEL_OS = 1, LEVEL_SYNC = 2 };
 
@@ -765,29 +766,39 @@ struct reading {
     PyObject *who, *owner, *records;
     struct hsl_cursor *cursor;
     uint64_t max_bytes, bytes, count;
+    struct hsl_block_view view;
     bool may_block;
 };
 
-/* Reads so many records before an LSN from the cursor on. 1: there may be more. 0: that is all for
- * now. 2: nothing yet, and it would block. -1: an exception, and nothing was read. */
-static int read_up_to(struct reading *r, uint64_t max_records, uint64_t end, uint32_t attempt)
+/* Views what the cursor stands at, and so many records from there; no more than once. */
+static int look(struct reading *r, uint64_t records)
+{
+    if (hsl_cursor_resume(r->cursor, &r->view))
+        return 1;
+    r->view.header.count = 0;
+    return next_block(r->who, r->cursor, r->may_block, records, &r->view);
+}
+
+/* Reads so many records before an LSN from the cursor on; others up to `reach` are asked for next.
+ * 1: there may be more. 0: that is all for now. 2: nothing yet, and it would block. -1: an
+ * exception, and nothing was read. */
+static int read_up_to(struct reading *r, uint64_t max_records, uint64_t end, uint64_t reach,
+                      uint32_t attempt)
 {
     struct hsl_cursor *cursor = r->cursor;
     uint64_t lsn, begin = r->count;
     while (r->count - begin < max_records && r->bytes < r->max_bytes &&
            (lsn = hsl_cursor_lsn(cursor)) < end) {
-        struct hsl_block_view view;
         uint64_t most = max_records - (r->count - begin);
         if (most > end - lsn)
             most = end - lsn;
-        int rc = next_block(r->who, cursor, r->may_block, most, &view);
+        int rc = look(r, reach > lsn + most ? reach - lsn : most);
         if (rc < 0 && r->count > 0)
             stay(cursor, lsn);
         if (rc != 1)
             return rc == 2 && r->count == 0 ? 2 : rc < 0 && r->count == 0 ? -1 : 0;
-        uint64_t got = decode_some(cursor, &view, most, r->max_bytes - r->bytes, r->owner, attempt,
-                                   r->records, &r->bytes);
-        hsl_cursor_release(cursor);
+        uint64_t got = decode_some(cursor, &r->view, most, r->max_bytes - r->bytes, r->owner,
+                                   attempt, r->records, &r->bytes);
         if (got == 0 && r->count > 0) {
             stay(cursor, lsn);
             return 0;
@@ -795,8 +806,8 @@ static int read_up_to(struct reading *r, uint64_t max_records, uint64_t end, uin
         if (got == 0) {
             if (PyErr_ExceptionMatches(PyExc_ValueError)) {
                 PyErr_Clear();
-                raise_of(r->who, HSL_MALFORMED, view.header.seq,
-                         view.header.seq + view.header.count);
+                raise_of(r->who, HSL_MALFORMED, r->view.header.seq,
+                         r->view.header.seq + r->view.header.count);
             }
             return -1;
         }
@@ -836,7 +847,16 @@ static PyObject *py_read(PyObject *module, PyObject *const *args, Py_ssize_t nar
     };
     if (!r.records)
         return NULL;
-    return read_result(&r, read_up_to(&r, max_records, end, (uint32_t)attempt));
+    return read_result(&r, read_up_to(&r, max_records, end, 0, (uint32_t)attempt));
+}
+
+/* Where a read of runs[i] and of those that follow it closely ends. */
+static uint64_t reach(const struct hsl_key_run *runs, size_t i, size_t n)
+{
+    uint64_t end = runs[i].first + runs[i].count;
+    while (++i < n && runs[i].first >= end && runs[i].first - end <= CLOSE)
+        end = runs[i].first + runs[i].count;
+    return end;
 }
 
 /* read_runs(cursor, who, runs, max_bytes, owner, may_block): as read, run after run; a list that is
@@ -865,10 +885,12 @@ static PyObject *py_read_runs(PyObject *module, PyObject *const *args, Py_ssize_
     if (!r.records)
         return NULL;
     const struct hsl_key_run *runs = (const struct hsl_key_run *)bytes;
+    size_t n = (size_t)len / sizeof *runs;
     int rc = 1;
-    for (size_t i = 0; i < (size_t)len / sizeof *runs && rc == 1; i++) {
+    for (size_t i = 0; i < n && rc == 1; i++) {
         hsl_cursor_seek(cursor, runs[i].first);
-        rc = read_up_to(&r, runs[i].count, runs[i].first + runs[i].count, runs[i].attempt);
+        rc = read_up_to(&r, runs[i].count, runs[i].first + runs[i].count, reach(runs, i, n),
+                        runs[i].attempt);
     }
     return read_result(&r, rc);
 }

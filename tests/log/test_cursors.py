@@ -3,6 +3,7 @@ blocks that it read before; damage shows wherever it lies."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, get_args
@@ -13,6 +14,7 @@ from hypothesis import given, settings, strategies as st
 import hstreamlite as hs
 from hstreamlite.errors import CorruptionError
 from hstreamlite.log.journal import Cursor
+from hstreamlite.sub.keytab import run_bytes
 from hstreamlite.testing.simenv import SimEnv
 from tests.log.golden.make import ROOT, image_of
 
@@ -36,6 +38,7 @@ steps = st.lists(
     st.one_of(
         st.tuples(st.just("read"), st.integers(1, 400), st.integers(1, 60_000)),
         st.tuples(st.just("batches"), st.integers(1, 4), st.integers(1, 60_000)),
+        st.tuples(st.just("runs"), st.integers(0, 1 << 60), st.integers(1, 60_000)),
         st.tuples(st.just("seek"), st.integers(0, 10_000), st.just(0)),
         st.tuples(st.just("anew"), st.integers(0, 10_000), st.just(0)),
     ),
@@ -77,6 +80,28 @@ def payloads(records: list[Any] | None) -> list[bytes]:
     return [record.payload for record in records]
 
 
+def read_some_runs(cursor: Cursor, expected: list[bytes], seed: int, most: int) -> None:
+    """Read runs near to each other and far apart, upwards and downwards, and twice."""
+    source = random.Random(seed)
+    runs = []
+    for _ in range(source.randint(1, 8)):
+        first = source.randint(1, len(expected))
+        for _ in range(source.randint(1, 4)):
+            size = min(source.randint(1, 20), len(expected) + 1 - first)
+            runs.append((first, size, source.randint(1, 9)))
+            first += size + source.randint(0, 70)
+            if first > len(expected):
+                break
+    wanted = [(lsn, n) for first, size, n in runs for lsn in range(first, first + size)]
+    packed = b"".join(run_bytes(*run) for run in runs)
+    most = source.choice((most, 1 << 30))
+    got = cursor.read_runs(packed, max_bytes=most, owner=None, may_block=True)
+    assert got
+    assert most < 1 << 30 or len(got) == len(wanted)
+    assert [(record.id.lsn, record.attempt) for record in got] == wanted[: len(got)]
+    assert payloads(got) == [expected[lsn - 1] for lsn, _ in wanted[: len(got)]]
+
+
 @given(program=blocks, walk=steps, reopened=st.booleans())
 @settings(max_examples=60)
 def test_any_steps_read_what_was_appended(
@@ -91,6 +116,9 @@ def test_any_steps_read_what_was_appended(
                 continue
             if step == "anew":
                 cursor = new_cursor(store, count % len(expected) + 1)
+                continue
+            if step == "runs":
+                read_some_runs(cursor, expected, count, most)
                 continue
             at = cursor.lsn - 1
             if step == "batches":
