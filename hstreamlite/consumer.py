@@ -26,7 +26,6 @@ from hstreamlite.feed import (
     spans_of,
 )
 from hstreamlite.handling import WIDTH_MAX, Handling, OnError, check_handler
-from hstreamlite.log.journal import Cursor
 from hstreamlite.records import Delivery
 from hstreamlite.sub.effects import Event, Gap
 from hstreamlite.workers import Workers
@@ -48,7 +47,6 @@ class ConsumerBase:
         self.subscription = feed.state.name
         self._feed = feed
         self._journal = feed.journal
-        self._cursors: dict[int, Cursor] = {}
         self._prefetch = prefetch
         self._take = min(prefetch, 8)
         self._closed = False
@@ -67,9 +65,7 @@ class ConsumerBase:
         self._feed.check()
 
     def _fetch(self, max_records: int, *, may_block: bool) -> DeliveryBatch | None:
-        batch = self._feed.fetch(
-            self.name, self._cursors, max_records, self._gate, may_block=may_block
-        )
+        batch = self._feed.fetch(self.name, max_records, self._gate, may_block=may_block)
         if batch:
             batch.consumer = self
         return batch
@@ -95,7 +91,10 @@ class ConsumerBase:
 
     def _ack_items(self, deliveries: object) -> AckResult:
         self._check()
-        result = self._feed.ack_spans(spans_of(deliveries), may_block=self._may_block)
+        if isinstance(deliveries, DeliveryBatch) and deliveries._runs:
+            result = self._feed.ack_batch(deliveries, may_block=self._may_block)
+        else:
+            result = self._feed.ack_spans(spans_of(deliveries), may_block=self._may_block)
         self._feed.note_ack(self.name)
         return result
 

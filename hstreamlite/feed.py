@@ -31,13 +31,14 @@ from hstreamlite.errors import (
 )
 from hstreamlite.handout import Handout, OrderedHandout, SharedHandout
 from hstreamlite.log.catalog import SubscriptionState
-from hstreamlite.log.journal import PROGRESS, Cursor, Op
+from hstreamlite.log.journal import PROGRESS, Op
 from hstreamlite.records import Delivery, RecordId
 from hstreamlite.sentry import Sentry
-from hstreamlite.sub.ackmap import AckFlag
+from hstreamlite.sub.ackmap import AckCounts, AckFlag
 from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.effects import Event, Gap, GroupStats, Lag, Stand
 from hstreamlite.sub.group import Group
+from hstreamlite.sub.keytab import runs_of
 from hstreamlite.sub.limits import Limits
 from hstreamlite.sub.retry import ENDLESS, Backoff, RetryPolicy
 
@@ -52,6 +53,9 @@ PREFIX = struct.Struct("<Q")
 Span = tuple[int, int, int]
 """Shard, first LSN, end LSN."""
 
+Runs = tuple[int, bytes]
+"""Shard, and runs of a key table."""
+
 Deliveries = Delivery | RecordId | Iterable[Delivery | RecordId]
 """What names deliveries: one, its id, several, or what `receive` returned."""
 
@@ -61,11 +65,19 @@ class DeliveryBatch(tuple[Delivery, ...]):  # noqa: SLOT001 - a tuple can have n
 
     In log order per shard, but for what comes again, which comes first.
 
-    A tuple that remembers which ranges it covers, so that acking it whole costs one call.
+    A tuple that remembers which records it covers, so that acking it whole costs one call.
     """
 
-    spans: tuple[Span, ...] = ()
+    _runs: tuple[Runs, ...] = ()
     consumer: Any = None
+
+    @property
+    def spans(self) -> list[Span]:
+        return [
+            (shard, run.first, run.first + run.size)
+            for shard, runs in self._runs
+            for run in runs_of(runs)
+        ]
 
     def __repr__(self) -> str:
         if not self:
@@ -233,7 +245,6 @@ class Feed:
     def fetch(
         self,
         consumer: str,
-        cursors: dict[int, Cursor],
         max_records: int,
         owner: object,
         *,
@@ -245,11 +256,11 @@ class Feed:
         CorruptionError when a record cannot be read: it stays undelivered, and so do later ones.
         """
         gaps_passed = self._gaps_passed
-        parts = self._handout.take(consumer, cursors, max_records, may_block=may_block)
+        parts = self._handout.take(consumer, max_records, may_block=may_block)
         if not parts:
             return None if parts is None else EMPTY
         found: list[Delivery] = []
-        spans: list[Span] = []
+        runs: list[Runs] = []
         blocked = False
         left = list(parts)
         try:
@@ -257,23 +268,23 @@ class Feed:
                 got = None
                 if not blocked:
                     wait = may_block and not found
-                    got = self._handout.read(part, cursors, owner, may_block=wait)
+                    got = self._handout.read(part, owner, may_block=wait)
                 blocked = blocked or got is None
-                deliveries, ranges = self._handout.confirm(part, got or [])
+                deliveries, confirmed = self._handout.confirm(part, got or [])
                 del left[0]
                 found += deliveries
-                spans += ranges
+                runs += confirmed
         except BaseException:
             for part in left:
                 self._handout.confirm(part, [])
             raise
         if not found:
             if self._gaps_passed != gaps_passed:
-                return self.fetch(consumer, cursors, max_records, owner, may_block=may_block)
+                return self.fetch(consumer, max_records, owner, may_block=may_block)
             return None if blocked and not may_block else EMPTY
         self.sentry.moved(self.now())
         batch = DeliveryBatch(found)
-        batch.spans = tuple(spans)
+        batch._runs = tuple(runs)
         return batch
 
     def begin(self, consumer: str) -> int:
@@ -360,15 +371,25 @@ class Feed:
 
     def ack_spans(self, spans: Iterable[Span], *, may_block: bool = True) -> AckResult:
         """Ack ranges, each all or nothing."""
-        new = duplicate = void = flags = 0
         with self.lock:
             self.check()
-            for shard, first, end in spans:
-                counts = self.group.ack_range(shard, first, end)
-                new += counts.new
-                duplicate += counts.duplicate
-                void += counts.void
-                flags |= counts.flags
+            counts = [self.group.ack_range(*span) for span in spans]
+        return self._ack_result(counts, may_block=may_block)
+
+    def ack_batch(self, batch: DeliveryBatch, *, may_block: bool = True) -> AckResult:
+        """Ack all of a batch."""
+        with self.lock:
+            self.check()
+            counts = [self.group.ack_runs(*runs) for runs in batch._runs]
+        return self._ack_result(counts, may_block=may_block)
+
+    def _ack_result(self, counts: list[AckCounts], *, may_block: bool) -> AckResult:
+        new = duplicate = void = flags = 0
+        for part in counts:
+            new += part.new
+            duplicate += part.duplicate
+            void += part.void
+            flags |= part.flags
         if flags & _ATTENTION:
             self.attend(may_block=may_block)
         return AckResult(new, duplicate, void)
@@ -572,8 +593,8 @@ def spans_of(item: object) -> list[Span]:
 
     That is a Delivery, a RecordId, a DeliveryBatch, or an iterable of the first two.
     """
-    if isinstance(item, DeliveryBatch) and item.spans:
-        return list(item.spans)
+    if isinstance(item, DeliveryBatch) and item._runs:
+        return item.spans
     if isinstance(item, Delivery):
         item = item.id
     if isinstance(item, RecordId):

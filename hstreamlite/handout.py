@@ -7,43 +7,60 @@ ahead with a cursor of their own.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from hstreamlite.errors import CorruptionError, RecordTrimmed
 from hstreamlite.sub.effects import Assignment, Parcel
+from hstreamlite.sub.keytab import run_bytes, runs_of
 
 if TYPE_CHECKING:
-    from hstreamlite.feed import Feed, Span
-    from hstreamlite.log.journal import Cursor
+    from hstreamlite.feed import Feed, Runs
+    from hstreamlite.log.journal import Cursor, Journal
     from hstreamlite.records import Delivery
 
 Part = TypeVar("Part", Assignment, Parcel)
 _READ_BYTES = 8 << 20
+_IDLE_CURSORS = 4
 
 
 class Handout(Protocol, Generic[Part]):
     """One way of handing out: reserve, read, and confirm or give back."""
 
-    def take(
-        self, consumer: str, cursors: dict[int, Cursor], max_records: int, *, may_block: bool
-    ) -> tuple[Part, ...] | None:
+    def take(self, consumer: str, max_records: int, *, may_block: bool) -> tuple[Part, ...] | None:
         """Reserve records; None where that would have to wait for the disk."""
 
-    def read(
-        self, part: Part, cursors: dict[int, Cursor], owner: object, *, may_block: bool
-    ) -> list[Delivery] | None:
+    def read(self, part: Part, owner: object, *, may_block: bool) -> list[Delivery] | None:
         """Return the first records of a part, or all; None where that would have to wait."""
 
-    def confirm(self, part: Part, got: list[Delivery]) -> tuple[list[Delivery], list[Span]]:
+    def confirm(self, part: Part, got: list[Delivery]) -> tuple[list[Delivery], list[Runs]]:
         """Return what of the records that were read may be handed out; the rest goes back."""
 
 
-def _cursor(feed: Feed, cursors: dict[int, Cursor], key: int, shard: int, lsn: int) -> Cursor:
-    cursor = cursors.get(key)
-    if cursor is None:
-        cursor = cursors[key] = feed.journal.cursor(shard, lsn)
-    cursor.seek(lsn)
-    return cursor
+class CursorPool:
+    """Cursors of shards, for whoever reads next: of those at hand, the one used last.
+
+    What consumers share they read one after another, mostly from the block that the one before
+    them read from. Thread-safe.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._idle: dict[int, list[Cursor]] = {}
+
+    @contextmanager
+    def lend(self, shard: int, lsn: int) -> Iterator[Cursor]:
+        """Lend a cursor to one thread; the next one gets it with what it holds in memory."""
+        idle = self._idle.setdefault(shard, [])
+        try:
+            cursor = idle.pop()
+            cursor.seek(lsn)
+        except IndexError:
+            cursor = self._journal.cursor(shard, lsn)
+        yield cursor
+        if len(idle) < _IDLE_CURSORS:
+            idle.append(cursor)
 
 
 class SharedHandout:
@@ -51,41 +68,41 @@ class SharedHandout:
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
+        self._cursors = CursorPool(feed.journal)
 
     def take(
-        self, consumer: str, cursors: dict[int, Cursor], max_records: int, *, may_block: bool
+        self, consumer: str, max_records: int, *, may_block: bool
     ) -> tuple[Assignment, ...] | None:
-        del cursors, may_block
+        del may_block
         feed = self._feed
         with feed.lock:
             return feed.group.fetch(consumer, max_records, feed.begin(consumer), queue=True)
 
-    def read(
-        self, part: Assignment, cursors: dict[int, Cursor], owner: object, *, may_block: bool
-    ) -> list[Delivery] | None:
+    def read(self, part: Assignment, owner: object, *, may_block: bool) -> list[Delivery] | None:
         shard, first, end, attempt, _ = part
-        cursor = _cursor(self._feed, cursors, shard, shard, first)
-        try:
-            return cursor.read(
-                end - first,
-                end=end,
-                max_bytes=_READ_BYTES,
-                owner=owner,
-                attempt=attempt,
-                may_block=may_block,
-            )
-        except RecordTrimmed:
-            self._feed.pass_gap(shard, cursor.gap()[1])
-            return []
+        with self._cursors.lend(shard, first) as cursor:
+            try:
+                return cursor.read(
+                    end - first,
+                    end=end,
+                    max_bytes=_READ_BYTES,
+                    owner=owner,
+                    attempt=attempt,
+                    may_block=may_block,
+                )
+            except RecordTrimmed:
+                self._feed.pass_gap(shard, cursor.gap()[1])
+                return []
 
-    def confirm(self, part: Assignment, got: list[Delivery]) -> tuple[list[Delivery], list[Span]]:
+    def confirm(self, part: Assignment, got: list[Delivery]) -> tuple[list[Delivery], list[Runs]]:
         end = part.first_lsn + len(got)
         with self._feed.lock:
             run = self._feed.group.confirm(part.lease, end, self._feed.now())
         if run is None:
             return [], []
         first, end = run
-        return got[first - part.first_lsn : end - part.first_lsn], [(part.shard_id, first, end)]
+        runs = run_bytes(first, end - first, part.attempt)
+        return got[first - part.first_lsn : end - part.first_lsn], [(part.shard_id, runs)]
 
 
 class OrderedHandout:
@@ -93,9 +110,11 @@ class OrderedHandout:
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
+        self._cursors = CursorPool(feed.journal)
+        self._ahead = CursorPool(feed.journal)
 
     def take(
-        self, consumer: str, cursors: dict[int, Cursor], max_records: int, *, may_block: bool
+        self, consumer: str, max_records: int, *, may_block: bool
     ) -> tuple[Parcel, ...] | None:
         feed = self._feed
         while True:
@@ -105,7 +124,7 @@ class OrderedHandout:
             failure: CorruptionError | None = None
             told: bool | None = False
             try:
-                told = self._describe(wanted, cursors, may_block=may_block)
+                told = self._describe(wanted, may_block=may_block)
             except CorruptionError as error:
                 failure = error  # what lies before it is handed out first
             with feed.lock:
@@ -121,20 +140,18 @@ class OrderedHandout:
             if not told:
                 return ()
 
-    def _describe(
-        self, wanted: list[tuple[int, int, int]], cursors: dict[int, Cursor], *, may_block: bool
-    ) -> bool | None:
+    def _describe(self, wanted: list[tuple[int, int, int]], *, may_block: bool) -> bool | None:
         """Tell the group keys; False if there are none, None if that would have to wait."""
         feed = self._feed
         told = False
         for shard, first, count in wanted:
-            cursor = _cursor(feed, cursors, ~shard, shard, first)
-            try:
-                hashes = cursor.key_hashes(count, end=first + count, may_block=may_block)
-            except RecordTrimmed:
-                feed.pass_gap(shard, cursor.gap()[1])
-                told = True
-                continue
+            with self._ahead.lend(shard, first) as cursor:
+                try:
+                    hashes = cursor.key_hashes(count, end=first + count, may_block=may_block)
+                except RecordTrimmed:
+                    feed.pass_gap(shard, cursor.gap()[1])
+                    told = True
+                    continue
             if hashes is None:
                 return told or None
             with feed.lock:
@@ -142,23 +159,20 @@ class OrderedHandout:
             told = told or bool(hashes)
         return told
 
-    def read(
-        self, part: Parcel, cursors: dict[int, Cursor], owner: object, *, may_block: bool
-    ) -> list[Delivery] | None:
-        cursor = _cursor(self._feed, cursors, part.shard_id, part.shard_id, 1)
-        try:
-            return cursor.read_runs(
-                part.runs, max_bytes=_READ_BYTES, owner=owner, may_block=may_block
-            )
-        except RecordTrimmed:
-            self._feed.pass_gap(part.shard_id, cursor.gap()[1])
-            return []
+    def read(self, part: Parcel, owner: object, *, may_block: bool) -> list[Delivery] | None:
+        with self._cursors.lend(part.shard_id, 1) as cursor:
+            try:
+                return cursor.read_runs(
+                    part.runs, max_bytes=_READ_BYTES, owner=owner, may_block=may_block
+                )
+            except RecordTrimmed:
+                self._feed.pass_gap(part.shard_id, cursor.gap()[1])
+                return []
 
-    def confirm(self, part: Parcel, got: list[Delivery]) -> tuple[list[Delivery], list[Span]]:
+    def confirm(self, part: Parcel, got: list[Delivery]) -> tuple[list[Delivery], list[Runs]]:
         with self._feed.lock:
-            runs = self._feed.group.confirm_parcel(part.lease, len(got), self._feed.now())
-        spans = [(part.shard_id, run.first, run.first + run.size) for run in runs]
-        if sum(run.size for run in runs) == len(got):
-            return got, spans
-        kept = {lsn for _, first, end in spans for lsn in range(first, end)}
-        return [delivery for delivery in got if delivery.id.lsn in kept], spans
+            count, runs = self._feed.group.confirm_parcel(part.lease, len(got), self._feed.now())
+        if count < len(got):
+            kept = {lsn for r in runs_of(runs) for lsn in range(r.first, r.first + r.size)}
+            got = [delivery for delivery in got if delivery.id.lsn in kept]
+        return got, [(part.shard_id, runs)] if runs else []

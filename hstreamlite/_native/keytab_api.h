@@ -23,6 +23,10 @@ struct hsl_key_run {
     uint32_t attempt;
 };
 
+/* Sorts runs by attempt and place, joins those that meet, and cuts off what lies below low; returns
+ * how many are left. */
+size_t hsl_key_runs_merge(struct hsl_key_run *runs, size_t n, uint64_t low);
+
 /* A record that came back, and how often it did by itself so far. */
 struct hsl_key_head {
     uint64_t lsn;

@@ -150,6 +150,35 @@ static PyObject *py_ack_many(PyObject *self, PyObject *const *args, Py_ssize_t n
     return rc < 0 ? NULL : counts_result(&counts);
 }
 
+/* ack_runs(map, runs of a key table) -> counts; UNKNOWN, and nothing done, if any is unknown */
+static PyObject *py_ack_runs(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ackmap *m;
+    struct hsl_ack_counts total = {0}, part;
+    char *bytes;
+    Py_ssize_t len;
+    if (!hsl_py_takes("ackmap_ack_runs", n, 2) || !(m = map_arg(args[0])) ||
+        PyBytes_AsStringAndSize(args[1], &bytes, &len) < 0)
+        return NULL;
+    const struct hsl_key_run *runs = (const struct hsl_key_run *)bytes;
+    size_t count = (size_t)len / sizeof *runs;
+    for (size_t i = 0; i < count; i++) {
+        if (!hsl_ackmap_known(m, runs[i].first) ||
+            !hsl_ackmap_known(m, runs[i].first + runs[i].count - 1)) {
+            total.flags = HSL_ACK_UNKNOWN;
+            return counts_result(&total);
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        hsl_ackmap_ack_range(m, runs[i].first, runs[i].first + runs[i].count, &part);
+        total.fresh += part.fresh;
+        total.duplicate += part.duplicate;
+        total.voided += part.voided;
+        total.flags |= part.flags;
+    }
+    return counts_result(&total);
+}
+
 static PyObject *py_state(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct hsl_ackmap *m;
@@ -320,6 +349,7 @@ static PyMethodDef methods[] = {
     FAST("ackmap_ack", py_ack),
     FAST("ackmap_ack_range", py_ack_range),
     FAST("ackmap_ack_many", py_ack_many),
+    FAST("ackmap_ack_runs", py_ack_runs),
     FAST("ackmap_state", py_state),
     FAST("ackmap_reset", py_reset),
     FAST("ackmap_advance", py_advance),

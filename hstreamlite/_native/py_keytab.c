@@ -6,6 +6,7 @@
 #include "hsl_py.h"
 
 #include <errno.h>
+#include <string.h>
 
 #define RUNS_AT_ONCE 4096
 
@@ -34,12 +35,19 @@ static uint64_t records_of(const char *runs, Py_ssize_t len)
     return records;
 }
 
+/* (records, those that are a first attempt, runs) */
 static PyObject *runs_result(struct hsl_key_run *out, int64_t n)
 {
+    uint64_t records = 0, first = 0;
+    for (int64_t i = 0; i < n; i++) {
+        records += out[i].count;
+        first += out[i].attempt == 1 ? out[i].count : 0;
+    }
     Py_ssize_t size = (Py_ssize_t)n * (Py_ssize_t)sizeof *out;
-    PyObject *bytes = n < 0 ? failure(n) : PyBytes_FromStringAndSize((const char *)out, size);
+    PyObject *result = n < 0 ? failure(n)
+                             : Py_BuildValue("(KKy#)", (ull)records, (ull)first, (char *)out, size);
     PyMem_Free(out);
-    return bytes;
+    return result;
 }
 
 static PyObject *heads_result(struct hsl_key_head *out, int64_t n, uint64_t count)
@@ -55,7 +63,7 @@ static PyObject *heads_result(struct hsl_key_head *out, int64_t n, uint64_t coun
     return list ? Py_BuildValue("(KN)", (ull)count, list) : NULL;
 }
 
-/* take(table, consumer, parcel, max, fresh, end) -> runs */
+/* take(table, consumer, parcel, max, fresh, end) -> (records, first attempts, runs) */
 static PyObject *py_take(PyObject *self, PyObject *args)
 {
     ull address, max, fresh, end;
@@ -71,7 +79,7 @@ static PyObject *py_take(PyObject *self, PyObject *args)
     return runs_result(out, hsl_keytab_take(t, consumer, parcel, max, fresh, end, out));
 }
 
-/* confirm(table, parcel, runs, count) -> runs that are out */
+/* confirm(table, parcel, runs, count) -> the same, of what is out */
 static PyObject *py_confirm(PyObject *self, PyObject *args)
 {
     ull address, count;
@@ -166,7 +174,16 @@ static PyObject *py_restore(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* attempts(table, first) -> runs */
+static int append_run(PyObject *list, const struct hsl_key_run *run)
+{
+    PyObject *item = Py_BuildValue("(KKI)", (ull)run->first, (ull)(run->first + run->count),
+                                   run->attempt);
+    int rc = item ? PyList_Append(list, item) : -1;
+    Py_XDECREF(item);
+    return rc;
+}
+
+/* attempts(table, first) -> [(first, end, attempt), ...] */
 static PyObject *py_attempts(PyObject *self, PyObject *args)
 {
     ull address, first;
@@ -180,11 +197,8 @@ static PyObject *py_attempts(PyObject *self, PyObject *args)
     while (list && n == RUNS_AT_ONCE) {
         n = hsl_keytab_attempts(t, &lsn, out, RUNS_AT_ONCE);
         for (size_t i = 0; list && i < n; i++) {
-            PyObject *run = Py_BuildValue("(KKI)", (ull)out[i].first,
-                                          (ull)(out[i].first + out[i].count), out[i].attempt);
-            if (!run || PyList_Append(list, run) < 0)
+            if (append_run(list, &out[i]) < 0)
                 Py_CLEAR(list);
-            Py_XDECREF(run);
         }
     }
     PyMem_Free(out);
@@ -258,7 +272,30 @@ static PyObject *py_open(PyObject *self, PyObject *args)
         hsl_keytab_open(t, parcel, in, (size_t)len / sizeof *in));
 }
 
+/* merge(runs, low) -> [(first, end, attempt), ...] */
+static PyObject *py_merge(PyObject *self, PyObject *args)
+{
+    ull low;
+    const char *runs;
+    Py_ssize_t len;
+    if (!PyArg_ParseTuple(args, "y#K:key_runs_merge", &runs, &len, &low))
+        return NULL;
+    struct hsl_key_run *own = PyMem_Malloc((size_t)len + 1);
+    PyObject *list = own ? PyList_New(0) : PyErr_NoMemory();
+    if (list) {
+        memcpy(own, runs, (size_t)len);
+        size_t n = hsl_key_runs_merge(own, (size_t)len / sizeof *own, low);
+        for (size_t i = 0; list && i < n; i++) {
+            if (append_run(list, &own[i]) < 0)
+                Py_CLEAR(list);
+        }
+    }
+    PyMem_Free(own);
+    return list;
+}
+
 static PyMethodDef methods[] = {
+    {"key_runs_merge", py_merge, METH_VARARGS, NULL},
     {"keytab_take", py_take, METH_VARARGS, NULL},
     {"keytab_confirm", py_confirm, METH_VARARGS, NULL},
     {"keytab_take_back", py_take_back, METH_VARARGS, NULL},

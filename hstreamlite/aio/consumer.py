@@ -91,8 +91,7 @@ class Consumer(ConsumerBase):
     ) -> DeliveryBatch | None:
         """Fetch what has to be read from a file; deliveries that nobody takes go back.
 
-        The thread goes on when the caller is cancelled, and it has the cursors: the next call waits
-        for it.
+        The thread goes on when the caller is cancelled, and the next call waits for it.
         """
         fetching = self._fetching = asyncio.ensure_future(
             in_thread(fetch, max_records, may_block=True)

@@ -22,6 +22,7 @@ _NO_LIMIT = 1 << 62
 _ack: Callable[[int, int], int] = fast.ackmap_ack
 _ack_range: Callable[[int, int, int], tuple[int, int, int, int]] = fast.ackmap_ack_range
 _ack_many: Callable[[int, Iterable[int]], tuple[int, int, int, int]] = fast.ackmap_ack_many
+_ack_runs: Callable[[int, bytes], tuple[int, int, int, int]] = fast.ackmap_ack_runs
 _state: Callable[[int], tuple[int, int, int, int, int, int]] = fast.ackmap_state
 _runs: Callable[[int, int, int, int, int], list[Run]] = fast.ackmap_runs
 _drain: Callable[[int], list[Run]] = fast.ackmap_drain
@@ -108,6 +109,10 @@ class AckMap:
     def ack_range(self, first: int, end: int) -> AckCounts:
         """Ack ``[first, end)``, or nothing if any of it is unknown."""
         return AckCounts._make(_ack_range(self.address, first, end))
+
+    def ack_runs(self, runs: bytes) -> AckCounts:
+        """Ack the runs of a key table, or nothing if any record is unknown."""
+        return AckCounts._make(_ack_runs(self.address, runs))
 
     def ack_many(self, lsns: Iterable[int]) -> AckCounts:
         """Ack each of ``lsns``, or nothing if any is unknown."""

@@ -126,8 +126,14 @@ def _entry(
 ) -> bytes:
     low = shard.low
     numbers = array("I", [lsn - low for run in runs for lsn in run])
-    for first, end, count in attempts:
-        numbers.extend((first - low, end - low, min(count, _COUNT_MAX)))
+    numbers += array(
+        "I",
+        [
+            number
+            for first, end, count in attempts
+            for number in (first - low, end - low, min(_COUNT_MAX, count))
+        ],
+    )
     if sys.byteorder == "big":  # not reached: no such machine runs the tests
         numbers.byteswap()
     head = _ENTRY.pack(

@@ -26,6 +26,7 @@ an ack of a record that it delivered again counts, whichever delivery it answers
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from operator import add
 from typing import Final, TypeVar
 
 from hstreamlite.errors import ConsumerClosed, ConsumerExists, UnknownRecord
@@ -45,7 +46,7 @@ from hstreamlite.sub.effects import (
     Stand,
 )
 from hstreamlite.sub.events import EventLog
-from hstreamlite.sub.keytab import KeyRun
+from hstreamlite.sub.keytab import runs_of
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits, check_range
 from hstreamlite.sub.modes import DISPATCHERS
 from hstreamlite.sub.ordered import OrderedDispatcher
@@ -318,9 +319,9 @@ class Group:
         assert isinstance(self._dispatch, SharedDispatcher)
         return self._dispatch.confirm(lease, end, now)
 
-    def confirm_parcel(self, lease: int, count: int, now: int) -> tuple[KeyRun, ...]:
-        """Say that the first ``count`` records of a parcel are handed out; return those that may
-        be, as `confirm` does."""
+    def confirm_parcel(self, lease: int, count: int, now: int) -> tuple[int, bytes]:
+        """Say that the first ``count`` records of a parcel are handed out; return how many may be,
+        and their runs, as `confirm` does."""
         assert isinstance(self._dispatch, OrderedDispatcher)
         return self._dispatch.confirm_parcel(lease, count, now)
 
@@ -355,6 +356,19 @@ class Group:
         if counts.flags & _UNKNOWN:
             raise UnknownRecord(self.name, _run_name(shard, first, end))
         return counts
+
+    def ack_runs(self, shard: int, runs: bytes) -> AckCounts:
+        """Ack the runs of a parcel, each as `ack_range` does."""
+        window = self._window_of(shard, 0)
+        counts = window.acks.ack_runs(runs)
+        if not counts.flags & _UNKNOWN:
+            return counts
+        total = AckCounts(0, 0, 0, 0)
+        for run in runs_of(runs):
+            part = self.ack_range(shard, run.first, run.first + run.size)
+            new, duplicate, void = map(add, total[:3], part[:3])
+            total = AckCounts(new, duplicate, void, total.flags | part.flags)
+        return total
 
     def ack_many(self, shard: int, lsns: Iterable[int]) -> AckCounts:
         """Ack each of ``lsns``; UnknownRecord, and nothing done, if any was never delivered."""

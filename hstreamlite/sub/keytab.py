@@ -12,6 +12,9 @@ from hstreamlite.sub.ackmap import AckMap
 
 _RUN = struct.Struct("<QII")
 
+Taken = tuple[int, int, bytes]
+"""How many records, how many of them for the first time, and their runs."""
+
 
 class KeyRun(NamedTuple):
     """Records ``[first, first + size)``, delivered as this attempt."""
@@ -41,8 +44,20 @@ class KeyState(NamedTuple):
     bytes: int
 
 
+run_bytes = _RUN.pack
+"""Return one run as bytes: first LSN, records, attempt."""
+
+
 def runs_of(runs: bytes) -> list[KeyRun]:
     return [KeyRun(*run) for run in _RUN.iter_unpack(runs)]
+
+
+def merged(runs: bytes, low: int) -> list[tuple[int, int, int]]:
+    """Return runs as (first, end, attempt), joined where they meet, without what is below low.
+
+    In the order of attempts: of a record that is in several, the last is the latest.
+    """
+    return fast.key_runs_merge(runs, low)
 
 
 class KeyTable:
@@ -77,12 +92,12 @@ class KeyTable:
         """Append hashes of keys, a u64 for each record; ValueError unless first is `described`."""
         fast.keytab_describe(self._address, first, hashes)
 
-    def take(self, consumer: int, parcel: int, most: int, fresh: int, end: int) -> bytes:
+    def take(self, consumer: int, parcel: int, most: int, fresh: int, end: int) -> Taken:
         """Reserve records for a consumer, as a parcel; of those never sent at most ``fresh``."""
         return fast.keytab_take(self._address, consumer, parcel, most, fresh, end)
 
-    def confirm(self, parcel: int, runs: bytes, count: int) -> bytes:
-        """Have the first ``count`` records of a parcel handed out; return the runs that are."""
+    def confirm(self, parcel: int, runs: bytes, count: int) -> Taken:
+        """Have the first ``count`` records of a parcel handed out; return those that are."""
         return fast.keytab_confirm(self._address, parcel, runs, count)
 
     def take_back(self, parcel: int, runs: bytes) -> tuple[int, list[KeyHead]]:

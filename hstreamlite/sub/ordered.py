@@ -23,7 +23,7 @@ from sortedcontainers import SortedList
 from hstreamlite.sub.ackmap import Run
 from hstreamlite.sub.checkpoint import AttemptRun, KeptShard
 from hstreamlite.sub.effects import Doomed, Parcel
-from hstreamlite.sub.keytab import KeyHead, KeyRun, KeyTable, runs_of
+from hstreamlite.sub.keytab import KeyHead, KeyTable, merged, runs_of
 from hstreamlite.sub.leases import Fate
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits
 from hstreamlite.sub.retry import ENDLESS, Cause, fate_of
@@ -72,7 +72,7 @@ class OrderedDispatcher:
         self._delayed: dict[tuple[int, int], int] = {}
         self._doomed: dict[tuple[int, int], tuple[int, str]] = {}
         self.dooms = 0
-        self._handed: dict[int, list[AttemptRun]] = {}
+        self._handed: dict[int, list[bytes]] = {}
 
     # Shards
 
@@ -239,7 +239,9 @@ class OrderedDispatcher:
             self._turns.rotate(-1)
             end = self._end(self._windows[shard])
             try:
-                runs = self._tables[shard].take(number, self._free_number(), left, room, end)
+                records, first, runs = self._tables[shard].take(
+                    number, self._free_number(), left, room, end
+                )
             except MemoryError:
                 if not parcels:
                     raise
@@ -247,10 +249,8 @@ class OrderedDispatcher:
             if not runs:
                 continue
             lease = self._lease(shard, consumer, runs)
-            taken = runs_of(runs)
-            records = sum(run.size for run in taken)
             left -= records
-            room -= sum(run.size for run in taken if run.attempt == 1)
+            room -= first
             parcels.append(Parcel(shard, runs, records, lease.lease))
         return tuple(parcels)
 
@@ -303,23 +303,22 @@ class OrderedDispatcher:
 
     # What becomes of deliveries
 
-    def confirm_parcel(self, lease_id: int, count: int, now: int) -> tuple[KeyRun, ...]:
+    def confirm_parcel(self, lease_id: int, count: int, now: int) -> tuple[int, bytes]:
         """Start the deadline of a parcel's first ``count`` records; give back the rest."""
         lease = self._leases.get(lease_id)
         if lease is None or lease.due_ns is not None:
-            return ()
-        runs = self._tables[lease.shard].confirm(lease.number, lease.runs, count)
+            return 0, b""
+        records, _, runs = self._tables[lease.shard].confirm(lease.number, lease.runs, count)
         if not runs:
             self._drop(lease)
-            return ()
+            return 0, b""
         lease.runs = runs
         lease.due_ns = now + self._limits.ack_timeout_ns
         self._deadlines.add((lease.due_ns, lease.lease))
-        confirmed = tuple(runs_of(runs))
-        self._handed[lease.shard] += [(r.first, r.first + r.size, r.attempt) for r in confirmed]
+        self._handed[lease.shard].append(runs)
         self._changed.add(lease.shard)
         self._sweep()
-        return confirmed
+        return records, runs
 
     def _sweep(self) -> None:
         """Let go of some leases without anything unacked, so that not all wait for their end."""
@@ -490,7 +489,7 @@ class OrderedDispatcher:
         low = window.low
         if full:
             return self._tables[window.shard].attempts(low), True
-        return [(max(first, low), end, count) for first, end, count in handed if end > low], False
+        return merged(b"".join(handed), low), False
 
     # Looking
 

@@ -5,7 +5,9 @@ marked saved first, then drained, then read. What falls in between is stored too
 it is never taken for stored without being so.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping
+from operator import itemgetter
 
 from hstreamlite.sub.ackmap import Run
 from hstreamlite.sub.checkpoint import ShardProgress, encode
@@ -114,8 +116,16 @@ class Recorder:
             origin=state.origin,
             low=state.low,
             next=state.next,
-            acked=[(max(a, state.low), b) for a, b in acked if b > state.low],
+            acked=_above(state.low, acked),
             attempts=attempts,
             forget_attempts=forget,
             listed=self._dispatch.listed,
         )
+
+
+def _above(low: int, runs: list[Run]) -> list[Run]:
+    """Return what of ascending runs lies at ``low`` or above."""
+    above = runs[bisect_right(runs, low, key=itemgetter(1)) :]
+    if above and above[0][0] < low:
+        above[0] = low, above[0][1]
+    return above

@@ -445,8 +445,8 @@ BUGS = {
     ),
     "forget which records of a key were handed out": Bug(
         "sub/ordered.py",
-        "        self._handed[lease.shard] += [",
-        "        _ = [",
+        "        self._handed[lease.shard].append(runs)",
+        "",
         "tests/conformance/test_ordered.py",
         "survive_reopening",
     ),

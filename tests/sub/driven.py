@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.group import Group
+from hstreamlite.sub.keytab import runs_of
 from hstreamlite.sub.limits import Limits
 
 MODES = ("ordered", "shared")
@@ -44,8 +45,9 @@ class Driven:
             return taken
         self.describe(most)
         for parcel in group.fetch_parcels(consumer, most, now, queue=queue):
-            runs = group.confirm_parcel(parcel.lease, parcel.records, now)
-            taken += [(parcel.shard_id, r.first, r.first + r.size, r.attempt) for r in runs]
+            _, runs = group.confirm_parcel(parcel.lease, parcel.records, now)
+            shard = parcel.shard_id
+            taken += [(shard, r.first, r.first + r.size, r.attempt) for r in runs_of(runs)]
         return taken
 
     def restart(self, progress: Progress) -> None:

@@ -90,7 +90,7 @@ def test_what_was_only_reserved_for_it_counts_as_never_delivered(mode: str) -> N
     else:
         (parcel,) = it.group.fetch_parcels("far", 6, 0)
         it.group.tick(LEASE)
-        assert it.group.confirm_parcel(parcel.lease, 6, LEASE) == ()
+        assert it.group.confirm_parcel(parcel.lease, 6, LEASE) == (0, b"")
     assert it.take("near", 6, LEASE) == [(1, 1, 7, 1)]
 
 
