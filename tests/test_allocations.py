@@ -193,3 +193,22 @@ def test_each_allocation_may_fail_once(part: int) -> None:
         nth += step
     print(f"every {step}th of {nth} allocations failed once: {dict(outcomes)}")
     assert nth > LEAST_FAILURES
+
+
+def test_an_idle_mark_for_which_memory_lacks_is_left_out() -> None:
+    outcomes: Counter[str] = Counter()
+    for count in range(1, 20):  # until there is a store whose memory for frames is used up
+        w = Witness(SimEnv(seed=7), small_config(), Model())
+        assert w.create("a") == "ok"
+        for number in range(count):
+            assert w.append("a", [(None, b"%d;" % number * 900)]) == "ok"
+        lib.hsl_alloc_fail_at(1)
+        assert w.pass_time(5.0) == "ok"
+        reached = lib.hsl_alloc_count() > 0
+        lib.hsl_alloc_fail_at(0)
+        outcomes["left out" if reached else "written"] += 1
+        assert w.append("a", [(None, b"after")]) == "ok"
+        w.restart("power")
+        w.check()
+        w.store.close()
+    assert outcomes["left out"] > 0 < outcomes["written"], outcomes

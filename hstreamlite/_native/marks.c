@@ -65,7 +65,7 @@ static void keep(struct hsl_log *log, struct hsl_marks *added)
         added->used = ++log->marks_clock;
         *place = added;
     } else {
-        free(added);
+        free(added); /* not reached: memory lacked for the sets twice in a row */
     }
     pthread_mutex_unlock(&log->marks_mu);
 }

@@ -3,13 +3,14 @@ blocks that it read before; damage shows wherever it lies."""
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 import hstreamlite as hs
 from hstreamlite.errors import CorruptionError
@@ -147,7 +148,16 @@ def bytes_read(store: hs.Store) -> int:
     return store.stats().log["bytes_read"]
 
 
+def pages_of(first: int, records: list[bytes]) -> int:
+    """So many pages may be read for records of one block; if it were more than half, all of it."""
+    start = first // 300 * 300
+    whole = sum(len(record) + 12 for record in EXPECTED[start : start + 300]) // 4096 + 2
+    some = sum(len(record) + 12 for record in records) // 4096 + 4
+    return some if 2 * some <= whole - 2 else whole
+
+
 @given(first=st.integers(0, 599), count=st.integers(1, 300))
+@example(first=158, count=99)
 @settings(max_examples=40)
 def test_a_block_that_was_sought_is_read_in_part(first: int, count: int) -> None:
     with stored(LARGE, reopened=True) as (_, store):
@@ -156,8 +166,8 @@ def test_a_block_that_was_sought_is_read_in_part(first: int, count: int) -> None
         before = bytes_read(store)
         cursor = new_cursor(store, first + 1)
         assert payloads(cursor.read(count)) == expected
-        if count < 100 and first // 300 == (first + count - 1) // 300:
-            assert bytes_read(store) - before <= (sum(map(len, expected)) // 4096 + 4) * 4096
+        if first // 300 == (first + count - 1) // 300:
+            assert bytes_read(store) - before <= 4096 * pages_of(first, expected)
         assert payloads(cursor.read(1000, end=601)) == EXPECTED[first + count :]
 
 
@@ -233,3 +243,38 @@ def test_a_file_that_ends_within_a_block_is_damage_with_ids() -> None:
         with pytest.raises(hs.CorruptionError) as caught:
             next(reader)
         assert caught.value.lost == ("shard 1 2-2",)
+
+
+def test_a_large_block_that_is_no_batch_is_damage_wherever_it_is_sought() -> None:
+    """What is remembered of a block that was sought has the places of its records."""
+    with stored([(3, 10, "none")], reopened=False) as (env, store):
+        engine = store._engine
+        (shard,) = engine.stream("s").shard_ids
+        body = b"\xff" * 20_000
+        engine.journal.wait(engine.journal.stage([(shard, 0, body, 2, len(body))], 2)[0])
+    with hs.open(ROOT, config=CONFIG, env=env) as store:
+        for _ in range(2):
+            with pytest.raises(CorruptionError, match="batch"):
+                new_cursor(store, 5).read(1)
+
+
+def test_of_many_blocks_that_were_sought_the_newest_are_read_in_part() -> None:
+    """As many as there is memory for; the one that was not used for longest gives way."""
+    config = dataclasses.replace(CONFIG, index_cache_bytes=256 << 10)
+    blocks = 400
+    env = SimEnv(seed=1)
+    with hs.open(ROOT, config=config, env=env) as store:
+        stream = store.create_stream("s")
+        for _ in range(blocks):
+            stream.append_many([bytes(200)] * 100, durability="memory")
+    with hs.open(ROOT, config=config, env=env) as store:
+
+        def cost(block: int) -> int:
+            before = bytes_read(store)
+            assert payloads(new_cursor(store, 100 * block + 50).read(1)) == [bytes(200)]
+            return bytes_read(store) - before
+
+        for block in range(blocks):
+            assert cost(block) > 20_000
+        assert cost(0) > 20_000
+        assert cost(blocks - 1) <= 8192

@@ -11,6 +11,7 @@ import pytest
 import hstreamlite as hs
 from hstreamlite.env import OpenFlag
 from hstreamlite.housekeeping import Housekeeping
+from hstreamlite.log.swap import segment_facts
 from hstreamlite.testing.crash import Recording
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.simfs import Fail, Op
@@ -304,3 +305,16 @@ def test_a_directory_that_another_process_just_made_is_taken(
     monkeypatch.setattr(env.files, "mkdir", make_before)
     hs.open("/db", env=env).close()
     hs.open("/db", env=env, create=False).close()
+
+
+def test_a_segment_that_holds_records_is_not_dropped_whoever_asks() -> None:
+    env = SimEnv(seed=1)
+    with open_store(env) as store:
+        stream = store.create_stream("a")
+        for number in range(60):
+            stream.append(b"%d;" % number * 700)
+        journal = store._engine.journal
+        journal.drop_segments([fact.number for fact in segment_facts(journal)] + [999])
+        assert [r.payload for r in stream.read()] == [b"%d;" % n * 700 for n in range(60)]
+    with open_store(env) as store:
+        assert len(list(store.stream("a").read())) == 60

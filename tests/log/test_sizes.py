@@ -102,6 +102,8 @@ def test_a_call_larger_than_the_mapped_stage_takes_is_durable_when_it_returns(co
         batch_bytes_max=64 << 10,
         transaction_bytes_max=128 << 10,
         frame_bytes=256 << 10,
+        chunk_bytes=256 << 10,
+        stage_bytes=1 << 20,
         eager_bytes=128 << 10,
     )
     stream = hs.open("/db", config=config, env=env).create_stream("a")
@@ -232,3 +234,38 @@ def test_a_reserve_that_cannot_be_taken_on_a_full_disk_is_asked_for_again() -> N
     assert sorted(names) == sorted(["a", "after", *(f"s{number}" for number in range(made))])
     with hs.open("/db", config=small_config(), env=env.power_cut(profile="drop")) as store:
         assert [info.name for info in store.streams()] == names
+
+
+def test_a_store_of_many_segments_keeps_few_files_open() -> None:
+    """What is read again is opened again; a file that somebody reads stays open."""
+    env = SimEnv(seed=1)
+    config = small_config(segment_bytes_max=64 << 10)
+    with hs.open("/db", config=config, env=env) as store:
+        stream = store.create_stream("a")
+        for number in range(1300):
+            stream.append(b"%d;" % number * 700, durability="memory")
+    with hs.open("/db", config=config, env=env) as store:
+        before = env.disk.counts().handles
+        segments = len(segment_facts(store._engine.journal))
+        for _ in range(2):
+            assert [r.payload for r in store.stream("a").read()] == [
+                b"%d;" % number * 700 for number in range(1300)
+            ]
+            assert env.disk.counts().handles - before <= 64 < segments
+
+
+def test_claims_of_a_large_call_fit_the_segment_that_is_made_for_it() -> None:
+    """Beside its checkpoints, which are many where they are close to each other."""
+    config = small_config(
+        batch_bytes_max=1 << 20,
+        transaction_bytes_max=8 << 20,
+        frame_bytes=16 << 20,
+        chunk_bytes=16 << 20,
+        stage_bytes=64 << 20,
+    )
+    env = SimEnv(seed=1)
+    large = [bytes([number]) * 900_000 for number in range(8)]
+    with hs.open("/db", config=config, env=env) as store:
+        store.create_stream("a").append_many(large)
+    with hs.open("/db", config=config, env=env.process_crash()) as store:
+        assert [record.payload for record in store.stream("a").read()] == large

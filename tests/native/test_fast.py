@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import gzip
+import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from hstreamlite._native import fast
 from hstreamlite.errors import CorruptionError, StoreFailed, StreamNotFound
 from hstreamlite.log.journal import END, NotReady, compress
 from hstreamlite.sub.ackmap import AckFlag, AckMap
+from hstreamlite.sub.keytab import KeyRun, KeyTable, runs_of
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.simfs import Fail, Op
 from hstreamlite.testing.witness import small_config
@@ -163,6 +165,67 @@ def test_a_number_that_no_map_of_acks_takes_changes_nothing(name: str, args: Any
     with pytest.raises(ValueError, match="no address"):
         getattr(fast, name)(0, *args)
     assert fast.ackmap_state(address) == before
+
+
+KEYS = KeyTable(ACKS)
+RUN = struct.pack("<QII", 1, 9, 1)
+OF_KEYS: dict[str, Args] = {
+    "attempts": [1],
+    "check": [],
+    "confirm": [1, RUN, 9],
+    "delay": [1],
+    "describe": [1, bytes(8)],
+    "holds": [1, 1, 9],
+    "leave": [1],
+    "move": [1, 2, 1, 9],
+    "open": [1, RUN],
+    "ready": [1, 9, 9],
+    "release": [1, 1, 9],
+    "reset": [],
+    "restore": [bytes(160), 0],
+    "state": [],
+    "take": [1, 1, 9, 9, 41],
+    "take_back": [1, RUN],
+    "wake": [1],
+}
+
+
+@pytest.mark.parametrize("name", OF_KEYS)
+def test_a_table_of_keys_refuses_wrong_arguments_and_goes_on(name: str) -> None:
+    """With none of them, one too many, each of another type, and no table."""
+    call, good = getattr(fast, f"keytab_{name}"), [KEYS._address, *OF_KEYS[name]]
+    wrong: list[Args] = [[], [*good, 1]]
+    wrong += [[*good[:at], object(), *good[at + 1 :]] for at in range(len(good))]
+    acks()
+    KEYS.reset()
+    before = KEYS.state
+    for args in wrong:
+        with pytest.raises(TypeError):
+            call(*args)
+    with pytest.raises(ValueError, match="no address"):
+        call(0, *good[1:])
+    assert KEYS.state == before
+    call(*good)
+    KEYS.check_invariants()
+
+
+def test_a_table_of_keys_without_memory_for_an_answer_changes_nothing() -> None:
+    acks()
+    KEYS.reset()
+    KEYS.describe(1, bytes(8 * 39))
+    before = KEYS.state
+    endless = struct.pack("<QII", 1, 2**32 - 1, 1) * 40_000
+    with pytest.raises(MemoryError):
+        KEYS.take(1, 1, 1 << 58, 1 << 58, 40)
+    with pytest.raises(MemoryError):
+        KEYS.confirm(1, endless, 9)
+    with pytest.raises(MemoryError):
+        KEYS.take_back(1, endless)
+    with pytest.raises(ValueError, match="in order"):
+        KEYS.describe(1, bytes(8))
+    assert KEYS.state == before
+    sent, fresh, runs = KEYS.take(1, 1, 9, 9, 40)
+    assert (sent, fresh, runs_of(runs)) == (9, 9, [KeyRun(1, 9, 1)])
 
 
 def test_a_long_list_with_a_number_that_was_never_given_acks_nothing() -> None:

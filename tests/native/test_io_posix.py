@@ -1,6 +1,7 @@
 """The table over system calls, against a real file system."""
 
 import errno
+import fcntl
 import mmap
 import os
 import shutil
@@ -386,3 +387,27 @@ def test_calls_on_what_is_no_handle_say_so(files: Files, tmp_path: Path) -> None
     assert io.close(io.ctx, fd) == -errno.EBADF
     assert io.size(io.ctx, fd) == -errno.EBADF
     assert io.allocate(io.ctx, fd, 0, 4096) == -errno.EBADF
+
+
+LESSEE = """
+import fcntl, os, signal, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGIO})
+fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("leased", flush=True)
+signal.sigwait({signal.SIGIO})
+fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+"""
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_SETLEASE"), reason="leases are of Linux")
+def test_whoever_has_a_lease_on_a_file_is_waited_for(files: Files, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"leased")
+    with subprocess.Popen([sys.executable, "-c", LESSEE, path], stdout=subprocess.PIPE) as lessee:
+        assert lessee.stdout is not None
+        assert lessee.stdout.readline() == b"leased\n"
+        fd = files.open(str(path), READ)
+        assert lessee.wait() == 0
+    assert files.pread(fd, 6, 0) == b"leased"
+    files.close(fd)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
+from typing import Any
 
 import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from hstreamlite._native import lib
 from hstreamlite.sub.ackmap import AckFlag, AckMap
 from hstreamlite.sub.keytab import KeyTable, runs_of
 from tests import effort
@@ -371,3 +376,55 @@ TestKeyTable = KeyTableMachine.TestCase
 TestKeyTable.settings = settings(
     max_examples=effort.of(300, brief=60), stateful_step_count=50, deadline=None
 )
+
+
+def hand_out(insist: Callable[[Callable[[], Any]], Any]) -> list[int]:
+    """Grow maps and tables beyond what they begin with; return what is handed out at first."""
+    acks = insist(lambda: AckMap(1, 1 << 30))
+    table = insist(lambda: KeyTable(acks))
+    got: list[int] = []
+    for end, consumer in ((101, 1), (301, 90), (3001, 90)):
+        low = table.state.described
+        insist(lambda end=end: acks.advance(end, hold=False))
+        hashes = array("Q", range(low, end)).tobytes()
+        insist(lambda low=low, hashes=hashes: table.describe(low, hashes))
+        while table.state.scan < end:
+            sent, _, runs = insist(lambda c=consumer, e=end: table.take(c, 3 * c, 5000, 5000, e))
+            insist(lambda c=consumer, r=runs, s=sent: table.confirm(3 * c, r, s))
+            got += [n for run in runs_of(runs) for n in range(run.first, run.first + run.size)]
+            table.check_invariants()
+            acks.check_invariants()
+    copy, old = insist(lambda: AckMap(1, 1 << 30)), array("I", [1] * 300)
+    insist(lambda: copy.advance(301, hold=False))
+    restored = insist(lambda: KeyTable(copy))
+    insist(lambda: restored.restore(old.tobytes(), 0))
+    assert insist(lambda: restored.attempts(1)) == [(1, 301, 1)]
+    return got
+
+
+def test_each_allocation_may_fail_once() -> None:
+    """Nothing is half done then: the same call succeeds, and nobody gets anything twice."""
+    outcomes: list[int] = []
+    gc.collect()
+    gc.freeze()
+    before = lib.hsl_alloc_live()
+
+    def insist(call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except MemoryError:
+            outcomes.append(nth)
+            return call()
+
+    try:
+        for nth in count(1):
+            lib.hsl_alloc_fail_at(nth)
+            assert hand_out(insist) == list(range(1, 3001))
+            gc.collect()
+            assert lib.hsl_alloc_live() == before
+            if lib.hsl_alloc_count() < nth:
+                break
+    finally:
+        lib.hsl_alloc_fail_at(0)
+        gc.unfreeze()
+    assert len(outcomes) > 15

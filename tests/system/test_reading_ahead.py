@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import hstreamlite as hs
+from hstreamlite.config import LEVELS
 from tests.system.machine import need
 from tests.system.test_portable import PORTABLE
 from tests.system.workers import PACKAGE
@@ -94,6 +95,27 @@ def test_of_a_large_segment_no_more_is_asked_for_than_is_read_soon(tmp_path: Pat
     announced = {(name, page) for call, name, of in calls if call == "fadvise64" for page in of}
     last = max(name for name, _page in announced)
     assert 0 < sum(name == last for name, _page in announced) <= (6 << 20) // PAGE
+
+
+def test_of_very_many_rows_of_one_log_the_first_are_asked_for(tmp_path: Path) -> None:
+    """Whoever reads on asks for the others."""
+    path, body = tmp_path / "store", b"x" * 100
+    for size in (512 << 10, 64 << 20):
+        config = hs.StoreConfig(segment_bytes_min=size, segment_bytes_max=size, regroup=False)
+        with hs.open(path, durability="memory", config=config) as store:
+            stream = store.create_stream("stream-1", exists_ok=True)
+            for _ in range(ROUNDS):
+                stream.append(b"x" * 3000)
+            if size > 1 << 20:
+                (shard,) = store._engine.stream("stream-1").shard_ids
+                for _ in range(140):
+                    blocks = [(shard, 0, body, 1 << 28, len(body))] * 1000
+                    store._engine.journal.stage(blocks, LEVELS["memory"])
+    calls = asked(path, ROUNDS)
+    announced = {(name, page) for call, name, of in calls if call == "fadvise64" for page in of}
+    last = max(name for name, _page in announced)
+    rows = sum(name == last for name, _page in announced)
+    assert 256 <= rows < 300  # a MiB, and perhaps the first of its blocks
 
 
 def test_a_file_that_is_gone_when_it_is_asked_for_is_told_when_it_is_read(tmp_path: Path) -> None:

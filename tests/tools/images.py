@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 from hypothesis import strategies as st
 
+from hstreamlite.log.regroup import LEVEL_1
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.witness import Witness
 from tests.log import format_reader
@@ -60,6 +61,34 @@ def regrouped_store() -> Witness:
     must(w.append("a", batch("newest", 2, 500)))
     w.restart("close", reopen=False)
     return w
+
+
+def segments(env: SimEnv) -> list[str]:
+    return [path for path in env.disk.walk("/db") if path.endswith(".seg")]
+
+
+def replaced() -> SimEnv:
+    """What a segment of level 1 stands for was not unlinked before the power went."""
+    w = fresh()
+    for name in "abcd":
+        must(w.create(name))
+    for number in range(12):
+        for name in "abcd":
+            must(w.append(name, batch(f"{name}{number}", 4, 1500)))
+    w.restart("close")
+    disk, before = w.env.disk, segments(w.env)
+    for number, path in enumerate(before):
+        disk.copy_raw(path, f"/aside{number}")
+    w.store.compact()
+    w.restart("close", reopen=False)
+    gone = set(before) - set(segments(w.env))
+    for number, path in enumerate(before):
+        if path in gone:
+            disk.copy_raw(f"/aside{number}", path)
+    env = w.env
+    numbers = [int(path[-20:-4], 16) for path in segments(env)]
+    assert min(numbers) < LEVEL_1 <= max(numbers)
+    return env
 
 
 @functools.cache

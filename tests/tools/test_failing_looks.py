@@ -19,7 +19,6 @@ import pytest
 import hstreamlite as hs
 from hstreamlite._native import lib
 from hstreamlite.errors import HStreamError
-from hstreamlite.log.regroup import LEVEL_1
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.simfs import Fail, Op
 from hstreamlite.testing.witness import small_config
@@ -27,7 +26,7 @@ from hstreamlite.tools.check import check
 from hstreamlite.tools.salvage import salvage
 from tests.log.scripted import batch, fresh, must
 from tests.log.test_recovery_states import closed_store, crashed_store
-from tests.tools.images import regrouped_store
+from tests.tools.images import regrouped_store, replaced, segments
 from tests.tools.test_forged import log_of_a_block
 
 pytestmark = pytest.mark.usefixtures("frozen_heap")
@@ -43,10 +42,6 @@ def _allocations_succeed_afterwards() -> Iterator[None]:
     yield
     gc.unfreeze()
     lib.hsl_alloc_fail_at(0)
-
-
-def segments(env: SimEnv) -> list[str]:
-    return [path for path in env.disk.walk("/db") if path.endswith(".seg")]
 
 
 def footer_of(env: SimEnv, path: str) -> int:
@@ -119,30 +114,6 @@ def hurt_newest() -> SimEnv:
     """A frame of the newest segment is damaged, with others behind it."""
     env = crashed_store().env
     env.disk.flip(segments(env)[-1], (4096 + 30) * 8)
-    return env
-
-
-def replaced() -> SimEnv:
-    """What a segment of level 1 stands for was not unlinked before the power went."""
-    w = fresh()
-    for name in "abcd":
-        must(w.create(name))
-    for number in range(12):
-        for name in "abcd":
-            must(w.append(name, batch(f"{name}{number}", 4, 1500)))
-    w.restart("close")
-    disk, before = w.env.disk, segments(w.env)
-    for number, path in enumerate(before):
-        disk.copy_raw(path, f"/aside{number}")
-    w.store.compact()
-    w.restart("close", reopen=False)
-    gone = set(before) - set(segments(w.env))
-    for number, path in enumerate(before):
-        if path in gone:
-            disk.copy_raw(f"/aside{number}", path)
-    env = w.env
-    numbers = [int(path[-20:-4], 16) for path in segments(env)]
-    assert min(numbers) < LEVEL_1 <= max(numbers)
     return env
 
 

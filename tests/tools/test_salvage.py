@@ -7,20 +7,35 @@ leaves half of one. Method: images damaged anywhere; what is hit is told by comp
 from __future__ import annotations
 
 import errno
+from functools import partial
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
 import hstreamlite as hs
+from hstreamlite._native import ffi, lib
 from hstreamlite.errors import CorruptionError, HStreamError, RecordTrimmed, StorageFull
+from hstreamlite.log.regroup import LEVEL_1
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.simfs import Fail, Op
 from hstreamlite.testing.witness import small_config
 from hstreamlite.tools.check import check
 from hstreamlite.tools.salvage import salvage
+from hstreamlite.tools.segments import inspecting
 from tests.log import format_reader
 from tests.log.scripted import batch, fresh, must
-from tests.tools.images import KINDS, Injury, Kind, damaged, discard, image, injuries, touched
+from tests.tools.images import (
+    KINDS,
+    Injury,
+    Kind,
+    damaged,
+    discard,
+    image,
+    injuries,
+    replaced,
+    segments,
+    touched,
+)
 
 Records = dict[tuple[int, int], tuple[str, object]]
 
@@ -155,3 +170,32 @@ def test_shards_without_a_name_get_one() -> None:
     assert "salvaged-1" in report.invented
     with opened(w.env, "/new") as store:
         assert read(store)[0].items() >= of.records.items()
+
+
+def test_records_in_a_file_and_in_those_it_replaced_are_saved_once() -> None:
+    """The file has no header, and one of the others is gone: all that are there are read."""
+    env = replaced()
+    with opened(env.clone(), "/db") as store:
+        expected, _ = read(store)
+    regrouped = [path for path in segments(env) if int(path[-20:-4], 16) >= LEVEL_1]
+    env.disk.flip(regrouped[0], 30 * 8)
+    env.disk.unlink_raw(segments(env)[1])
+    salvage(env, "/db", "/new")
+    assert check(env, "/new").sound
+    with opened(env, "/new") as store:
+        assert read(store) == (expected, 0)
+
+
+def test_a_block_that_is_rejected_twice_is_one_damage() -> None:
+    of = image("closed")
+    block = of.blocks[0]
+    with inspecting(of.origin.env, block.path) as inspection:
+        lib.hsl_inspect_expect(inspection.native, ffi.new("struct hsl_inspect_want *"))
+        step = partial(lib.hsl_inspect_step, inspection.native, 1 << 20, ffi.new("int32_t *"))
+        while step() == lib.HSL_AGAIN:
+            pass
+        before = lib.hsl_inspect_ranges(inspection.native, ffi.NULL, 0)
+        for _ in range(2):
+            lib.hsl_inspect_reject(inspection.native, block.start)
+        assert lib.hsl_inspect_finish(inspection.native) == lib.HSL_OK
+        assert lib.hsl_inspect_ranges(inspection.native, ffi.NULL, 0) == before + 1
