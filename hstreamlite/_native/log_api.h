@@ -96,6 +96,7 @@ struct hsl_segment_report {
     uint64_t scanned;           /* offset the frame walk started from; 0 = footer was trusted */
     uint64_t durable_claim;     /* highest durable-up-to that any valid frame of this uid states */
     uint64_t next_valid;        /* offset of the first valid frame behind end; 0 = none */
+    uint64_t bad_checkpoints;   /* walked over: they do not verify, and no record is lost by that */
     int32_t sealed;             /* a valid footer was found */
     int32_t damage;             /* enum hsl_damage */
     uint8_t uuid[16];

@@ -106,6 +106,7 @@ struct insert {
     struct hsl_log *log;
     struct hsl_segment *segment;
     struct hsl_segment_report *report;
+    uint64_t durable; /* up to this offset everything was, as is known from elsewhere */
     bool hole; /* some segment before this one is gone: a shard may continue higher */
     bool seal;  /* runs take the place of entries that the segment has */
     bool adopt; /* runs take the place of those of other segments */
@@ -294,6 +295,31 @@ static int insert_checkpoint(struct insert *in, const uint8_t *body, size_t len)
     return rc;
 }
 
+/* Was the frame at `off`, `len` long, durable? As is known, or as one of those behind it states.
+ * What was not may be half of a write. */
+static bool was_durable(struct reader *r, const struct insert *in, uint64_t off, size_t len,
+                        struct hsl_frame_header h)
+{
+    const struct hsl_segment *s = in->segment;
+    uint64_t place = s->number << 32 | off;
+    bool stated = in->durable > off;
+    while (!stated) {
+        struct hsl_frame_header before = h;
+        int err;
+        off += len;
+        const uint8_t *at = view(r, off, HSL_PAGE, &err);
+        if (!at)
+            return false;
+        memcpy(&h, at, sizeof h);
+        if (!header_valid(&h, s->uid, off) || h.epoch != s->epoch || h.body_len > FRAME_MAX ||
+            h.number != before.number + 1 || h.chain != before.crc)
+            return false;
+        len = hsl_align_page(sizeof h + h.body_len);
+        stated = h.durable > place;
+    }
+    return true;
+}
+
 /* One frame at `off`; *len is its padded length when accepted. */
 static int accept_frame(struct reader *r, struct insert *in, uint64_t off, bool from_checkpoint,
                         size_t *len)
@@ -316,8 +342,11 @@ static int accept_frame(struct reader *r, struct insert *in, uint64_t off, bool 
     const uint8_t *body = at + sizeof h;
     int rc = HSL_OK;
     if (h.flags & HSL_FRAME_CHECKPOINT) {
-        if (h.body_crc != hsl_crc32c(0, body, h.body_len))
-            return HSL_DAMAGE_BLOCK;
+        if (h.body_crc != hsl_crc32c(0, body, h.body_len)) {
+            if (!was_durable(r, in, off, *len, h))
+                return HSL_DAMAGE_BLOCK;
+            in->report->bad_checkpoints++; /* its rows were found in the frames before it */
+        }
         s->checkpoint = off;
         s->rows_checkpointed = s->rows_len;
         s->checkpoint_end = off + *len;
@@ -668,6 +697,15 @@ void hsl_scan_keep(struct hsl_log *log, int fd)
     log->loaded_fd = fd;
 }
 
+/* Up to which offset the superblock states that a segment was durable. */
+static uint64_t stated_durable(const struct hsl_log *log, uint64_t number)
+{
+    uint64_t place = log->super.durable;
+    if (place >> 32 == number)
+        return (uint32_t)place;
+    return place >> 32 > number ? UINT64_MAX : 0;
+}
+
 /* With a limit the segment is one that is being written elsewhere: it is walked so far and no
  * further, and whatever lies behind means nothing. */
 static int load_segment(struct hsl_log *log, uint64_t number, uint64_t checkpoint, uint64_t limit,
@@ -687,6 +725,7 @@ static int load_segment(struct hsl_log *log, uint64_t number, uint64_t checkpoin
     if (rc != HSL_OK)
         goto fail;
     struct insert in = {.log = log, .segment = s, .report = report};
+    in.durable = limit != 0 ? limit : stated_durable(log, number);
     in.hole = expect(log, s);
     bool loaded = false;
     if (limit == 0)
@@ -811,7 +850,8 @@ int hsl_scan_on(struct hsl_log *log, struct hsl_segment *s, int fd, uint64_t upt
                 struct hsl_segment_report *report)
 {
     struct reader r = {.log = log, .fd = fd};
-    struct insert in = {.log = log, .segment = s, .report = report, .hole = log->scan_hole};
+    struct insert in = {.log = log, .segment = s, .report = report, .durable = upto};
+    in.hole = log->scan_hole;
     int rc = HSL_OK;
     for (size_t need = HSL_PAGE; rc == HSL_OK && s->end < upto;) {
         rc = scan_window(&r, &in, upto, true, &need);

@@ -306,6 +306,12 @@ def _load_segments(
         if not found.sealed:
             report.frames_scanned += found.frames
             report.bytes_scanned += found.end - found.scanned
+        if found.bad_checkpoints:
+            _log.warning(
+                "%s: %d index checkpoints do not verify; no record is lost by that",
+                segment_path(journal.path, number),
+                found.bad_checkpoints,
+            )
         if number >= LEVEL_1:
             check_regrouped(journal, segment)
             if not found.sealed:
