@@ -152,18 +152,21 @@ static int check_loaded(struct hsl_log *log, uint64_t number, uint64_t upto)
     return refuse(log, number);
 }
 
-/* NOT_FOUND: there is no such file. */
-static int load_next(struct hsl_log *log, uint64_t number, uint64_t upto)
+/* Takes in a sealed segment, or the header of the active one, whose frames are walked then.
+ * NOT_FOUND: there is no such file. */
+static int load_next(struct hsl_log *log, uint64_t number, bool active)
 {
     struct hsl_follow *f = log->follow;
-    int rc = upto == 0 ? hsl_log_load_segment(log, number, 0, &f->damage)
-                       : hsl_log_load_active(log, number, 0, upto, &f->damage);
+    uint64_t upto = active ? HSL_PAGE : 0;
+    int rc = active ? hsl_log_load_active(log, number, 0, upto, &f->damage)
+                    : hsl_log_load_segment(log, number, 0, &f->damage);
     if (rc == HSL_OK)
         rc = check_loaded(log, number, upto);
+    bool partly = f->damage.scanned != 0; /* its footer does not verify: its frames were walked */
     if (rc == HSL_OK)
         take_loaded(log);
-    else if (rc != HSL_NOT_FOUND)
-        f->broken = rc; /* a part of it may be in the index */
+    else if (rc != HSL_NOT_FOUND && (rc != HSL_IO || partly))
+        f->broken = rc;
     return rc;
 }
 
@@ -175,7 +178,7 @@ static int advance(struct hsl_log *log, uint64_t durable)
         int rc = f->active ? finish_active(log) : HSL_OK;
         uint64_t next = f->number + 1;
         if (rc == HSL_OK)
-            rc = load_next(log, next, next == number ? upto : 0);
+            rc = load_next(log, next, next == number);
         if (rc == HSL_NOT_FOUND) {
             f->gone = next;
             return HSL_AGAIN;

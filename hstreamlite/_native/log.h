@@ -375,7 +375,9 @@ int hsl_segment_footer(struct hsl_segment *segment, const struct hsl_trailer *tr
 void hsl_segment_free(struct hsl_log *log, struct hsl_segment *segment);
 void hsl_segments_release(struct hsl_log *log);
 struct hsl_segment *hsl_segment_new(uint64_t number);
-int hsl_segments_add(struct hsl_log *log, struct hsl_segment *segment); /* index_mu held */
+/* Both with index_mu held. */
+int hsl_segments_add(struct hsl_log *log, struct hsl_segment *segment);
+void hsl_segments_remove(struct hsl_log *log, const struct hsl_segment *segment);
 struct hsl_segment *hsl_segment_find(struct hsl_log *log, uint64_t number);
 int hsl_segment_reader(struct hsl_log *log, uint64_t number, struct hsl_segment **out, int *fd);
 /* Of a segment that was just sealed: what reads it now need not be aligned. index_mu held. */

@@ -697,6 +697,13 @@ void hsl_scan_keep(struct hsl_log *log, int fd)
     log->loaded_fd = fd;
 }
 
+static void take_out(struct hsl_log *log, const struct hsl_segment *s)
+{
+    lock_index(log);
+    hsl_segments_remove(log, s);
+    unlock_index(log);
+}
+
 /* Up to which offset the superblock states that a segment was durable. */
 static uint64_t stated_durable(const struct hsl_log *log, uint64_t number)
 {
@@ -726,10 +733,17 @@ static int load_segment(struct hsl_log *log, uint64_t number, uint64_t checkpoin
         goto fail;
     struct insert in = {.log = log, .segment = s, .report = report};
     in.durable = limit != 0 ? limit : stated_durable(log, number);
+    uint64_t before = log->scan_number;
+    bool hole = log->scan_hole, loaded = false;
     in.hole = expect(log, s);
-    bool loaded = false;
     if (limit == 0)
         rc = load_footer(&r, &in, &loaded);
+    if (rc == HSL_IO) { /* nothing of it is in the index: whoever tries again begins anew */
+        take_out(log, s);
+        log->scan_number = before;
+        log->scan_hole = hole;
+        goto fail;
+    }
     if (rc == HSL_OK && !loaded) {
         bool torn_footer = report->damage == HSL_DAMAGE_FOOTER;
         uint64_t from = HSL_PAGE;
@@ -918,6 +932,11 @@ int hsl_scan_adopt(struct hsl_log *log, uint64_t number, uint64_t after, uint64_
     log->scan_hole = true;
     rc = load_footer(&r, &in, &loaded);
     close_segment(&r);
+    if (rc == HSL_IO) { /* before any of its runs */
+        take_out(log, s);
+        free(s);
+        return rc;
+    }
     lock_index(log);
     s->live--;
     unlock_index(log);

@@ -497,6 +497,16 @@ int hsl_segments_add(struct hsl_log *log, struct hsl_segment *segment)
     return HSL_OK;
 }
 
+void hsl_segments_remove(struct hsl_log *log, const struct hsl_segment *segment)
+{
+    size_t at = 0;
+    while (log->segments[at] != segment)
+        at++;
+    memmove(&log->segments[at], &log->segments[at + 1],
+            (log->segments_len - at - 1) * sizeof *log->segments);
+    log->segments_len--;
+}
+
 struct hsl_segment *hsl_segment_find(struct hsl_log *log, uint64_t number)
 {
     size_t lo = 0, hi = log->segments_len;
@@ -698,12 +708,7 @@ static bool detach(struct hsl_log *log, uint64_t number)
     struct hsl_segment *s = hsl_segment_find(log, number);
     bool dead = s && s->sealed && s->live == 0;
     if (dead) {
-        size_t at = 0;
-        while (log->segments[at] != s)
-            at++;
-        memmove(&log->segments[at], &log->segments[at + 1],
-                (log->segments_len - at - 1) * sizeof *log->segments);
-        log->segments_len--;
+        hsl_segments_remove(log, s);
         s->dropped = true;
         if (s->readers == 0 && s->fd_read >= 0)
             log->open_files--;
