@@ -335,6 +335,34 @@ static PyObject *py_drain(PyObject *self, PyObject *const *args, Py_ssize_t n)
     return list;
 }
 
+/* pack_below(low, [tuple of ints, ...], how many of each are LSNs) -> u32 of each, LSNs less low */
+static PyObject *py_pack(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    uint64_t low, lsns;
+    if (!hsl_py_takes("pack_below", n, 3) || lsn_arg(args[0], &low) < 0 ||
+        lsn_arg(args[2], &lsns) < 0)
+        return NULL;
+    Py_ssize_t items = PyList_Size(args[1]), width = 0;
+    PyObject *first = items > 0 ? PyList_GetItem(args[1], 0) : NULL;
+    if (items < 0 || (first && (width = PyTuple_Size(first)) < 0))
+        return NULL;
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, items * width * 4);
+    uint8_t *out = bytes ? (uint8_t *)PyBytes_AsString(bytes) : NULL;
+    for (Py_ssize_t i = 0; bytes && i < items * width; i++) {
+        PyObject *number = PyTuple_GetItem(PyList_GetItem(args[1], i / width), i % width);
+        uint64_t value;
+        if (!number || lsn_arg(number, &value) < 0) {
+            Py_CLEAR(bytes);
+            break;
+        }
+        value -= (uint64_t)(i % width) < lsns ? low : 0;
+        value = value < UINT32_MAX ? value : UINT32_MAX;
+        for (int at = 0; at < 4; at++)
+            *out++ = (uint8_t)(value >> 8 * at);
+    }
+    return bytes;
+}
+
 static PyObject *py_check(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct hsl_ackmap *m;
@@ -362,6 +390,7 @@ static PyMethodDef methods[] = {
     FAST("ackmap_runs", py_runs),
     FAST("ackmap_drain", py_drain),
     FAST("ackmap_check", py_check),
+    FAST("pack_below", py_pack),
     {NULL, NULL, 0, NULL},
 };
 

@@ -36,6 +36,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from hstreamlite._native import fast
 from hstreamlite.sub.ackmap import LSN_MAX, AckMap, Run
 from hstreamlite.sub.window import SPAN_LIMIT
 
@@ -48,7 +49,6 @@ _HEAD = struct.Struct("<BBII")
 _ENTRY = struct.Struct("<QIIQQQII")
 _RUN, _ATTEMPT = 8, 12
 _LIST_BYTES_MAX = 128 << 10
-_COUNT_MAX = (1 << 32) - 1
 
 AttemptRun = tuple[int, int, int]
 
@@ -121,21 +121,8 @@ def _entries(shard: ShardProgress, list_bytes: int) -> Iterable[bytes]:
             return
 
 
-def _entry(
-    shard: ShardProgress, flags: int, runs: Sequence[Run], attempts: Sequence[AttemptRun]
-) -> bytes:
+def _entry(shard: ShardProgress, flags: int, runs: list[Run], attempts: list[AttemptRun]) -> bytes:
     low = shard.low
-    numbers = array("I", [lsn - low for run in runs for lsn in run])
-    numbers += array(
-        "I",
-        [
-            number
-            for first, end, count in attempts
-            for number in (first - low, end - low, min(_COUNT_MAX, count))
-        ],
-    )
-    if sys.byteorder == "big":  # not reached: no such machine runs the tests
-        numbers.byteswap()
     head = _ENTRY.pack(
         shard.shard,
         flags,
@@ -146,7 +133,7 @@ def _entry(
         len(runs),
         len(attempts),
     )
-    return head + numbers.tobytes()
+    return head + fast.pack_below(low, runs, 2) + fast.pack_below(low, attempts, 2)
 
 
 @dataclass(slots=True)
