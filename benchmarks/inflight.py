@@ -33,6 +33,7 @@ _SIZE = 100
 _TOGETHER = 100
 _LIST_RECORDS = 1000
 _RECORDS = 1_000_000
+_ALL_IN_ORDER = "in order, as many in flight"
 _IN_ORDER = "in order, 100 in flight"
 _CALLS = 200_000
 _BATCH_BYTES = 64
@@ -56,14 +57,15 @@ def _random_acks(plan: Plan) -> Group:
     title = f"{records:,} in flight, acked singly in random order"
     runs = {
         NAME: partial(_scattered, records=records, seed=plan.seed),
+        _ALL_IN_ORDER: partial(_scattered, records=records, seed=None),
         _IN_ORDER: partial(_ordered, records=records),
     }
-    goal = Goal("7", title, Sense.RATE, 0.7, (_IN_ORDER,))
-    return Group(Case("in flight", (Line(title, ()),), runs), (goal,))
+    goals = tuple(Goal("7", title, Sense.RATE, 0.7, (other,)) for other in list(runs)[1:])
+    return Group(Case("in flight", (Line(title, ()),), runs), goals)
 
 
-def _scattered(path: Path, *, records: int, seed: int) -> Sequence[Sample]:
-    """Receive all, then ack all; the shuffling between is not timed."""
+def _scattered(path: Path, *, records: int, seed: int | None) -> Sequence[Sample]:
+    """Receive all, then ack all; the shuffling between, without a seed none, is not timed."""
     with _filled(path, records) as store:
         subscription = _subscribed(store)
         with subscription.consumer("consumer") as consumer:
@@ -72,7 +74,8 @@ def _scattered(path: Path, *, records: int, seed: int) -> Sequence[Sample]:
             while len(held) < records:
                 held += consumer.receive(_TOGETHER)
             seconds = perf_counter() - begin
-            random.Random(seed).shuffle(held)
+            if seed is not None:
+                random.Random(seed).shuffle(held)
             begin = perf_counter()
             for delivery in held:
                 delivery.ack()
@@ -111,8 +114,9 @@ def _acks(path: Path, *, calls: int) -> Sequence[Sample]:
     with _filled(path, calls) as store:
         subscription = _subscribed(store)
         with subscription.consumer("consumer") as consumer:
-            held = consumer.receive(calls)
-            expect("records", len(held), calls)
+            held: list[hs.Delivery] = []
+            while len(held) < calls:
+                held += consumer.receive(calls)
             begin = perf_counter()
             for delivery in held:
                 delivery.ack()

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from hstreamlite._native import fast
+from hstreamlite.ahead import Ahead
 from hstreamlite.config import (
     ACK_TIMEOUT_SECONDS_MAX,
     check_duration,
@@ -54,6 +55,7 @@ class ConsumerBase:
         self._handling: Handling | None = None
         self._gate = fast.AckGate(feed.gate, self, feed.addresses, self._ack_answer)
         feed.attach(name, self._gate, lease_ns)
+        self._ahead = Ahead(feed, name, self._gate)
 
     @property
     def closed(self) -> bool:
@@ -65,7 +67,11 @@ class ConsumerBase:
         self._feed.check()
 
     def _fetch(self, max_records: int, *, may_block: bool) -> DeliveryBatch | None:
-        batch = self._feed.fetch(self.name, max_records, self._gate, may_block=may_block)
+        batch = self._ahead.take(max_records)
+        if batch is None:
+            batch = self._feed.fetch(self.name, max_records, self._gate, may_block=may_block)
+            if batch:
+                self._ahead.read(max_records, batch)
         if batch:
             batch.consumer = self
         return batch
@@ -133,6 +139,7 @@ class ConsumerBase:
         if not self._closed:
             self._closed = True
             self._gate.close()
+            self._ahead.clear()
             self._feed.detach(self.name, self._gate)
 
     def gaps(self) -> tuple[Gap, ...]:
@@ -169,6 +176,10 @@ class Consumer(ConsumerBase):
         deleted, CorruptionError when the next record cannot be read.
         """
         check_receive(max_records)
+        batch = self._ahead.take(max_records)
+        if batch is not None:
+            batch.consumer = self
+            return batch
         end = None
         if timeout is not None:
             seconds = check_seconds("timeout", timeout, 0, _TIMEOUT_MAX)

@@ -287,6 +287,13 @@ class Feed:
         batch._runs = tuple(runs)
         return batch
 
+    def read_on(
+        self, shard: int, lsn: int, max_records: int, max_bytes: int, owner: object
+    ) -> list[Delivery]:
+        """Return what comes next in the log and is at hand, for whoever takes it at the hatch."""
+        assert isinstance(self._handout, SharedHandout)
+        return self._handout.read_on(shard, lsn, max_records, max_bytes, owner)
+
     def begin(self, consumer: str) -> int:
         """Prepare the group for a fetch, and return the time. Lock held."""
         self.check()
@@ -294,6 +301,8 @@ class Feed:
         now = self.now()
         self._mind_gone(now)
         self.sentry.asked(consumer, now)
+        if taken := self.sentry.taken(consumer):
+            self.group.took(consumer, taken)
         self._mind_doomed()
         return now
 
@@ -337,6 +346,7 @@ class Feed:
             self._tell_gap(self.group.pass_edge(shard, first))
             if self.group.position(shard)[0] >= first:
                 del self._edges[shard]
+        self.group.shut(shut=bool(self._edges))
 
     def leave_line(self, consumer: str) -> None:
         with self.lock:

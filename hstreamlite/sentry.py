@@ -46,8 +46,15 @@ class Sentry:
         """Tell whether the attached consumer of this name is the one with the gate."""
         return self._gates.get(consumer) is gate
 
+    def taken(self, consumer: str) -> int:
+        """Return how many records a consumer took at the hatch since the last call."""
+        gate = self._gates.get(consumer)
+        return 0 if gate is None else gate.taken()
+
     def detach(self, consumer: str) -> None:
-        self._gates.pop(consumer, None)
+        gate = self._gates.pop(consumer, None)
+        if gate is not None:
+            gate.leave()
         self._watch.detach(consumer)
 
     def tick(self, now: int) -> None:

@@ -7,7 +7,7 @@ GIL. Reads and writes may be short, as the system calls are; ``read_all`` and ``
 import errno
 import os
 
-from hstreamlite._native import ffi, lib
+from hstreamlite._native import fast, ffi, lib
 from hstreamlite.env import Env, LockHeld, NativeIo, OpenFlag, system_env
 
 __all__ = ["Files", "posix_files", "real_env"]
@@ -28,6 +28,7 @@ class Files:
 
     def __init__(self, io: NativeIo) -> None:
         self.io: NativeIo = io
+        self._address = int(ffi.cast("uintptr_t", io))
         self._paths: dict[int, str] = {}
 
     def _fail(self, code: int, path: str | None, other: str | None = None) -> OSError:
@@ -172,7 +173,7 @@ class Files:
 
     def mono_ns(self) -> int:
         """Return nanoseconds of a clock that never goes back while the machine is up."""
-        return int(self.io.mono_ns(self.io.ctx))
+        return fast.mono_ns(self._address)
 
     def read_all(self, path: str) -> bytes:
         """Return the whole content of a file."""

@@ -41,6 +41,14 @@ PyObject *hsl_py_gate_consumer(PyObject *owner);
 /* Acks a record through the owner of its delivery: flags of hsl_ackmap_ack, and in *answer,
  * borrowed, what to return. -1 where there is no way through, and nothing was done. */
 int hsl_py_gate_ack(PyObject *owner, uint64_t shard, uint64_t lsn, PyObject **answer);
+/* May the consumer of a gate take records? It must be open, and the consumer attached. */
+int hsl_py_gate_takes(PyObject *owner);
+/* Counts records that it took. */
+void hsl_py_gate_took(PyObject *owner, uint64_t records);
+
+/* ---- where records are taken: py_hatch.c ---- */
+
+int hsl_py_hatch_install(PyObject *module);
 
 /* ---- JSON payloads: py_json.c ---- */
 

@@ -22,7 +22,9 @@ struct gate {
     struct lane *lanes;
     size_t count;
     uint64_t acks; /* records newly acked through it */
+    uint64_t taken; /* records that its consumer took of itself since that was last asked */
     bool closed;
+    bool left; /* its consumer is not attached any more, and takes nothing */
 };
 
 static PyTypeObject *gate_type;
@@ -113,6 +115,21 @@ static PyObject *gate_acks(PyObject *self, PyObject *unused)
     return PyLong_FromUnsignedLongLong(((struct gate *)self)->acks);
 }
 
+static PyObject *gate_taken(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    uint64_t taken = ((struct gate *)self)->taken;
+    ((struct gate *)self)->taken = 0;
+    return PyLong_FromUnsignedLongLong(taken);
+}
+
+static PyObject *gate_leave(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    ((struct gate *)self)->left = true;
+    Py_RETURN_NONE;
+}
+
 /* ---- joints ---- */
 
 PyObject *hsl_py_gate_consumer(PyObject *owner)
@@ -143,11 +160,26 @@ int hsl_py_gate_ack(PyObject *owner, uint64_t shard, uint64_t lsn, PyObject **an
     return -1;
 }
 
+int hsl_py_gate_takes(PyObject *owner)
+{
+    return Py_IS_TYPE(owner, gate_type) && !((struct gate *)owner)->left &&
+           is_open((struct gate *)owner);
+}
+
+void hsl_py_gate_took(PyObject *owner, uint64_t records)
+{
+    ((struct gate *)owner)->taken += records;
+}
+
 /* ---- type ---- */
 
 static PyMethodDef gate_methods[] = {
     {"acks", gate_acks, METH_NOARGS,
      "acks($self, /)\n--\n\nReturn how many records were newly acked through it."},
+    {"taken", gate_taken, METH_NOARGS,
+     "taken($self, /)\n--\n\nReturn how many records its consumer took since the last call."},
+    {"leave", gate_leave, METH_NOARGS,
+     "leave($self, /)\n--\n\nLet the consumer take nothing from now on."},
     {"close", gate_close, METH_NOARGS, "close($self, /)\n--\n\nLet nothing pass from now on."},
     {NULL, NULL, 0, NULL},
 };

@@ -1013,6 +1013,20 @@ static PyObject *py_read_batches(PyObject *module, PyObject *const *args, Py_ssi
     return batches;
 }
 
+/* The clock of a struct hsl_io, by its address: asked at each delivery. */
+static PyObject *py_mono_ns(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (!hsl_py_takes("mono_ns", nargs, 1))
+        return NULL;
+    struct hsl_io *io = PyLong_AsVoidPtr(args[0]);
+    if (!io) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "the files have no address");
+        return NULL;
+    }
+    return PyLong_FromUnsignedLongLong(io->mono_ns(io->ctx));
+}
+
 static PyObject *py_set_hooks(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     if (!hsl_py_takes("set_hooks", nargs, 2))
@@ -1041,6 +1055,7 @@ static PyMethodDef methods[] = {
     FAST("key_hashes", py_key_hashes),
     FAST("read", py_read),
     FAST("read_batches", py_read_batches),
+    FAST("mono_ns", py_mono_ns),
     FAST("set_hooks", py_set_hooks),
     {NULL, NULL, 0, NULL},
 };

@@ -71,7 +71,9 @@ class Custody:
         window.acks.free(slot.first, slot.end)
         if slot.attempt > 1 or window.saved_zeros:
             self._changed.add(slot.shard)
-        self._leases.confirm(slot, now + self._limits.ack_timeout_ns)
+        deadline = now + self._limits.ack_timeout_ns
+        if not self._leases.fold(slot, deadline):
+            self._leases.confirm(slot, deadline)
         return slot.first, slot.end
 
     def take_back(
@@ -176,7 +178,7 @@ class Custody:
     def is_doomed(self, shard: int, first: int, end: int) -> bool:
         """Tell whether all of ``[first, end)`` is doomed and none of it acked."""
         at = first
-        for slot in self._leases.within(shard, first, end):
+        for slot in self._leases.touched_within(shard, first, end):
             if slot.first > at or slot.fate is not Fate.DOOMED:
                 return False
             at = slot.end
@@ -184,7 +186,7 @@ class Custody:
 
     def put_off(self, shard: int, lsn: int) -> None:
         """Let the doomed run that holds a record be the last of them."""
-        for slot in self._leases.within(shard, lsn, lsn + 1):
+        for slot in self._leases.touched_within(shard, lsn, lsn + 1):
             if slot.fate is Fate.DOOMED:
                 self._leases.put_off(slot)
 
@@ -221,14 +223,13 @@ class Custody:
 
     def settle(self, window: Window, low: int) -> None:
         """Drop what lies below ``low``, all of it acked."""
-        while (slot := self._leases.first_of(window.shard)) and slot.end <= low:
-            self._leases.drop(slot)
+        self._leases.settle(window.shard, low)
 
     def drop_done(self, window: Window, acked: list[Run]) -> None:
         """Drop what has no unacked record left, looking where something was acked."""
         seen = 0
-        for first, end in acked:
-            for slot in list(self._leases.within(window.shard, max(first, seen), end)):
+        for first, end in acked if self._leases.first_of(window.shard) else ():
+            for slot in list(self._leases.touched_within(window.shard, max(first, seen), end)):
                 seen = slot.end
                 if not window.acks.count_unacked(slot.first, slot.end):
                     self._leases.drop(slot)
@@ -256,15 +257,17 @@ class Custody:
 
     def in_flight_of(self, consumer: str) -> list[tuple[int, int, int, int, int]]:
         """Return (due_ns, shard, first unacked LSN, end, unacked) of each run that is out."""
+        held = [
+            (slot.due_ns or 0, slot.shard, slot.first, slot.end)
+            for slot in self._leases.at_consumer(consumer)
+            if slot.fate is Fate.IN_FLIGHT
+        ]
         found = []
-        for slot in self._leases.of_consumer(consumer):
-            if slot.fate is not Fate.IN_FLIGHT:
-                continue
-            acks = self._windows[slot.shard].acks
-            count = acks.count_unacked(slot.first, slot.end)
+        for due_ns, shard, first, end in held + self._leases.noted(consumer):
+            acks = self._windows[shard].acks
+            count = acks.count_unacked(first, end)
             if count:
-                lsn = acks.next_unacked(slot.first)
-                found.append((slot.due_ns or 0, slot.shard, lsn, slot.end, count))
+                found.append((due_ns, shard, acks.next_unacked(first), end, count))
         return found
 
     def due_of(self, shard: int, lsn: int) -> int:
@@ -281,7 +284,10 @@ class Custody:
     def _check_cover(self, window: Window) -> None:
         """Every unacked record is in one slot; held are those that were never handed out."""
         state = window.acks.state
-        covered = 0
+        covered = sum(
+            window.acks.count_unacked(first, end)
+            for first, end in self._leases.notes_of_shard(window.shard)
+        )
         held = 0
         for slot in self._leases.of_shard(window.shard):
             assert slot.end <= state.next, slot

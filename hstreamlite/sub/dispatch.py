@@ -14,11 +14,12 @@ from collections.abc import Mapping
 
 from sortedcontainers import SortedDict
 
+from hstreamlite._native import fast
 from hstreamlite.sub.checkpoint import KeptShard
 from hstreamlite.sub.custody import Custody
 from hstreamlite.sub.effects import Assignment
 from hstreamlite.sub.leases import Slot
-from hstreamlite.sub.limits import Limits
+from hstreamlite.sub.limits import TIME_MAX_NS, Limits
 from hstreamlite.sub.window import Window
 
 TURN_NS = 20_000_000
@@ -129,7 +130,38 @@ class SharedDispatcher(Custody):
         self._open: dict[int, None] = {}
 
     def adopt(self, window: Window) -> None:
-        """Note that there is a shard more."""
+        """Let first deliveries of a shard be taken, or at least noted, at a hatch."""
+        limits = self._limits
+        if self._leases.hatch(window.shard) is None and not limits.max_unacked_per_consumer:
+            hatch = fast.Hatch(
+                window.acks, limits.span_records, limits.max_unacked, limits.ack_timeout_ns
+            )
+            self._leases.add_hatch(window.shard, hatch)
+
+    def hatch(self) -> fast.Hatch | None:
+        """Return where new records are taken without `assign`, if there is one shard only."""
+        if len(self._windows) != 1:
+            return None
+        return self._leases.hatch(next(iter(self._windows)))
+
+    def number(self, consumer: str) -> int:
+        """Return the number of a consumer at the hatch."""
+        return self._leases.number(consumer)
+
+    def open_hatch(self, until: int | None) -> None:
+        """Let new records be taken until a time if there is nothing that goes before."""
+        hatch = self.hatch()
+        if hatch is None or self._leases.ready_shards():
+            return
+        (window,) = self._windows.values()
+        self._open.setdefault(window.shard)
+        ends = (until, self._leases.next_timer(), TIME_MAX_NS)
+        hatch.open(window.tail, min(end for end in ends if end is not None))
+
+    def close_hatch(self) -> None:
+        hatch = self.hatch()
+        if hatch is not None:
+            hatch.close()
 
     def restore(self, window: Window, kept: KeptShard) -> None:
         super().restore(window, kept)
@@ -148,7 +180,10 @@ class SharedDispatcher(Custody):
         """Return the number of outstanding records over all shards."""
         total = 0
         for shard in list(self._open):
-            count = self._windows[shard].outstanding()
+            window = self._windows[shard]
+            if not window.outstanding():
+                self.close_hatch()  # first, for what is taken there must be counted
+            count = window.outstanding()
             if count:
                 total += count
             else:

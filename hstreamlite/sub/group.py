@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterable, Mapping
 from operator import add
 from typing import Final, TypeVar
 
+from hstreamlite._native import fast
 from hstreamlite.errors import ConsumerClosed, ConsumerExists, UnknownRecord
 from hstreamlite.sub.ackmap import LSN_MAX, AckCounts, AckFlag, AckMap, Run
 from hstreamlite.sub.checkpoint import Progress
@@ -73,6 +74,7 @@ class Group:
         self._line = Line()
         changed: set[int] = set()
         self._dispatch = DISPATCHERS[mode](limits, self._windows, changed)
+        self._shared = self._dispatch if isinstance(self._dispatch, SharedDispatcher) else None
         self._retired: list[AckMap] = []
         self._consumers = Presence()
         self._gone: list[str] = []
@@ -80,6 +82,7 @@ class Group:
         self._recorder = Recorder(self._windows, self._dispatch, changed)
         self._survey = Survey(limits, self._windows, self._dispatch, self._events)
         self._eager = False
+        self._shut = False
 
     # Shards and positions
 
@@ -153,6 +156,7 @@ class Group:
         """
         window = self._window(shard)
         check_range("first_kept", first_kept, 1, LSN_MAX)
+        self._close_hatch()
         state = window.acks.state
         if first_kept <= state.low:
             return None
@@ -171,6 +175,7 @@ class Group:
     def pass_edge(self, shard: int, first_kept: int) -> Gap | None:
         """As `gap`, but only up to what is in flight: its consumer may still ack that."""
         window = self._window(shard)
+        self._close_hatch()
         lsn = self._dispatch.first_in_flight(window, first_kept)
         return self.gap(shard, first_kept if lsn is None else min(lsn, first_kept))
 
@@ -196,6 +201,7 @@ class Group:
         if lease_ns is not None:
             check_range("lease_ns", lease_ns, LEASE_NS_MIN, TIME_MAX_NS)
         self._miss(now)
+        self._close_hatch()
         if consumer in self._consumers:
             raise ConsumerExists(self.name, consumer)
         self._consumers.enter(consumer, lease_ns, now)
@@ -266,6 +272,7 @@ class Group:
         queue: bool,
     ) -> tuple[Part, ...]:
         check_range("max_records", max_records, 1, FETCH_MAX)
+        self._close_hatch()  # nothing is taken between counting what may be and taking it
         self.tick(now)
         self._require(consumer)
         assigned = assign(consumer, max_records) if self._may_take(consumer, now) else ()
@@ -281,7 +288,41 @@ class Group:
             self._line.join(consumer)
             self._call(now)
         self._set_eager(eager=bool(self._line) or not assigned)
+        if not assigned or self._line or self.paused or self._shut:
+            self._close_hatch()
+        elif self._shared is not None:
+            self._shared.open_hatch(self._consumers.next_end())
         return assigned
+
+    # The hatch
+
+    def hatch(self) -> fast.Hatch | None:
+        """Return where new records may be taken without a `fetch`; None if they may not.
+
+        It is open between calls while `fetch` would have nothing to decide: then taking there does
+        what `fetch` and `confirm` do, and its caller need not hold the lock. Else it is shut, and
+        so it is when it is in doubt.
+        """
+        return None if self._shared is None else self._shared.hatch()
+
+    def hatch_number(self, consumer: str) -> int:
+        """Return the number that stands for a consumer at the hatch."""
+        self._require(consumer)
+        return 0 if self._shared is None else self._shared.number(consumer)
+
+    def took(self, consumer: str, records: int) -> None:
+        """Note how many records a consumer took at the hatch since it was last told."""
+        self._line.serve(consumer, records)
+
+    def shut(self, *, shut: bool) -> None:
+        """Shut the hatch for good, or let it be opened again."""
+        self._shut = shut
+        if shut:
+            self._close_hatch()
+
+    def _close_hatch(self) -> None:
+        if self._shared is not None:
+            self._shared.close_hatch()
 
     def _may_take(self, consumer: str, now: int) -> bool:
         return not self.paused and (self._line.comes_first(consumer) or not self._call(now))
@@ -468,6 +509,7 @@ class Group:
     def pause(self) -> None:
         """Deliver nothing until `resume`; acks and deadlines go on."""
         self.paused = True
+        self._close_hatch()
 
     def resume(self) -> None:
         self.paused = False

@@ -11,13 +11,20 @@ Slots do not know which of their records are acked: the bitmap does, and whoever
 asks it. A slot may therefore outlive its records; `Window` drops such slots.
 
 A slot in flight is confirmed once its records were really handed out; only then its deadline runs.
+
+Most deliveries are the first of their records, and are acked before anything else happens to them.
+These are no slots but notes of the shard's `Hatch`, 40 bytes each; whoever looks for slots where a
+note is finds one made of it. So a note is a slot in flight, at attempt 1, that nobody touched yet.
 """
 
 from collections.abc import Iterator
 from enum import Enum
-from itertools import takewhile
+from itertools import pairwise, takewhile
 
 from sortedcontainers import SortedDict, SortedList
+
+from hstreamlite._native import fast
+from hstreamlite.sub.ackmap import LSN_MAX
 
 
 class Fate(Enum):
@@ -87,9 +94,73 @@ class Leases:
         self._doomed: dict[int, Slot] = {}
         self.dooms = 0
         self._timers: SortedList[tuple[int, int, Slot]] = SortedList()
+        self._hatches: dict[int, fast.Hatch] = {}
+        self._numbers: dict[str, int] = {}
+        self._names: list[str] = [""]
 
     def __len__(self) -> int:
-        return sum(len(slots) for slots in self._by_shard.values())
+        notes = sum(len(hatch.notes(0, LSN_MAX, 0, False)) for hatch in self._hatches.values())
+        return notes + sum(len(slots) for slots in self._by_shard.values())
+
+    def add_hatch(self, shard: int, hatch: fast.Hatch) -> None:
+        """Keep first deliveries of a shard as notes there."""
+        self._hatches[shard] = hatch
+
+    def hatch(self, shard: int) -> fast.Hatch | None:
+        return self._hatches.get(shard)
+
+    def number(self, consumer: str) -> int:
+        """Return the number by which notes name a consumer."""
+        number = self._numbers.get(consumer)
+        if number is None:
+            number = self._numbers[consumer] = len(self._names)
+            self._names.append(consumer)
+        return number
+
+    def fold(self, slot: Slot, deadline_ns: int) -> bool:
+        """Make a note of a reserved slot, which is in flight with it; False if that cannot be."""
+        hatch = self._hatches.get(slot.shard)
+        if hatch is None or slot.attempt > 1 or slot.consumer is None:
+            return False
+        number = self.number(slot.consumer)
+        if not hatch.note(slot.first, slot.end, deadline_ns, slot.lease, number):
+            return False
+        self.drop(slot)
+        return True
+
+    def _unfold(self, shard: int, first: int, end: int, consumer: int = 0) -> None:
+        """Make slots of the notes that overlap ``[first, end)``."""
+        hatch = self._hatches.get(shard)
+        if hatch is not None:
+            for note in hatch.notes(first, end, consumer, True):
+                self._put_noted(shard, *note)
+
+    def _put_noted(
+        self, shard: int, first: int, end: int, due_ns: int, lease: int, number: int
+    ) -> None:
+        slot = self._new(shard, first, end, 1)
+        slot.fate = Fate.IN_FLIGHT
+        slot.due_ns = due_ns
+        slot.lease = lease
+        slot.consumer = self._names[number]
+        self._link(slot)
+
+    def noted(self, consumer: str) -> list[tuple[int, int, int, int]]:
+        """Return (due_ns, shard, first, end) of what a consumer has in flight that is no slot."""
+        number = self._numbers.get(consumer)
+        if number is None:
+            return []
+        return [
+            (due_ns, shard, first, end)
+            for shard, hatch in self._hatches.items()
+            for first, end, due_ns, _, _ in hatch.notes(0, LSN_MAX, number, False)
+        ]
+
+    def notes_of_shard(self, shard: int) -> list[tuple[int, int]]:
+        """Return (first, end) of what is in flight and no slot."""
+        hatch = self._hatches.get(shard)
+        notes = hatch.notes(0, LSN_MAX, 0, False) if hatch is not None else []
+        return [(first, end) for first, end, *_ in notes]
 
     def put(self, shard: int, first: int, end: int, attempt: int) -> Slot:
         """Add a run that is ready to be sent; it must not overlap another."""
@@ -197,7 +268,9 @@ class Leases:
         del self._by_shard[slot.shard][slot.first]
 
     def remove_shard(self, shard: int) -> None:
-        """Drop all slots of a shard."""
+        """Drop all slots of a shard, and its notes."""
+        if shard in self._hatches:
+            self._hatches[shard].clear()
         for slot in self.of_shard(shard):
             self.drop(slot)
         self._by_shard.pop(shard, None)
@@ -214,6 +287,8 @@ class Leases:
             self._reserved[slot.lease] = slot
         elif slot.fate is Fate.DOOMED:
             self._doomed[slot.serial] = slot
+        if slot.fate is not Fate.RESERVED and (hatch := self._hatches.get(slot.shard)) is not None:
+            hatch.close()  # what is sent again goes first, be it at a deadline not known there
 
     def _unlink(self, slot: Slot) -> None:
         if slot.due_ns is not None:
@@ -235,13 +310,27 @@ class Leases:
         return self._reserved.get(lease)
 
     def of_consumer(self, consumer: str) -> list[Slot]:
+        number = self._numbers.get(consumer)
+        if number is not None:
+            for shard in self._hatches:
+                self._unfold(shard, 0, LSN_MAX, number)
+        return list(self._by_consumer.get(consumer, {}).values())
+
+    def at_consumer(self, consumer: str) -> list[Slot]:
+        """Return the slots of a consumer; besides, there is what is `noted`."""
         return list(self._by_consumer.get(consumer, {}).values())
 
     def of_shard(self, shard: int) -> list[Slot]:
+        """Return the slots of a shard; besides, there are its notes."""
         return list(self._by_shard.get(shard, {}).values())
 
     def within(self, shard: int, first: int, end: int) -> Iterator[Slot]:
         """Yield the slots that overlap ``[first, end)``, ascending; none may change meanwhile."""
+        self._unfold(shard, first, end)
+        return self.touched_within(shard, first, end)
+
+    def touched_within(self, shard: int, first: int, end: int) -> Iterator[Slot]:
+        """Yield as `within` does, but for what is noted only."""
         slots = self._by_shard.get(shard)
         if not slots or first >= end:
             return
@@ -273,11 +362,30 @@ class Leases:
         """Return the slots that are to be moved, in the order in which that was decided."""
         return list(self._doomed.values())
 
-    def next_due(self) -> int | None:
+    def next_timer(self) -> int | None:
+        """Return when the first slot is due; notes may be before."""
         return self._timers[0][0] if self._timers else None
+
+    def next_due(self) -> int | None:
+        first = self.next_timer()
+        for hatch in self._hatches.values():
+            due_ns = hatch.next_due()
+            if due_ns is not None and (first is None or due_ns < first):
+                first = due_ns
+        return first
+
+    def settle(self, shard: int, low: int) -> None:
+        """Drop what lies below ``low``, all of it acked."""
+        if (hatch := self._hatches.get(shard)) is not None:
+            hatch.settle(low)
+        while (slot := self.first_of(shard)) and slot.end <= low:
+            self.drop(slot)
 
     def due(self, now: int) -> list[Slot]:
         """Return the slots whose deadline or delay has passed, earliest first."""
+        for shard, hatch in self._hatches.items():
+            for note in hatch.due(now):
+                self._put_noted(shard, *note)
         return [slot for _, _, slot in takewhile(lambda timer: timer[0] <= now, self._timers)]
 
     def check_invariants(self) -> None:
@@ -288,6 +396,11 @@ class Leases:
                 assert (slot.shard, slot.first) == (shard, first), slot
                 assert end <= first < slot.end, f"{slot} overlaps the slot that ends at {end}"
                 end = slot.end
+        for shard in self._hatches:
+            runs = self.notes_of_shard(shard)
+            runs += [(slot.first, slot.end) for slot in self.of_shard(shard)]
+            runs.sort()
+            assert all(a[1] <= b[0] for a, b in pairwise(runs)), runs
         for slot in slots:
             assert (slot.consumer is not None) == (slot.fate in AT_CONSUMER), slot
             timed = slot.fate in (Fate.IN_FLIGHT, Fate.DELAYED)

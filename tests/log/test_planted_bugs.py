@@ -136,6 +136,20 @@ BUGS = {
         MODEL,
         "at_its_deadline",
     ),
+    "take new records while others have to be sent again": Bug(
+        "sub/leases.py",
+        "hatch.close()  # what",
+        "pass  # what",
+        "tests/sub/test_hatch.py",
+        "something_to_decide",
+    ),
+    "forget who took a record that is not acked": Bug(
+        "_native/py_hatch.c",
+        "at(h, 0)->end <= low",
+        "at(h, 0)->first <= low",
+        "tests/sub/test_hatch.py",
+        "comes_again_after_its_deadline",
+    ),
     "forget what a named producer stored": Bug(
         "log/producers.py",
         "self.last = max(self.last, batch.last)",

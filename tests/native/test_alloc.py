@@ -36,3 +36,19 @@ def test_a_map_that_cannot_grow_stays_as_it_was() -> None:
     assert fast.ackmap_state(acked.address) == before
     fast.ackmap_advance(acked.address, 900_000, False)
     assert fast.ackmap_check(acked.address) == 0
+
+
+def test_a_hatch_without_memory_leaves_it_to_the_group() -> None:
+    acked = AckMap(1, 100)
+    hatch = fast.Hatch(acked, 100, 100, 10)
+    hatch.open(50, 1_000)
+    gate = fast.AckGate()
+    for call in (
+        lambda: hatch.take(gate, 1, 9, 1, 1, 0),
+        lambda: hatch.note(1, 2, 10, 1, 1),
+    ):
+        lib.hsl_alloc_fail_at(1)
+        assert not call()
+        lib.hsl_alloc_fail_at(0)
+    assert hatch.notes(0, 99, 0, False) == []
+    assert hatch.take(gate, 1, 9, 1, 1, 0) == (1, 2)

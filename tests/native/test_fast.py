@@ -9,12 +9,14 @@ import gc
 import gzip
 import struct
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import hstreamlite as hs
 from hstreamlite._native import fast
+from hstreamlite._native.files import posix_files
 from hstreamlite.errors import CorruptionError, StoreFailed, StreamNotFound
 from hstreamlite.log.journal import END, NotReady, compress
 from hstreamlite.sub.ackmap import AckFlag, AckMap
@@ -51,6 +53,42 @@ def acks() -> int:
     return ACKS.address
 
 
+HATCH: dict[str, Args] = {
+    "take": [fast.AckGate(), 1, 9, 1, 1, 0],
+    "open": [9, 9],
+    "reaches": [1],
+    "note": [1, 2, 9, 1, 1],
+    "settle": [1],
+    "due": [0],
+    "notes": [1, 9, 0, False],
+}
+
+
+@pytest.mark.parametrize("name", HATCH)
+def test_a_hatch_refuses_wrong_arguments(name: str) -> None:
+    hatch = fast.Hatch(AckMap(1, 100), 100, 100, 10)
+    hatch.open(9, 9)
+    call, args = getattr(hatch, name), HATCH[name]
+    for place in range(name == "take", len(args)):
+        wrong = [*args]
+        wrong[place] = "1"
+        with pytest.raises(TypeError):
+            call(*wrong)
+    with pytest.raises(TypeError, match=f"{name} takes {len(args)} arguments, got 0"):
+        call()
+    assert hatch.notes(0, 99, 0, False) == []
+    call(*args)
+
+
+def test_a_hatch_is_made_for_a_bitmap() -> None:
+    with pytest.raises(AttributeError, match="address"):
+        fast.Hatch(object(), 1, 1, 1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        fast.Hatch(AckMap(1, 100), "1", 1, 1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        fast.Hatch(SimpleNamespace(address="1"), 1, 1, 1)
+
+
 GOOD: dict[str, tuple[Callable[[hs.Store], Args], tuple[int, ...]]] = {
     "ackmap_ack": (lambda _: [acks(), 9], (0, 1)),
     "ackmap_ack_many": (lambda _: [acks(), [9]], (0, 1)),
@@ -73,6 +111,7 @@ GOOD: dict[str, tuple[Callable[[hs.Store], Args], tuple[int, ...]]] = {
     "cursor_address": (lambda s: [cursor(s)], (0,)),
     "cursor_lsn": (lambda s: [cursor(s)], (0,)),
     "cursor_seek": (lambda s: [cursor(s), 1], (0, 1)),
+    "mono_ns": (lambda _: [posix_files()._address], (0,)),
     "read": (lambda s: [cursor(s), handle(s), 9, 99, END, None, 1, True], (0, 2, 3, 4, 6)),
     "read_batches": (lambda s: [cursor(s), handle(s), 9, 99, END, True], (0, 2, 3, 4)),
     "record_bytes": (lambda _: [b"x"], (0,)),

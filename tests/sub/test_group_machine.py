@@ -4,10 +4,11 @@ import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from hstreamlite._native import fast
 from hstreamlite.errors import ConsumerClosed, ConsumerExists, UnknownRecord
 from hstreamlite.sub.ackmap import AckCounts, AckFlag
 from hstreamlite.sub.checkpoint import Progress
-from hstreamlite.sub.effects import Event, Gap, Sought
+from hstreamlite.sub.effects import Assignment, Event, Gap, Sought
 from hstreamlite.sub.group import Group
 from hstreamlite.sub.limits import Limits
 from hstreamlite.sub.retry import Backoff, RetryPolicy
@@ -15,6 +16,7 @@ from hstreamlite.testing.group_model import CONSUMERS, GroupModel
 from tests import effort
 
 TIMEOUT = 1_000_000
+GATE = fast.AckGate()
 STARTS = {7: 1, 9: 130, 1 << 41: 2**33}
 
 
@@ -68,6 +70,7 @@ class GroupMachine(RuleBasedStateMachine):
         for name in sorted(consumers):
             self.attach(name, None)
         self.pieces: list[bytes] = []
+        self.taken = 0
         self.lows: dict[int, int] = dict(self.starts)
 
     def new_model(self) -> GroupModel:
@@ -188,6 +191,36 @@ class GroupMachine(RuleBasedStateMachine):
         if confirm:
             for assigned in got:
                 self.do_confirm(assigned.lease, assigned.end_lsn)
+
+    @precondition(lambda self: self.model.consumers and self.group.hatch())
+    @rule(
+        data=st.data(),
+        most=st.integers(1, 12),
+        behind=st.integers(0, 2),
+        read=st.integers(0, 40),
+    )
+    def take_at_the_hatch(self, data: st.DataObject, most: int, behind: int, read: int) -> None:
+        """What is taken is what a fetch would have handed out; else nothing happens."""
+        model, group = self.model, self.group
+        name = data.draw(st.sampled_from(model.consumers))
+        ((shard, of),) = model.shards.items()
+        first = max(1, of.next - behind)
+        hatch = group.hatch()
+        assert hatch is not None
+        number = group.hatch_number(name)
+        run = hatch.take(GATE, first, first + read, most, number, model.now)
+        if run is None:
+            return
+        due = model.next_deadline()
+        assert due is None or due > model.now, "something has to be sent again first"
+        assert not model.paused
+        assert not model.ready()
+        assert group.next_in_line(model.now) is None, "somebody waits"
+        assert run == (of.next, of.next + model.expected_count(name, most))
+        self.taken += 1
+        model.reserve(name, (Assignment(shard, *run, 1, -self.taken),))
+        assert model.confirm(-self.taken, run[1]) == run
+        group.took(name, run[1] - run[0])
 
     @precondition(lambda self: self.model.leases)
     @rule(data=st.data())
@@ -337,7 +370,7 @@ class GroupMachine(RuleBasedStateMachine):
         end = first + data.draw(st.integers(1, 6))
         lease = record.lease if record and record.lease else data.draw(st.integers(0, 60))
         records = self.model.shards[shard].records
-        expected = all(
+        expected = lease >= 0 and all(  # what was taken at the hatch is under none
             lsn in records
             and records[lsn].lease == lease
             and records[lsn].deadline is not None

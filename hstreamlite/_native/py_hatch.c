@@ -1,0 +1,354 @@
+/* Hatch: where a consumer takes records that nobody got before, without asking the group.
+ *
+ * The group opens it while there is nothing to decide: nobody waits, nothing has to be sent again,
+ * and no deadline has passed. What is taken is noted here, and the group reads the notes whenever
+ * it has to know who has what: by then most is acked, and the notes are forgotten unread. Notes are
+ * in the order of their records, and of their deadlines, for these are all equally far away.
+ *
+ * As with the functions of py_ack.c, the GIL is held from entry to return, and no Python code runs
+ * between the first look at the bitmap and the last change of it. */
+#include "hsl_py.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FIRST_NOTES 16u
+
+struct note {
+    uint64_t first, end;
+    uint64_t lease; /* 0: taken here, under none */
+    int64_t due;
+    uint32_t consumer; /* 0: taken out of the notes */
+};
+
+struct hatch {
+    PyObject_HEAD
+    PyObject *acks; /* keeps the map alive */
+    struct hsl_ackmap *map;
+    uint64_t span, most;
+    int64_t timeout;
+    bool open;
+    uint64_t tail;
+    int64_t until;
+    struct note *notes; /* circular; the capacity is a power of two */
+    size_t head, count, capacity;
+};
+
+static struct note *at(const struct hatch *h, size_t number)
+{
+    return &h->notes[(h->head + number) & (h->capacity - 1)];
+}
+
+static void drop_first(struct hatch *h)
+{
+    h->head = (h->head + 1) & (h->capacity - 1);
+    h->count--;
+}
+
+/* Forgets the first notes whose records are all done, or that were taken out. */
+static void settle(struct hatch *h, uint64_t low)
+{
+    while (h->count && (at(h, 0)->end <= low || !at(h, 0)->consumer))
+        drop_first(h);
+}
+
+static bool make_room(struct hatch *h)
+{
+    size_t capacity = h->capacity ? 2 * h->capacity : FIRST_NOTES;
+    struct note *notes;
+    if (h->count < h->capacity)
+        return true;
+    notes = malloc(capacity * sizeof *notes);
+    if (!notes)
+        return false;
+    for (size_t i = 0; i < h->count; i++)
+        notes[i] = *at(h, i);
+    free(h->notes);
+    h->notes = notes;
+    h->head = 0;
+    h->capacity = capacity;
+    return true;
+}
+
+/* There must be room. A deadline that is before that of the last note is told too late by the time
+ * between two looks at the clock. */
+static void add(struct hatch *h, struct note note)
+{
+    struct note *last = h->count ? at(h, h->count - 1) : NULL;
+    if (last && last->due > note.due)
+        note.due = last->due;
+    if (last && last->end == note.first && last->due == note.due && !last->lease && !note.lease &&
+        last->consumer == note.consumer)
+        last->end = note.end;
+    else
+        *at(h, h->count++) = note;
+}
+
+/* The number of the first note that ends behind an LSN. */
+static size_t find(const struct hatch *h, uint64_t lsn)
+{
+    size_t low = 0, high = h->count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (at(h, middle)->end > lsn)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
+}
+
+static int append_note(PyObject *list, const struct note *n)
+{
+    PyObject *item = Py_BuildValue("(KKLKI)", (unsigned long long)n->first,
+                                   (unsigned long long)n->end, (long long)n->due,
+                                   (unsigned long long)n->lease, (unsigned)n->consumer);
+    int rc = item ? PyList_Append(list, item) : -1;
+    Py_XDECREF(item);
+    return rc;
+}
+
+/* ---- arguments ---- */
+
+static int u64_args(PyObject *const *args, Py_ssize_t n, uint64_t *out)
+{
+    for (Py_ssize_t i = 0; i < n; i++) {
+        out[i] = PyLong_AsUnsignedLongLong(args[i]);
+        if (out[i] == (uint64_t)-1 && PyErr_Occurred())
+            return -1;
+    }
+    return 0;
+}
+
+/* ---- methods ---- */
+
+static PyObject *hatch_take(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hatch *h = (struct hatch *)self;
+    struct hsl_ack_state s;
+    uint64_t a[5], stop, unacked; /* first, end, most, consumer, now */
+    if (!hsl_py_takes("take", n, 6))
+        return NULL;
+    if (!h->open || !hsl_py_gate_takes(args[0]))
+        Py_RETURN_NONE;
+    if (u64_args(args + 1, 5, a) < 0)
+        return NULL;
+    hsl_ackmap_state(h->map, &s);
+    settle(h, s.low);
+    if ((int64_t)a[4] >= h->until || (h->count && (int64_t)a[4] >= at(h, 0)->due))
+        Py_RETURN_NONE;
+    unacked = s.next - s.low - s.acked;
+    if (s.next < a[0] || s.next >= a[1] || s.next >= h->tail || unacked >= h->most ||
+        s.next - s.low >= h->span || !a[2])
+        Py_RETURN_NONE;
+    stop = s.next + (a[2] < h->most - unacked ? a[2] : h->most - unacked);
+    if (stop > h->tail)
+        stop = h->tail;
+    if (stop > s.low + h->span)
+        stop = s.low + h->span;
+    if (stop > a[1] || !make_room(h) || hsl_ackmap_advance(h->map, stop, 0) < 0)
+        Py_RETURN_NONE;
+    add(h, (struct note){s.next, stop, 0, (int64_t)a[4] + h->timeout, (uint32_t)a[3]});
+    hsl_py_gate_took(args[0], stop - s.next);
+    return Py_BuildValue("(KK)", (unsigned long long)s.next, (unsigned long long)stop);
+}
+
+static PyObject *hatch_open(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hatch *h = (struct hatch *)self;
+    uint64_t a[2];
+    if (!hsl_py_takes("open", n, 2) || u64_args(args, 2, a) < 0)
+        return NULL;
+    h->tail = a[0];
+    h->until = (int64_t)a[1];
+    h->open = true;
+    Py_RETURN_NONE;
+}
+
+static PyObject *hatch_close(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    ((struct hatch *)self)->open = false;
+    Py_RETURN_NONE;
+}
+
+static PyObject *hatch_reaches(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hatch *h = (struct hatch *)self;
+    uint64_t lsn;
+    if (!hsl_py_takes("reaches", n, 1) || u64_args(args, 1, &lsn) < 0)
+        return NULL;
+    return PyBool_FromLong(h->open && lsn < h->tail);
+}
+
+static PyObject *hatch_note(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hatch *h = (struct hatch *)self;
+    uint64_t a[5]; /* first, end, due, lease, consumer */
+    if (!hsl_py_takes("note", n, 5) || u64_args(args, 5, a) < 0)
+        return NULL;
+    if ((h->count && at(h, h->count - 1)->end > a[0]) || !make_room(h))
+        Py_RETURN_FALSE;
+    add(h, (struct note){a[0], a[1], a[3], (int64_t)a[2], (uint32_t)a[4]});
+    Py_RETURN_TRUE;
+}
+
+static PyObject *hatch_settle(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    uint64_t low;
+    if (!hsl_py_takes("settle", n, 1) || u64_args(args, 1, &low) < 0)
+        return NULL;
+    settle((struct hatch *)self, low);
+    Py_RETURN_NONE;
+}
+
+static PyObject *hatch_clear(PyObject *self, PyObject *unused)
+{
+    struct hatch *h = (struct hatch *)self;
+    (void)unused;
+    h->open = false;
+    h->count = 0;
+    Py_RETURN_NONE;
+}
+
+static PyObject *hatch_next_due(PyObject *self, PyObject *unused)
+{
+    struct hatch *h = (struct hatch *)self;
+    (void)unused;
+    settle(h, 0);
+    if (!h->count)
+        Py_RETURN_NONE;
+    return PyLong_FromLongLong(at(h, 0)->due);
+}
+
+/* Takes out and returns the notes whose deadline has passed. */
+static PyObject *hatch_due(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hatch *h = (struct hatch *)self;
+    uint64_t now;
+    PyObject *list;
+    if (!hsl_py_takes("due", n, 1) || u64_args(args, 1, &now) < 0)
+        return NULL;
+    list = PyList_New(0);
+    for (settle(h, 0); list && h->count && at(h, 0)->due <= (int64_t)now; settle(h, 0)) {
+        if (append_note(list, at(h, 0)) < 0) {
+            Py_CLEAR(list); /* not reached: Python lacks memory */
+            break;          /* not reached: as the line before */
+        }
+        drop_first(h);
+    }
+    return list;
+}
+
+/* The notes that overlap [first, end), of one consumer or (0) of all; taken out if asked for. */
+static PyObject *hatch_notes(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hatch *h = (struct hatch *)self;
+    uint64_t a[4]; /* first, end, consumer, take out */
+    PyObject *list;
+    if (!hsl_py_takes("notes", n, 4) || u64_args(args, 4, a) < 0)
+        return NULL;
+    list = PyList_New(0);
+    for (size_t i = find(h, a[0]); list && i < h->count && at(h, i)->first < a[1]; i++) {
+        if (!at(h, i)->consumer || (a[2] && at(h, i)->consumer != a[2]))
+            continue;
+        if (append_note(list, at(h, i)) < 0)
+            Py_CLEAR(list); /* not reached: Python lacks memory */
+        else if (a[3])
+            at(h, i)->consumer = 0;
+    }
+    return list;
+}
+
+/* ---- type ---- */
+
+static PyObject *hatch_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"acks", "span", "most", "timeout", NULL};
+    unsigned long long span, most;
+    long long timeout;
+    PyObject *acks, *address;
+    struct hatch *h;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OKKL:Hatch", names, &acks, &span, &most,
+                                     &timeout))
+        return NULL;
+    address = PyObject_GetAttrString(acks, "address");
+    if (!address)
+        return NULL;
+    h = (struct hatch *)PyType_GenericAlloc(type, 0);
+    if (h) {
+        h->acks = Py_NewRef(acks);
+        h->map = (struct hsl_ackmap *)(uintptr_t)PyLong_AsUnsignedLongLong(address);
+        h->span = span;
+        h->most = most;
+        h->timeout = timeout;
+    }
+    Py_DECREF(address);
+    if (h && PyErr_Occurred())
+        Py_CLEAR(h);
+    return (PyObject *)h;
+}
+
+static void hatch_dealloc(PyObject *self)
+{
+    struct hatch *h = (struct hatch *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    Py_XDECREF(h->acks);
+    free(h->notes);
+    PyObject_Free(self);
+    Py_DECREF(type);
+}
+
+#define FAST(name, function, doc) {name, (PyCFunction)(void (*)(void))function, METH_FASTCALL, doc}
+
+static PyMethodDef hatch_methods[] = {
+    FAST("take", hatch_take,
+         "take($self, gate, first, end, most, consumer, now, /)\n--\n\n"
+         "Take the next records, up to most, out of first to end that the caller has read; return "
+         "(first, end) of them, or None where the group has to be asked."),
+    FAST("open", hatch_open,
+         "open($self, tail, until, /)\n--\n\nLet records below tail be taken until a time."),
+    {"close", hatch_close, METH_NOARGS, "close($self, /)\n--\n\nLet nothing be taken."},
+    FAST("reaches", hatch_reaches,
+         "reaches($self, lsn, /)\n--\n\nTell whether it is open, and a record below its tail."),
+    FAST("note", hatch_note,
+         "note($self, first, end, due, lease, consumer, /)\n--\n\n"
+         "Note what was handed out otherwise; False if it is out of order."),
+    FAST("settle", hatch_settle,
+         "settle($self, low, /)\n--\n\nForget the first notes, up to an LSN."),
+    {"clear", hatch_clear, METH_NOARGS, "clear($self, /)\n--\n\nClose it, and forget all notes."},
+    {"next_due", hatch_next_due, METH_NOARGS,
+     "next_due($self, /)\n--\n\nReturn the first deadline, None if there is no note."},
+    FAST("due", hatch_due,
+         "due($self, now, /)\n--\n\nTake out the notes whose deadlines have passed."),
+    FAST("notes", hatch_notes,
+         "notes($self, first, end, consumer, out, /)\n--\n\n"
+         "Return the notes that overlap a range, of one consumer unless it is 0; taken out if "
+         "asked for."),
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot hatch_slots[] = {
+    {Py_tp_doc, (void *)"Hatch(acks, span, most, timeout)\n--\n\n"
+                        "Where records of one shard are taken without asking the group."},
+    {Py_tp_new, hatch_new},
+    {Py_tp_dealloc, hatch_dealloc},
+    {Py_tp_methods, hatch_methods},
+    {0, NULL},
+};
+
+static PyType_Spec hatch_spec = {
+    .name = "hstreamlite._native.Hatch",
+    .basicsize = sizeof(struct hatch),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = hatch_slots,
+};
+
+int hsl_py_hatch_install(PyObject *module)
+{
+    PyObject *type = PyType_FromSpec(&hatch_spec);
+    int rc = type ? PyModule_AddObjectRef(module, "Hatch", type) : -1;
+    Py_XDECREF(type);
+    return rc;
+}

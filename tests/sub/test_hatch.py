@@ -1,0 +1,234 @@
+"""The hatch: new records are taken there as `fetch` would give them, while nothing is undecided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from hstreamlite._native import fast
+from hstreamlite.sub.effects import Doomed
+from hstreamlite.sub.group import Group
+from hstreamlite.sub.limits import Limits
+from hstreamlite.sub.retry import RetryPolicy
+
+TIMEOUT = 1_000_000
+GATE = fast.AckGate()
+
+
+def group(
+    *, most: int = 100, span: int = 1_000, per_consumer: int = 0, retry: int = 0, tail: int = 200
+) -> Group:
+    made = Group(
+        "billing",
+        Limits(
+            ack_timeout_ns=TIMEOUT,
+            max_unacked=most,
+            max_unacked_per_consumer=per_consumer,
+            span_records=span,
+            retry=RetryPolicy(max_attempts=retry),
+        ),
+    )
+    made.add_shard(1, 1)
+    made.offer(1, tail)
+    made.attach("a")
+    made.attach("b")
+    return made
+
+
+def fetch(of: Group, consumer: str, count: int, now: int = 0) -> list[tuple[int, int, int]]:
+    got = of.fetch(consumer, count, now, queue=True)
+    for part in got:
+        assert of.confirm(part.lease, part.end_lsn, now) == (part.first_lsn, part.end_lsn)
+    return [(part.first_lsn, part.end_lsn, part.attempt) for part in got]
+
+
+def take(of: Group, consumer: str, count: int, now: int = 0) -> tuple[int, int] | None:
+    hatch = of.hatch()
+    assert hatch is not None
+    return hatch.take(GATE, 1, 1_000, count, of.hatch_number(consumer), now)
+
+
+def opened(of: Group) -> Group:
+    """Let consumer a fetch record 1, which opens the hatch."""
+    assert fetch(of, "a", 1) == [(1, 2, 1)]
+    return of
+
+
+def test_what_is_taken_is_what_comes_next() -> None:
+    of = opened(group())
+    assert take(of, "a", 5) == (2, 7)
+    assert take(of, "b", 5) == (7, 12)
+    assert fetch(of, "b", 2) == [(12, 14, 1)]
+    assert of.held_by("a", 1, 1, 7)
+    assert of.held_by("b", 1, 7, 14)
+    of.check_invariants()
+
+
+def test_it_is_shut_until_somebody_has_fetched() -> None:
+    assert take(group(), "a", 5) is None
+
+
+def test_nothing_is_taken_beyond_a_limit() -> None:
+    assert take(opened(group(most=4)), "a", 10) == (2, 5)
+    assert take(opened(group(tail=4)), "a", 10) == (2, 4)
+    of = opened(group(span=5))
+    assert of.ack(1, 1)
+    assert take(of, "a", 10) == (2, 7)
+    assert take(of, "a", 10) is None
+
+
+def test_only_what_the_consumer_has_read_is_taken() -> None:
+    of = opened(group())
+    hatch = of.hatch()
+    assert hatch is not None
+    number = of.hatch_number("a")
+    assert hatch.take(GATE, 3, 9, 1, number, 0) is None
+    assert hatch.take(GATE, 1, 2, 1, number, 0) is None
+    assert hatch.take(GATE, 1, 4, 3, number, 0) is None, "a fetch would give three"
+    assert hatch.take(GATE, 1, 4, 2, number, 0) == (2, 4)
+
+
+def test_a_consumer_that_left_takes_nothing() -> None:
+    of = opened(group())
+    hatch = of.hatch()
+    assert hatch is not None
+    gate = fast.AckGate()
+    gate.leave()
+    assert hatch.take(gate, 1, 9, 1, 1, 0) is None
+    gate = fast.AckGate(behind := fast.AckGate())
+    behind.close()
+    assert hatch.take(gate, 1, 9, 1, 1, 0) is None
+
+
+SHUTTING: dict[str, Callable[[Group], object]] = {
+    "release": lambda of: of.release("a", 1, 1, 2, 0, 0),
+    "delayed": lambda of: of.release("a", 1, 1, 2, 5, 0),
+    "detach": lambda of: of.detach("a", 0),
+    "pause": lambda of: of.pause(),
+    "seek": lambda of: of.seek({1: 1}),
+    "gap": lambda of: of.gap(1, 50),
+    "attach": lambda of: of.attach("c", 0, TIMEOUT),
+    "shut": lambda of: of.shut(shut=True),
+    "wait": lambda of: (fetch(of, "b", 1_000), fetch(of, "b", 1)),
+}
+
+
+@pytest.mark.parametrize("what", SHUTTING)
+def test_it_is_shut_when_there_is_something_to_decide(what: str) -> None:
+    of = opened(group())
+    SHUTTING[what](of)
+    assert take(of, "b", 1) is None
+    of.check_invariants()
+
+
+def test_it_stays_shut_while_it_has_to() -> None:
+    of = opened(group())
+    of.shut(shut=True)
+    assert fetch(of, "a", 1)
+    assert take(of, "a", 1) is None
+    of.shut(shut=False)
+    assert fetch(of, "a", 1)
+    assert take(of, "a", 1)
+
+
+def test_a_deadline_that_passed_shuts_it() -> None:
+    of = opened(group())
+    assert take(of, "a", 1, now=TIMEOUT - 1) == (2, 3)
+    assert take(of, "a", 1, now=TIMEOUT) is None
+    of.ack(1, 1)
+    assert take(of, "a", 1, now=TIMEOUT) == (3, 4)
+    assert take(of, "a", 1, now=2 * TIMEOUT - 1) is None
+
+
+def test_a_deadline_that_somebody_touched_shuts_it_too() -> None:
+    of = opened(group())
+    of.ack(1, 1)
+    assert take(of, "a", 1) == (2, 3)
+    assert of.release("b", 1, 2, 3, 0, 0) == 0, "it is at another"
+    assert take(of, "a", 1, now=TIMEOUT) is None
+
+
+def test_what_was_taken_is_counted_when_all_was_done_before() -> None:
+    of = opened(group(most=3))
+    of.ack(1, 1)
+    assert of.stats().in_flight == 0
+    assert take(of, "a", 1) is None, "somebody looked"
+    assert fetch(of, "a", 1) == [(2, 3, 1)]
+    assert take(of, "a", 2) == (3, 5)
+    assert fetch(of, "a", 1) == []
+    of.check_invariants()
+
+
+def test_the_end_of_a_lease_of_a_consumer_shuts_it() -> None:
+    of = group()
+    of.attach("c", 0, TIMEOUT)
+    opened(of)
+    of.ack(1, 1)
+    assert take(of, "a", 1, now=TIMEOUT - 1)
+    assert take(of, "a", 1, now=TIMEOUT) is None
+
+
+def test_what_was_taken_comes_again_after_its_deadline() -> None:
+    of = opened(group())
+    of.ack(1, 1)
+    assert take(of, "a", 4, now=10) == (2, 6)
+    assert take(of, "a", 1, now=11) == (6, 7)
+    of.ack(1, 3)
+    assert of.next_deadline() == TIMEOUT + 10
+    of.tick(TIMEOUT + 9)
+    assert of.held_by("a", 1, 2, 3)
+    assert fetch(of, "b", 10, TIMEOUT + 10)[:2] == [(2, 3, 2), (4, 6, 2)]
+    of.check_invariants()
+
+
+def test_what_was_taken_is_released_extended_doomed_and_handed_back() -> None:
+    of = opened(group(retry=2))
+    assert take(of, "a", 9) == (2, 11)
+    assert of.release("a", 1, 4, 6, 0, 0) == 2
+    assert of.extend("a", 1, 6, 8, 2 * TIMEOUT, 0) == 2
+    assert fetch(of, "b", 2) == [(4, 6, 2)]
+    assert of.release("b", 1, 4, 6, 0, 0, "poison") == 2
+    assert of.doomed(10) == (Doomed(1, 4, 6, 2, "poison"),)
+    of.tick(TIMEOUT)
+    assert of.held_by("a", 1, 6, 8)
+    assert not of.held_by("a", 1, 2, 3)
+    assert of.detach("a", TIMEOUT) == 2
+    of.check_invariants()
+
+
+def test_stats_tell_what_was_taken() -> None:
+    of = opened(group())
+    take(of, "b", 5, now=7)
+    of.ack(1, 3)
+    (held,) = [holding for holding in of.holdings() if holding.consumer == "b"]
+    assert (held.unacked, held.oldest, held.due_ns) == (4, "1-2", TIMEOUT + 7)
+    assert of.stats().in_flight == 5
+
+
+def test_what_was_taken_counts_where_consumers_wait_their_turn() -> None:
+    of = opened(group(tail=12, most=1_000))
+    assert take(of, "a", 10) == (2, 12)
+    of.took("a", 10)
+    assert fetch(of, "a", 1) == fetch(of, "b", 1) == []
+    of.offer(1, 13)
+    assert of.next_in_line(0) == "b"
+
+
+def test_notes_of_what_is_done_are_forgotten() -> None:
+    of = opened(group(tail=100_000))
+    hatch = of.hatch()
+    assert hatch is not None
+    of.ack(1, 1)
+    for lsn in range(2, 1_000):
+        assert take(of, "a", 1, now=lsn) == (lsn, lsn + 1)
+        of.ack(1, lsn)
+    assert len(hatch.notes(0, 1 << 60, 0, False)) <= 2
+
+
+def test_there_is_none_where_consumers_have_limits_or_shards_take_turns() -> None:
+    assert group(per_consumer=5).hatch() is None
+    of = group()
+    of.add_shard(2, 1)
+    assert of.hatch() is None
+    assert Group("billing", Limits(), "ordered").hatch() is None
