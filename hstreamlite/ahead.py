@@ -8,6 +8,7 @@ that work in turns are read by several of them, and fewer are read ahead when th
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from hstreamlite._native import fast
@@ -74,12 +75,10 @@ class Ahead:
         least = _CALLS * max_records
         self._count = min(max(wanted, least), max(_RECORDS_MAX, max_records))
         self._records = []
-        try:
+        with suppress(HStreamError):  # who is to get it will be told
             self._records = self._feed.read_on(
                 self._shard, end, self._count, _BYTES_MAX, self._gate
             )
-        except HStreamError:
-            pass  # who is to get it will be told
         self._base = self._taken_end = end
         self._end = end + len(self._records)
 

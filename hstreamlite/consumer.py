@@ -98,7 +98,7 @@ class ConsumerBase:
     def _ack_items(self, deliveries: object) -> AckResult:
         self._check()
         if isinstance(deliveries, DeliveryBatch) and deliveries._runs:
-            result = self._feed.ack_batch(deliveries, may_block=self._may_block)
+            result = self._feed.ack_batch(deliveries, self._gate, may_block=self._may_block)
         else:
             result = self._feed.ack_spans(spans_of(deliveries), may_block=self._may_block)
         self._feed.note_ack(self.name)

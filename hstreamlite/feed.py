@@ -386,12 +386,21 @@ class Feed:
             counts = [self.group.ack_range(*span) for span in spans]
         return self._ack_result(counts, may_block=may_block)
 
-    def ack_batch(self, batch: DeliveryBatch, *, may_block: bool = True) -> AckResult:
-        """Ack all of a batch."""
+    def ack_batch(
+        self, batch: DeliveryBatch, gate: fast.AckGate, *, may_block: bool = True
+    ) -> AckResult:
+        """Ack all of a batch; without a lock where that passes the gate."""
+        counts = []
+        for shard, runs in batch._runs:
+            passed = gate.ack_runs(shard, runs)
+            counts.append(self._ack_runs(shard, runs) if passed is None else AckCounts(*passed))
+        return self._ack_result(counts, may_block=may_block)
+
+    def _ack_runs(self, shard: int, runs: bytes) -> AckCounts:
+        """Ack what did not pass a gate: some of it is gone, or was never delivered."""
         with self.lock:
             self.check()
-            counts = [self.group.ack_runs(*runs) for runs in batch._runs]
-        return self._ack_result(counts, may_block=may_block)
+            return self.group.ack_runs(shard, runs)
 
     def _ack_result(self, counts: list[AckCounts], *, may_block: bool) -> AckResult:
         new = duplicate = void = flags = 0
@@ -417,7 +426,7 @@ class Feed:
             self.journal.poke()
 
     def note_ack(self, consumer: str) -> None:
-        """Note that a consumer acked, but for what went through its gate."""
+        """Note that a consumer acked, but for what went singly through its gate."""
         self.sentry.acked(consumer, self.now())
 
     def release(

@@ -99,9 +99,7 @@ class SharedHandout:
     ) -> list[Delivery]:
         """Return records from an LSN on that nobody has to wait for, where a part ended."""
         with self._cursors.lend(shard, lsn) as cursor:
-            return (
-                cursor.read(max_records, max_bytes=max_bytes, owner=owner, may_block=False) or []
-            )
+            return cursor.read(max_records, max_bytes=max_bytes, owner=owner, may_block=False) or []
 
     def confirm(self, part: Assignment, got: list[Delivery]) -> tuple[list[Delivery], list[Runs]]:
         end = part.first_lsn + len(got)

@@ -33,6 +33,10 @@ Py_hash_t hsl_py_record_id_hash(uint64_t shard, uint64_t lsn);
 int hsl_py_u64(PyObject *o, void *out);
 int hsl_py_u32(PyObject *o, void *out);
 
+/* Acks runs of a key table, as bytes; UNKNOWN in the flags, and nothing done, if any record is
+ * unknown. 0, or -1 with an exception. */
+int hsl_py_ack_runs(struct hsl_ackmap *map, PyObject *runs, struct hsl_ack_counts *counts);
+
 /* ---- gates of acks: py_gate.c ---- */
 
 int hsl_py_gate_install(PyObject *module);

@@ -150,33 +150,42 @@ static PyObject *py_ack_many(PyObject *self, PyObject *const *args, Py_ssize_t n
     return rc < 0 ? NULL : counts_result(&counts);
 }
 
-/* ack_runs(map, runs of a key table) -> counts; UNKNOWN, and nothing done, if any is unknown */
-static PyObject *py_ack_runs(PyObject *self, PyObject *const *args, Py_ssize_t n)
+int hsl_py_ack_runs(struct hsl_ackmap *m, PyObject *object, struct hsl_ack_counts *total)
 {
-    struct hsl_ackmap *m;
-    struct hsl_ack_counts total = {0}, part;
+    struct hsl_ack_counts part;
     char *bytes;
     Py_ssize_t len;
-    if (!hsl_py_takes("ackmap_ack_runs", n, 2) || !(m = map_arg(args[0])) ||
-        PyBytes_AsStringAndSize(args[1], &bytes, &len) < 0)
-        return NULL;
+    memset(total, 0, sizeof *total);
+    if (PyBytes_AsStringAndSize(object, &bytes, &len) < 0)
+        return -1;
     const struct hsl_key_run *runs = (const struct hsl_key_run *)bytes;
     size_t count = (size_t)len / sizeof *runs;
     for (size_t i = 0; i < count; i++) {
         if (!hsl_ackmap_known(m, runs[i].first) ||
             !hsl_ackmap_known(m, runs[i].first + runs[i].count - 1)) {
-            total.flags = HSL_ACK_UNKNOWN;
-            return counts_result(&total);
+            total->flags = HSL_ACK_UNKNOWN;
+            return 0;
         }
     }
     for (size_t i = 0; i < count; i++) {
         hsl_ackmap_ack_range(m, runs[i].first, runs[i].first + runs[i].count, &part);
-        total.fresh += part.fresh;
-        total.duplicate += part.duplicate;
-        total.voided += part.voided;
-        total.flags |= part.flags;
+        total->fresh += part.fresh;
+        total->duplicate += part.duplicate;
+        total->voided += part.voided;
+        total->flags |= part.flags;
     }
-    return counts_result(&total);
+    return 0;
+}
+
+/* ack_runs(map, runs of a key table) -> counts; UNKNOWN, and nothing done, if any is unknown */
+static PyObject *py_ack_runs(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ackmap *m;
+    struct hsl_ack_counts counts;
+    if (!hsl_py_takes("ackmap_ack_runs", n, 2) || !(m = map_arg(args[0])) ||
+        hsl_py_ack_runs(m, args[1], &counts) < 0)
+        return NULL;
+    return counts_result(&counts);
 }
 
 static PyObject *py_state(PyObject *self, PyObject *const *args, Py_ssize_t n)

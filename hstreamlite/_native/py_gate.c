@@ -115,6 +115,45 @@ static PyObject *gate_acks(PyObject *self, PyObject *unused)
     return PyLong_FromUnsignedLongLong(((struct gate *)self)->acks);
 }
 
+static bool is_open(const struct gate *gate)
+{
+    for (; gate != NULL; gate = gate->behind)
+        if (gate->closed)
+            return false;
+    return true;
+}
+
+static struct hsl_ackmap *map_of(const struct gate *gate, uint64_t shard)
+{
+    for (size_t i = 0; i < gate->count; i++)
+        if (gate->lanes[i].shard == shard)
+            return gate->lanes[i].map;
+    return NULL;
+}
+
+static PyObject *gate_ack_runs(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct gate *gate = (struct gate *)self;
+    struct hsl_ack_counts counts;
+    struct hsl_ackmap *map;
+    if (!hsl_py_takes("ack_runs", n, 2))
+        return NULL;
+    uint64_t shard = PyLong_AsUnsignedLongLong(args[0]);
+    if (PyErr_Occurred())
+        return NULL;
+    map = is_open(gate) ? map_of(gate, shard) : NULL;
+    if (map == NULL)
+        Py_RETURN_NONE;
+    if (hsl_py_ack_runs(map, args[1], &counts) < 0)
+        return NULL;
+    if (counts.flags & HSL_ACK_UNKNOWN)
+        Py_RETURN_NONE;
+    gate->acks += counts.fresh;
+    return Py_BuildValue("(KKKI)", (unsigned long long)counts.fresh,
+                         (unsigned long long)counts.duplicate, (unsigned long long)counts.voided,
+                         counts.flags);
+}
+
 static PyObject *gate_taken(PyObject *self, PyObject *unused)
 {
     (void)unused;
@@ -137,27 +176,16 @@ PyObject *hsl_py_gate_consumer(PyObject *owner)
     return Py_IS_TYPE(owner, gate_type) ? ((struct gate *)owner)->consumer : owner;
 }
 
-static bool is_open(const struct gate *gate)
-{
-    for (; gate != NULL; gate = gate->behind)
-        if (gate->closed)
-            return false;
-    return true;
-}
-
 int hsl_py_gate_ack(PyObject *owner, uint64_t shard, uint64_t lsn, PyObject **answer)
 {
     struct gate *gate = (struct gate *)owner;
-    if (!Py_IS_TYPE(owner, gate_type) || !is_open(gate))
+    struct hsl_ackmap *map;
+    if (!Py_IS_TYPE(owner, gate_type) || !is_open(gate) || (map = map_of(gate, shard)) == NULL)
         return -1;
-    for (size_t i = 0; i < gate->count; i++)
-        if (gate->lanes[i].shard == shard) {
-            *answer = gate->answer;
-            int flags = (int)hsl_ackmap_ack(gate->lanes[i].map, lsn);
-            gate->acks += flags & HSL_ACK_NEW;
-            return flags;
-        }
-    return -1;
+    *answer = gate->answer;
+    int flags = (int)hsl_ackmap_ack(map, lsn);
+    gate->acks += flags & HSL_ACK_NEW;
+    return flags;
 }
 
 int hsl_py_gate_takes(PyObject *owner)
@@ -176,6 +204,10 @@ void hsl_py_gate_took(PyObject *owner, uint64_t records)
 static PyMethodDef gate_methods[] = {
     {"acks", gate_acks, METH_NOARGS,
      "acks($self, /)\n--\n\nReturn how many records were newly acked through it."},
+    {"ack_runs", (PyCFunction)(void (*)(void))gate_ack_runs, METH_FASTCALL,
+     "ack_runs($self, shard, runs, /)\n--\n\n"
+     "Ack runs of a key table: (new, duplicate, void, flags). None where there is no way through, "
+     "or any of it is unknown: then nothing was done."},
     {"taken", gate_taken, METH_NOARGS,
      "taken($self, /)\n--\n\nReturn how many records its consumer took since the last call."},
     {"leave", gate_leave, METH_NOARGS,

@@ -20,7 +20,7 @@ from hstreamlite._native.files import posix_files
 from hstreamlite.errors import CorruptionError, StoreFailed, StreamNotFound
 from hstreamlite.log.journal import END, NotReady, compress
 from hstreamlite.sub.ackmap import AckFlag, AckMap
-from hstreamlite.sub.keytab import KeyRun, KeyTable, runs_of
+from hstreamlite.sub.keytab import KeyRun, KeyTable, run_bytes, runs_of
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.simfs import Fail, Op
 from hstreamlite.testing.witness import small_config
@@ -87,6 +87,20 @@ def test_a_hatch_is_made_for_a_bitmap() -> None:
         fast.Hatch(AckMap(1, 100), "1", 1, 1)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         fast.Hatch(SimpleNamespace(address="1"), 1, 1, 1)
+
+
+def test_a_gate_acks_runs_of_the_shards_behind_it_while_it_is_open() -> None:
+    gate = fast.AckGate(None, None, {SHARD: acks()})
+    for wrong in (("1", b""), (SHARD, "1"), (SHARD,)):
+        with pytest.raises(TypeError):
+            gate.ack_runs(*wrong)  # type: ignore[arg-type]
+    assert gate.ack_runs(SHARD, run_bytes(1, 8, 1) + run_bytes(30, 11, 1)) is None, "40 is unknown"
+    assert gate.ack_runs(SHARD + 1, run_bytes(1, 8, 1)) is None
+    assert gate.ack_runs(SHARD, run_bytes(1, 8, 1)) == (8, 0, 0, AckFlag.NEW)
+    assert gate.ack_runs(SHARD, run_bytes(5, 6, 1)) == (2, 4, 0, AckFlag.NEW | AckFlag.DUPLICATE)
+    assert gate.acks() == 10
+    gate.close()
+    assert gate.ack_runs(SHARD, run_bytes(11, 1, 1)) is None
 
 
 GOOD: dict[str, tuple[Callable[[hs.Store], Args], tuple[int, ...]]] = {
