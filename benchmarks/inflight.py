@@ -16,12 +16,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import is_
 from pathlib import Path
 from time import perf_counter, sleep
 
 import benchmarks
 import hstreamlite as hs
-from benchmarks import limits
 from benchmarks.cases import Case, Line, expect
 from benchmarks.goals import Goal, Group, Sense
 from benchmarks.plan import Plan
@@ -35,6 +35,8 @@ _LIST_RECORDS = 1000
 _RECORDS = 1_000_000
 _ALL_IN_ORDER = "in order, as many in flight"
 _IN_ORDER = "in order, 100 in flight"
+_EMPTY = "empty C call"
+_BY_TIME = "stored by time only"
 _CALLS = 200_000
 _BATCH_BYTES = 64
 _MIB = 1 << 20
@@ -103,25 +105,36 @@ def _ordered(path: Path, *, records: int) -> Sequence[Sample]:
 
 def _ack_call(plan: Plan) -> Group:
     calls = plan.count(_CALLS, least=_LIST_RECORDS)
-    limit = limits.empty_call([b""] * calls)
     title = "delivery.ack()"
-    run = partial(_acks, calls=calls)
-    goal = Goal("7", title, Sense.RATE, 0.6, (limit.name,))
-    return Group(Case("in flight", (Line(title, (limit,)),), {NAME: run}), (goal,))
+    runs = {
+        NAME: partial(_acks, calls=calls, acks=1000),
+        _BY_TIME: partial(_acks, calls=calls, acks=1_000_000),
+        _EMPTY: partial(_acks, calls=calls, acks=1000, empty=True),
+    }
+    goals = (
+        Goal("7", title, Sense.RATE, 0.6, (_EMPTY,)),
+        Goal("7", f"{title}, {_BY_TIME}", Sense.RATE, 0.6, (_EMPTY,), subject=_BY_TIME),
+    )
+    return Group(Case("in flight", (Line(title, ()),), runs), goals)
 
 
-def _acks(path: Path, *, calls: int) -> Sequence[Sample]:
-    with _filled(path, calls) as store:
+def _acks(path: Path, *, calls: int, acks: int, empty: bool = False) -> Sequence[Sample]:
+    """Ack each of a list; or call a C function (`operator.is_`) with each that does nothing."""
+    with _filled(path, calls, hs.StoreConfig(progress_acks=acks)) as store:
         subscription = _subscribed(store)
         with subscription.consumer("consumer") as consumer:
             held: list[hs.Delivery] = []
             while len(held) < calls:
                 held += consumer.receive(calls)
             begin = perf_counter()
-            for delivery in held:
-                delivery.ack()
+            if empty:
+                for delivery in held:
+                    is_(delivery, None)
+            else:
+                for delivery in held:
+                    delivery.ack()
             seconds = perf_counter() - begin
-            expect("records left", subscription.lag().records, 0)
+            expect("records left", subscription.lag().records, calls if empty else 0)
     return (Sample(calls, seconds),)
 
 
@@ -165,8 +178,8 @@ def _child(*arguments: str, status: int = 0) -> str:
     return done.stdout
 
 
-def _filled(path: Path, records: int) -> hs.Store:
-    store = hs.open(path / "store")
+def _filled(path: Path, records: int, config: hs.StoreConfig | None = None) -> hs.Store:
+    store = hs.open(path / "store", config=config)
     stream = store.create_stream("events")
     payloads = Plan().payloads(_LIST_RECORDS, _SIZE)
     for _ in range(records // _LIST_RECORDS):
@@ -209,9 +222,10 @@ def leave(path: Path, records: int) -> None:
 
 
 def reopen(path: Path) -> float:
-    """Return the milliseconds until one of the records has come again."""
+    """Return the milliseconds until one of the records has come again, all code being loaded."""
+    open_store = hs.open
     begin = perf_counter()
-    store = hs.open(path / "store")
+    store = open_store(path / "store")
     with store, store.subscription("group").consumer("consumer") as consumer:
         (delivery,) = consumer.receive(1)
         seconds = perf_counter() - begin
