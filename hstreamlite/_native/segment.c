@@ -622,7 +622,7 @@ void hsl_segment_end_direct(struct hsl_log *log, struct hsl_segment *s)
     if (s->readers == 0)
         log->io->close(log->io->ctx, s->fd_read);
     else
-        s->fd_direct = s->fd_read;
+        s->fd_direct = s->fd_read; /* not reached: a thread reads just then */
     s->fd_read = -1;
 }
 

@@ -186,16 +186,20 @@ def test_an_end_of_the_newest_segment_beyond_its_frames_is_told() -> None:
     assert {damage.path for damage in report.damage} == {segments(w)[-1]}
 
 
+@pytest.mark.parametrize("stated_by", ["superblock", "frames"])
 def test_a_checkpoint_that_does_not_verify_is_told_and_costs_no_record(
-    caplog: pytest.LogCaptureFixture,
+    stated_by: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = small_config(segment_bytes_min=1 << 20, segment_bytes_max=1 << 20)
     w = Witness(SimEnv(), config)
     must(w.create("a"))
+    before = w.env.disk.read_all("/db/SUPER")
     for n in range(100):
         must(w.append("a", batch(f"{n}", 1, 3600)))
     w.restart("process", reopen=False)
     f = Forger(w, 0)
+    if stated_by == "frames":
+        w.env.disk.overwrite("/db/SUPER", 0, before)
     checkpoints = [at for at in f.frames() if number(f.data, at + 56, 4) == 2]
     assert checkpoints
     for at in checkpoints:
