@@ -1,0 +1,178 @@
+"""What a sentence can state of the group in either mode, and of what is between the modes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from hstreamlite.sub.ackmap import AckFlag
+from hstreamlite.sub.checkpoint import Progress
+from hstreamlite.sub.dispatch import SharedDispatcher
+from hstreamlite.sub.leases import Leases
+from hstreamlite.sub.limits import SECOND_NS, Limits
+from hstreamlite.sub.retry import RetryPolicy
+from tests.sub.driven import MODES, Driven, Taken
+
+TIMEOUT = 10 * SECOND_NS
+each_mode = pytest.mark.parametrize("mode", MODES)
+
+
+def driven(
+    mode: str,
+    *,
+    shards: int = 1,
+    key_of: Callable[[int, int], int] = lambda _, __: 0,
+    **limits: Any,
+) -> Driven:
+    """Ten records in each shard, and consumers a and b."""
+    it = Driven(mode, Limits(ack_timeout_ns=TIMEOUT, **limits), key_of)
+    for shard in range(1, shards + 1):
+        it.group.add_shard(shard, 1)
+        it.group.offer(shard, 11)
+    attach(it)
+    return it
+
+
+def attach(it: Driven) -> None:
+    it.group.attach("a")
+    it.group.attach("b")
+
+
+def restart(it: Driven) -> None:
+    progress = Progress()
+    for piece in it.group.delta():
+        progress.apply(piece)
+    it.restart(progress)
+    it.group.offer(1, 11)
+    attach(it)
+
+
+def reserve(it: Driven, most: int) -> int:
+    """Fetch and confirm nothing; return the lease."""
+    if it.mode == "shared":
+        return it.group.fetch("a", most, 0)[0].lease
+    it.describe(most)
+    return it.group.fetch_parcels("a", most, 0)[0].lease
+
+
+@each_mode
+def test_what_was_only_reserved_is_not_stored_as_delivered(mode: str) -> None:
+    it = driven(mode)
+    reserve(it, 4)
+    restart(it)
+    assert it.take("a", 4, 0) == [(1, 1, 5, 1)]
+
+
+@each_mode
+def test_a_lease_holds_what_was_handed_out_under_it(mode: str) -> None:
+    it = driven(mode)
+    lease = reserve(it, 4)
+    assert not it.group.holds(lease, 1, 1, 5), "not handed out yet"
+    if mode == "shared":
+        it.group.confirm(lease, 4, 0)
+    else:
+        it.group.confirm_parcel(lease, 3, 0)
+    assert it.group.holds(lease, 1, 1, 4)
+    assert it.group.holds(lease, 1, 2, 3)
+    assert not it.group.holds(lease, 1, 1, 5), "the last was cut off"
+    assert not it.group.holds(lease + 1, 1, 1, 2)
+    it.group.ack(1, 2)
+    assert not it.group.holds(lease, 1, 1, 4), "one is acked"
+    assert it.group.holds(lease, 1, 3, 4)
+
+
+@each_mode
+def test_the_doomed_of_a_shard_stay_when_another_is_moved_or_removed(mode: str) -> None:
+    it = driven(mode, shards=3, retry=RetryPolicy(max_attempts=1))
+    it.take("a", 30, 0)
+    it.group.detach("a", 0)
+    assert {doomed.shard_id for doomed in it.group.doomed(99)} == {1, 2, 3}
+    it.group.seek({2: 5})
+    assert {doomed.shard_id for doomed in it.group.doomed(99)} == {1, 3}
+    it.group.remove_shard(3)
+    assert {doomed.shard_id for doomed in it.group.doomed(99)} == {1}
+
+
+def test_what_waited_for_its_key_when_the_process_ended_cannot_be_acked_before_it_comes() -> None:
+    it = driven("ordered", key_of=lambda _, lsn: 0 if lsn == 4 else 7)
+    assert it.take("a", 1, 0) == [(1, 1, 2, 1)]
+    assert it.take("b", 9, 0) == [(1, 4, 5, 1)], "the rest is of the key that a has"
+    restart(it)
+    assert [it.group.ack(1, lsn) & ~AckFlag.ATTENTION for lsn in (2, 3, 4, 5, 10)] == [
+        AckFlag.VOID,
+        AckFlag.VOID,
+        AckFlag.NEW,
+        AckFlag.VOID,
+        AckFlag.VOID,
+    ]
+    assert it.take("b", 9, 0) == [(1, 1, 2, 2), (1, 2, 4, 1), (1, 5, 11, 1)]
+
+
+@each_mode
+@pytest.mark.parametrize("keys", [0, 40])
+def test_always_ready_consumers_get_equal_shares(mode: str, keys: int) -> None:
+    """Also where keys stay at a consumer until it has acked what it got of them."""
+    records, batch, names = 4_000, 25, ("a", "b", "c", "d")
+    it = driven(mode, key_of=lambda _, lsn: lsn * 0x9E3779B9 % keys + 1 if keys else 0)
+    for name in names[2:]:
+        it.group.attach(name)
+    shares = dict.fromkeys(names, 0)
+    asked = dict.fromkeys(names, -1)
+    waiting: set[str] = set()
+    held: dict[str, list[Taken]] = {name: [] for name in names}
+    it.group.offer(1, records + 1)
+    for now in range(1_000_000):
+        waiting.discard(it.group.next_in_line(now) or "")
+        awake = [name for name in names if name not in waiting] or [*names]
+        name = min(awake, key=asked.__getitem__)
+        asked[name] = now
+        for shard, first, end, _ in held[name]:
+            it.group.ack_range(shard, first, end)
+        held[name] = [] if name in waiting else it.take(name, batch, now, queue=True)
+        shares[name] += sum(end - first for _, first, end, _ in held[name])
+        if not held[name]:
+            waiting.add(name)
+        if it.group.lag().records == 0:
+            break
+    fair = records // len(names)
+    assert sum(shares.values()) == records
+    assert all(abs(share - fair) <= max(batch, fair // 20) for share in shares.values()), shares
+
+
+@each_mode
+def test_acks_of_many_at_once_ask_for_a_checkpoint(mode: str) -> None:
+    it = driven(mode, checkpoint_acks=4)
+    it.take("a", 10, 0)
+    it.group.ack_range(1, 2, 5)
+    assert not it.group.attend()
+    it.group.ack_range(1, 5, 9)
+    assert it.group.attend()
+
+
+def leases_of(it: Driven) -> Leases:
+    assert isinstance(it.group._dispatch, SharedDispatcher)
+    return it.group._dispatch._leases
+
+
+def test_nothing_is_known_any_more_of_what_lies_below_the_oldest_unacked() -> None:
+    it = driven("shared")
+    for _ in range(4):
+        it.take("a", 2, 0)
+    it.group.ack_range(1, 3, 7)
+    it.group.ack_range(1, 1, 3)
+    it.group.attend()
+    assert [(slot.first, slot.end) for slot in leases_of(it).of_shard(1)] == [(7, 9)]
+
+
+def test_what_is_acked_to_the_last_record_is_forgotten_when_that_is_stored() -> None:
+    it = driven("shared")
+    for _ in range(5):
+        it.take("a", 2, 0)
+    it.group.ack_range(1, 3, 5)
+    it.group.ack_range(1, 6, 10)
+    leases = leases_of(it)
+    assert len(leases) == 5
+    it.group.delta()
+    assert [(slot.first, slot.end) for slot in leases.of_shard(1)] == [(1, 3), (5, 7), (9, 11)]
