@@ -34,6 +34,7 @@ TAIL = "tests/log/test_tail.py"
 POSITIONS = "tests/sub/test_positions_machine.py"
 GROUP = "tests/sub/test_group.py"
 RETRY = "tests/sub/test_retry.py"
+PRESENCE = "tests/sub/test_presence.py"
 DEAD = "tests/test_dead_letters.py"
 REDRIVEN = "tests/conformance/test_dead_letters.py"
 
@@ -676,6 +677,80 @@ BUGS = {
         "SUBSCRIPTION in record.attributes",
         REDRIVEN,
         "its_own_letters",
+    ),
+    "renew a lease that has run out": Bug(
+        "sub/group.py",
+        "        self._miss(now)\n        self._require(consumer)\n"
+        "        return self._consumers.renew(",
+        "        self._require(consumer)\n        return self._consumers.renew(",
+        PRESENCE,
+        "is_not_renewed",
+    ),
+    "miss a silent consumer a moment late": Bug(
+        "sub/presence.py",
+        "            if end > now:",
+        "            if end >= now:",
+        PRESENCE,
+        "what_a_silent_consumer_held",
+    ),
+    "sleep while a lease runs out": Bug(
+        "sub/group.py",
+        ", self._consumers.next_end())",
+        ")",
+        PRESENCE,
+        "what_a_silent_consumer_held",
+    ),
+    "let what a gone consumer held back off": Bug(
+        "sub/retry.py",
+        "frozenset({Cause.TIMEOUT, Cause.RELEASED})",
+        "frozenset({Cause.TIMEOUT, Cause.RELEASED, Cause.GONE})",
+        PRESENCE,
+        "what_a_silent_consumer_held",
+    ),
+    "begin a lease where the last one ended": Bug(
+        "sub/presence.py",
+        "        self._forget_end(consumer)\n        end = self._ends[consumer] = now + lease_ns",
+        "        last = self._ends.get(consumer, now)\n        self._forget_end(consumer)\n"
+        "        end = self._ends[consumer] = last + lease_ns",
+        PRESENCE,
+        "renewed_lease_keeps",
+    ),
+    "keep a turn for who is gone": Bug(
+        "sub/group.py",
+        "        self._line.forget(consumer)\n",
+        "",
+        PRESENCE,
+        "turn_in_line",
+    ),
+    "count a reservation of who is gone as a delivery": Bug(
+        "sub/custody.py",
+        "        if slot.fate is Fate.RESERVED:\n            self._leases.shelve("
+        "slot, slot.attempt, now, now)\n            return\n        self._changed",
+        "        self._changed",
+        PRESENCE,
+        "only_reserved",
+    ),
+    "tell that what its key took back was never delivered": Bug(
+        "sub/ordered.py",
+        "        return unacked - sum(min(stop, end) - first for first, stop, _ in handed if "
+        "first < end)",
+        "        return unacked",
+        "tests/sub/test_gaps.py",
+        "its_key_took_back",
+    ),
+    "detach who has the name of a consumer that is gone": Bug(
+        "feed.py",
+        "            if not self.sentry.knows(consumer, gate):\n",
+        "            if False:\n",
+        PRESENCE,
+        "has_its_name",
+    ),
+    "forget the deadline of half a batch": Bug(
+        "sub/leases.py",
+        "            right.consumer, right.due_ns = slot.consumer, slot.due_ns\n",
+        "            right.consumer = slot.consumer\n",
+        GROUP,
+        "extended_deadline_is_never_shortened",
     ),
 }
 
