@@ -9,8 +9,6 @@ import pytest
 
 from hstreamlite.sub.ackmap import AckFlag
 from hstreamlite.sub.checkpoint import Progress
-from hstreamlite.sub.dispatch import SharedDispatcher
-from hstreamlite.sub.leases import Leases
 from hstreamlite.sub.limits import SECOND_NS, Limits
 from hstreamlite.sub.retry import RetryPolicy
 from tests.sub.driven import MODES, Driven, Taken
@@ -149,30 +147,3 @@ def test_acks_of_many_at_once_ask_for_a_checkpoint(mode: str) -> None:
     assert not it.group.attend()
     it.group.ack_range(1, 5, 9)
     assert it.group.attend()
-
-
-def leases_of(it: Driven) -> Leases:
-    assert isinstance(it.group._dispatch, SharedDispatcher)
-    return it.group._dispatch._leases
-
-
-def test_nothing_is_known_any_more_of_what_lies_below_the_oldest_unacked() -> None:
-    it = driven("shared")
-    for _ in range(4):
-        it.take("a", 2, 0)
-    it.group.ack_range(1, 3, 7)
-    it.group.ack_range(1, 1, 3)
-    it.group.attend()
-    assert [(slot.first, slot.end) for slot in leases_of(it).of_shard(1)] == [(7, 9)]
-
-
-def test_what_is_acked_to_the_last_record_is_forgotten_when_that_is_stored() -> None:
-    it = driven("shared")
-    for _ in range(5):
-        it.take("a", 2, 0)
-    it.group.ack_range(1, 3, 5)
-    it.group.ack_range(1, 6, 10)
-    leases = leases_of(it)
-    assert len(leases) == 5
-    it.group.delta()
-    assert [(slot.first, slot.end) for slot in leases.of_shard(1)] == [(1, 3), (5, 7), (9, 11)]
