@@ -73,6 +73,7 @@ struct hsl_keytab {
 };
 
 static uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
+static uint64_t max_u64(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
 static struct cell *cell_at(struct hsl_keytab *t, uint64_t lsn)
 {
@@ -381,6 +382,8 @@ static void sync_acks(struct hsl_keytab *t)
         struct key *k = key_of(t, cell_at(t, woken[i]));
         if (k && (k->head == (uint32_t)woken[i] || k->todo == (uint32_t)woken[i]))
             refresh(t, k);
+        else
+            uncount(t, cell_at(t, woken[i]));
     }
     for (; t->base < low && t->base < t->scan; t->base++) {
         struct key *k = key_of(t, cell_at(t, t->base));
@@ -657,6 +660,7 @@ static void back(struct hsl_keytab *t, uint64_t lsn, bool failed)
     }
     k->todo = (uint32_t)lsn;
     k->waits = true;
+    unlist(t, k); /* it may stand among what is new, and comes before that now */
     refresh(t, k);
 }
 
@@ -806,13 +810,35 @@ int hsl_keytab_holds(struct hsl_keytab *t, uint32_t consumer, uint64_t first, ui
 }
 
 uint64_t hsl_keytab_open(struct hsl_keytab *t, uint32_t parcel, const struct hsl_key_run *runs,
-                         size_t n)
+                         size_t n, uint64_t *first)
 {
     uint64_t open = 0;
-    for (size_t i = 0; i < n; i++)
-        for (uint64_t lsn = runs[i].first; lsn < runs[i].first + runs[i].count; lsn++)
-            open += in_parcel(t, lsn, parcel);
+    *first = UINT64_MAX;
+    for (size_t i = 0; i < n; i++) {
+        for (uint64_t lsn = runs[i].first; lsn < runs[i].first + runs[i].count; lsn++) {
+            if (!in_parcel(t, lsn, parcel))
+                continue;
+            open++;
+            *first = min_u64(*first, lsn);
+        }
+    }
     return open;
+}
+
+uint32_t hsl_keytab_next_parcel(struct hsl_keytab *t, uint32_t consumer, uint64_t *at,
+                                uint64_t end)
+{
+    uint32_t parcel = 0;
+    sync_acks(t);
+    *at = *at > t->base ? *at : t->base;
+    for (end = min_u64(end, t->scan); *at < end; (*at)++) {
+        bool has = consumer_has(t, consumer, *at);
+        if (parcel != 0 && (!has || cell_at(t, *at)->parcel != parcel))
+            break;
+        if (has)
+            parcel = cell_at(t, *at)->parcel;
+    }
+    return parcel;
 }
 
 int hsl_keytab_delay(struct hsl_keytab *t, uint64_t lsn)
@@ -826,6 +852,20 @@ int hsl_keytab_delay(struct hsl_keytab *t, uint64_t lsn)
         return 0;
     c->delayed = 1;
     place(t, k);
+    return 1;
+}
+
+int hsl_keytab_expose(struct hsl_keytab *t, uint64_t lsn)
+{
+    sync_acks(t);
+    if (lsn < t->base || lsn >= max_u64(t->scan, t->restored_end) || done(t, lsn))
+        return 0;
+    if (lsn < t->scan) {
+        if (hsl_ackmap_may_watch(t->acks, 1) < 0)
+            return -ENOMEM;
+        hsl_ackmap_watch(t->acks, lsn);
+    }
+    hsl_ackmap_hold(t->acks, lsn, lsn + 1, 0);
     return 1;
 }
 
@@ -903,7 +943,7 @@ static int check_key(struct hsl_keytab *t, struct key *k, uint64_t *fresh, uint6
                 return 4;
             if (!waits && t->owners[c->parcel] != k->owner)
                 return 5; /* two consumers have records of one key */
-            if (waits && lsn != todo && !hsl_ackmap_is_held(t->acks, lsn))
+            if (waits && lsn != todo && !c->delayed && !hsl_ackmap_is_held(t->acks, lsn))
                 return 6;
             *fresh += waits && c->attempts == 0;
             *again += waits && c->attempts > 0;
@@ -920,6 +960,19 @@ static int check_key(struct hsl_keytab *t, struct key *k, uint64_t *fresh, uint6
     if (k->head != k->todo && !c->delayed)
         where = MINE + k->owner;
     return k->list != where ? 8 : 0;
+}
+
+/* What comes again of a consumer's keys stands before what is new. */
+static bool in_order(struct hsl_keytab *t, uint32_t list)
+{
+    bool fresh = false;
+    for (uint32_t at = t->lists[list].first; at != NO_KEY; at = t->keys[at].behind) {
+        bool again = cell_at(t, whole(t, t->keys[at].todo))->attempts > 0;
+        if (again && fresh)
+            return false;
+        fresh |= !again;
+    }
+    return true;
 }
 
 int hsl_keytab_check(struct hsl_keytab *t)
@@ -942,5 +995,9 @@ int hsl_keytab_check(struct hsl_keytab *t)
         return 10;
     if (fresh != t->fresh || again != t->again)
         return 11;
+    for (uint32_t list = MINE; list < t->lists_len; list++) {
+        if (!in_order(t, list))
+            return 12;
+    }
     return 0;
 }

@@ -82,11 +82,18 @@ uint64_t hsl_keytab_move(struct hsl_keytab *t, uint32_t from, uint32_t to, uint6
                          uint64_t end);
 /* 1 if the consumer has all of [first, end) out, none of it acked. */
 int hsl_keytab_holds(struct hsl_keytab *t, uint32_t consumer, uint64_t first, uint64_t end);
-/* Unacked records of the runs that belong to the parcel. */
+/* Unacked records of the runs that belong to the parcel; *first is the first of them. */
 uint64_t hsl_keytab_open(struct hsl_keytab *t, uint32_t parcel, const struct hsl_key_run *runs,
-                         size_t n);
+                         size_t n, uint64_t *first);
+/* The next parcel of which the consumer has a record out from *at on, before end; *at moves behind
+ * what it has there in one piece. 0: there is none. */
+uint32_t hsl_keytab_next_parcel(struct hsl_keytab *t, uint32_t consumer, uint64_t *at,
+                                uint64_t end);
 /* This waiting record does not go out before `wake`, nor do those behind it. 0 if it is none. */
 int hsl_keytab_delay(struct hsl_keytab *t, uint64_t lsn);
+/* Has the ack of a waiting record count, though others of its key come before it, until one of
+ * those comes back. 0 if it is acked or gone; -ENOMEM. */
+int hsl_keytab_expose(struct hsl_keytab *t, uint64_t lsn);
 void hsl_keytab_wake(struct hsl_keytab *t, uint64_t lsn);
 /* The consumer is gone, and what it had is taken back. */
 void hsl_keytab_leave(struct hsl_keytab *t, uint32_t consumer);

@@ -219,7 +219,7 @@ static PyObject *py_state(PyObject *self, PyObject *args)
 }
 
 /* The rest take numbers and return one. */
-enum call { RESET, MOVE, HOLDS, DELAY, WAKE, LEAVE, READY, CHECK };
+enum call { RESET, MOVE, HOLDS, DELAY, EXPOSE, WAKE, LEAVE, READY, CHECK };
 
 static PyObject *call_numbers(PyObject *args, const char *format, enum call call)
 {
@@ -233,12 +233,13 @@ static PyObject *call_numbers(PyObject *args, const char *format, enum call call
     case MOVE: result = hsl_keytab_move(t, (uint32_t)a, (uint32_t)b, c, d); break;
     case HOLDS: result = (uint64_t)hsl_keytab_holds(t, (uint32_t)a, b, c); break;
     case DELAY: result = (uint64_t)hsl_keytab_delay(t, a); break;
+    case EXPOSE: result = (uint64_t)(int64_t)hsl_keytab_expose(t, a); break;
     case WAKE: hsl_keytab_wake(t, a); break;
     case LEAVE: hsl_keytab_leave(t, (uint32_t)a); break;
     case READY: result = (uint64_t)hsl_keytab_ready(t, (uint32_t)a, b, c); break;
     case CHECK: result = (uint64_t)hsl_keytab_check(t); break;
     }
-    return result == UINT64_MAX ? PyErr_NoMemory() : PyLong_FromUnsignedLongLong(result);
+    return result >= (uint64_t)-ENOMEM ? PyErr_NoMemory() : PyLong_FromUnsignedLongLong(result);
 }
 
 #define NUMBERS(name, format, call)                       \
@@ -251,12 +252,33 @@ NUMBERS(py_reset, "K:keytab_reset", RESET)
 NUMBERS(py_move, "KKKKK:keytab_move", MOVE)
 NUMBERS(py_holds, "KKKK:keytab_holds", HOLDS)
 NUMBERS(py_delay, "KK:keytab_delay", DELAY)
+NUMBERS(py_expose, "KK:keytab_expose", EXPOSE)
 NUMBERS(py_wake, "KK:keytab_wake", WAKE)
 NUMBERS(py_leave, "KK:keytab_leave", LEAVE)
 NUMBERS(py_ready, "KKKK:keytab_ready", READY)
 NUMBERS(py_check, "K:keytab_check", CHECK)
 
-/* open(table, parcel, runs) -> how many are unacked */
+/* parcels(table, consumer, first, end) -> [parcel, ...] */
+static PyObject *py_parcels(PyObject *self, PyObject *args)
+{
+    ull address, first, end;
+    unsigned consumer;
+    struct hsl_keytab *t;
+    if (!PyArg_ParseTuple(args, "KIKK:keytab_parcels", &address, &consumer, &first, &end) ||
+        !(t = table(address)))
+        return NULL;
+    PyObject *list = PyList_New(0);
+    uint64_t at = first;
+    for (uint32_t parcel; list && (parcel = hsl_keytab_next_parcel(t, consumer, &at, end)) != 0;) {
+        PyObject *number = PyLong_FromUnsignedLong(parcel);
+        if (!number || PyList_Append(list, number) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(number);
+    }
+    return list;
+}
+
+/* open(table, parcel, runs) -> (how many are unacked, the first of them) */
 static PyObject *py_open(PyObject *self, PyObject *args)
 {
     ull address;
@@ -268,8 +290,8 @@ static PyObject *py_open(PyObject *self, PyObject *args)
         !(t = table(address)))
         return NULL;
     const struct hsl_key_run *in = (const struct hsl_key_run *)runs;
-    return PyLong_FromUnsignedLongLong(
-        hsl_keytab_open(t, parcel, in, (size_t)len / sizeof *in));
+    uint64_t first, open = hsl_keytab_open(t, parcel, in, (size_t)len / sizeof *in, &first);
+    return Py_BuildValue("(KK)", (ull)open, (ull)first);
 }
 
 /* merge(runs, low) -> [(first, end, attempt), ...] */
@@ -308,6 +330,8 @@ static PyMethodDef methods[] = {
     {"keytab_move", py_move, METH_VARARGS, NULL},
     {"keytab_holds", py_holds, METH_VARARGS, NULL},
     {"keytab_open", py_open, METH_VARARGS, NULL},
+    {"keytab_parcels", py_parcels, METH_VARARGS, NULL},
+    {"keytab_expose", py_expose, METH_VARARGS, NULL},
     {"keytab_delay", py_delay, METH_VARARGS, NULL},
     {"keytab_wake", py_wake, METH_VARARGS, NULL},
     {"keytab_leave", py_leave, METH_VARARGS, NULL},

@@ -120,7 +120,19 @@ class KeyTable:
 
     def open(self, parcel: int, runs: bytes) -> int:
         """Return how many records of a parcel are unacked."""
+        return fast.keytab_open(self._address, parcel, runs)[0]
+
+    def first_open(self, parcel: int, runs: bytes) -> tuple[int, int]:
+        """Return how many records of a parcel are unacked, and the first of them, if any."""
         return fast.keytab_open(self._address, parcel, runs)
+
+    def parcels(self, consumer: int, first: int, end: int) -> set[int]:
+        """Return the parcels of which a consumer has records of ``[first, end)`` out."""
+        return set(fast.keytab_parcels(self._address, consumer, first, end))
+
+    def expose(self, lsn: int) -> bool:
+        """Have the ack of a waiting record count, whatever comes before it, if it is unacked."""
+        return bool(fast.keytab_expose(self._address, lsn))
 
     def delay(self, lsn: int) -> bool:
         """Keep a record that waits, and what follows it, until `wake`."""

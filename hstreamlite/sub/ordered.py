@@ -23,7 +23,7 @@ from sortedcontainers import SortedList
 from hstreamlite.sub.ackmap import Run
 from hstreamlite.sub.checkpoint import AttemptRun, KeptShard
 from hstreamlite.sub.effects import Doomed, Parcel
-from hstreamlite.sub.keytab import KeyHead, KeyTable, merged, runs_of
+from hstreamlite.sub.keytab import KeyHead, KeyTable, merged, run_bytes, runs_of
 from hstreamlite.sub.leases import Fate
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits
 from hstreamlite.sub.retry import ENDLESS, Cause, fate_of
@@ -62,6 +62,7 @@ class OrderedDispatcher:
         self._turns: deque[int] = deque()
         self._serial = 0
         self._leases: dict[int, _Lease] = {}
+        self._by_number: dict[int, _Lease] = {}
         self._by_consumer: dict[str, dict[int, _Lease]] = {}
         self._numbers: dict[str, int] = {}
         self._free_consumers: list[int] = []
@@ -174,7 +175,8 @@ class OrderedDispatcher:
         """Return how many unacked records below ``end`` were never handed out."""
         handed = self._tables[window.shard].attempts(window.low)
         unacked = window.acks.count_unacked(window.low, end)
-        return unacked - sum(min(stop, end) - first for first, stop, _ in handed if first < end)
+        delivered = sum(min(stop, end) - first for first, stop, _ in handed if first < end)
+        return max(0, unacked - delivered)  # acks may come between the two
 
     def backed_up(self, window: Window) -> bool:
         """Tell whether a shard has records that were never handed out."""
@@ -273,12 +275,12 @@ class OrderedDispatcher:
             self._parcels = number
         self._serial += 1
         lease = _Lease(self._serial, number, shard, consumer, runs)
-        self._leases[lease.lease] = lease
+        self._leases[lease.lease] = self._by_number[number] = lease
         self._by_consumer.setdefault(consumer, {})[lease.lease] = lease
         return lease
 
     def _drop(self, lease: _Lease) -> None:
-        del self._leases[lease.lease]
+        del self._leases[lease.lease], self._by_number[lease.number]
         held = self._by_consumer[lease.consumer]
         del held[lease.lease]
         if not held:
@@ -295,11 +297,11 @@ class OrderedDispatcher:
 
     def _open_runs(self, lease: _Lease) -> Iterator[tuple[int, int, int]]:
         """Yield (first unacked LSN, end, unacked) of the runs that are still at the consumer."""
-        table, acks = self._tables[lease.shard], self._windows[lease.shard].acks
+        table = self._tables[lease.shard]
         for at, run in enumerate(runs_of(lease.runs)):
-            count = table.open(lease.number, lease.runs[16 * at : 16 * at + 16])
+            count, first = table.first_open(lease.number, lease.runs[16 * at : 16 * at + 16])
             if count:
-                yield acks.next_unacked(run.first), run.first + run.size, count
+                yield first, run.first + run.size, count
 
     # What becomes of deliveries
 
@@ -414,15 +416,17 @@ class OrderedDispatcher:
     def extend(self, consumer: str, shard: int, run: Run, deadline_ns: int) -> int:
         """Move earlier deadlines of what the consumer holds of a run; return how many records."""
         table = self._tables[shard]
+        number = self._numbers.get(consumer)
+        if number is None:
+            return 0
         held = 0
-        for lease in self._of(consumer):
-            if lease.shard != shard or lease.due_ns is None:
-                continue
-            count = table.move(lease.number, lease.number, *run)
-            held += count
-            if count and lease.due_ns < deadline_ns:
-                table.move(lease.number, self._free_number(), *run)
-                part = self._lease(shard, consumer, lease.runs)
+        for parcel in sorted(table.parcels(number, *run)):
+            lease = self._by_number[parcel]
+            assert lease.due_ns is not None, "what is out has a deadline"
+            held += table.move(parcel, parcel, *run)
+            if lease.due_ns < deadline_ns:
+                table.move(parcel, self._free_number(), *run)
+                part = self._lease(shard, consumer, _clipped(lease.runs, *run))
                 part.due_ns = deadline_ns
                 self._deadlines.add((deadline_ns, part.lease))
                 if not self._count(lease):
@@ -448,21 +452,22 @@ class OrderedDispatcher:
         """Return the unacked records that are to be moved, longest doomed first."""
         found = []
         for (shard, lsn), (attempts, reason) in list(self._doomed.items()):
-            acks = self._windows[shard].acks
-            if not acks.count_unacked(lsn, lsn + 1):
+            if not self._tables[shard].expose(lsn):
                 del self._doomed[shard, lsn]
                 continue
-            acks.free(lsn, lsn + 1)  # the ack that ends it counts, whatever lies before it
             found.append(Doomed(shard, lsn, lsn + 1, attempts, reason))
             if len(found) == limit:
                 break
         return tuple(found)
 
     def is_doomed(self, shard: int, first: int, end: int) -> bool:
-        """Tell whether all of ``[first, end)`` is doomed and none of it acked."""
-        acks = self._windows[shard].acks
-        return all((shard, lsn) in self._doomed for lsn in range(first, end)) and (
-            acks.count_unacked(first, end) == end - first
+        """Tell whether all of ``[first, end)`` is doomed and none of it acked.
+
+        The acks that follow at once count, also of what an earlier record of its key held again.
+        """
+        return all(
+            (shard, lsn) in self._doomed and self._tables[shard].expose(lsn)
+            for lsn in range(first, end)
         )
 
     def put_off(self, shard: int, lsn: int) -> None:
@@ -531,6 +536,7 @@ class OrderedDispatcher:
         assert sorted((due, *key) for key, due in self._delayed.items()) == list(self._delays)
         held = {s.lease for of in self._by_consumer.values() for s in of.values()}
         assert held == set(self._leases)
+        assert {lease.number: lease for lease in self._leases.values()} == self._by_number
 
 
 def _hold_undelivered(window: Window, counts: "array[int]") -> None:
@@ -545,3 +551,12 @@ def _hold_undelivered(window: Window, counts: "array[int]") -> None:
             first = None
     if first is not None:
         window.acks.hold(first, low + len(counts))
+
+
+def _clipped(runs: bytes, first: int, end: int) -> bytes:
+    """Return what of runs lies in ``[first, end)``."""
+    return b"".join(
+        run_bytes(low := max(run.first, first), min(run.first + run.size, end) - low, run.attempt)
+        for run in runs_of(runs)
+        if run.first < end and first < run.first + run.size
+    )
