@@ -550,10 +550,10 @@ class Feed:
             self._stored_ns = self.now()
             if not (force or self._needs_snapshot or self.group.unsaved()):
                 return 0
-            ops = self.progress_ops()
-            if not ops:
-                return 0
             try:
+                ops = self.progress_ops()
+                if not ops:
+                    return 0
                 staged = self.journal.try_stage(ops, _MEMORY, system=True)
             except BaseException:
                 self.forget_stored()

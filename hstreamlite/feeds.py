@@ -47,14 +47,24 @@ class Feeds:
 
     @contextmanager
     def _snapshot(self) -> Iterator[list[bytes]]:
-        """Yield records that rebuild all progress; no other progress is stored meanwhile."""
+        """Yield records that rebuild all progress; no other progress is stored meanwhile.
+
+        What raises has not stored them: all is unsaved again.
+        """
         with ExitStack() as held:
+            taken: list[Feed] = []
             out = []
-            for feed in self._feeds.values():
-                held.enter_context(feed.lock)
-                prefix = PREFIX.pack(feed.state.id)
-                out += [prefix + piece for piece in feed.group.snapshot()]
-            yield out
+            try:
+                for feed in self._feeds.values():
+                    held.enter_context(feed.lock)
+                    taken.append(feed)
+                    prefix = PREFIX.pack(feed.state.id)
+                    out += [prefix + piece for piece in feed.group.snapshot()]
+                yield out
+            except BaseException:
+                for feed in taken:
+                    feed.forget_stored()
+                raise
 
     def _trimmed(self, firsts: Mapping[int, int]) -> None:
         for feed in self.all():

@@ -94,11 +94,11 @@ class Collected:
             changes = [catalogs.stream_change(state) for state in created.values()]
             changes += [engine.deletion_of(state, force=False) for state in deleted]
             ops, parts = self._append_ops(created)
-            stored = [op for feed in feeds for op in feed.progress_ops(self._spans(feed))]
-            system = bool(changes or stored) and not ops
-            if changes:
-                stored.append((CATALOG, [catalogs.encode(c) for c in changes], None))
             try:
+                stored = [op for feed in feeds for op in feed.progress_ops(self._spans(feed))]
+                system = bool(changes or stored) and not ops
+                if changes:
+                    stored.append((CATALOG, [catalogs.encode(c) for c in changes], None))
                 ticket, runs = engine.journal.stage(ops + stored, 2, system=system)
             except BaseException:
                 for feed in feeds:
