@@ -190,6 +190,19 @@ class Consumer(ConsumerBase):
         self, fetch: Callable[..., DeliveryBatch | None], max_records: int, end: int | None
     ) -> DeliveryBatch:
         """Fetch until there is something, or the time is over."""
+        try:
+            batch = self._wait_for(fetch, max_records, end)
+        except BaseException:
+            if not self._closed:
+                self._feed.leave_line(self.name)
+            raise
+        if not batch:
+            self._feed.leave_line(self.name)
+        return batch
+
+    def _wait_for(
+        self, fetch: Callable[..., DeliveryBatch | None], max_records: int, end: int | None
+    ) -> DeliveryBatch:
         clock = self._feed.engine.env.clock
         journal = self._journal
         while True:
@@ -200,7 +213,6 @@ class Consumer(ConsumerBase):
                 return batch
             now = clock.mono_ns()
             if end is not None and now >= end:
-                self._feed.leave_line(self.name)
                 return EMPTY
             wait = _SLICE_NS if end is None else min(_SLICE_NS, end - now)
             due = self._feed.next_deadline()
@@ -208,7 +220,6 @@ class Consumer(ConsumerBase):
                 wait = max(0, min(wait, due - now))
             changed = journal.wait_change(durable, pokes, wait)
             if not changed and not self._feed.engine.env.threaded:
-                self._feed.leave_line(self.name)
                 return EMPTY
 
     def __iter__(self) -> Iterator[Delivery]:

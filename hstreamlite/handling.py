@@ -272,7 +272,11 @@ class Handling:
 
 def _reason(error: BaseException) -> str:
     """Return why a delivery goes back, for those who find it among the dead letters."""
-    return check_reason(f"{type(error).__name__}: {error}")
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - whatever a handler raised, its delivery goes back
+        text = "an error that cannot tell what it is"
+    return check_reason(f"{type(error).__name__}: {text}")
 
 
 def _names(spans: list[Span], delivery: Delivery) -> bool:

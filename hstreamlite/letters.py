@@ -85,4 +85,9 @@ def _before(text: str) -> dict[str, str]:
         return {}
     if not isinstance(found, dict):
         return {}
-    return {name: text for name, text in found.items() if isinstance(text, str)}
+    attributes = {name: text for name, text in found.items() if isinstance(text, str)}
+    try:
+        Record(b"", attributes=attributes)
+    except ValueError:
+        return {}  # no record ever had them
+    return attributes

@@ -433,7 +433,10 @@ async def test_a_letter_that_died_twice_goes_back_step_by_step(store: Store) -> 
         assert await subscription.redrive() == 2, "the letter itself, and what came back of it"
 
 
-@pytest.mark.parametrize("before", ["", "[]", '{"a": 1}', "{", "[" * 100_000, "null"])
+FORGED = ["", "[]", '{"a": 1}', "{", "[" * 100_000, "null", '{"a": "\\ud800"}']
+
+
+@pytest.mark.parametrize("before", FORGED)
 async def test_forged_letters_do_no_harm(store: Store, before: str) -> None:
     subscription = await filled(store, 0)
     forged = {"hstreamlite-dead-subscription": "billing", "hstreamlite-dead-before": before}

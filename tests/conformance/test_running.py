@@ -178,6 +178,26 @@ async def test_on_error_may_settle_the_record(store: Store) -> None:
     assert await subscription.lag() == hs.Lag(0, 0)
 
 
+async def test_an_error_that_cannot_tell_what_it_is_is_one_as_any_other(store: Store) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    subscription = await filled(store, 1)
+    again = threading.Event()
+
+    def handle(delivery: hs.Delivery) -> None:
+        if delivery.attempt == 1:
+            raise Mute
+        again.set()
+
+    async with subscription.consumer("w") as consumer:
+        running = start(consumer, handle)
+        await until(again)
+        await consumer.close()
+        await running
+
+
 async def test_what_on_error_raises_ends_the_run(store: Store) -> None:
     subscription = await filled(store, 30)
 
