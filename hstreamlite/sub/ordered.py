@@ -161,15 +161,15 @@ class OrderedDispatcher:
 
     def undelivered(self, window: Window) -> int:
         """Return how many unacked records below ``next`` were never handed out."""
-        low = window.low
+        table = self._tables[window.shard]
         reserved = sum(
-            max(0, run.first + run.size - max(run.first, low))
+            table.open(lease.number, run_bytes(*run))  # others were taken back with their key
             for lease in self._leases.values()
             if lease.due_ns is None and lease.shard == window.shard
             for run in runs_of(lease.runs)
             if run.attempt == 1
         )
-        return self._tables[window.shard].state.fresh + reserved
+        return table.state.fresh + reserved
 
     def undelivered_below(self, window: Window, end: int) -> int:
         """Return how many unacked records below ``end`` were never handed out."""

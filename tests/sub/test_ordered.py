@@ -10,7 +10,6 @@ from hstreamlite.sub.limits import Limits
 from hstreamlite.sub.retry import ENDLESS, RetryPolicy
 
 SECOND = 10**9
-FOR_EVER = 1 << 60
 
 
 def group_of(
@@ -83,3 +82,12 @@ def test_deadlines_are_extended_record_by_record() -> None:
     for lsn in range(1, 21):
         group.tick((31 + lsn) * SECOND - 1)
         assert group.stats().in_flight == (20 - lsn if lsn > 1 else 19)
+
+
+def test_what_was_only_reserved_is_not_counted_twice_when_its_key_is_taken_back() -> None:
+    group = group_of([1] * 20, "a", max_unacked=7)
+    fetch(group, "a", 6)
+    assert [parcel.records for parcel in group.fetch_parcels("a", 10, 0)] == [1]
+    group.tick(31 * SECOND)
+    assert (group.lag().unacked, group.lag().backlog) == (6, 14)
+    assert (group.stats().waiting, group.stats().in_flight) == (6, 0)

@@ -78,6 +78,7 @@ class OrderedGroupMachine(GroupMachine):
     def fetch(self, data: st.DataObject, most: int, queue: bool, confirm: bool) -> None:
         name = data.draw(st.sampled_from(self.model.consumers))
         self.model.tick()
+        self.group.tick(self.model.now)
         if name in self.model.consumers:
             self.do_fetch(name, most, queue=queue, confirm=confirm)
 
@@ -185,6 +186,7 @@ class OrderedGroupMachine(GroupMachine):
     def take_more(self, data: st.DataObject, most: int) -> None:
         """Let a consumer that holds something have what follows."""
         self.model.tick()
+        self.group.tick(self.model.now)
         leases = self.model.leases_of()
         if leases:
             _, places = data.draw(st.sampled_from(leases))
