@@ -11,6 +11,7 @@ from hstreamlite._native import fast
 from hstreamlite.ahead import Ahead
 from hstreamlite.config import (
     ACK_TIMEOUT_SECONDS_MAX,
+    check_bool,
     check_duration,
     check_int,
     check_reason,
@@ -278,14 +279,29 @@ class Consumer(ConsumerBase):
             self._work = None
             self._end_handling()
 
-    def ack(self, deliveries: Deliveries) -> AckResult:
+    def ack(self, deliveries: Deliveries, *, durable: bool = False) -> AckResult:
         """Ack a delivery, several, or a whole batch: they do not come again.
 
-        Progress is on disk within `progress_interval`. An ack counts whoever holds the record, also
-        after its timeout; twice is no error. UnknownRecord for what was never delivered: then
-        nothing of that range was acked.
+        Progress is on disk within `progress_interval`; with durable=True, when this returns. An ack
+        counts whoever holds the record, also after its timeout; twice is no error. UnknownRecord
+        for what was never delivered: then nothing of that range was acked.
         """
-        return self._ack_items(deliveries)
+        check_bool("durable", durable)
+        result = self._ack_items(deliveries)
+        if durable:
+            self.commit()
+        return result
+
+    def commit(self) -> None:
+        """Return when all that was acked so far, by whatever consumer, is on disk: not even a power
+        cut brings it again.
+
+        StorageFull where there is no room for that: the acks count, and are stored later.
+        """
+        self._check()
+        ticket = self._feed.commit(may_block=True)
+        assert ticket is not None
+        self._journal.wait(ticket)
 
     def release(
         self,

@@ -542,6 +542,35 @@ class Feed:
             self.engine.wake()
         return ticket or 0
 
+    def commit(self, *, may_block: bool) -> int | None:
+        """Stage all acks so far; return the ticket with which they are on disk.
+
+        That of acks which others have staged before is no later. None where staging would have to
+        wait, and may not. StorageFull when there is no room for it.
+        """
+        while True:
+            with self.lock:
+                self.check()
+                if self._try_store(force=False) is not None:
+                    return self.journal.staged()
+            if not may_block:
+                return None
+            try:
+                self.journal.make_room(self._room_bytes)
+            except StorageFull:  # less may do, and there is a reserve for it
+                return self._stage_now()
+
+    def _stage_now(self) -> int:
+        """Stage what is unsaved, however long that takes; returns the ticket."""
+        with self.lock:
+            self.check()
+            try:
+                self.journal.stage(self.progress_ops(), _MEMORY, system=True)
+            except BaseException:
+                self.forget_stored()
+                raise
+            return self.journal.staged()
+
     def _try_store(self, *, force: bool) -> int | None:
         """Stage what is unsaved; None where that would have to wait."""
         with self.lock:

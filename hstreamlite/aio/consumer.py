@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from hstreamlite.aio.bell import Bell, in_thread
 from hstreamlite.aio.tasks import Tasks
-from hstreamlite.config import check_int, check_seconds
+from hstreamlite.config import check_bool, check_int, check_seconds
 from hstreamlite.consumer import ConsumerBase
 from hstreamlite.errors import ConsumerClosed, StoreClosed, SubscriptionNotFound
 from hstreamlite.feed import EMPTY, AckResult, Deliveries, DeliveryBatch, Feed, check_receive
@@ -152,9 +152,22 @@ class Consumer(ConsumerBase):
             self._work = None
             self._end_handling()
 
-    async def ack(self, deliveries: Deliveries) -> AckResult:
+    async def ack(self, deliveries: Deliveries, *, durable: bool = False) -> AckResult:
         """Ack a delivery, several, or a whole batch, as `hstreamlite.Consumer.ack`."""
-        return self._ack_items(deliveries)
+        check_bool("durable", durable)
+        result = self._ack_items(deliveries)
+        if durable:
+            await self.commit()
+        return result
+
+    async def commit(self) -> None:
+        """Return when all that was acked so far is on disk, as `hstreamlite.Consumer.commit`."""
+        self._check()
+        ticket = self._feed.commit(may_block=False)
+        if ticket is None:
+            ticket = await in_thread(self._feed.commit, may_block=True)
+            assert ticket is not None
+        await self._bell.ticket(ticket)
 
     async def release(
         self,

@@ -73,6 +73,8 @@ async def test_a_closed_store_refuses_everything(face: Face, tmp_path: Path) -> 
         subscription.resume(),
         consumer.receive(),
         consumer.ack(held),
+        consumer.ack(held, durable=True),
+        consumer.commit(),
         consumer.release(held),
         consumer.extend(held, by=1),
         producer.submit(b"y"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -490,6 +491,42 @@ async def test_progress_survives_reopening(face: Face, tmp_path: Path) -> None:
             await consumer.ack(got)
     async with face.open(tmp_path / "s") as store:
         assert await store.subscription("billing").lag() == hs.Lag(0, 0)
+
+
+async def crashed(face: Face, path: Path) -> list[object]:
+    """Return what comes to a consumer of the store as its files are now."""
+    copy = path.with_name("copy")
+    shutil.copytree(path, copy)
+    async with face.open(copy) as store, store.subscription("billing").consumer("w") as consumer:
+        got = sorted(int(bytes(d.payload)) for d in await consumer.receive(100, timeout=0))
+    shutil.rmtree(copy)
+    return got
+
+
+@pytest.mark.parametrize("mode", ["ordered", "shared"])
+async def test_a_durable_ack_is_on_disk_when_it_returns(
+    face: Face, tmp_path: Path, mode: str
+) -> None:
+    path, config = tmp_path / "s", hs.StoreConfig(progress_interval=60.0)
+    async with face.open(path, config=config) as store:
+        subscription = await filled(store, 10, mode=mode)
+        async with subscription.consumer("w") as one, subscription.consumer("v") as two:
+            held = await drain(one, 5)
+            rest = await drain(two, 5)
+            assert await one.ack(held[0], durable=True) == hs.AckResult(1, 0, 0)
+            assert await crashed(face, path) == list(range(1, 10))
+            await settled(held[1].ack())
+            assert await two.ack(rest[:2]) == hs.AckResult(2, 0, 0)
+            assert await crashed(face, path) == list(range(1, 10))
+            await two.commit()
+            assert await crashed(face, path) == [2, 3, 4, 7, 8, 9]
+            await one.commit()
+            assert await one.ack(held, durable=True) == hs.AckResult(3, 2, 0)
+            assert await crashed(face, path) == [7, 8, 9]
+            with pytest.raises(TypeError, match="durable must be a bool, not int"):
+                await one.ack(held, durable=1)
+        with pytest.raises(hs.ConsumerClosed):
+            await one.commit()
 
 
 async def test_ack_of_a_wide_stream_survives_reopening(face: Face, tmp_path: Path) -> None:

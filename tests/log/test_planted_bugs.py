@@ -730,6 +730,23 @@ BUGS = {
         PRESENCE,
         "only_reserved",
     ),
+    "wait for no disk in a durable ack": Bug(
+        "feed.py",
+        "                    return self.journal.staged()\n            if not may_block:",
+        "                    return 0\n            if not may_block:",
+        "tests/test_durable_acks.py",
+        "never_comes_again",
+    ),
+    "take acks that are staged for acks that are on disk": Bug(
+        "feed.py",
+        "                if self._try_store(force=False) is not None:\n"
+        "                    return self.journal.staged()\n",
+        "                ticket = self._try_store(force=False)\n"
+        "                if ticket is not None:\n"
+        "                    return ticket\n",
+        "tests/test_durable_acks.py",
+        "never_comes_again",
+    ),
     "leave what comes again behind what is new": Bug(
         "_native/keytab.c",
         "    unlist(t, k); /* it may stand among what is new, and comes before that now */\n",
