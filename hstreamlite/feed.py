@@ -274,10 +274,12 @@ class Feed:
                 del left[0]
                 found += deliveries
                 runs += confirmed
-        except BaseException:
+        except BaseException as error:
             for part in left:
                 self._handout.confirm(part, [])
-            raise
+            if not found or not isinstance(error, Exception):
+                raise
+            # What is handed out is told first: the next fetch meets the error again.
         if not found:
             if self._gaps_passed != gaps_passed:
                 return self.fetch(consumer, max_records, owner, may_block=may_block)
