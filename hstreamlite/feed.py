@@ -351,6 +351,8 @@ class Feed:
         self.group.shut(shut=bool(self._edges))
 
     def leave_line(self, consumer: str) -> None:
+        if self.engine.forked:
+            return  # the lock may be held by a thread that is not there
         with self.lock:
             self.group.leave_line(consumer)
 

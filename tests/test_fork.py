@@ -124,6 +124,8 @@ def uses_of(store: hs.Store) -> dict[str, Callable[[], object]]:
         "receive in time": lambda: consumer.receive(timeout=1),
         "iterate consumer": lambda: next(iter(consumer)),
         "ack": lambda: consumer.ack(batch),
+        "durable ack": lambda: consumer.ack(batch, durable=True),
+        "commit acks": consumer.commit,
         "release": lambda: consumer.release(batch),
         "extend": lambda: consumer.extend(batch, by=1),
         "gaps": consumer.gaps,
