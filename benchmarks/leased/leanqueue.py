@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from leanqueue import LeanQueueCore  # type: ignore[import-untyped]
+from leanqueue import LeanQueueCore
 
 from benchmarks.leased import ACK_TIMEOUT
 
