@@ -17,7 +17,11 @@
 
 enum { COPY_PIECE = 4096, COPY_SMALL = 16384 };
 
-static uint64_t ring_bytes(const struct hsl_log *log) { return log->stage_map_len - HSL_PAGE; }
+/* Entries begin every 8 bytes, also in a file that somebody cut to an odd size. */
+static uint64_t ring_bytes(const struct hsl_log *log)
+{
+    return (log->stage_map_len - HSL_PAGE) & ~(uint64_t)7;
+}
 
 static uint8_t *ring_at(const struct hsl_log *log, uint64_t pos)
 {
