@@ -19,6 +19,14 @@ static struct hsl_keytab *table(ull address)
     return (struct hsl_keytab *)(uintptr_t)address;
 }
 
+/* No window holds more records than this. */
+#define RECORDS_MAX (1ull << 31)
+
+static void *room_for(uint64_t records, size_t each)
+{
+    return records < RECORDS_MAX ? PyMem_Calloc((size_t)records + 1, each) : NULL;
+}
+
 static PyObject *failure(int64_t rc)
 {
     if (rc == -ENOMEM)
@@ -73,7 +81,7 @@ static PyObject *py_take(PyObject *self, PyObject *args)
                           &end) ||
         !(t = table(address)))
         return NULL;
-    struct hsl_key_run *out = PyMem_Calloc((size_t)max + 1, sizeof *out);
+    struct hsl_key_run *out = room_for(max, sizeof *out);
     if (!out)
         return PyErr_NoMemory();
     return runs_result(out, hsl_keytab_take(t, consumer, parcel, max, fresh, end, out));
@@ -90,7 +98,7 @@ static PyObject *py_confirm(PyObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "KIy#K:keytab_confirm", &address, &parcel, &runs, &len, &count) ||
         !(t = table(address)))
         return NULL;
-    struct hsl_key_run *out = PyMem_Calloc((size_t)records_of(runs, len) + 1, sizeof *out);
+    struct hsl_key_run *out = room_for(records_of(runs, len), sizeof *out);
     if (!out)
         return PyErr_NoMemory();
     size_t n = (size_t)len / sizeof *out;
@@ -110,7 +118,7 @@ static PyObject *py_take_back(PyObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "KIy#:keytab_take_back", &address, &parcel, &runs, &len) ||
         !(t = table(address)))
         return NULL;
-    struct hsl_key_head *out = PyMem_Calloc((size_t)records_of(runs, len) + 1, sizeof *out);
+    struct hsl_key_head *out = room_for(records_of(runs, len), sizeof *out);
     if (!out)
         return PyErr_NoMemory();
     const struct hsl_key_run *in = (const struct hsl_key_run *)runs;
