@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         AppendTimeout,
         BatchTooLarge,
         BufferFull,
+        ConnectionFailed,
         ConnectionLost,
         ConnectorError,
         ConsumerClosed,
@@ -25,17 +26,22 @@ if TYPE_CHECKING:
         Forked,
         HStreamError,
         LeaseLost,
+        LimitReached,
         LocalProtocolError,
+        MalformedBatch,
         NotAStore,
         NotOwner,
         Outcome,
         PayloadMismatch,
+        PermissionDenied,
+        PlaceConflict,
         ProducerClosed,
         ReadOnly,
         RecordTooLarge,
         RecordTrimmed,
         RemoteError,
         RemoteProtocolError,
+        ShardNotFound,
         SqlError,
         StorageFull,
         StorageUnavailable,
@@ -52,16 +58,27 @@ if TYPE_CHECKING:
         SubscriptionInUse,
         SubscriptionNotFound,
         TransactionTooLarge,
+        Unauthenticated,
         Unavailable,
+        UnknownPlace,
         UnknownRecord,
     )
     from hstreamlite.feed import AckResult, DeliveryBatch
     from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo
     from hstreamlite.log.reader import Batch
     from hstreamlite.log.recovery import RecoveryReport
+    from hstreamlite.metrics.histogram import Distribution
+    from hstreamlite.metrics.rates import Rates
+    from hstreamlite.metrics.traffic import (
+        StreamRates,
+        StreamTraffic,
+        SubscriptionRates,
+        SubscriptionTraffic,
+    )
     from hstreamlite.place import EARLIEST, LATEST, Place
     from hstreamlite.producer import Producer, Submitted
     from hstreamlite.records import Delivery, Payload, Record, RecordId, RecordIds
+    from hstreamlite.remote import connect
     from hstreamlite.signals import exit_on_sigterm
     from hstreamlite.store import (
         Store,
@@ -69,7 +86,7 @@ if TYPE_CHECKING:
         open,  # noqa: A004 - hstreamlite.open is how users say it
     )
     from hstreamlite.stream import BatchReader, Reader, Stream
-    from hstreamlite.sub.effects import ConsumerStats, Event, Gap, GroupStats, Lag, Sought
+    from hstreamlite.sub.effects import ConsumerStats, Damaged, Event, Gap, GroupStats, Lag, Sought
     from hstreamlite.sub.retry import Backoff
     from hstreamlite.transaction import Transaction
 
@@ -91,6 +108,7 @@ _NAMES = {
         "AppendTimeout",
         "BatchTooLarge",
         "BufferFull",
+        "ConnectionFailed",
         "ConnectionLost",
         "ConnectorError",
         "ConsumerClosed",
@@ -101,17 +119,22 @@ _NAMES = {
         "Forked",
         "HStreamError",
         "LeaseLost",
+        "LimitReached",
         "LocalProtocolError",
+        "MalformedBatch",
         "NotAStore",
         "NotOwner",
         "Outcome",
         "PayloadMismatch",
+        "PlaceConflict",
+        "PermissionDenied",
         "ProducerClosed",
         "ReadOnly",
         "RecordTooLarge",
         "RecordTrimmed",
         "RemoteError",
         "RemoteProtocolError",
+        "ShardNotFound",
         "SqlError",
         "StorageFull",
         "StorageUnavailable",
@@ -128,7 +151,9 @@ _NAMES = {
         "SubscriptionInUse",
         "SubscriptionNotFound",
         "TransactionTooLarge",
+        "Unauthenticated",
         "Unavailable",
+        "UnknownPlace",
         "UnknownRecord",
     ),
     "hstreamlite.feed": (
@@ -142,6 +167,14 @@ _NAMES = {
     ),
     "hstreamlite.log.reader": ("Batch",),
     "hstreamlite.log.recovery": ("RecoveryReport",),
+    "hstreamlite.metrics.histogram": ("Distribution",),
+    "hstreamlite.metrics.rates": ("Rates",),
+    "hstreamlite.metrics.traffic": (
+        "StreamRates",
+        "StreamTraffic",
+        "SubscriptionRates",
+        "SubscriptionTraffic",
+    ),
     "hstreamlite.producer": (
         "Producer",
         "Submitted",
@@ -153,6 +186,7 @@ _NAMES = {
         "RecordId",
         "RecordIds",
     ),
+    "hstreamlite.remote": ("connect",),
     "hstreamlite.signals": ("exit_on_sigterm",),
     "hstreamlite.store": (
         "Store",
@@ -166,6 +200,7 @@ _NAMES = {
     ),
     "hstreamlite.sub.effects": (
         "ConsumerStats",
+        "Damaged",
         "Event",
         "Gap",
         "GroupStats",
@@ -188,6 +223,7 @@ __all__ = [
     "BatchTooLarge",
     "BufferFull",
     "Compression",
+    "ConnectionFailed",
     "ConnectionLost",
     "ConnectorError",
     "Consumer",
@@ -195,8 +231,10 @@ __all__ = [
     "ConsumerExists",
     "ConsumerStats",
     "CorruptionError",
+    "Damaged",
     "Delivery",
     "DeliveryBatch",
+    "Distribution",
     "DuplicateAppend",
     "Durability",
     "Event",
@@ -207,15 +245,20 @@ __all__ = [
     "HStreamError",
     "Lag",
     "LeaseLost",
+    "LimitReached",
     "LocalProtocolError",
+    "MalformedBatch",
     "NotAStore",
     "NotOwner",
     "Outcome",
     "Payload",
     "PayloadMismatch",
+    "PermissionDenied",
     "Place",
+    "PlaceConflict",
     "Producer",
     "ProducerClosed",
+    "Rates",
     "ReadOnly",
     "Reader",
     "Record",
@@ -226,6 +269,7 @@ __all__ = [
     "RecoveryReport",
     "RemoteError",
     "RemoteProtocolError",
+    "ShardNotFound",
     "Sought",
     "SqlError",
     "StorageFull",
@@ -244,17 +288,24 @@ __all__ = [
     "StreamInUse",
     "StreamInfo",
     "StreamNotFound",
+    "StreamRates",
+    "StreamTraffic",
     "Submitted",
     "Subscription",
     "SubscriptionExists",
     "SubscriptionInUse",
     "SubscriptionInfo",
     "SubscriptionNotFound",
+    "SubscriptionRates",
+    "SubscriptionTraffic",
     "Transaction",
     "TransactionTooLarge",
+    "Unauthenticated",
     "Unavailable",
+    "UnknownPlace",
     "UnknownRecord",
     "aio",
+    "connect",
     "errors",
     "exit_on_sigterm",
     "open",

@@ -82,6 +82,11 @@ class Ahead:
         self._base = self._taken_end = end
         self._end = end + len(self._records)
 
+    def shut(self) -> None:
+        """Have the group asked by whoever takes next. Takes no lock."""
+        if self._hatch is not None:
+            self._hatch.close()
+
     def clear(self) -> None:
         self._records = []
         self._end = self._taken_end = 0

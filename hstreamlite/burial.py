@@ -18,7 +18,9 @@ from hstreamlite.errors import (
     CorruptionError,
     Forked,
     HStreamError,
+    MalformedBatch,
     RecordTrimmed,
+    StorageFull,
     StoreClosed,
     StoreFailed,
 )
@@ -67,6 +69,7 @@ class Burial:
         config = feed.engine.config
         self._letter_bytes_max = config.batch_bytes_max
         self._bytes_max = min(_BYTES, config.stage_bytes // 4, config.transaction_bytes_max // 2)
+        self._most = self._bytes_max
         self._failure = ""
         self._retry_ns = 0
 
@@ -78,7 +81,7 @@ class Burial:
             self._failure = ""
             try:
                 for _ in range(_STEPS):
-                    if not self._bury():
+                    if not self._bury_what_fits():
                         break
                 else:
                     return now
@@ -92,6 +95,19 @@ class Burial:
             self._retry_ns = now + RETRY_NS
             return self._retry_ns
 
+    def _bury_what_fits(self) -> bool:
+        """Move some records, fewer and fewer of them while there is no room, one at least."""
+        while True:
+            try:
+                moved = self._bury()
+            except StorageFull:
+                if self._most == 1:
+                    raise
+                self._most = max(1, self._most // 4)
+            else:
+                self._most = min(self._bytes_max, 4 * self._most)
+                return moved
+
     def _bury(self) -> bool:
         """Move some records; False when there is nothing left that can be moved."""
         feed = self._feed
@@ -101,7 +117,7 @@ class Burial:
             stream = self._engine.catalog.by_id[feed.state.stream_id].name
             doomed = feed.group.doomed(_RECORDS)
         graves: list[Grave] = []
-        left = self._bytes_max
+        left = self._most
         for run in doomed:
             grave = self._dig(run, stream, left)
             if grave.bytes > left and graves:
@@ -157,6 +173,9 @@ class Burial:
             except RecordTrimmed:
                 at = cursor.gap()[1]
                 self._feed.pass_gap(shard, at)
+            except MalformedBatch as error:
+                self._set_aside(run, str(error))
+                at = error.batch_id + error.records
             except CorruptionError as error:
                 self._set_aside(run, str(error))
                 at = cursor.damaged_end() if cursor.damaged_end() > at else end
@@ -176,12 +195,12 @@ class Burial:
             target = engine.stream(feed.state.dead_letter)
             ops, _ = engine.ops_of(target, letters, None, CODECS["none"])
             try:
-                engine.journal.stage(ops + feed.progress_ops(spans), _SYNC)
+                ticket, _ = engine.journal.stage(ops + feed.progress_ops(spans), _SYNC)
             except BaseException:
                 feed.forget_stored()
                 raise
             feed.ack_spans(spans, may_block=False)
-            feed.buried += len(letters)
+            feed.note_buried(ticket, len(letters))
 
     def _set_aside(self, run: Doomed, why: str) -> None:
         """Try a run again after the others."""
@@ -202,4 +221,10 @@ class Burial:
                 feed.state.dead_letter,
                 self._failure,
             )
-        feed.burial_failure = self._failure
+        elif feed.burial_failure and not self._failure:
+            log.warning(
+                "subscription %r: records are moved to dead-letter stream %r again",
+                feed.state.name,
+                feed.state.dead_letter,
+            )
+        feed.burial_failure = feed.group.unburied = self._failure

@@ -16,6 +16,9 @@ NAME_MAX = 255
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_-]*"
 SHARDS_MAX = 256
 """Shards of one stream."""
+BATCH_RECORDS_MAX = 100_000
+"""Records of a batch that a remote client encoded: with all their ids it fits in 4 MiB, which is
+what such clients take."""
 STREAMS_MAX = 1_000_000
 SUBSCRIPTIONS_MAX = 100_000
 CONSUMERS_MAX = 10_000
@@ -24,8 +27,11 @@ BACKLOG_SECONDS_MAX = 2**32 - 1
 """Retention by age; the wire holds it in 32 bits."""
 ACK_TIMEOUT_SECONDS_MAX = 24 * 3600.0
 MAX_UNACKED_MAX = 10_000_000
+MAX_UNACKED_BYTES_MAX = 1 << 40
 RECEIVE_MAX = 1_000_000
 """Records asked for in one `receive`."""
+PREFETCH_MAX = 1_000_000
+"""Records that a consumer takes ahead."""
 JSON_DEPTH_MAX = 64
 REASON_MAX = 1_000
 """Characters that are kept of the reason of a release."""
@@ -163,6 +169,11 @@ def check_int(name: str, value: object, low: int, high: int) -> int:
     if not low <= value <= high:
         raise ValueError(f"{name} must be from {low} to {high}, not {value}")
     return value
+
+
+def check_window(name: str, value: object, high: int) -> int:
+    """Return the size of a window, 0 for None; TypeError or ValueError naming it if it is none."""
+    return 0 if value is None else check_int(name, value, 1, high)
 
 
 def check_seconds(name: str, value: object, low: float, high: float) -> float:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from hstreamlite._native import fast
 from hstreamlite.ahead import Ahead
 from hstreamlite.config import (
     ACK_TIMEOUT_SECONDS_MAX,
+    MAX_UNACKED_BYTES_MAX,
+    MAX_UNACKED_MAX,
+    PREFETCH_MAX,
     check_bool,
     check_duration,
     check_int,
     check_reason,
     check_seconds,
+    check_window,
 )
 from hstreamlite.errors import ConsumerClosed
 from hstreamlite.feed import (
@@ -36,6 +43,36 @@ _SLICE_NS = 250_000_000
 _TIMEOUT_MAX = 1e9
 
 
+def check_timeout(timeout: object) -> float | None:
+    """Return the seconds that a `receive` may wait; ValueError or TypeError if they are none."""
+    return None if timeout is None else check_seconds("timeout", timeout, 0, _TIMEOUT_MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerOptions:
+    """What a consumer is attached with; a window of 0 is that of its subscription."""
+
+    name: str
+    prefetch: int
+    max_unacked: int = 0
+    max_unacked_bytes: int = 0
+    lease_ns: int | None = None
+
+    @classmethod
+    def of(
+        cls, name: object, prefetch: object, max_unacked: object, max_unacked_bytes: object
+    ) -> Self:
+        """Check what the user said; TypeError or ValueError naming what is wrong."""
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"consumer name must be a non-empty str, not {name!r}")
+        return cls(
+            name,
+            check_int("prefetch", prefetch, 1, PREFETCH_MAX),
+            check_window("max_unacked", max_unacked, MAX_UNACKED_MAX),
+            check_window("max_unacked_bytes", max_unacked_bytes, MAX_UNACKED_BYTES_MAX),
+        )
+
+
 class ConsumerBase:
     """What the faces of a consumer share; none of it waits, except as said by `_may_block`."""
 
@@ -44,19 +81,30 @@ class ConsumerBase:
     _ack_answer: object = None
     """What `Delivery.ack` returns."""
 
-    def __init__(self, feed: Feed, name: str, prefetch: int, lease_ns: int | None = None) -> None:
-        self.name = name
+    def __init__(self, feed: Feed, options: ConsumerOptions) -> None:
+        name = self.name = options.name
         self.subscription = feed.state.name
         self._feed = feed
         self._journal = feed.journal
-        self._prefetch = prefetch
-        self._take = min(prefetch, 8)
+        self._prefetch = options.prefetch
+        self._take = min(options.prefetch, 8)
         self._closed = False
         self._closing = False
         self._handling: Handling | None = None
+        self._unseen: deque[Delivery] = deque()
+        self._seeks = 0
+        self._taken_ns: int | None = None
         self._gate = fast.AckGate(feed.gate, self, feed.addresses, self._ack_answer)
-        feed.attach(name, self._gate, lease_ns)
+        feed.attach(
+            name,
+            self._gate,
+            options.lease_ns,
+            max_unacked=options.max_unacked,
+            max_unacked_bytes=options.max_unacked_bytes,
+        )
         self._ahead = Ahead(feed, name, self._gate)
+        with feed.lock:
+            feed.takers.add(self)
 
     @property
     def closed(self) -> bool:
@@ -66,6 +114,12 @@ class ConsumerBase:
         if self._closed:
             raise ConsumerClosed(self.subscription, self.name)
         self._feed.check()
+
+    def _end_of(self, seconds: float | None) -> int | None:
+        """Return when so many seconds are over; None for ever."""
+        if seconds is None:
+            return None
+        return self._feed.engine.env.clock.mono_ns() + int(seconds * 1e9)
 
     def _fetch(self, max_records: int, *, may_block: bool) -> DeliveryBatch | None:
         batch = self._ahead.take(max_records)
@@ -88,6 +142,29 @@ class ConsumerBase:
         self._handling = None
         if self._closing:
             self._leave()
+
+    def _begin(self, batch: DeliveryBatch) -> None:
+        """Let iterating yield a batch."""
+        self._seeks = self._feed.seeks
+        self._taken_ns = self._feed.engine.env.clock.mono_ns()
+        self._unseen.extend(batch)
+
+    def _end(self) -> None:
+        """Note that a batch was yielded, but for what a seek made void."""
+        self._unseen.clear()
+        if self._taken_ns is not None:
+            self._pace(self._feed.engine.env.clock.mono_ns() - self._taken_ns)
+            self._taken_ns = None
+
+    def _give_back(self) -> None:
+        """Give back what iterating has taken and not yielded: that was no attempt."""
+        left: deque[Delivery] = deque()
+        with suppress(IndexError):
+            while True:  # one by one, for another thread may be iterating
+                left.appendleft(self._unseen.pop())
+        if left and not self._closed and not self._feed.engine.forked:
+            self._feed.return_unseen(self.name, self._gate, self._seeks, spans_of(left))
+            self._ahead.shut()  # these go first
 
     def _pace(self, elapsed_ns: int) -> None:
         """Take more at a time while that is worked off well within the ack timeout."""
@@ -138,6 +215,7 @@ class ConsumerBase:
 
     def _leave(self) -> None:
         if not self._closed:
+            self._give_back()
             self._closed = True
             self._gate.close()
             self._ahead.clear()
@@ -151,7 +229,8 @@ class ConsumerBase:
 
     def events(self) -> tuple[Event, ...]:
         """Return what happened that this consumer has not asked for yet, oldest first: `Gap` for
-        records that are gone, `Sought` when the subscription was moved."""
+        records that are gone, `Damaged` for such as cannot be read, `Sought` when the subscription
+        was moved."""
         self._check()
         return self._feed.events(self.name)
 
@@ -164,7 +243,8 @@ class Consumer(ConsumerBase):
     """One attached reader of a subscription.
 
     receive and iteration belong to one thread at a time; acks may come from any. Leaving the `with`
-    block detaches it: what it had not acked goes to others at once.
+    block detaches it: what it had not acked goes to others at once. One that is dropped without
+    being closed is detached when it and its deliveries are collected, and that is warned of.
     """
 
     _work: Workers | None = None
@@ -174,18 +254,15 @@ class Consumer(ConsumerBase):
         pass without.
 
         ConsumerClosed when it is closed meanwhile, SubscriptionNotFound when the subscription is
-        deleted, CorruptionError when the next record cannot be read.
+        deleted, CorruptionError, once, when records cannot be read: `skip_damaged` gives them up.
         """
         check_receive(max_records)
+        seconds = check_timeout(timeout)
         batch = self._ahead.take(max_records)
         if batch is not None:
             batch.consumer = self
             return batch
-        end = None
-        if timeout is not None:
-            seconds = check_seconds("timeout", timeout, 0, _TIMEOUT_MAX)
-            end = self._feed.engine.env.clock.mono_ns() + int(seconds * 1e9)
-        return self._poll(self._fetch, max_records, end)
+        return self._poll(self._fetch, max_records, self._end_of(seconds))
 
     def _poll(
         self, fetch: Callable[..., DeliveryBatch | None], max_records: int, end: int | None
@@ -225,23 +302,22 @@ class Consumer(ConsumerBase):
 
     def __iter__(self) -> Iterator[Delivery]:
         """Iterate over deliveries for ever; ends when the consumer is closed."""
-        clock = self._feed.engine.env.clock
-        while not self._closed:
-            try:
-                batch = self.receive(self._take)
-            except ConsumerClosed:
-                return
-            if not batch and not self._feed.engine.env.threaded:
-                return
-            started = clock.mono_ns()
-            seeks = self._feed.seeks
-            for delivery in batch:
-                if self._closed:
-                    return
-                if self._feed.seeks != seeks:
-                    break
-                yield delivery
-            self._pace(clock.mono_ns() - started)
+        feed, unseen = self._feed, self._unseen
+        try:
+            while not self._closed:
+                if not unseen:
+                    batch = self.receive(self._take)
+                    if not batch and not feed.engine.env.threaded:
+                        return
+                    self._begin(batch)
+                with suppress(IndexError):  # it is empty
+                    while feed.seeks == self._seeks:
+                        yield unseen.popleft()
+                self._end()
+        except ConsumerClosed:
+            return
+        finally:
+            self._give_back()
 
     def run(
         self,
@@ -260,7 +336,9 @@ class Consumer(ConsumerBase):
 
         An exception in handle is logged, on_error(delivery, error) is called, and the delivery goes
         back to be sent again, unless one of the two has acked or released it. What on_error raises
-        ends the run, and so does what is no Exception. Up to `prefetch` deliveries are taken ahead,
+        ends the run, and so does what is no Exception. A handler may take longer than the ack
+        timeout: its delivery, and those of its key that wait for it, are extended while it runs and
+        is waited for, up to a day. Up to `prefetch` deliveries are taken ahead,
         but only as many as begin soon. With mode "ordered" deliveries of one key are handled one
         after the other.
 
@@ -271,7 +349,7 @@ class Consumer(ConsumerBase):
         check_int("workers", workers, 1, WIDTH_MAX)
         work = Workers(self, self._start_handling(workers, drain_timeout), handle, on_error)
         self._work = work
-        self._feed.runs.add(work)
+        self._feed.add_run(work)
         try:
             work.run()
         finally:
@@ -358,25 +436,32 @@ class Consumer(ConsumerBase):
         self.close()
 
 
-def by_consumer(deliveries: object) -> list[tuple[Feed, str, object]]:
-    """Return (feed, consumer name, items) for deliveries that a transaction is to ack."""
+Taker = TypeVar("Taker")
+
+
+def by_consumer(deliveries: object, kind: type[Taker]) -> list[tuple[Taker, object]]:
+    """Return (consumer, items) for deliveries that a transaction is to ack, of consumers of that
+    kind."""
     if isinstance(deliveries, DeliveryBatch):
         consumer = deliveries.consumer
         if consumer is None:
             return []
-        return [(consumer._feed, consumer.name, deliveries)]
-    items = [deliveries] if isinstance(deliveries, Delivery) else deliveries
-    if not isinstance(items, Iterable):
+        items: Iterable[object] = [deliveries]
+    elif isinstance(deliveries, Delivery):
+        items = [deliveries]
+    elif isinstance(deliveries, Iterable):
+        items = deliveries
+    else:
         raise TypeError(
             "deliveries must be a Delivery, what receive returned, or an iterable of Deliveries, "
             f"not {type(deliveries).__name__}"
         )
-    found: list[tuple[Feed, str, object]] = []
+    found: list[tuple[Taker, object]] = []
     for item in items:
-        if not isinstance(item, Delivery) or not isinstance(item.consumer, ConsumerBase):
+        if not isinstance(item, Delivery | DeliveryBatch) or not isinstance(item.consumer, kind):
             raise TypeError(
                 "deliveries must hold Deliveries as they were received, for a transaction acks "
                 f"only what is held, not {type(item).__name__}"
             )
-        found.append((item.consumer._feed, item.consumer.name, item))
+        found.append((item.consumer, item))
     return found

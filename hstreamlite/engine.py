@@ -360,7 +360,7 @@ class Engine:
                 self.journal.add_shard(shard, first=END >> 1)
             self.producers.forget(stream_id)
 
-    def _router(self, state: StreamState) -> Router:
+    def router(self, state: StreamState) -> Router:
         """Return the router of a stream; StreamNotFound if another thread deleted it meanwhile."""
         try:
             return self.routers[state.id]
@@ -375,11 +375,11 @@ class Engine:
         """Return what to stage for the items of one append, as `routing.route`."""
         if not codec and len(state.shard_ids) == 1:
             return [(state.shard_ids[0], items, key)], None
-        return route(self._router(state), items, key, codec, self.config.batch_bytes_max)
+        return route(self.router(state), items, key, codec, self.config.batch_bytes_max)
 
     def shard_for(self, state: StreamState, key: str | None) -> int:
         """Return the shard of one record of a stream with several."""
-        router = self._router(state)
+        router = self.router(state)
         return router.shard_of(check_key(key)) if key else router.next_keyless()
 
     # Places and scans.
@@ -449,7 +449,7 @@ class Engine:
         if key is not None:
             check_key(key)
             if key and shard is None:
-                only = self._router(state).shard_of(key)
+                only = self.router(state).shard_of(key)
                 starts = {only: starts[only]}
         return Scan(self.journal, starts, limits, limit=limit, key=key)
 

@@ -86,11 +86,15 @@ class StoreLocked(StoreError):
         path: str,
         owner_pid: int,
         *,
-        advice: str = "close it there, or let that process do the work",
+        advice: str = "",
     ) -> None:
         owner = f"process {owner_pid}" if owner_pid else "another process"
+        shared = (
+            "close it there, or share it between processes: start `python -m hstreamlite server "
+            f'--store {path}` and reach it with `hs.connect("unix:{path}")`'
+        )
         super().__init__(
-            f"The store at {path!r} is open for writing in {owner}; {advice}.",
+            f"The store at {path!r} is open for writing in {owner}; {advice or shared}.",
             path=path,
             owner_pid=owner_pid,
         )
@@ -301,6 +305,20 @@ class StreamNotFound(HStreamError, LookupError):
         )
 
 
+class ShardNotFound(HStreamError, LookupError):
+    """No shard has this id, or it is not one of the stream. Nothing was changed."""
+
+    shard: int
+    stream: str
+
+    def __init__(self, shard: int, stream: str = "") -> None:
+        super().__init__(
+            f"There is no shard {shard}{_of('stream', stream)}; take ids from the list of shards.",
+            shard=shard,
+            stream=stream,
+        )
+
+
 class SubscriptionNotFound(HStreamError, LookupError):
     """No subscription has this name. Nothing was changed."""
 
@@ -426,6 +444,29 @@ class BatchTooLarge(HStreamError):
         )
 
 
+class MalformedBatch(HStreamError, ValueError):
+    """A batch that somebody else encoded is no batch of so many records. The store is sound.
+
+    ``records`` is how many it was said to hold. Its bytes are kept as they came, and
+    `Stream.read_batches` returns them. It is met once: reading goes on behind it, and the
+    subscription whose consumer met it counts it as acked.
+    """
+
+    shard_id: int
+    batch_id: int
+    records: int
+
+    def __init__(self, shard_id: int, batch_id: int, records: int) -> None:
+        super().__init__(
+            f"Batch {shard_id}-{batch_id} cannot be decoded: its bytes are no batch of {records} "
+            "records, and were stored as a client sent them; look at its payload with "
+            "read_batches.",
+            shard_id=shard_id,
+            batch_id=batch_id,
+            records=records,
+        )
+
+
 class TransactionTooLarge(HStreamError):
     """One transaction is larger than a frame may be. Nothing of it happened. Sizes are bytes."""
 
@@ -455,6 +496,35 @@ class RecordTrimmed(HStreamError):
             requested=requested,
             first_kept=first_kept,
             stream=stream,
+        )
+
+
+class UnknownPlace(HStreamError, ValueError):
+    """A record id names nothing in its shard yet. Nothing was changed."""
+
+    record: object
+    tail: int
+
+    def __init__(self, record: object, tail: int) -> None:
+        super().__init__(
+            f"Record {record} lies behind the last batch of its shard, which is {tail}; use an id "
+            "that an append returned.",
+            record=record,
+            tail=tail,
+        )
+
+
+class PlaceConflict(HStreamError, ValueError):
+    """Two ends of a read do not go together, or an end is not one of the shard read."""
+
+    place: object
+    why: str
+
+    def __init__(self, place: object, why: str) -> None:
+        super().__init__(
+            f"Place {place} {why}; give a start that is not behind the end, in the same shard.",
+            place=place,
+            why=why,
         )
 
 
@@ -636,16 +706,40 @@ class RemoteError(HStreamError):
     """A store reached over the network could not be asked, or did not answer as it should."""
 
 
+class ConnectionFailed(RemoteError, ConnectionError):
+    """No server could be reached in time. Nothing was sent. Also a `ConnectionError`."""
+
+    retryable = True
+    address: str
+    timeout: float
+    why: str
+
+    def __init__(self, address: str, timeout: float, why: str) -> None:
+        super().__init__(
+            f"There was no connection to {address} within {timeout:g} s ({why}); start a server "
+            "there with `python -m hstreamlite server --store PATH`, or look at the address.",
+            address=address,
+            timeout=timeout,
+            why=why,
+        )
+
+
 class ConnectionLost(RemoteError):
-    """The connection broke. ``outcome`` is "none" if the request had not left yet."""
+    """The connection broke, or no answer came in time.
+
+    ``outcome`` is "none" if the request had not left yet.
+    """
 
     address: str
+    why: str
 
-    def __init__(self, address: str, outcome: Outcome = "unknown") -> None:
+    def __init__(self, address: str, outcome: Outcome = "unknown", *, why: str = "broke") -> None:
         told = "the request was not sent" if outcome == "none" else "the request may have arrived"
+        what = "make it again" if outcome == "none" else "look what is there before making it again"
         super().__init__(
-            f"The connection to {address} broke and {told}.",
+            f"The connection to {address} {why} and {told}; {what}.",
             address=address,
+            why=why,
             outcome=outcome,
             retryable=outcome == "none",
         )
@@ -673,6 +767,61 @@ class Unavailable(RemoteError):
             f"The server at {address} is unavailable: {why}; try again later.",
             address=address,
             why=why,
+        )
+
+
+class Unauthenticated(RemoteError):
+    """The server does not know who asks. Nothing was changed."""
+
+    why: str
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"The server does not know who makes this call: {why}; "
+            "give the token or the certificate that its operator made for you.",
+            why=why,
+        )
+
+
+class PermissionDenied(RemoteError):
+    """The server knows who asks, and nothing it granted allows this. Nothing was changed.
+
+    ``kind`` is "stream", "subscription", "server" or "method", ``name`` empty where there is none.
+    """
+
+    role: str
+    action: str
+    kind: str
+    name: str
+
+    def __init__(self, role: str, action: str, kind: str, name: str = "") -> None:
+        what = f" {name!r}" if name else ""
+        super().__init__(
+            f"Role {role!r} may not {action} on {kind}{what}; "
+            "have it granted in the configuration of the server.",
+            role=role,
+            action=action,
+            kind=kind,
+            name=name,
+        )
+
+
+class LimitReached(RemoteError):
+    """A limit of the server stands against the call for now. Nothing was changed.
+
+    ``limit`` is the name of its setting.
+    """
+
+    retryable = True
+    limit: str
+    most: int
+
+    def __init__(self, limit: str, most: int) -> None:
+        super().__init__(
+            f"The server's limit {limit} of {most} is reached; "
+            "try again later, ask for less at a time, or raise it.",
+            limit=limit,
+            most=most,
         )
 
 
@@ -706,6 +855,7 @@ __all__ = [
     "AppendTimeout",
     "BatchTooLarge",
     "BufferFull",
+    "ConnectionFailed",
     "ConnectionLost",
     "ConnectorError",
     "ConsumerClosed",
@@ -716,17 +866,22 @@ __all__ = [
     "Forked",
     "HStreamError",
     "LeaseLost",
+    "LimitReached",
     "LocalProtocolError",
+    "MalformedBatch",
     "NotAStore",
     "NotOwner",
     "Outcome",
     "PayloadMismatch",
+    "PermissionDenied",
+    "PlaceConflict",
     "ProducerClosed",
     "ReadOnly",
     "RecordTooLarge",
     "RecordTrimmed",
     "RemoteError",
     "RemoteProtocolError",
+    "ShardNotFound",
     "SqlError",
     "StorageFull",
     "StorageUnavailable",
@@ -743,6 +898,8 @@ __all__ = [
     "SubscriptionInUse",
     "SubscriptionNotFound",
     "TransactionTooLarge",
+    "Unauthenticated",
     "Unavailable",
+    "UnknownPlace",
     "UnknownRecord",
 ]

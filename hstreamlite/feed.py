@@ -1,8 +1,10 @@
 """Subscriptions at work: each joins a group (who gets what) to the log (the records).
 
 The group is a pure state machine; a Feed drives it under one lock, reads the records it assigns,
-and stores its progress in the store's progress log. Acks take no lock: they go to the group's
-bitmap, and come here only when somebody waits for room or a thousand have gathered.
+and stores its progress in the store's progress log. Acks take no lock: they pass the gate of their
+consumer to the bitmap, and come here only when somebody waits for room, enough have gathered for
+progress to be stored, or the bitmap does not know what to say. Nor does taking new records at the
+hatch, which is open while the group has nothing to decide.
 
 A Feed never waits for the disk or for records: its shells do.
 """
@@ -11,9 +13,13 @@ from __future__ import annotations
 
 import logging
 import struct
+from collections import deque
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from itertools import takewhile
+from typing import Any, Final, Protocol
+from weakref import WeakSet, ref
 
 from hstreamlite._native import fast
 from hstreamlite.config import (
@@ -23,15 +29,19 @@ from hstreamlite.config import (
     check_int,
 )
 from hstreamlite.engine import Engine
+from hstreamlite.env import Env
 from hstreamlite.errors import (
+    HStreamError,
     LeaseLost,
+    MalformedBatch,
     StorageFull,
     SubscriptionNotFound,
     UnknownRecord,
 )
-from hstreamlite.handout import Handout, OrderedHandout, SharedHandout
+from hstreamlite.handout import Handout, OrderedHandout, ShardHandout, SharedHandout
 from hstreamlite.log.catalog import SubscriptionState
 from hstreamlite.log.journal import PROGRESS, Op
+from hstreamlite.metrics.traffic import Outflow
 from hstreamlite.records import Delivery, RecordId
 from hstreamlite.sentry import Sentry
 from hstreamlite.sub.ackmap import AckCounts, AckFlag
@@ -41,6 +51,7 @@ from hstreamlite.sub.group import Group
 from hstreamlite.sub.keytab import runs_of
 from hstreamlite.sub.limits import Limits
 from hstreamlite.sub.retry import ENDLESS, Backoff, RetryPolicy
+from hstreamlite.unreadable import Unread, Unreadable
 
 log = logging.getLogger("hstreamlite")
 
@@ -49,6 +60,8 @@ _DUPLICATE: Final = int(AckFlag.DUPLICATE)
 _UNSURE: Final = int(AckFlag.UNKNOWN | AckFlag.VOID)
 _ATTENTION: Final = int(AckFlag.ATTENTION)
 PREFIX = struct.Struct("<Q")
+_UNBOUNDED: Final = 1 << 62
+"""Bytes, where no window bounds them."""
 
 Span = tuple[int, int, int]
 """Shard, first LSN, end LSN."""
@@ -101,6 +114,13 @@ class AckResult:
     void: int
 
 
+class Taker(Protocol):
+    """What is known here of a consumer that takes records ahead."""
+
+    def _give_back(self) -> None:
+        """`Feed.return_unseen` what was taken ahead."""
+
+
 class Feed:
     """One subscription of an open store."""
 
@@ -112,21 +132,31 @@ class Feed:
         self.deleted = False
         self.consumers = 0
         self.runs: set[Any] = set()
+        self.takers: WeakSet[Taker] = WeakSet()
+        self._lost: deque[ref[fast.AckGate]] = deque()
+        self._unseen: deque[tuple[str, fast.AckGate, int, list[Span]]] = deque()
         self.shards = engine.catalog.by_id[state.stream_id].shard_ids
         self.group = Group(
             state.name,
             Limits(
                 ack_timeout_ns=int(state.ack_timeout * 1e9),
                 max_unacked=state.max_unacked,
+                max_unacked_per_consumer=state.max_unacked_per_consumer,
+                max_unacked_bytes=state.max_unacked_bytes,
+                max_unacked_bytes_per_consumer=state.max_unacked_bytes_per_consumer,
                 span_records=engine.config.window_span,
                 checkpoint_acks=engine.config.progress_acks,
                 # What is in flight at the writer's is not doomed, however often it was delivered.
                 retry=ENDLESS if engine.read_only else retry_policy(state),
             ),
-            state.mode,
+            "sharded" if state.unit == "shard" else state.mode,
         )
-        ordered = state.mode == "ordered"
-        self._handout: Handout[Any] = OrderedHandout(self) if ordered else SharedHandout(self)
+        self._handout: Handout[Any]
+        if state.unit == "shard":
+            self._handout = ShardHandout(self)
+        else:
+            ordered = state.mode == "ordered"
+            self._handout = OrderedHandout(self) if ordered else SharedHandout(self)
         if state.paused:
             self.group.pause()
         if progress is not None:
@@ -138,28 +168,57 @@ class Feed:
         self.addresses = {shard: self.group.ack_address(shard) for shard in self.shards}
         self.gate = fast.AckGate(engine.gate)
         self._needs_snapshot = progress is None
-        self._gaps_passed = 0
+        self.gaps_passed = 0
+        """How often records were passed over that are gone: what is asked for lies elsewhere."""
         self._stored_ns = engine.env.clock.mono_ns()
         self._room_bytes = 0
         self._offered = -1
         self._edges: dict[int, int] = {}
         self._dooms = 0
-        self.buried = 0
-        """Records that were moved to the dead-letter stream."""
+        self._buried = 0
+        self._burials: deque[tuple[int, int]] = deque()
         self.redriving = engine.env.threads.lock()
         """Held by who redrives: one at a time."""
         self.burial_failure = ""
         """Why others could not be."""
+        self.outflow = Outflow()
+        self._acked_before = self.acked_ever()
+        self.unreadable = Unreadable(self)
         self.seeks = 0
         """How often the subscription was moved: what was handed out at another count is void."""
         self.trimmed({shard: engine.journal.bounds(shard)[0] for shard in self.shards})
 
+    @property
+    def env(self) -> Env:
+        return self.engine.env
+
+    @property
+    def mode(self) -> str:
+        return self.state.mode
+
+    @property
+    def ack_timeout_ns(self) -> int:
+        return self.group.limits.ack_timeout_ns
+
+    def poke(self) -> None:
+        """Wake whoever waits for records."""
+        self.journal.poke()
+
     # Consumers.
 
-    def attach(self, consumer: str, gate: fast.AckGate, lease_ns: int | None = None) -> None:
+    def attach(
+        self,
+        consumer: str,
+        gate: fast.AckGate,
+        lease_ns: int | None = None,
+        *,
+        max_unacked: int = 0,
+        max_unacked_bytes: int = 0,
+    ) -> None:
         """Add a consumer, whose deliveries ack through the gate; it renews its lease if it has one.
 
-        After its lease has run out its acks count as any ack does that comes late.
+        After its lease has run out its acks count as any ack does that comes late. Windows of 0 are
+        those of the subscription.
         """
         with self.lock:
             self.check()
@@ -167,8 +226,14 @@ class Feed:
             self._mind_gone(now)
             if self.consumers >= CONSUMERS_MAX:
                 raise ValueError(f"a subscription has at most {CONSUMERS_MAX} consumers")
-            self.group.attach(consumer, now, lease_ns)
-            self.sentry.attach(consumer, gate, now)
+            self.group.attach(
+                consumer,
+                now,
+                lease_ns,
+                max_unacked=max_unacked,
+                max_unacked_bytes=max_unacked_bytes,
+            )
+            self.sentry.attach(consumer, gate, now, self._note_lost)
             self.consumers += 1
         self.engine.wake()
 
@@ -194,6 +259,7 @@ class Feed:
             self._mind_gone(now)
             if not self.sentry.knows(consumer, gate):
                 return
+            self._mind_unseen(now)
             self.group.detach(consumer, now)
             self._forget(consumer)
             self._mind_doomed()
@@ -205,17 +271,74 @@ class Feed:
         self.consumers -= 1
 
     def _mind_gone(self, now: int) -> None:
-        """Take note of consumers whose leases ran out. Lock held."""
+        """Take note of consumers that are lost, or whose leases ran out. Lock held."""
+        while self._lost:
+            lost = self.sentry.lost(self._lost.popleft())
+            if lost is None:
+                continue
+            self.group.detach(lost, now)
+            self._let_go(lost, "was dropped without being closed")
         for consumer in self.group.gone(now):
-            self._forget(consumer)
-            log.warning(
-                "consumer %r of subscription %r was not heard of for as long as its lease; others "
-                "get what it held",
-                consumer,
-                self.state.name,
-            )
-            self._mind_doomed()
+            self._let_go(consumer, "was not heard of for as long as its lease")
+
+    def _note_lost(self, gate: ref[fast.AckGate]) -> None:
+        """Have a consumer detached that nobody can close any more.
+
+        Takes no lock: it is the collector of garbage that calls, at any moment.
+        """
+        self._lost.append(gate)
+        self.engine.wake()
+
+    def _let_go(self, consumer: str, why: str) -> None:
+        self._forget(consumer)
+        log.warning(
+            "consumer %r of subscription %r %s; others get what it held",
+            consumer,
+            self.state.name,
+            why,
+        )
+        self._mind_doomed()
+        self.journal.poke()
+
+    def return_unseen(
+        self, consumer: str, gate: fast.AckGate, seeks: int, spans: list[Span]
+    ) -> None:
+        """Have taken back what was taken ahead, at such a count of seeks, and nobody has seen.
+
+        Takes no lock: it may be the collector of garbage that calls, at any moment.
+        """
+        self._unseen.append((consumer, gate, seeks, spans))
+        self.engine.wake()
+
+    def _mind_unseen(self, now: int) -> None:
+        """Take back what nobody has seen, after `_mind_gone`: that was no attempt. Lock held."""
+        found = False
+        while self._unseen:
+            consumer, gate, seeks, spans = self._unseen.popleft()
+            if seeks != self.seeks or not self.sentry.knows(consumer, gate):
+                continue
+            for span in spans:
+                self.group.unsend(consumer, *span, now)
+            found = True
+        if found:
             self.journal.poke()
+
+    def take_back_unseen(self) -> None:
+        """Take back what any consumer has taken ahead."""
+        with self.lock:
+            takers = list(self.takers)
+        for taker in takers:
+            taker._give_back()
+        with self.lock:
+            if not self.deleted:
+                now = self.now()
+                self._mind_gone(now)
+                self._mind_unseen(now)
+
+    def add_run(self, run: Any) -> None:
+        """Have what the handlers of a run work on extended, until it is discarded from `runs`."""
+        self.runs.add(run)
+        self.engine.wake()
 
     @property
     def busy(self) -> bool:
@@ -253,41 +376,106 @@ class Feed:
         """Hand out up to max_records; empty when there is nothing, None where it would block.
 
         An empty answer puts the consumer in line until it fetches again or `leave_line`s.
-        CorruptionError when a record cannot be read: it stays undelivered, and so do later ones.
+        CorruptionError, once, when records cannot be read: they stay undelivered, and others go on.
+        MalformedBatch, once, when a batch cannot be decoded: it then counts as acked.
         """
-        gaps_passed = self._gaps_passed
+        while True:
+            try:
+                return self._fetch(consumer, max_records, owner, may_block=may_block)
+            except Unread as found:
+                self.unreadable.meet(consumer, found)
+
+    def _fetch(
+        self, consumer: str, max_records: int, owner: object, *, may_block: bool
+    ) -> DeliveryBatch | None:
+        """Hand out up to max_records; Unread when what comes first cannot be read."""
+        gaps_passed = self.gaps_passed
         parts = self._handout.take(consumer, max_records, may_block=may_block)
         if not parts:
             return None if parts is None else EMPTY
         found: list[Delivery] = []
         runs: list[Runs] = []
-        blocked = False
+        blocked = full = False
         left = list(parts)
         try:
             for part in parts:
                 got = None
-                if not blocked:
+                room = self._room(consumer)
+                full = full or room == 0
+                if not (blocked or full):
                     wait = may_block and not found
-                    got = self._handout.read(part, owner, may_block=wait)
+                    got = self._handout.read(part, owner, room, may_block=wait)
                 blocked = blocked or got is None
-                deliveries, confirmed = self._handout.confirm(part, got or [])
+                sizes = [fast.record_bytes(delivery) for delivery in got or ()] if room else ()
+                deliveries, confirmed = self._handout.confirm(part, got or [], sizes)
                 del left[0]
+                full = full or len(deliveries) < len(sizes)
                 found += deliveries
                 runs += confirmed
         except BaseException as error:
+            if isinstance(error, MalformedBatch) and not found:
+                self._pass_malformed(left.pop(0), error)
             for part in left:
-                self._handout.confirm(part, [])
+                self._handout.confirm(part, [], ())
             if not found or not isinstance(error, Exception):
+                with suppress(HStreamError):
+                    self.unsend(consumer, spans_of(found))
                 raise
             # What is handed out is told first: the next fetch meets the error again.
         if not found:
-            if self._gaps_passed != gaps_passed:
-                return self.fetch(consumer, max_records, owner, may_block=may_block)
+            if self.gaps_passed != gaps_passed or full:
+                return self._fetch(consumer, max_records, owner, may_block=may_block)
             return None if blocked and not may_block else EMPTY
         self.sentry.moved(self.now())
         batch = DeliveryBatch(found)
         batch._runs = tuple(runs)
         return batch
+
+    def _room(self, consumer: str) -> int | None:
+        """Return how many bytes the windows have free; None where bytes are not counted."""
+        if not self.group.weighs:
+            return None
+        with self.lock:
+            room = self.group.room(consumer)
+        return _UNBOUNDED if room is None else room
+
+    def _pass_malformed(self, part: Any, error: MalformedBatch) -> None:
+        """Ack what a part has of a batch that nobody can decode, of which somebody is told."""
+        shard, runs = self._handout.confirm_some(
+            part, leading(self._handout.runs(part), error.batch_id, error.batch_id + error.records)
+        )
+        if runs:
+            self._ack_result([self._ack_runs(shard, runs)], may_block=False)
+            log.warning(
+                "subscription %r passes over what it cannot deliver: %s", self.state.name, error
+            )
+
+    def count_sent(self, records: int, again: int) -> None:
+        """Note how many records are handed out, and how many of them again. Lock held."""
+        self.outflow.sent += records
+        self.outflow.resent += again
+
+    def sent(self) -> int:
+        """Return how many deliveries there were since the store was opened."""
+        hatch = self.group.hatch()
+        return self.outflow.sent + (hatch.taken() if hatch is not None else 0)
+
+    def acks(self) -> int:
+        """Return how many records were acked since the store was opened."""
+        return self.acked_ever() - self._acked_before
+
+    def acked_ever(self) -> int:
+        return sum(map(fast.ackmap_acked_ever, self.addresses.values()))
+
+    def handed_size(self) -> tuple[int, int]:
+        """Return bytes and records read for consumers since the last call, about."""
+        return self._handout.told()
+
+    def stored_size(self) -> float:
+        """Return the mean size of the records that are kept of the stream."""
+        infos = [self.journal.info(shard) for shard in self.shards]
+        records = sum(info.durable_next - info.first for info in infos)
+        return sum(info.bytes for info in infos) / records if records else 0.0
 
     def read_on(
         self, shard: int, lsn: int, max_records: int, max_bytes: int, owner: object
@@ -302,6 +490,7 @@ class Feed:
         self._offer()
         now = self.now()
         self._mind_gone(now)
+        self._mind_unseen(now)
         self.sentry.asked(consumer, now)
         if taken := self.sentry.taken(consumer):
             self.group.took(consumer, taken)
@@ -313,13 +502,13 @@ class Feed:
         with self.lock:
             if self.deleted:
                 return
-            self._gaps_passed += 1
+            self.gaps_passed += 1
             self._tell_gap(self.group.gap(shard, first_kept))
 
     def _tell_gap(self, gap: Gap | None) -> None:
         if gap is None:
             return
-        self._gaps_passed += 1
+        self.gaps_passed += 1
         if self.engine.read_only:
             return  # the writer tells
         self.journal.poke()
@@ -447,6 +636,15 @@ class Feed:
         self.journal.poke()
         return count
 
+    def unsend(self, consumer: str, spans: Iterable[Span]) -> None:
+        """Take back what the consumer has taken ahead, and nobody has seen: that was no attempt."""
+        with self.lock:
+            self.check()
+            now = self.now()
+            for shard, first, end in spans:
+                self.group.unsend(consumer, shard, first, end, now)
+        self.journal.poke()
+
     def extend(self, consumer: str, spans: Iterable[Span], by_ns: int) -> int:
         with self.lock:
             self.check()
@@ -482,11 +680,23 @@ class Feed:
         """Tell whether all of the spans is doomed, and none of it acked meanwhile. Lock held."""
         return all(self.group.is_doomed(*span) for span in spans)
 
+    def note_buried(self, ticket: int, records: int) -> None:
+        """Count records as moved when that is on disk. Lock held."""
+        self._burials.append((ticket, records))
+
+    def buried(self) -> int:
+        """Return how many records were moved to the dead-letter stream. Lock held."""
+        durable = self.journal.durable()
+        while self._burials and self._burials[0][0] <= durable:
+            self._buried += self._burials.popleft()[1]
+        return self._buried
+
     # Progress.
 
     def tick(self, now: int) -> int | None:
-        """Take back what timed out, store progress if the interval has passed; return the next
-        deadline."""
+        """Extend what is worked on, take back what timed out, store progress if the interval has
+        passed; return the next deadline."""
+        kept = [run.handling.keep(now) for run in list(self.runs)]
         with self.lock:
             if self.deleted:
                 return None
@@ -494,6 +704,7 @@ class Feed:
                 self._offer()
             self.group.tick(now)
             self._mind_gone(now)
+            self._mind_unseen(now)
             waiting = self.group.next_in_line(now)
             deadline = self.group.next_deadline()
             self.sentry.tick(now)
@@ -501,7 +712,7 @@ class Feed:
             self.journal.poke()
         if now - self._stored_ns >= int(self.engine.config.progress_interval * 1e9 / 2):
             self.store_progress(may_block=True)
-        return deadline
+        return min([*kept, deadline] if deadline is not None else kept, default=None)
 
     def progress_ops(self, spans: Iterable[Span] = ()) -> list[Op]:
         """Return what stores the progress so far, with `spans` as if they were acked. Lock held."""
@@ -604,6 +815,9 @@ class Feed:
         with self.lock:
             self.check()
             self._offer()
+            now = self.now()
+            self._mind_gone(now)
+            self._mind_unseen(now)
             return self.group.lag()
 
     def stand(self) -> tuple[Lag, tuple[Stand, ...]]:
@@ -615,7 +829,7 @@ class Feed:
         with self.lock:
             self.lag()
             stats = self.sentry.stats(self.now(), self.group.stats())
-            return replace(stats, buried=self.buried, burial_failure=self.burial_failure)
+            return replace(stats, buried=self.buried(), burial_failure=self.burial_failure)
 
     def gaps(self, consumer: str) -> tuple[Gap, ...]:
         with self.lock:
@@ -626,6 +840,12 @@ class Feed:
         with self.lock:
             self.check()
             return self.group.events(consumer)
+
+
+def leading(runs: bytes, first: int, end: int) -> int:
+    """Return how many records at the start of runs lie in ``[first, end)``."""
+    inside = takewhile(lambda run: first <= run.first < end, runs_of(runs))
+    return sum(min(run.size, end - run.first) for run in inside)
 
 
 def backoff_of(state: SubscriptionState) -> Backoff | None:

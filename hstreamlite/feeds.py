@@ -9,18 +9,20 @@ from typing import Any, TypeVar, cast, get_args
 from hstreamlite.burial import Burial
 from hstreamlite.config import (
     ACK_TIMEOUT_SECONDS_MAX,
+    MAX_UNACKED_BYTES_MAX,
     MAX_UNACKED_MAX,
     SUBSCRIPTIONS_MAX,
     check_duration,
     check_int,
     check_name,
+    check_window,
 )
 from hstreamlite.engine import Engine, Pending
 from hstreamlite.errors import SubscriptionExists, SubscriptionInUse, SubscriptionNotFound
 from hstreamlite.feed import PREFIX, Feed
 from hstreamlite.log import catalog as catalogs
-from hstreamlite.log.catalog import Mode, StreamState, SubscriptionState
-from hstreamlite.place import LATEST
+from hstreamlite.log.catalog import Mode, StreamState, SubscriptionState, Unit
+from hstreamlite.place import EARLIEST, LATEST
 from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.retry import ATTEMPTS_MAX, Backoff
 
@@ -82,6 +84,10 @@ class Feeds:
                 answers.append(ask(feed))
         return answers
 
+    def find(self, name: str) -> Feed | None:
+        """Return a subscription if there is one."""
+        return self._feeds.get(name)
+
     def get(self, name: str) -> Feed:
         """Return a subscription; SubscriptionNotFound if there is none."""
         self.engine.check_open()
@@ -99,10 +105,14 @@ class Feeds:
         mode: str = "ordered",
         ack_timeout: object = 60.0,
         max_unacked: int = 10_000,
+        max_unacked_bytes: int | None = None,
+        max_unacked_per_consumer: int | None = None,
+        max_unacked_bytes_per_consumer: int | None = None,
         start: object,
         max_attempts: int = 0,
         dead_letter: str | None = None,
         backoff: Backoff | None = None,
+        unit: str = "key",
         exists_ok: bool = False,
     ) -> Pending:
         """Stage the creation of a subscription; its start is fixed now."""
@@ -110,6 +120,10 @@ class Feeds:
         check_name("subscription", name)
         if mode not in get_args(Mode):
             raise ValueError(f"mode must be 'ordered' or 'shared', not {mode!r}")
+        if unit not in get_args(Unit) or (mode == "shared" and unit != "key"):
+            raise ValueError(
+                f"unit must be 'key', or 'shard' with mode 'ordered', not {unit!r} with {mode!r}"
+            )
         engine.check_open()
         with engine.lock:
             engine.check_open()
@@ -137,10 +151,23 @@ class Feeds:
                     "ack_timeout", ack_timeout, ACK_TIMEOUT_SECONDS_MAX, least=0.001
                 ),
                 max_unacked=check_int("max_unacked", max_unacked, 1, MAX_UNACKED_MAX),
+                max_unacked_bytes=check_window(
+                    "max_unacked_bytes", max_unacked_bytes, MAX_UNACKED_BYTES_MAX
+                ),
+                max_unacked_per_consumer=check_window(
+                    "max_unacked_per_consumer", max_unacked_per_consumer, MAX_UNACKED_MAX
+                ),
+                max_unacked_bytes_per_consumer=check_window(
+                    "max_unacked_bytes_per_consumer",
+                    max_unacked_bytes_per_consumer,
+                    MAX_UNACKED_BYTES_MAX,
+                ),
                 max_attempts=check_int("max_attempts", max_attempts, 0, ATTEMPTS_MAX),
                 dead_letter=dead_letter or "",
                 backoff=check_backoff(backoff),
                 redriven=self._dead_from(stream_state, max_attempts, dead_letter),
+                unit=cast("Unit", unit),
+                origin="earliest" if start is EARLIEST else "latest" if start is LATEST else "",
             )
             feed = Feed(engine, state, None)
             ticket = engine.stage_changes(
@@ -242,7 +269,10 @@ class Feeds:
         return out
 
     def store_all(self) -> int:
-        """Move what is doomed, and stage the progress of every subscription; returns the ticket."""
+        """Take back what consumers have taken ahead, move what is doomed, and stage the progress of
+        every subscription; returns the ticket."""
+        for feed in self.all():
+            feed.take_back_unseen()
         self._bury(self.engine.env.clock.mono_ns())
         return max((feed.store_progress(may_block=True) for feed in self.all()), default=0)
 

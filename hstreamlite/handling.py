@@ -12,18 +12,19 @@ taken between the moment its predecessor's handler failed and the moment that on
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any, Final, Protocol, TypeAlias
 
-from hstreamlite.config import check_reason, check_seconds
+from hstreamlite.config import ACK_TIMEOUT_SECONDS_MAX, check_reason, check_seconds
+from hstreamlite.env import Env
 from hstreamlite.errors import (
     ConsumerClosed,
     HStreamError,
     StoreClosed,
     SubscriptionNotFound,
 )
-from hstreamlite.feed import DeliveryBatch, Feed, Span, spans_of
+from hstreamlite.feed import DeliveryBatch, Span, spans_of
 from hstreamlite.records import Delivery
 from hstreamlite.sub.turns import Turn, Turns
 
@@ -33,10 +34,12 @@ WIDTH_MAX: Final = 1000
 DRAIN_SECONDS_MAX: Final = 1e6
 _AHEAD_NS: Final = 50_000_000
 """What is taken ahead should begin within this time, so that other consumers get their share."""
+_KEPT_NS: Final = int(ACK_TIMEOUT_SECONDS_MAX * 1e9)
+"""A delivery is extended for so long: a handler that hangs shall not have it for ever."""
 
 Handled: TypeAlias = Turn[Delivery]
-Back: TypeAlias = tuple[Delivery, int | None, str]
-"""A delivery to give back, after how many ns (None leaves that to the subscription), and why."""
+Back: TypeAlias = tuple[Delivery, str | None]
+"""A delivery to give back, and why its handler failed; None if it had not begun."""
 OnError: TypeAlias = Callable[[Delivery, Any], object]
 """What is told of a delivery and the exception that its handler raised."""
 
@@ -44,13 +47,34 @@ inside: ContextVar[object] = ContextVar("inside", default=None)
 """The run in whose handler this is: that one must not be waited for."""
 
 
+class Source(Protocol):
+    """What is known here of a subscription: where deliveries go back to."""
+
+    @property
+    def env(self) -> Env: ...
+    @property
+    def mode(self) -> str: ...
+    @property
+    def ack_timeout_ns(self) -> int: ...
+    def extend(self, consumer: str, spans: Iterable[Span], by_ns: int) -> int: ...
+    def holds(self, consumer: str, shard: int, lsn: int) -> bool: ...
+    def unsend(self, consumer: str, spans: Iterable[Span]) -> None: ...
+    def release(
+        self, consumer: str, spans: Iterable[Span], after_ns: int | None, reason: str = ""
+    ) -> int: ...
+    def leave_line(self, consumer: str) -> None: ...
+    def poke(self) -> None: ...
+
+
 class Holder(Protocol):
     """What is known here of a consumer."""
 
     name: str
     subscription: str
-    _feed: Feed
     _prefetch: int
+
+    @property
+    def _feed(self) -> Source: ...
 
     def _fetch(self, max_records: int, *, may_block: bool) -> DeliveryBatch | None: ...
 
@@ -67,12 +91,14 @@ class Handling:
         self.error: BaseException | None = None
         self._consumer = consumer
         self._feed = consumer._feed
-        env = self._feed.engine.env
+        env = self._feed.env
         self._clock = env.clock
         self._intake = env.threads.lock()
         self._lock = env.threads.lock()
-        self._turns: Turns[Delivery] = Turns(by_key=self._feed.state.mode == "ordered")
-        self._running: set[Handled] = set()
+        self._turns: Turns[Delivery] = Turns(by_key=self._feed.mode == "ordered")
+        self._running: dict[Handled, int] = {}
+        self._abandoned = False
+        self._keep_ns = max(1, self._feed.ack_timeout_ns // 3)
         self._released: set[Handled] = set()
         self._sleepers: list[Callable[[], None]] = []
         self._taking = False
@@ -98,8 +124,10 @@ class Handling:
                     else:
                         self._sleepers.append(wake)
                     return room
-                self._running.add(turn)
+                now = self._clock.mono_ns()
+                self._running[turn] = now
             if self._held(turn):
+                self._extend([turn], now)
                 self._wake()
                 return turn
             self._end(turn)
@@ -137,11 +165,12 @@ class Handling:
             batch = self._consumer._fetch(room, may_block=may_block)
             if batch:
                 with self._lock:
+                    now = self._clock.mono_ns()
                     for delivery in batch:
                         if self._later is not None and delivery.key in self._late_keys:
-                            self._later.append((delivery, 0, ""))
+                            self._later.append((delivery, None))
                         else:
-                            self._turns.add(delivery, delivery.id.lsn, delivery.key)
+                            self._turns.add(delivery, delivery.id.lsn, delivery.key, now)
                     self._pace(full=len(batch) == room)
         return batch
 
@@ -162,6 +191,32 @@ class Handling:
             self.stop(error)
         else:
             self._wake()
+
+    # What takes long.
+
+    def keep(self, now: int) -> int:
+        """Extend what handlers work on, and what waits behind that for its key; return when to do
+        so again."""
+        with self._lock:
+            kept: list[Handled] = []
+            for turn, begun in () if self._abandoned else self._running.items():
+                if now - begun < _KEPT_NS and turn not in self._released:
+                    kept += [turn, *self._turns.behind(turn)]
+        self._extend(kept, now)
+        return now + self._keep_ns
+
+    def _extend(self, turns: list[Handled], now: int) -> None:
+        """Set the deadline anew where a third of the time for an ack is over."""
+        due = [turn for turn in turns if now - turn.since >= self._keep_ns]
+        if not due:
+            return
+        try:
+            spans = spans_of([turn.item for turn in due])
+            self._feed.extend(self._consumer.name, spans, 3 * self._keep_ns)
+        except HStreamError as error:
+            log.debug("what is worked on is not extended: %s", error)
+        for turn in due:
+            turn.since = now
 
     # What becomes of a delivery.
 
@@ -203,10 +258,10 @@ class Handling:
         """Give back at the end: nobody waits here, and what came again at once would be tried for
         ever."""
         assert self._later is not None
-        self._later.append((turn.item, None, reason))
+        self._later.append((turn.item, reason))
         if turn.key is not None:
             self._late_keys.add(turn.key)
-            self._later += [(delivery, 0, "") for delivery in self._turns.drop(turn.key)]
+            self._later += [(delivery, None) for delivery in self._turns.drop(turn.key)]
 
     def release(self, spans: list[Span], after_ns: int | None, reason: str) -> int:
         """Give back deliveries, and with them what waits behind them."""
@@ -217,15 +272,14 @@ class Handling:
                     if _names(spans, turn.item):
                         self._released.add(turn)
                         behind += self._turns.drop(turn.key)
-            count = self._feed.release(self._consumer.name, spans, after_ns, reason)
             if behind:
-                self._feed.release(self._consumer.name, spans_of(behind), 0)
-        return count
+                self._feed.unsend(self._consumer.name, spans_of(behind))
+            return self._feed.release(self._consumer.name, spans, after_ns, reason)
 
     def _end(self, turn: Handled) -> None:
         with self._lock:
             self._turns.end(turn)
-            self._running.discard(turn)
+            self._running.pop(turn, None)
             self._released.discard(turn)
 
     # The end.
@@ -237,20 +291,25 @@ class Handling:
                 self.error = error
             self.stopping = True
         with self._intake, self._lock:
-            back: list[Back] = [(delivery, 0, "") for delivery in self._turns.clear()]
+            back: list[Back] = [(delivery, None) for delivery in self._turns.clear()]
             wakes, self._sleepers = self._sleepers, []
             if self._later is not None:
                 back = self._later + back
                 self._later = []
         for wake in wakes:
             wake()
+        name = self._consumer.name
         try:
-            for delivery, after_ns, reason in back:
-                self._feed.release(self._consumer.name, spans_of(delivery), after_ns, reason)
+            not_begun = [delivery for delivery, reason in back if reason is None]
+            if not_begun:
+                self._feed.unsend(name, spans_of(not_begun))
+            for delivery, reason in back:
+                if reason is not None:
+                    self._feed.release(name, spans_of(delivery), None, reason)
             self._feed.leave_line(self._consumer.name)
         except (ConsumerClosed, StoreClosed, SubscriptionNotFound):
             log.debug("what was not handled is back already")
-        self._feed.journal.poke()
+        self._feed.poke()
 
     def outcome(self) -> None:
         """Raise what ended the run, unless that was its consumer or its store being closed."""
@@ -258,8 +317,9 @@ class Handling:
             raise self.error
 
     def late(self) -> None:
-        """Tell of handlers that are no longer waited for."""
+        """Tell of handlers that are no longer waited for: what they have may time out."""
         with self._lock:
+            self._abandoned = True
             running = self._turns.running
         if running:
             log.warning(

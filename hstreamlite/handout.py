@@ -7,13 +7,16 @@ ahead with a cursor of their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from hstreamlite._native import fast
 from hstreamlite.errors import CorruptionError, RecordTrimmed
+from hstreamlite.log.journal import NotReady
 from hstreamlite.sub.effects import Assignment, Parcel
 from hstreamlite.sub.keytab import run_bytes, runs_of
+from hstreamlite.unreadable import Unread
 
 if TYPE_CHECKING:
     from hstreamlite.feed import Feed, Runs
@@ -28,14 +31,33 @@ _IDLE_CURSORS = 4
 class Handout(Protocol, Generic[Part]):
     """One way of handing out: reserve, read, and confirm or give back."""
 
-    def take(self, consumer: str, max_records: int, *, may_block: bool) -> tuple[Part, ...] | None:
-        """Reserve records; None where that would have to wait for the disk."""
+    def take(
+        self, consumer: str, max_records: int, *, may_block: bool, whole: bool = False
+    ) -> tuple[Part, ...] | None:
+        """Reserve records; None where that would have to wait for the disk.
 
-    def read(self, part: Part, owner: object, *, may_block: bool) -> list[Delivery] | None:
-        """Return the first records of a part, or all; None where that would have to wait."""
+        With whole that is one batch, however large, where batches go to consumers as they are.
+        """
 
-    def confirm(self, part: Part, got: list[Delivery]) -> tuple[list[Delivery], list[Runs]]:
+    def runs(self, part: Part) -> bytes:
+        """Return the records of a part as runs of a key table."""
+
+    def read(
+        self, part: Part, owner: object, room: int | None, *, may_block: bool
+    ) -> list[Delivery] | None:
+        """Return the first records of a part, about as many as have room, or all; None where that
+        would have to wait."""
+
+    def confirm(
+        self, part: Part, got: list[Delivery], sizes: Sequence[int]
+    ) -> tuple[list[Delivery], list[Runs]]:
         """Return what of the records that were read may be handed out; the rest goes back."""
+
+    def confirm_some(self, part: Part, count: int, sizes: Sequence[int] = ()) -> Runs:
+        """Have so many records of a part handed out, and the rest go back; return what is out."""
+
+    def told(self) -> tuple[int, int]:
+        """Return bytes and records read since the last call, for their mean size."""
 
 
 class CursorPool:
@@ -62,6 +84,22 @@ class CursorPool:
         if len(idle) < _IDLE_CURSORS:
             idle.append(cursor)
 
+    def told(self) -> tuple[int, int]:
+        """Return bytes and records read since the last call, by those at hand at both."""
+        told = [cursor.told() for idle in list(self._idle.values()) for cursor in list(idle)]
+        return sum(size for size, _ in told), sum(records for _, records in told)
+
+
+def _most(room: int | None) -> int:
+    """Return how many bytes to read at once."""
+    return _READ_BYTES if room is None else min(room, _READ_BYTES)
+
+
+def _damage(cursor: Cursor, otherwise: int) -> tuple[int, int]:
+    """Return the records from the cursor on that cannot be read."""
+    lsn, end = cursor.lsn, cursor.damaged_end()
+    return lsn, end if end > lsn else otherwise
+
 
 class SharedHandout:
     """Hands out runs of records."""
@@ -71,21 +109,23 @@ class SharedHandout:
         self._cursors = CursorPool(feed.journal)
 
     def take(
-        self, consumer: str, max_records: int, *, may_block: bool
+        self, consumer: str, max_records: int, *, may_block: bool, whole: bool = False
     ) -> tuple[Assignment, ...] | None:
-        del may_block
+        del may_block, whole
         feed = self._feed
         with feed.lock:
             return feed.group.fetch(consumer, max_records, feed.begin(consumer), queue=True)
 
-    def read(self, part: Assignment, owner: object, *, may_block: bool) -> list[Delivery] | None:
+    def read(
+        self, part: Assignment, owner: object, room: int | None, *, may_block: bool
+    ) -> list[Delivery] | None:
         shard, first, end, attempt, _ = part
         with self._cursors.lend(shard, first) as cursor:
             try:
                 return cursor.read(
                     end - first,
                     end=end,
-                    max_bytes=_READ_BYTES,
+                    max_bytes=_most(room),
                     owner=owner,
                     attempt=attempt,
                     may_block=may_block,
@@ -93,6 +133,8 @@ class SharedHandout:
             except RecordTrimmed:
                 self._feed.pass_gap(shard, cursor.gap()[1])
                 return []
+            except CorruptionError as error:
+                raise Unread(error, (shard, *_damage(cursor, end))) from error
 
     def read_on(
         self, shard: int, lsn: int, max_records: int, max_bytes: int, owner: object
@@ -101,15 +143,36 @@ class SharedHandout:
         with self._cursors.lend(shard, lsn) as cursor:
             return cursor.read(max_records, max_bytes=max_bytes, owner=owner, may_block=False) or []
 
-    def confirm(self, part: Assignment, got: list[Delivery]) -> tuple[list[Delivery], list[Runs]]:
-        end = part.first_lsn + len(got)
-        with self._feed.lock:
-            run = self._feed.group.confirm(part.lease, end, self._feed.now())
+    def told(self) -> tuple[int, int]:
+        return self._cursors.told()
+
+    def confirm(
+        self, part: Assignment, got: list[Delivery], sizes: Sequence[int]
+    ) -> tuple[list[Delivery], list[Runs]]:
+        run = self._confirm(part, part.first_lsn + len(got), sizes)
         if run is None:
             return [], []
         first, end = run
         runs = run_bytes(first, end - first, part.attempt)
         return got[first - part.first_lsn : end - part.first_lsn], [(part.shard_id, runs)]
+
+    def runs(self, part: Assignment) -> bytes:
+        return run_bytes(part.first_lsn, part.records, part.attempt)
+
+    def confirm_some(self, part: Assignment, count: int, sizes: Sequence[int] = ()) -> Runs:
+        run = self._confirm(part, part.first_lsn + count, sizes)
+        found = b"" if run is None else run_bytes(run[0], run[1] - run[0], part.attempt)
+        return part.shard_id, found
+
+    def _confirm(
+        self, part: Assignment, end: int, sizes: Sequence[int] = ()
+    ) -> tuple[int, int] | None:
+        with self._feed.lock:
+            run = self._feed.group.confirm(part.lease, end, self._feed.now(), sizes)
+            if run is not None:
+                records = run[1] - run[0]
+                self._feed.count_sent(records, records if part.attempt > 1 else 0)
+            return run
 
 
 class OrderedHandout:
@@ -119,29 +182,25 @@ class OrderedHandout:
         self._feed = feed
         self._cursors = CursorPool(feed.journal)
         self._ahead = CursorPool(feed.journal)
+        self._seed = feed.engine.env.rng.fork("keys").u64()
 
     def take(
-        self, consumer: str, max_records: int, *, may_block: bool
+        self, consumer: str, max_records: int, *, may_block: bool, whole: bool = False
     ) -> tuple[Parcel, ...] | None:
         feed = self._feed
         while True:
             with feed.lock:
                 now = feed.begin(consumer)
                 wanted = feed.group.undescribed(max_records)
-            failure: CorruptionError | None = None
-            told: bool | None = False
-            try:
-                told = self._describe(wanted, may_block=may_block)
-            except CorruptionError as error:
-                failure = error  # what lies before it is handed out first
+            told = self._describe(wanted, may_block=may_block)
             with feed.lock:
-                parcels = feed.group.fetch_parcels(consumer, max_records, now, queue=True)
+                parcels = feed.group.fetch_parcels(
+                    consumer, max_records, now, queue=True, whole=whole
+                )
                 if feed.group.next_in_line(now) not in (None, consumer):
                     feed.journal.poke()  # keys were found that somebody else has in hand
             if parcels:
                 return parcels
-            if failure is not None:
-                raise failure
             if told is None:
                 return None
             if not told:
@@ -154,11 +213,17 @@ class OrderedHandout:
         for shard, first, count in wanted:
             with self._ahead.lend(shard, first) as cursor:
                 try:
-                    hashes = cursor.key_hashes(count, end=first + count, may_block=may_block)
+                    hashes = cursor.key_hashes(
+                        count, end=first + count, seed=self._seed, may_block=may_block
+                    )
                 except RecordTrimmed:
                     feed.pass_gap(shard, cursor.gap()[1])
                     told = True
                     continue
+                except CorruptionError:
+                    # Nobody knows their keys; who is to get them meets the damage.
+                    _, end = _damage(cursor, first + 1)
+                    hashes = bytes(8 * (min(end, first + count) - first))
             if hashes is None:
                 return told or None
             with feed.lock:
@@ -166,20 +231,73 @@ class OrderedHandout:
             told = told or bool(hashes)
         return told
 
-    def read(self, part: Parcel, owner: object, *, may_block: bool) -> list[Delivery] | None:
+    def read(
+        self, part: Parcel, owner: object, room: int | None, *, may_block: bool
+    ) -> list[Delivery] | None:
         with self._cursors.lend(part.shard_id, 1) as cursor:
             try:
                 return cursor.read_runs(
-                    part.runs, max_bytes=_READ_BYTES, owner=owner, may_block=may_block
+                    part.runs, max_bytes=_most(room), owner=owner, may_block=may_block
                 )
             except RecordTrimmed:
                 self._feed.pass_gap(part.shard_id, cursor.gap()[1])
                 return []
+            except CorruptionError as error:
+                span = part.shard_id, *_damage(cursor, cursor.lsn + 1)
+                raise Unread(error, span) from error
 
-    def confirm(self, part: Parcel, got: list[Delivery]) -> tuple[list[Delivery], list[Runs]]:
-        with self._feed.lock:
-            count, runs = self._feed.group.confirm_parcel(part.lease, len(got), self._feed.now())
+    def told(self) -> tuple[int, int]:
+        return self._cursors.told()
+
+    def confirm(
+        self, part: Parcel, got: list[Delivery], sizes: Sequence[int]
+    ) -> tuple[list[Delivery], list[Runs]]:
+        count, runs = self._confirm(part, len(got), sizes)
         if count < len(got):
             kept = {lsn for r in runs_of(runs) for lsn in range(r.first, r.first + r.size)}
             got = [delivery for delivery in got if delivery.id.lsn in kept]
         return got, [(part.shard_id, runs)] if runs else []
+
+    def runs(self, part: Parcel) -> bytes:
+        return part.runs
+
+    def confirm_some(self, part: Parcel, count: int, sizes: Sequence[int] = ()) -> Runs:
+        return part.shard_id, self._confirm(part, count, sizes)[1]
+
+    def _confirm(self, part: Parcel, count: int, sizes: Sequence[int] = ()) -> tuple[int, bytes]:
+        with self._feed.lock:
+            got = self._feed.group.confirm_parcel(part.lease, count, self._feed.now(), sizes)
+            self._feed.count_sent(got[0], fast.key_runs_again(got[1]))
+            return got
+
+
+class ShardHandout(OrderedHandout):
+    """Hands out parcels where shards are kept in order, and tells the group of batches ahead."""
+
+    def _describe(self, wanted: list[tuple[int, int, int]], *, may_block: bool) -> bool | None:
+        feed = self._feed
+        told = False
+        for shard, first, count in wanted:
+            gaps = feed.gaps_passed
+            ends, ready = self._ends(shard, first, first + count, may_block=may_block)
+            with feed.lock:
+                feed.group.describe_batches(shard, first, ends)
+            told = told or bool(ends) or feed.gaps_passed != gaps
+            if not ready:
+                return told or None
+        return told
+
+    def _ends(self, shard: int, first: int, end: int, *, may_block: bool) -> tuple[list[int], bool]:
+        """Return where the batches from first up to an LSN end, and whether these are all."""
+        ends: list[int] = []
+        with self._ahead.lend(shard, first) as cursor:
+            try:
+                while first < end and (found := cursor.peek(may_block=may_block)):
+                    first = found[2]
+                    ends.append(first)
+                    cursor.seek(first)
+            except RecordTrimmed:
+                self._feed.pass_gap(shard, cursor.gap()[1])
+            except NotReady:
+                return ends, False
+        return ends, True

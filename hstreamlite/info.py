@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
-from typing import Self
+from typing import Any, Self
 
 from hstreamlite.engine import Engine
 from hstreamlite.feed import Feed, backoff_of
 from hstreamlite.feeds import Feeds
 from hstreamlite.log.catalog import StreamState
-from hstreamlite.sub.effects import GroupStats
+from hstreamlite.meters import Meters
+from hstreamlite.metrics.histogram import Distribution
+from hstreamlite.metrics.rates import Rates
+from hstreamlite.metrics.traffic import (
+    StreamRates,
+    StreamTraffic,
+    SubscriptionRates,
+    SubscriptionTraffic,
+)
+from hstreamlite.sub.effects import ConsumerStats, GroupStats
 from hstreamlite.sub.retry import Backoff
 
 
@@ -61,6 +71,9 @@ class SubscriptionInfo:
     max_attempts: int
     dead_letter: str | None
     backoff: Backoff | None
+    max_unacked_bytes: int | None
+    max_unacked_per_consumer: int | None
+    max_unacked_bytes_per_consumer: int | None
 
     @classmethod
     def of(cls, feed: Feed) -> Self:
@@ -79,6 +92,9 @@ class SubscriptionInfo:
             max_attempts=state.max_attempts,
             dead_letter=state.dead_letter or None,
             backoff=backoff_of(state),
+            max_unacked_bytes=state.max_unacked_bytes or None,
+            max_unacked_per_consumer=state.max_unacked_per_consumer or None,
+            max_unacked_bytes_per_consumer=state.max_unacked_bytes_per_consumer or None,
         )
 
 
@@ -88,6 +104,11 @@ class StoreStats:
 
     `log` holds those of the shared log (frames, syncs, bytes written, segments and others);
     `subscriptions` the state of each group, with `blocked` saying why nothing can be delivered.
+    `stream_traffic` and `subscription_traffic` tell what passed through each, and how fast.
+
+    `append_latency` is how long records waited until they were on disk, from the begin of the frame
+    they were gathered in; `append_request_latency` how long a server took to answer; `append_size`
+    what calls appended to a shard at a time; `read_latency` how long reads of segment files took.
     """
 
     streams: int
@@ -96,11 +117,64 @@ class StoreStats:
     disk_bytes: int
     log: dict[str, int]
     subscriptions: dict[str, GroupStats]
+    stream_traffic: dict[str, StreamTraffic]
+    subscription_traffic: dict[str, SubscriptionTraffic]
+    append_latency: Distribution
+    append_request_latency: Distribution
+    append_size: Distribution
+    read_latency: Distribution
 
 
-def stats_of(engine: Engine, feeds: Feeds) -> StoreStats:
+def stats_facts(stats: StoreStats) -> dict[str, Any]:
+    """Return stats as JSON has them; streams that nothing passed through are told by name only."""
+    idle = [name for name, traffic in stats.stream_traffic.items() if traffic == StreamTraffic()]
+    used = {n: t for n, t in stats.stream_traffic.items() if t != StreamTraffic()}
+    return asdict(replace(stats, stream_traffic=used)) | {"idle": idle}
+
+
+def stats_from(facts: Mapping[str, Any]) -> StoreStats:
+    """Return the stats that `stats_facts` told."""
+    told = dict(facts)
+    streams: dict[str, StreamTraffic] = dict.fromkeys(told.pop("idle"), StreamTraffic())
+    for name, traffic in told["stream_traffic"].items():
+        rates = traffic["rates"]
+        streams[name] = StreamTraffic(
+            **traffic | {"rates": rates and StreamRates(**_rates_in(rates))}
+        )
+    measured = {
+        field.name: Distribution(**told[field.name] | {"counts": tuple(told[field.name]["counts"])})
+        for field in fields(StoreStats)
+        if field.type == "Distribution"
+    }
+    return StoreStats(
+        **told
+        | measured
+        | {
+            "subscriptions": {n: _group_from(group) for n, group in told["subscriptions"].items()},
+            "stream_traffic": streams,
+            "subscription_traffic": {
+                name: SubscriptionTraffic(
+                    **traffic | {"rates": SubscriptionRates(**_rates_in(traffic["rates"]))}
+                )
+                for name, traffic in told["subscription_traffic"].items()
+            },
+        }
+    )
+
+
+def _rates_in(told: Mapping[str, Any]) -> dict[str, Rates]:
+    return {name: Rates(**rates) for name, rates in told.items()}
+
+
+def _group_from(told: Mapping[str, Any]) -> GroupStats:
+    attached = tuple(ConsumerStats(**consumer) for consumer in told["attached"])
+    return GroupStats(**{**told, "consumers": tuple(told["consumers"]), "attached": attached})
+
+
+def stats_of(engine: Engine, feeds: Feeds, meters: Meters) -> StoreStats:
     with engine.lock:
-        sizes = [engine.stream_bytes(state) for state in engine.catalog.streams.values()]
+        states = list(engine.catalog.streams.values())
+        sizes = [engine.stream_bytes(state) for state in states]
     counters = engine.journal.stats()
     return StoreStats(
         streams=len(sizes),
@@ -109,4 +183,12 @@ def stats_of(engine: Engine, feeds: Feeds) -> StoreStats:
         disk_bytes=counters["disk_bytes"],
         log=counters,
         subscriptions=dict(feeds.told(lambda feed: (feed.state.name, feed.stats()))),
+        stream_traffic=meters.streams(states),
+        subscription_traffic=dict(
+            feeds.told(lambda feed: (feed.state.name, meters.subscription(feed)))
+        ),
+        append_latency=meters.append_latency(),
+        append_request_latency=meters.append_request.distribution(),
+        append_size=meters.append_size(),
+        read_latency=meters.read_latency(),
     )

@@ -7,9 +7,10 @@ one by one passes only the gates of the consumers, so that these are asked now a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
+from weakref import ref
 
 from hstreamlite._native import fast
 from hstreamlite.sub.effects import GroupStats, Holding
@@ -32,29 +33,45 @@ class Sentry:
         self._group = group
         self._watch = Watch(now)
         self._warn_ns = int(warn_after * 1e9)
-        self._gates: dict[str, fast.AckGate] = {}
+        self._gates: dict[str, ref[fast.AckGate]] = {}
         self._looked_ns = now
         self.asked = self._watch.asked
         self.acked = self._watch.acked
         self.moved = self._watch.moved
 
-    def attach(self, consumer: str, gate: fast.AckGate, now: int) -> None:
-        self._gates[consumer] = gate
+    def attach(
+        self,
+        consumer: str,
+        gate: fast.AckGate,
+        now: int,
+        lost: Callable[[ref[fast.AckGate]], None],
+    ) -> None:
+        """Watch a consumer; `lost` is told when it is collected, though it is attached."""
+        self._gates[consumer] = ref(gate, lost)
         self._watch.attach(consumer, now)
 
     def knows(self, consumer: str, gate: fast.AckGate) -> bool:
         """Tell whether the attached consumer of this name is the one with the gate."""
-        return self._gates.get(consumer) is gate
+        return self._gate(consumer) is gate
+
+    def lost(self, gate: ref[fast.AckGate]) -> str | None:
+        """Return the attached consumer of a gate that was collected."""
+        return next((name for name, own in self._gates.items() if own is gate), None)
+
+    def _gate(self, consumer: str) -> fast.AckGate | None:
+        gate = self._gates.get(consumer)
+        return None if gate is None else gate()
 
     def taken(self, consumer: str) -> int:
         """Return how many records a consumer took at the hatch since the last call."""
-        gate = self._gates.get(consumer)
+        gate = self._gate(consumer)
         return 0 if gate is None else gate.taken()
 
     def detach(self, consumer: str) -> None:
-        gate = self._gates.pop(consumer, None)
+        gate = self._gate(consumer)
         if gate is not None:
             gate.leave()
+        self._gates.pop(consumer, None)
         self._watch.detach(consumer)
 
     def tick(self, now: int) -> None:
@@ -69,7 +86,8 @@ class Sentry:
     def _look(self, now: int) -> str:
         self._looked_ns = now
         blocked = self._group.blocked()
-        acks = {consumer: gate.acks() for consumer, gate in self._gates.items()}
+        gates = {consumer: own() for consumer, own in self._gates.items()}
+        acks = {consumer: gate.acks() for consumer, gate in gates.items() if gate is not None}
         self._watch.look(now, self._group.done(), acks, work=blocked not in _NOTHING_TO_DO)
         return blocked
 

@@ -25,10 +25,9 @@ from hstreamlite.config import (
     StoreConfig,
     check_bool,
     check_durability,
-    check_int,
     check_name,
 )
-from hstreamlite.consumer import Consumer
+from hstreamlite.consumer import Consumer, ConsumerOptions
 from hstreamlite.engine import Engine
 from hstreamlite.env import Env
 from hstreamlite.errors import (
@@ -238,6 +237,9 @@ class Store:
         mode: str = "ordered",
         ack_timeout: float | timedelta = 60.0,
         max_unacked: int = 10_000,
+        max_unacked_bytes: int | None = None,
+        max_unacked_per_consumer: int | None = None,
+        max_unacked_bytes_per_consumer: int | None = None,
         start: Place = EARLIEST,
         max_attempts: int = 0,
         dead_letter: str | None = None,
@@ -247,10 +249,15 @@ class Store:
         """Create a subscription; on disk when this returns.
 
         Its consumers share the stream's records: each record goes to one of them, and again if it
-        is not acked within ack_timeout (seconds). At most max_unacked records are out at a time.
-        start is fixed now. After max_attempts deliveries (0 = no limit) a record that is not acked
-        moves to the stream dead_letter. backoff says how long a record waits that was released or
-        timed out, before it goes out again (None = not at all).
+        is not acked within ack_timeout (seconds). start is fixed now.
+
+        At most max_unacked records are out at a time, and max_unacked_per_consumer at one consumer.
+        While max_unacked_bytes are out, or max_unacked_bytes_per_consumer at one consumer, no more
+        go out; a record larger than that goes when nothing else is out. None is no limit.
+
+        After max_attempts deliveries (0 = no limit) a record that is not acked moves to the stream
+        dead_letter. backoff says how long a record waits that was released or timed out, before it
+        goes out again (None = not at all).
 
         mode "ordered": records of one key are at one consumer at a time, in order, also when they
         are sent again; consumers share the keys. mode "shared" spreads batches over the consumers,
@@ -262,6 +269,9 @@ class Store:
             mode=mode,
             ack_timeout=ack_timeout,
             max_unacked=max_unacked,
+            max_unacked_bytes=max_unacked_bytes,
+            max_unacked_per_consumer=max_unacked_per_consumer,
+            max_unacked_bytes_per_consumer=max_unacked_bytes_per_consumer,
             start=start,
             max_attempts=max_attempts,
             dead_letter=dead_letter,
@@ -315,7 +325,7 @@ class Store:
     def stats(self) -> StoreStats:
         """Return counters and sizes; costs O(streams + subscriptions)."""
         self._engine.check_open()
-        return stats_of(self._engine, self._feeds)
+        return stats_of(self._engine, self._feeds, self._ticker.meters)
 
     def sync(self) -> None:
         """Return when everything appended so far, at whatever level, is on disk."""
@@ -449,15 +459,22 @@ class Subscription:
         self._store = store
         self.name = name
 
-    def consumer(self, name: str, *, prefetch: int = 100) -> Consumer:
+    def consumer(
+        self,
+        name: str,
+        *,
+        prefetch: int = 100,
+        max_unacked: int | None = None,
+        max_unacked_bytes: int | None = None,
+    ) -> Consumer:
         """Attach a consumer; ConsumerExists if the name is attached already.
 
-        prefetch: how many records iterating takes at a time, at most.
+        prefetch: how many records iterating takes at a time, at most. max_unacked and
+        max_unacked_bytes are windows of this consumer, in place of those that the subscription has
+        for each.
         """
-        check_int("prefetch", prefetch, 1, 1_000_000)
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"consumer name must be a non-empty str, not {name!r}")
-        return Consumer(self._feed(), name, prefetch)
+        options = ConsumerOptions.of(name, prefetch, max_unacked, max_unacked_bytes)
+        return Consumer(self._feed(), options)
 
     def _feed(self) -> Feed:
         return self._store._feeds.get(self.name)
@@ -495,6 +512,18 @@ class Subscription:
         count: int = pending.value
         return count
 
+    def skip_damaged(self) -> int:
+        """Give up the records that were set aside because they cannot be read; return how many, on
+        disk when this returns.
+
+        They count as acked, and every consumer gets a gap event. Those that nobody has come to yet
+        are not among them.
+        """
+        feed = self._feed()
+        count, ticket = feed.unreadable.skip()
+        feed.journal.wait(ticket)
+        return count
+
     def pause(self) -> None:
         """Deliver nothing until `resume`, also after a restart; on disk when this returns.
 
@@ -521,7 +550,7 @@ class FollowedSubscription(Subscription):
 
     _store: FollowedStore
 
-    def consumer(self, name: str, *, prefetch: int = 100) -> NoReturn:  # noqa: ARG002 - refused
+    def consumer(self, name: str, **_: object) -> NoReturn:  # noqa: ARG002 - refused
         """Raise ReadOnly: acks go through the one process that writes."""
         self._store._engine.refuse(CONSUME)
 
@@ -532,6 +561,10 @@ class FollowedSubscription(Subscription):
     def redrive(self, limit: int | None = None) -> NoReturn:  # noqa: ARG002 - refused
         """Raise ReadOnly."""
         self._store._engine.refuse(f"redrive subscription {self.name!r}")
+
+    def skip_damaged(self) -> NoReturn:
+        """Raise ReadOnly."""
+        self._store._engine.refuse(f"move subscription {self.name!r}")
 
     def pause(self) -> NoReturn:
         """Raise ReadOnly."""

@@ -16,6 +16,7 @@ from hstreamlite.engine import Engine
 from hstreamlite.errors import HStreamError, StorageFull, StoreClosed, StoreFailed
 from hstreamlite.feeds import Feeds
 from hstreamlite.housekeeping import Housekeeping
+from hstreamlite.meters import Meters
 
 log = logging.getLogger("hstreamlite")
 
@@ -44,6 +45,7 @@ class Ticker:
         self._bell = engine.env.threads.lock()
         self._bell.acquire()
         self.house = Housekeeping(engine)
+        self.meters = Meters(engine, feeds)
         self._producers: dict[int, TimedProducer] = {}
         self._stopped = False
         self._thread: object | None = None
@@ -120,6 +122,7 @@ class Ticker:
         at = self._feeds.tick(now)
         if at is not None:
             deadlines.append(max(at, now + 1_000_000))
+        deadlines.append(self.meters.tick(now))
         if self._feeds.busy():
             deadlines.append(now + self._progress_ns)
         if now >= self._next_retention_ns:

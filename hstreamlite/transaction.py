@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from hstreamlite.config import CODECS, STREAMS_MAX, check_name
-from hstreamlite.consumer import by_consumer
+from hstreamlite.consumer import ConsumerBase, by_consumer
 from hstreamlite.engine import Engine, Pending
 from hstreamlite.errors import StreamExists, StreamNotFound
 from hstreamlite.feed import Feed, Span, spans_of
@@ -69,10 +69,14 @@ class Collected:
             raise ValueError(f"stream {name!r} is created in this transaction; leave both out")
         self._deletes[name] = None
 
-    def ack(self, feed: Feed, consumer: str, items: object) -> None:
+    def ack(self, deliveries: object) -> None:
+        for consumer, items in by_consumer(deliveries, ConsumerBase):
+            self.ack_spans(consumer._feed, consumer.name, spans_of(items))
+
+    def ack_spans(self, feed: Feed, consumer: str, spans: list[Span]) -> None:
         self.check()
         _, consumers = self._acks.setdefault(feed.state.name, (feed, {}))
-        consumers.setdefault(consumer, []).extend(spans_of(items))
+        consumers.setdefault(consumer, []).extend(spans)
 
     def commit(self) -> Pending:
         """Stage everything in one frame; the value is the ids of the appends, stream by stream.
@@ -197,8 +201,7 @@ class Transaction:
 
     def ack(self, deliveries: object) -> None:
         """Ack deliveries at the commit: LeaseLost then, and nothing done, if one is not held."""
-        for feed, consumer, items in by_consumer(deliveries):
-            self._collected.ack(feed, consumer, items)
+        self._collected.ack(deliveries)
 
     def create_stream(
         self,

@@ -42,7 +42,7 @@ class Workers:
         self._consumer = consumer
         self._handle = handle
         self._on_error = on_error
-        self._env = consumer._feed.engine.env
+        self._env = consumer._feed.env
         self._lock = self._env.threads.lock()
         self._gate = self._env.threads.lock()
         self._gate.acquire()

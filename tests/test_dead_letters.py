@@ -144,9 +144,11 @@ def test_a_full_disk_keeps_the_dead_waiting(caplog: pytest.LogCaptureFixture) ->
     assert len(progress) <= 1, "what is asked for does not grow with each try"
     assert (stats(store).doomed, stats(store).buried) == (20, 0)
     assert "No room" in stats(store).burial_failure
+    assert stats(store).blocked.startswith("doomed records cannot be moved: No room ")
     store.delete_stream("filler")
     pass_time(store, env, 30)
     assert (stats(store).doomed, stats(store).buried, stats(store).burial_failure) == (0, 20, "")
+    assert stats(store).blocked == "no records"
     assert dead(store) == list(range(20))
     store.close()
 

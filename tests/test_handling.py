@@ -97,3 +97,89 @@ def test_ctrl_c_in_a_handler_gives_back_and_goes_on_to_the_caller(store: hs.Stor
         seen: list[object] = []
         consumer.run(lambda delivery: seen.append(delivery.payload))
         assert sorted(seen) == sorted(b"%d" % n for n in range(5, 20))
+
+
+@pytest.mark.parametrize("mode", ["ordered", "shared"])
+def test_a_handler_may_take_longer_than_the_ack_timeout(
+    env: SimEnv, store: hs.Store, mode: str
+) -> None:
+    slow = store.create_stream("slow")
+    slow.append_many([hs.Record(b"%d" % n, key="k") for n in range(5)])
+    subscription = store.create_subscription("slow", stream="slow", ack_timeout=60.0, mode=mode)
+    handled: list[tuple[object, int]] = []
+
+    def handle(delivery: hs.Delivery) -> None:
+        handled.append((delivery.payload, delivery.attempt))
+        for _ in range(10):
+            env.advance(20.0)
+            store.tick()
+        assert delivery.id not in {d.id for d in other.receive(10, timeout=0)}
+
+    with subscription.consumer("w") as consumer, subscription.consumer("v") as other:
+        consumer.run(handle)
+    assert handled[0] == (b"0", 1)
+    assert {attempt for _, attempt in handled} == {1}
+    assert len(handled) == (5 if mode == "ordered" else 1)
+
+
+def test_what_waits_for_a_handler_of_its_key_is_extended_with_it(
+    env: SimEnv, store: hs.Store
+) -> None:
+    keyed = store.create_stream("keyed")
+    keyed.append_many([hs.Record(b"%d" % n, key="k") for n in range(40)])
+    subscription = store.create_subscription("keyed", stream="keyed", ack_timeout=60.0)
+    handled: list[tuple[object, int]] = []
+    waited = 0
+
+    def handle(delivery: hs.Delivery) -> None:
+        nonlocal waited
+        handled.append((delivery.payload, delivery.attempt))
+        if not waited and (unacked := subscription.lag().unacked) >= 3:
+            waited = unacked - 1
+            for _ in range(10):
+                env.advance(20.0)
+                store.tick()
+
+    with subscription.consumer("w") as consumer:
+        consumer.run(handle)
+    assert waited
+    assert handled == [(b"%d" % n, 1) for n in range(40)]
+
+
+def test_what_waited_long_is_extended_when_its_handler_begins(env: SimEnv, store: hs.Store) -> None:
+    subscription = store.subscription("s")
+    waited: list[hs.Delivery] = []
+
+    def handle(delivery: hs.Delivery) -> None:
+        if waited:
+            if len(waited) == 1:
+                env.advance(15.0)
+                assert delivery.id not in {d.id for d in other.receive(20, timeout=0)}
+            waited.append(delivery)
+        elif subscription.lag().unacked >= 3:
+            env.advance(50.0)
+            waited.append(delivery)
+
+    with subscription.consumer("w") as consumer, subscription.consumer("v") as other:
+        consumer.run(handle)
+    assert len(waited) > 1
+
+
+def test_a_handler_that_hangs_loses_its_delivery_after_a_day(env: SimEnv, store: hs.Store) -> None:
+    lost: list[int] = []
+
+    def handle(delivery: hs.Delivery) -> None:
+        for hour in range(30 if delivery.payload == b"0" else 0):
+            env.advance(3600.0)
+            store.tick()
+            store.tick()
+            if any(got.id == delivery.id for got in other.receive(1, timeout=0)):
+                lost.append(hour)
+
+    with (
+        store.subscription("s").consumer("w") as consumer,
+        store.subscription("s").consumer("v") as other,
+    ):
+        consumer.run(handle)
+    assert lost
+    assert 23 <= lost[0] <= 24

@@ -12,6 +12,7 @@ import tracemalloc
 import weakref
 from collections import OrderedDict, UserDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
@@ -727,6 +728,29 @@ class TestBatches:
         else:
             with pytest.raises(ValueError, match=f"batch 1-5 holds {len(given)} records, too few"):
                 fast.decode_batch(body, 1, 5, first, count)
+
+    @given(st.lists(records, max_size=6), st.sets(st.integers(0, 6)), st.binary(max_size=9))
+    def test_some_records_of_a_batch_are_a_batch(
+        self, given: list[Record], picked: set[int], rest: bytes
+    ) -> None:
+        body = fast.encode_batch(given)
+        runs = [(index, index + 1) for index in sorted(picked)]
+        if max(picked, default=-1) < len(given):
+            some = fast.encode_batch([given[index] for index in sorted(picked)])
+            assert fast.pick_batch(body, runs) == some
+            assert fast.pick_batch(body + rest, runs) == some
+            assert fast.pick_batch(body, [(0, len(given))] if given else []) == body
+        else:
+            with pytest.raises(ValueError, match="malformed batch of"):
+                fast.pick_batch(body, runs)
+        for wrong in ([(2, 2)], [(1, 2), (0, 1)], [(0, 1 << 40)]):
+            with pytest.raises(ValueError, match="malformed batch of"):
+                fast.pick_batch(body, wrong)
+
+    @given(st.binary(max_size=60))
+    def test_pieces_of_arbitrary_bytes_are_pieces_or_a_value_error(self, body: bytes) -> None:
+        with suppress(ValueError):
+            assert len(fast.pick_batch(body, [(0, 1), (2, 3)])) <= len(body)
 
     @given(st.binary(max_size=60))
     def test_arbitrary_bytes_are_a_batch_or_a_value_error(self, body: bytes) -> None:

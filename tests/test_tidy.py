@@ -19,13 +19,19 @@ OUTSIDE_WORLD = {
     "hstreamlite/testing/": "drives real processes and seeded worlds",
     "hstreamlite/cli": "a program, not a part of the library",
     "hstreamlite/demo": "a program, not a part of the library",
+    "hstreamlite/net": "the shell for sockets",
+    "hstreamlite/remote/security.py": "reads keys and certificates for the shell for sockets",
     "hstreamlite/__main__.py": "a program, not a part of the library",
 }
-EVENT_LOOPS = OUTSIDE_WORLD | {"hstreamlite/aio": "the shell for asyncio"}
+EVENT_LOOPS = OUTSIDE_WORLD | {
+    "hstreamlite/aio": "the shell for asyncio",
+    "hstreamlite/remote": "lives on the loop that its connection needs",
+}
 PRINTERS = {
     "hstreamlite/__main__.py": "talks to its user",
     "hstreamlite/cli": "talks to its user",
     "hstreamlite/demo": "talks to its user",
+    "hstreamlite/net/main.py": "talks to its user",
     "hstreamlite/testing/": "workers tell the process that started them where they are",
 }
 SYSTEM_CALLERS = {
@@ -76,8 +82,9 @@ LEFTOVERS = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "X" * 3]) +
 
 def files(*suffixes: str, under: tuple[str, ...] = ("hstreamlite",)) -> list[Path]:
     found = (path for top in under for path in (ROOT / top).rglob("*") if path.suffix in suffixes)
-    generated = {"_lib.c"}
-    return sorted(path for path in found if path.name not in generated)
+    return sorted(
+        path for path in found if path.name != "_lib.c" and "_pb2" not in path.name
+    )  # those are generated
 
 
 def name_of(path: Path) -> str:

@@ -26,6 +26,7 @@ struct hsl_ackmap {
     uint64_t held_count;
     uint64_t acked_count;
     uint64_t acked_since;
+    uint64_t acked_ever;
     uint64_t attention_at;
     uint64_t dirty_first;
     uint64_t dirty_end;
@@ -35,6 +36,7 @@ struct hsl_ackmap {
     uint64_t watch_count;
     uint64_t *woken;
     size_t woken_len, woken_cap;
+    struct hsl_load *load; /* NULL until bytes are counted */
     uint64_t origin;
     uint64_t span_max;
 };
@@ -100,6 +102,7 @@ struct hsl_ackmap *hsl_ackmap_new(uint64_t low, uint64_t span_max)
 void hsl_ackmap_free(struct hsl_ackmap *m)
 {
     if (m) {
+        hsl_load_free(m->load);
         free(m->acked);
         free(m->watched);
         free(m->woken);
@@ -117,8 +120,11 @@ void hsl_ackmap_state(const struct hsl_ackmap *m, struct hsl_ack_state *out)
     out->acked_since = m->acked_since;
 }
 
+uint64_t hsl_ackmap_acked_ever(const struct hsl_ackmap *m) { return m->acked_ever; }
+
 void hsl_ackmap_reset(struct hsl_ackmap *m, uint64_t low)
 {
+    hsl_ackmap_unload(m, m->low, m->next);
     memset(m->acked, 0, 3 * (m->word_mask + 1) * sizeof *m->acked);
     m->origin = m->low = m->next = low;
     m->acked_count = m->held_count = m->acked_since = 0;
@@ -248,6 +254,41 @@ size_t hsl_ackmap_woken(struct hsl_ackmap *m, const uint64_t **lsns)
     return n;
 }
 
+/* The same records are in nobody's hands any more. */
+static void unload(struct hsl_ackmap *m, uint64_t lsn, uint64_t bits)
+{
+    hsl_load_drop(m->load, lsn / WORD_BITS * WORD_BITS, bits);
+}
+
+int hsl_ackmap_weigh(struct hsl_ackmap *m, struct hsl_loads *totals)
+{
+    if (!m->load)
+        m->load = hsl_load_new(totals);
+    return m->load ? 0 : -ENOMEM;
+}
+
+int hsl_ackmap_reserve_load(struct hsl_ackmap *m, uint64_t end)
+{
+    return m->load && end > m->low ? hsl_load_reserve(m->load, m->low, end) : 0;
+}
+
+void hsl_ackmap_load(struct hsl_ackmap *m, uint64_t first, const uint32_t *weights, size_t n,
+                     uint32_t owner)
+{
+    for (size_t i = 0; m->load && i < n; i++)
+        if (first + i >= m->low && first + i < m->next &&
+            !(*word_at(m->acked, m, first + i) & bit_of(first + i)))
+            hsl_load_put(m->load, first + i, weights[i], owner);
+}
+
+void hsl_ackmap_unload(struct hsl_ackmap *m, uint64_t first, uint64_t end)
+{
+    uint64_t lsn = max_u64(first, m->low);
+    end = min_u64(end, m->next);
+    for (; m->load && lsn < end; lsn = next_word(lsn))
+        unload(m, lsn, mask_from(lsn, end));
+}
+
 /* Moves low up to lsn, which must not pass next, forgetting what lies between. */
 static void pass(struct hsl_ackmap *m, uint64_t to)
 {
@@ -260,6 +301,8 @@ static void pass(struct hsl_ackmap *m, uint64_t to)
         m->held_count -= bits_of(*held & mask);
         if (m->watch_count)
             wake(m, lsn, mask);
+        if (m->load)
+            unload(m, lsn, mask);
         *acked &= ~mask;
         *held &= ~mask;
         *word_at(m->dirty, m, lsn) &= ~mask;
@@ -326,8 +369,11 @@ unsigned hsl_ackmap_ack(struct hsl_ackmap *m, uint64_t lsn)
     if (m->held_count && *word_at(m->held, m, lsn) & bit)
         return HSL_ACK_VOID;
     m->acked_since++;
+    m->acked_ever++;
     if (m->watch_count)
         wake(m, lsn, bit);
+    if (m->load)
+        unload(m, lsn, bit);
     if (lsn == m->low && !is_done(m, lsn + 1)) {
         m->low = lsn + 1;
         return HSL_ACK_NEW | attention(m);
@@ -358,6 +404,8 @@ void hsl_ackmap_ack_range(struct hsl_ackmap *m, uint64_t first, uint64_t end,
         uint64_t fresh = open & ~*word_at(m->held, m, lsn);
         if (m->watch_count)
             wake(m, lsn, fresh);
+        if (m->load)
+            unload(m, lsn, fresh);
         *acked |= fresh;
         *word_at(m->dirty, m, lsn) |= fresh;
         out->fresh += bits_of(fresh);
@@ -367,6 +415,7 @@ void hsl_ackmap_ack_range(struct hsl_ackmap *m, uint64_t first, uint64_t end,
     if (out->fresh) {
         m->acked_count += out->fresh;
         m->acked_since += out->fresh;
+        m->acked_ever += out->fresh;
         mark_dirty(m, max_u64(first, m->low), end);
         settle(m);
     }

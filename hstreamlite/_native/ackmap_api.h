@@ -52,6 +52,8 @@ struct hsl_ackmap;
 struct hsl_ackmap *hsl_ackmap_new(uint64_t low, uint64_t span_max);
 void hsl_ackmap_free(struct hsl_ackmap *m);
 void hsl_ackmap_state(const struct hsl_ackmap *m, struct hsl_ack_state *out);
+/* Records newly acked since the map was made; hsl_ackmap_reset leaves that as it is. */
+uint64_t hsl_ackmap_acked_ever(const struct hsl_ackmap *m);
 
 /* Forgets everything and starts at low; keeps the storage. */
 void hsl_ackmap_reset(struct hsl_ackmap *m, uint64_t low);
@@ -86,6 +88,17 @@ uint64_t hsl_ackmap_low(const struct hsl_ackmap *m);
 /* 1 if a record is acked or below low. */
 int hsl_ackmap_done(const struct hsl_ackmap *m, uint64_t lsn);
 int hsl_ackmap_is_held(const struct hsl_ackmap *m, uint64_t lsn);
+
+/* From now on the bytes of what is handed out can be counted, in totals, which must outlive the
+ * map; a second call does nothing. -ENOMEM: nothing changed. */
+int hsl_ackmap_weigh(struct hsl_ackmap *m, struct hsl_loads *totals);
+/* Makes room for loading records below end, which then cannot fail. -ENOMEM: nothing changed. */
+int hsl_ackmap_reserve_load(struct hsl_ackmap *m, uint64_t end);
+/* Loads the unacked ones of n records from first on, for an owner that the totals have room for. */
+void hsl_ackmap_load(struct hsl_ackmap *m, uint64_t first, const uint32_t *weights, size_t n,
+                     uint32_t owner);
+/* Drops what is loaded of [first, end). */
+void hsl_ackmap_unload(struct hsl_ackmap *m, uint64_t first, uint64_t end);
 
 /* Passes over records that no longer exist: everything below lsn counts as done, held or not; next
  * rises to lsn if it was below. Returns how many unacked records of [low, next) were passed. */

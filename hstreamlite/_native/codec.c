@@ -525,10 +525,12 @@ static inline uint64_t fold(uint64_t a, uint64_t b)
 }
 
 /* Multiply and fold 16 bytes at a time, after wyhash. */
-uint64_t hsl_codec_key_hash(const uint8_t *key, size_t len)
+uint64_t hsl_codec_key_hash(const uint8_t *key, size_t len, uint64_t seed)
 {
-    const uint64_t p0 = 0xa0761d6478bd642fu, p1 = 0xe7037ed1a0b428dbu, p2 = 0x8ebc6af09c88c6e3u;
-    uint64_t h = p0, a = 0, b = 0;
+    const uint64_t p0 = 0xa0761d6478bd642fu, p2 = 0x8ebc6af09c88c6e3u;
+    /* What a key is combined with must not be known: with it all can be made zero. */
+    const uint64_t p1 = 0xe7037ed1a0b428dbu ^ fold(seed ^ p0, p2 ^ (seed << 1));
+    uint64_t h = p0 ^ seed, a = 0, b = 0;
     size_t left = len;
     if (len == 0)
         return 0;

@@ -86,5 +86,6 @@ int hsl_wire_next(const uint8_t **pos, const uint8_t *end, struct hsl_wire_field
 size_t hsl_wire_varint_size(uint64_t value);
 uint8_t *hsl_wire_varint(uint8_t *out, uint64_t value);
 
-/* Hash of a key for tables in memory: 0 for an empty key and for no other. Never stored. */
-uint64_t hsl_codec_key_hash(const uint8_t *key, size_t len);
+/* Hash of a key for tables in memory: 0 for an empty key and for no other. Never stored. Who does
+ * not know the seed cannot choose keys whose hashes are equal. */
+uint64_t hsl_codec_key_hash(const uint8_t *key, size_t len, uint64_t seed);

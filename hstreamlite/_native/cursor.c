@@ -32,6 +32,9 @@ struct hsl_cursor {
     struct hsl_run run;     /* whose they are */
     bool announced;         /* the rest of the page is being read ahead */
     struct hsl_ahead behind; /* what lies behind the run */
+    struct hsl_shard *metered; /* the shard, once something of it was read */
+    uint64_t counted;          /* first LSN of the block that was counted last */
+    uint64_t told_bytes, told_records; /* read since they were told */
     struct hsl_cursor_damage damage;
 };
 
@@ -121,6 +124,34 @@ void hsl_cursor_keep_body(struct hsl_cursor *cursor, const struct hsl_block_view
     cursor->body_len = len;
     if (cursor->body)
         memcpy(cursor->body, body, len);
+}
+
+void hsl_cursor_tell(struct hsl_cursor *cursor, uint64_t *bytes, uint64_t *records)
+{
+    *bytes = cursor->told_bytes;
+    *records = cursor->told_records;
+    cursor->told_bytes = cursor->told_records = 0;
+}
+
+bool hsl_cursor_enters(struct hsl_cursor *cursor, uint64_t block)
+{
+    bool other = cursor->counted != block;
+    cursor->counted = block;
+    return other;
+}
+
+void hsl_cursor_count(struct hsl_cursor *cursor, uint64_t bytes, uint64_t records,
+                      uint64_t batches)
+{
+    cursor->told_bytes += bytes;
+    cursor->told_records += records;
+    struct hsl_log *log = cursor->log;
+    if (!cursor->metered) {
+        pthread_mutex_lock(&log->index_mu);
+        cursor->metered = hsl_shard_get(log, cursor->shard);
+        pthread_mutex_unlock(&log->index_mu);
+    }
+    hsl_meter_read(log, cursor->metered, bytes, batches);
 }
 
 void hsl_cursor_gap(struct hsl_cursor *cursor, uint64_t *from, uint64_t *to)
@@ -322,6 +353,7 @@ static int fill(struct hsl_cursor *cursor, const struct hsl_entry *e, uint64_t f
         announce(cursor, fd, end);
     size_t got = 0;
     int err = 0;
+    uint64_t begin = log->io->mono_ns(log->io->ctx);
     while (got < need) {
         int64_t n = log->io->pread(log->io->ctx, fd, cursor->buf + got, need - got, from + got);
         if (n <= 0) {
@@ -330,9 +362,11 @@ static int fill(struct hsl_cursor *cursor, const struct hsl_entry *e, uint64_t f
         }
         got += (size_t)n;
     }
+    uint64_t end_ns = log->io->mono_ns(log->io->ctx);
     pthread_mutex_lock(&log->index_mu);
     log->stats.reads++;
     log->stats.bytes_read += got;
+    hsl_histogram_count(&log->read_latency, end_ns - begin, 1);
     pthread_mutex_unlock(&log->index_mu);
     hsl_segment_unread(log, segment);
     if (err)

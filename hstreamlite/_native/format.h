@@ -3,6 +3,7 @@
 #define HSL_FORMAT_H
 
 #include <assert.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -95,12 +96,17 @@ struct hsl_block_header {
     uint64_t seq;
     uint64_t time_ms;
     uint32_t payload_len;
-    uint32_t decoded_len; /* 0 = unknown */
+    uint32_t decoded_len; /* 0: a client encoded the payload; see hsl_unchecked */
     uint32_t count;
     uint16_t flags;
     uint16_t ext_len;
     uint64_t order;
 };
+/* Whether nobody ever looked into the payload: it need not be a batch of so many records. */
+static inline bool hsl_unchecked(const struct hsl_block_header *h)
+{
+    return h->decoded_len == 0;
+}
 _Static_assert(sizeof(struct hsl_block_header) == 56, "block header");
 _Static_assert(offsetof(struct hsl_block_header, order) == 48, "block header");
 

@@ -282,6 +282,7 @@ int hsl_group_publish(struct hsl_log *log, const struct hsl_group *g)
 /* A durable group is acknowledged. In order; stage_mu held. */
 void hsl_group_finish(struct hsl_log *log, struct hsl_group *g)
 {
+    uint64_t now = log->io->mono_ns(log->io->ctx);
     for (uint32_t i = 0; i < g->count; i++) {
         const struct hsl_frame *frame = &g->frames[i];
         frame->chunk->unwritten--;
@@ -289,11 +290,13 @@ void hsl_group_finish(struct hsl_log *log, struct hsl_group *g)
         log->stats.blocks += frame->blocks;
         log->stats.records += frame->records;
         hsl_cache_add(log, frame, g->segment->number, g->off[i]);
+        if (frame->users > 0)
+            hsl_histogram_count(&log->append_latency, now - frame->staged_ns, frame->users);
     }
     const struct hsl_frame *last = &g->frames[g->count - 1];
     hsl_os_stage_release(log, last->stage_end);
     log->idle_marked = g->count == 1 && (last->flags & HSL_FRAME_IDLE) != 0;
-    log->last_write_ns = log->io->mono_ns(log->io->ctx);
+    log->last_write_ns = now;
     uint64_t before = log->durable_ticket;
     atomic_store_explicit(&log->durable_ticket, last->ticket, memory_order_release);
     hsl_wake_durable(log, before, last->ticket);

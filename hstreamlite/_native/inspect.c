@@ -326,7 +326,8 @@ static int add_block(struct hsl_inspect *in, const uint8_t *block, const struct 
     uint32_t len = (uint32_t)sizeof *h + h->ext_len + h->payload_len;
     const uint8_t *payload = block + sizeof *h + h->ext_len;
     bool decodes = h->codec != 0 ? h->codec <= 2
-                                 : hsl_codec_count(payload, h->payload_len) == (int64_t)h->count;
+                                 : hsl_unchecked(h) || hsl_codec_count(payload, h->payload_len) ==
+                                                           (int64_t)h->count;
     if (!decodes || h->seq == 0 || h->seq + h->count < h->seq)
         return rescued ? HSL_OK : add_range(in, HSL_FAULT_BODY, frame, off, off + len);
     if (!grow((void **)&in->found, &in->found_cap, in->found_len, sizeof *in->found))

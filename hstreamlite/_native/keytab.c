@@ -70,6 +70,7 @@ struct hsl_keytab {
     uint64_t restored_at, restored_end;
     uint32_t doom_at;
     uint64_t fresh, again, fresh_ahead, owned;
+    bool late_acks;
 };
 
 static uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
@@ -88,6 +89,17 @@ static uint64_t whole(const struct hsl_keytab *t, uint32_t low_half)
 static bool done(const struct hsl_keytab *t, uint64_t lsn)
 {
     return hsl_ackmap_done(t->acks, lsn) != 0;
+}
+
+/* A record waits behind another of its key. In mode late_acks one that was handed out may be acked
+ * all the same, and that is to be noticed, for it counts as waiting. There must be room for a
+ * watch. */
+static void hold_behind(struct hsl_keytab *t, uint64_t lsn)
+{
+    if (t->late_acks && cell_at(t, lsn)->attempts > 0)
+        hsl_ackmap_watch(t->acks, lsn);
+    else
+        hsl_ackmap_hold(t->acks, lsn, lsn + 1, 1);
 }
 
 /* ---- memory ---- */
@@ -438,6 +450,8 @@ int hsl_keytab_restore(struct hsl_keytab *t, const uint32_t *attempts, size_t n,
     return 0;
 }
 
+void hsl_keytab_late_acks(struct hsl_keytab *t) { t->late_acks = true; }
+
 int hsl_keytab_describe(struct hsl_keytab *t, uint64_t first, const uint64_t *hashes, size_t n)
 {
     sync_acks(t);
@@ -577,7 +591,7 @@ static bool scan_one(struct hsl_keytab *t, struct taking *g, uint64_t hash)
         hand(t, g, lsn);
     } else {
         if (k->head != (uint32_t)lsn)
-            hsl_ackmap_hold(t->acks, lsn, lsn + 1, 1);
+            hold_behind(t, lsn);
         if (!k->waits)
             k->todo = (uint32_t)lsn;
         k->waits = true;
@@ -586,11 +600,17 @@ static bool scan_one(struct hsl_keytab *t, struct taking *g, uint64_t hash)
     return true;
 }
 
+/* Watches that so many records may need in mode late_acks. */
+static uint64_t late(const struct hsl_keytab *t, uint64_t records)
+{
+    return t->late_acks ? records : 0;
+}
+
 static int reserve_scan(struct hsl_keytab *t, uint64_t stop, uint64_t max)
 {
     uint64_t n = stop - t->scan, waiting = min_u64(t->again + t->fresh, max);
     if (reserve_cells(t, stop) < 0 || reserve_keys(t, n) < 0 ||
-        hsl_ackmap_may_watch(t->acks, (size_t)(2 * (n + waiting))) < 0)
+        hsl_ackmap_may_watch(t->acks, (size_t)(2 * (n + waiting) + late(t, n))) < 0)
         return -ENOMEM;
     return stop > t->restored_end ? hsl_ackmap_reserve(t->acks, stop) : 0;
 }
@@ -642,17 +662,18 @@ static void back(struct hsl_keytab *t, uint64_t lsn, bool failed)
     for (uint64_t at = lsn;; at += c->next) {
         c = cell_at(t, at);
         if (!done(t, at) && c->state != WAITING) {
+            hsl_ackmap_unload(t->acks, at, at + 1);
             c->state = WAITING;
             c->parcel = 0;
             if (at != lsn)
-                hsl_ackmap_hold(t->acks, at, at + 1, 1);
+                hold_behind(t, at);
             if (c->attempts == 0)
                 t->fresh++;
             else
                 t->again++;
         } else if (k->waits && k->todo == (uint32_t)at && at != lsn) {
             if (!done(t, at))
-                hsl_ackmap_hold(t->acks, at, at + 1, 1);
+                hold_behind(t, at);
             break; /* from here on they wait already */
         }
         if (c->next == 0)
@@ -677,7 +698,7 @@ static int reserve_back(struct hsl_keytab *t, uint64_t records)
     sync_acks(t);
     if (reserve_keys(t, records) < 0)
         return -ENOMEM;
-    return hsl_ackmap_may_watch(t->acks, (size_t)(2 * records));
+    return hsl_ackmap_may_watch(t->acks, (size_t)(2 * records + late(t, t->scan - t->base)));
 }
 
 static uint64_t records_of(const struct hsl_key_run *runs, size_t n)
@@ -757,8 +778,8 @@ static bool consumer_has(struct hsl_keytab *t, uint32_t consumer, uint64_t lsn)
     return c->state == OUT && t->owners[c->parcel] == consumer;
 }
 
-int64_t hsl_keytab_release(struct hsl_keytab *t, uint32_t consumer, uint64_t first, uint64_t end,
-                           struct hsl_key_head *out, uint64_t *count)
+static int64_t take_of(struct hsl_keytab *t, uint32_t consumer, uint64_t first, uint64_t end,
+                       bool sent, struct hsl_key_head *out, uint64_t *count)
 {
     int64_t taken = 0;
     sync_acks(t);
@@ -773,14 +794,32 @@ int64_t hsl_keytab_release(struct hsl_keytab *t, uint32_t consumer, uint64_t fir
         struct cell *c = cell_at(t, lsn);
         if (!consumer_has(t, consumer, lsn))
             continue;
-        fail(c);
+        if (sent)
+            fail(c);
+        else
+            c->attempts--;
         out[taken++] = (struct hsl_key_head){lsn, c->failures, c->attempts};
     }
-    for (int64_t i = 0; i < taken; i++)
+    for (int64_t i = 0; i < taken; i++) {
         if (cell_at(t, out[i].lsn)->state == OUT) /* not taken along with one before it */
             back(t, out[i].lsn, false);
+        if (out[i].attempts == 0)
+            hsl_ackmap_hold(t->acks, out[i].lsn, out[i].lsn + 1, 1);
+    }
     *count = (uint64_t)taken;
     return taken;
+}
+
+int64_t hsl_keytab_release(struct hsl_keytab *t, uint32_t consumer, uint64_t first, uint64_t end,
+                           struct hsl_key_head *out, uint64_t *count)
+{
+    return take_of(t, consumer, first, end, true, out, count);
+}
+
+int64_t hsl_keytab_unsend(struct hsl_keytab *t, uint32_t consumer, uint64_t first, uint64_t end,
+                          struct hsl_key_head *out, uint64_t *count)
+{
+    return take_of(t, consumer, first, end, false, out, count);
 }
 
 uint64_t hsl_keytab_move(struct hsl_keytab *t, uint32_t from, uint32_t to, uint64_t first,
@@ -943,7 +982,8 @@ static int check_key(struct hsl_keytab *t, struct key *k, uint64_t *fresh, uint6
                 return 4;
             if (!waits && t->owners[c->parcel] != k->owner)
                 return 5; /* two consumers have records of one key */
-            if (waits && lsn != todo && !c->delayed && !hsl_ackmap_is_held(t->acks, lsn))
+            bool counts = c->delayed || (t->late_acks && c->attempts > 0);
+            if (waits && lsn != todo && !counts && !hsl_ackmap_is_held(t->acks, lsn))
                 return 6;
             *fresh += waits && c->attempts == 0;
             *again += waits && c->attempts > 0;

@@ -49,6 +49,9 @@ struct hsl_key_state {
 struct hsl_keytab *hsl_keytab_new(struct hsl_ackmap *acks);
 void hsl_keytab_free(struct hsl_keytab *t);
 void hsl_keytab_state(struct hsl_keytab *t, struct hsl_key_state *out);
+/* From now on records that were handed out and wait again are not held: acks of them count, which
+ * come late. Before anything is taken. */
+void hsl_keytab_late_acks(struct hsl_keytab *t);
 /* The map was reset, or passed by records: forget what is gone. */
 void hsl_keytab_reset(struct hsl_keytab *t);
 /* Takes over how often each record of [low, next) was handed out, before anything is. The acked
@@ -77,6 +80,9 @@ int64_t hsl_keytab_take_back(struct hsl_keytab *t, uint32_t parcel, const struct
 /* The same for what the consumer has out of [first, end); out gets all of it. */
 int64_t hsl_keytab_release(struct hsl_keytab *t, uint32_t consumer, uint64_t first, uint64_t end,
                            struct hsl_key_head *out, uint64_t *count);
+/* The same, as if it had never been handed out: it has one attempt less. */
+int64_t hsl_keytab_unsend(struct hsl_keytab *t, uint32_t consumer, uint64_t first, uint64_t end,
+                          struct hsl_key_head *out, uint64_t *count);
 /* Moves what the consumer has out of [first, end) in one parcel to another; returns how many. */
 uint64_t hsl_keytab_move(struct hsl_keytab *t, uint32_t from, uint32_t to, uint64_t first,
                          uint64_t end);

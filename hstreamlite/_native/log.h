@@ -18,6 +18,7 @@
  *   scan.c      reading a segment back at open               (before any thread)
  *   cursor.c    reading one shard forward
  *   ahead.c     telling the disk what a cursor will ask for
+ *   meter.c     counting what passes through
  *
  * Lock order: follow->mu, stage_mu, index_mu; pieces_mu, marks_mu and text_mu are taken last. None
  * is held during file calls, except index_mu while a segment is opened for reading, and follow->mu,
@@ -45,6 +46,7 @@
 
 #include "format.h"
 #include "hsl.h"
+#include "meter.h"
 
 /* Clock of the deadlines of waits. macOS waits by the wall clock only: a leap ends a wait early or
  * late, and every waiter looks again at what it waits for. */
@@ -79,6 +81,7 @@ struct hsl_frame {
     uint64_t staged_ns;
     uint64_t claim;
     uint32_t flags;
+    uint32_t users; /* of the records, those of streams */
 };
 
 struct hsl_write { /* adjacent bytes that go out in one call */
@@ -142,6 +145,7 @@ struct hsl_shard {
     struct hsl_entry *entries; /* blocks behind the runs: those of the active segment */
     uint32_t head, len, cap;
     uint64_t scan_next, scan_frame; /* recovery */
+    struct hsl_shard_meter meter;
 };
 
 struct hsl_row { /* an entry of the active segment, for its footer */
@@ -276,6 +280,10 @@ struct hsl_log {
 
     struct hsl_log_stats stats; /* stage_mu, except reads, bytes_read, cache_hits: index_mu */
     _Atomic uint64_t syncs, bytes_written, bytes_prewritten; /* the writer */
+    _Atomic(struct hsl_shard *) used; /* meters; the one counted last first */
+    struct hsl_shard *telling;        /* stage_mu: those of them that are being told */
+    struct hsl_histogram append_latency, append_size; /* stage_mu */
+    struct hsl_histogram read_latency;                /* index_mu */
 };
 
 extern _Atomic uint64_t hsl_fork_generation;
@@ -564,6 +572,12 @@ bool hsl_cursor_resume(const struct hsl_cursor *cursor, struct hsl_block_view *v
 /* Steps over records of the block in view, behind which the plain body goes on at byte `at`. */
 void hsl_cursor_advance(struct hsl_cursor *cursor, const struct hsl_block_view *view,
                         uint64_t records, size_t at);
+/* Whether the block that begins at this LSN is another one than that asked about last. */
+bool hsl_cursor_enters(struct hsl_cursor *cursor, uint64_t block);
+/* Counts what was read; tells what was since it was told last. */
+void hsl_cursor_count(struct hsl_cursor *cursor, uint64_t bytes, uint64_t records,
+                      uint64_t batches);
+void hsl_cursor_tell(struct hsl_cursor *cursor, uint64_t *bytes, uint64_t *records);
 /* The plain body of a compressed block, kept while the cursor stands in it; NULL if it is not. */
 const uint8_t *hsl_cursor_body(struct hsl_cursor *cursor, const struct hsl_block_view *view,
                                size_t *len);

@@ -23,7 +23,8 @@ enum hsl_status {
     HSL_TRIMMED = -13,
     HSL_MALFORMED = -14,
     HSL_READ_ONLY = -15,
-    HSL_REPLACED = -16
+    HSL_REPLACED = -16,
+    HSL_UNREADABLE = -17 /* a batch as a client sent it does not hold what was said */
 };
 
 struct hsl_log_config {

@@ -94,7 +94,7 @@ void hsl_marks_add(struct hsl_log *log, const struct hsl_entry *e, const uint8_t
 {
     struct hsl_block_header h;
     memcpy(&h, block, sizeof h);
-    if (e->len < LEAST_BYTES || h.codec != 0)
+    if (e->len < LEAST_BYTES || h.codec != 0 || hsl_unchecked(&h))
         return;
     uint64_t off = (uint64_t)e->off8 * 8, first = off & ~(uint64_t)(HSL_PAGE - 1);
     uint64_t pages = (off + e->len - first + HSL_PAGE - 1) / HSL_PAGE;

@@ -256,6 +256,14 @@ static PyObject *py_known(PyObject *self, PyObject *const *args, Py_ssize_t n)
     return PyBool_FromLong(hsl_ackmap_known(m, lsn));
 }
 
+static PyObject *py_acked_ever(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ackmap *m;
+    if (!hsl_py_takes("ackmap_acked_ever", n, 1) || !(m = map_arg(args[0])))
+        return NULL;
+    return PyLong_FromUnsignedLongLong(hsl_ackmap_acked_ever(m));
+}
+
 static PyObject *py_attention(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct hsl_ackmap *m;
@@ -372,6 +380,71 @@ static PyObject *py_pack(PyObject *self, PyObject *const *args, Py_ssize_t n)
     return bytes;
 }
 
+/* weigh(map, address of the totals) */
+static PyObject *py_weigh(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ackmap *m;
+    uint64_t totals;
+    if (!hsl_py_takes("ackmap_weigh", n, 2) || !(m = map_arg(args[0])) ||
+        lsn_arg(args[1], &totals) < 0)
+        return NULL;
+    if (hsl_ackmap_weigh(m, (struct hsl_loads *)(uintptr_t)totals) < 0)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+/* reserve_load(map, end) */
+static PyObject *py_reserve_load(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ackmap *m;
+    uint64_t end;
+    if (!hsl_py_takes("ackmap_reserve_load", n, 2) || !(m = map_arg(args[0])) ||
+        lsn_arg(args[1], &end) < 0)
+        return NULL;
+    if (hsl_ackmap_reserve_load(m, end) < 0)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+/* load(map, first, weights as an array of u32, owner) */
+static PyObject *py_load(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ackmap *m;
+    uint64_t first, owner;
+    char *weights;
+    Py_ssize_t len;
+    if (!hsl_py_takes("ackmap_load", n, 4) || !(m = map_arg(args[0])) ||
+        lsn_arg(args[1], &first) < 0 || PyBytes_AsStringAndSize(args[2], &weights, &len) < 0 ||
+        lsn_arg(args[3], &owner) < 0)
+        return NULL;
+    hsl_ackmap_load(m, first, (const uint32_t *)(const void *)weights, (size_t)len / 4,
+                    (uint32_t)owner);
+    Py_RETURN_NONE;
+}
+
+/* unload(map, first, end) */
+static PyObject *py_unload(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ackmap *m;
+    uint64_t first, end;
+    if (!hsl_py_takes("ackmap_unload", n, 3) || !(m = map_arg(args[0])) ||
+        lsn_arg(args[1], &first) < 0 || lsn_arg(args[2], &end) < 0)
+        return NULL;
+    hsl_ackmap_unload(m, first, end);
+    Py_RETURN_NONE;
+}
+
+/* loads_bytes(address of the totals, owner) */
+static PyObject *py_loads_bytes(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    uint64_t totals, owner;
+    if (!hsl_py_takes("loads_bytes", n, 2) || lsn_arg(args[0], &totals) < 0 ||
+        lsn_arg(args[1], &owner) < 0)
+        return NULL;
+    return PyLong_FromUnsignedLongLong(
+        hsl_loads_bytes((const struct hsl_loads *)(uintptr_t)totals, (uint32_t)owner));
+}
+
 static PyObject *py_check(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct hsl_ackmap *m;
@@ -393,11 +466,17 @@ static PyMethodDef methods[] = {
     FAST("ackmap_hold", py_hold),
     FAST("ackmap_known", py_known),
     FAST("ackmap_attention", py_attention),
+    FAST("ackmap_acked_ever", py_acked_ever),
     FAST("ackmap_skip", py_skip),
     FAST("ackmap_next_unacked", py_next_unacked),
     FAST("ackmap_count", py_count),
     FAST("ackmap_runs", py_runs),
     FAST("ackmap_drain", py_drain),
+    FAST("ackmap_weigh", py_weigh),
+    FAST("ackmap_reserve_load", py_reserve_load),
+    FAST("ackmap_load", py_load),
+    FAST("ackmap_unload", py_unload),
+    FAST("loads_bytes", py_loads_bytes),
     FAST("ackmap_check", py_check),
     FAST("pack_below", py_pack),
     {NULL, NULL, 0, NULL},

@@ -1,13 +1,16 @@
 /* AckGate: the way of an ack from a delivery to the bitmap, without Python code between.
  *
  * Each consumer has a gate, which its deliveries hold; the gate holds the consumer, and so the
- * bitmaps that it knows live. It stands open until it is closed, or one that it lies behind: that
+ * bitmaps that it knows live. Whoever is only to know whether a consumer is still there refers to
+ * its gate weakly. It stands open until it is closed, or one that it lies behind: that
  * of the subscription, and that of the store. Through a closed gate nothing passes, and the caller
  * goes the way that says why. */
 #include "hsl_py.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdlib.h>
+#include <structmember.h>
 
 struct lane {
     uint64_t shard;
@@ -19,6 +22,7 @@ struct gate {
     PyObject *consumer; /* NULL at a gate that only others lie behind */
     PyObject *answer;   /* what an ack returns */
     struct gate *behind; /* or NULL */
+    PyObject *weak_refs;
     struct lane *lanes;
     size_t count;
     uint64_t acks; /* records newly acked through it */
@@ -94,6 +98,8 @@ static void gate_dealloc(PyObject *self)
     struct gate *gate = (struct gate *)self;
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
+    if (gate->weak_refs != NULL)
+        PyObject_ClearWeakRefs(self);
     Py_XDECREF(gate->consumer);
     Py_XDECREF(gate->answer);
     Py_XDECREF((PyObject *)gate->behind);
@@ -220,6 +226,11 @@ static const char gate_doc[] =
     "AckGate(behind=None, consumer=None, maps={}, answer=None)\n--\n\n"
     "The way of acks from the deliveries of a consumer to the bitmaps, by shard their addresses.";
 
+static PyMemberDef gate_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(struct gate, weak_refs), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
 static PyType_Slot gate_slots[] = {
     {Py_tp_doc, (void *)gate_doc},
     {Py_tp_new, gate_new},
@@ -227,6 +238,7 @@ static PyType_Slot gate_slots[] = {
     {Py_tp_traverse, gate_traverse},
     {Py_tp_clear, gate_clear},
     {Py_tp_methods, gate_methods},
+    {Py_tp_members, gate_members},
     {0, NULL},
 };
 

@@ -29,7 +29,7 @@ struct hatch {
     uint64_t span, most;
     int64_t timeout;
     bool open;
-    uint64_t tail;
+    uint64_t tail, taken;
     int64_t until;
     struct note *notes; /* circular; the capacity is a power of two */
     size_t head, count, capacity;
@@ -151,6 +151,7 @@ static PyObject *hatch_take(PyObject *self, PyObject *const *args, Py_ssize_t n)
         Py_RETURN_NONE;
     add(h, (struct note){s.next, stop, 0, (int64_t)a[4] + h->timeout, (uint32_t)a[3]});
     hsl_py_gate_took(args[0], stop - s.next);
+    h->taken += stop - s.next;
     return Py_BuildValue("(KK)", (unsigned long long)s.next, (unsigned long long)stop);
 }
 
@@ -210,6 +211,12 @@ static PyObject *hatch_clear(PyObject *self, PyObject *unused)
     h->open = false;
     h->count = 0;
     Py_RETURN_NONE;
+}
+
+static PyObject *hatch_taken(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(((struct hatch *)self)->taken);
 }
 
 static PyObject *hatch_next_due(PyObject *self, PyObject *unused)
@@ -318,6 +325,8 @@ static PyMethodDef hatch_methods[] = {
     FAST("settle", hatch_settle,
          "settle($self, low, /)\n--\n\nForget the first notes, up to an LSN."),
     {"clear", hatch_clear, METH_NOARGS, "clear($self, /)\n--\n\nClose it, and forget all notes."},
+    {"taken", hatch_taken, METH_NOARGS,
+     "taken($self, /)\n--\n\nReturn how many records were ever taken here."},
     {"next_due", hatch_next_due, METH_NOARGS,
      "next_due($self, /)\n--\n\nReturn the first deadline, None if there is no note."},
     FAST("due", hatch_due,

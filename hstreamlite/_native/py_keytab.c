@@ -127,15 +127,16 @@ static PyObject *py_take_back(PyObject *self, PyObject *args)
     return heads_result(out, heads, count);
 }
 
-/* release(table, consumer, first, end), as take_back */
+/* release(table, consumer, first, end, was it sent), as take_back */
 static PyObject *py_release(PyObject *self, PyObject *args)
 {
     ull address, first, end;
     unsigned consumer;
+    int sent;
     uint64_t count = 0;
     struct hsl_keytab *t;
     struct hsl_key_state state;
-    if (!PyArg_ParseTuple(args, "KIKK:keytab_release", &address, &consumer, &first, &end) ||
+    if (!PyArg_ParseTuple(args, "KIKKi:keytab_release", &address, &consumer, &first, &end, &sent) ||
         !(t = table(address)))
         return NULL;
     hsl_keytab_state(t, &state);
@@ -145,7 +146,8 @@ static PyObject *py_release(PyObject *self, PyObject *args)
     struct hsl_key_head *out = PyMem_Calloc(most + 1, sizeof *out);
     if (!out)
         return PyErr_NoMemory();
-    int64_t heads = hsl_keytab_release(t, consumer, first, end, out, &count);
+    int64_t heads = sent ? hsl_keytab_release(t, consumer, first, end, out, &count)
+                         : hsl_keytab_unsend(t, consumer, first, end, out, &count);
     return heads_result(out, heads, count);
 }
 
@@ -324,8 +326,25 @@ static PyObject *py_merge(PyObject *self, PyObject *args)
     return list;
 }
 
+/* key_runs_again(runs) -> how many of their records are delivered for the second time or later */
+static PyObject *py_again(PyObject *self, PyObject *runs)
+{
+    char *bytes;
+    Py_ssize_t len;
+    unsigned long long count = 0;
+    if (PyBytes_AsStringAndSize(runs, &bytes, &len) < 0)
+        return NULL;
+    for (size_t i = 0; i < (size_t)len / sizeof(struct hsl_key_run); i++) {
+        struct hsl_key_run run;
+        memcpy(&run, bytes + i * sizeof run, sizeof run);
+        count += run.attempt > 1 ? run.count : 0;
+    }
+    return PyLong_FromUnsignedLongLong(count);
+}
+
 static PyMethodDef methods[] = {
     {"key_runs_merge", py_merge, METH_VARARGS, NULL},
+    {"key_runs_again", py_again, METH_O, NULL},
     {"keytab_take", py_take, METH_VARARGS, NULL},
     {"keytab_confirm", py_confirm, METH_VARARGS, NULL},
     {"keytab_take_back", py_take_back, METH_VARARGS, NULL},

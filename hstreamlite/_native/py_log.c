@@ -154,6 +154,7 @@ static PyObject *py_append(PyObject *module, PyObject *const *args, Py_ssize_t n
     if (hsl_py_record_ref(args[2], key, key_len, &ref, &keep) < 0)
         return NULL;
     PyObject *result = NULL;
+    bool staged = false;
     size_t size = hsl_codec_size(&ref);
     if (size > log->cfg.block_bytes) {
         raise_status(log, HSL_TOO_LARGE, size, log->cfg.block_bytes);
@@ -179,6 +180,8 @@ static PyObject *py_append(PyObject *module, PyObject *const *args, Py_ssize_t n
         log->last_block = payload - sizeof(struct hsl_block_header);
         log->last_shard = shard;
     }
+    hsl_meter_append(log, shard, size, 1);
+    staged = true;
     uint64_t copied = hsl_stage_copy(log, size);
     hsl_codec_encode(payload, &ref);
     bool safe;
@@ -189,6 +192,8 @@ static PyObject *py_append(PyObject *module, PyObject *const *args, Py_ssize_t n
     if (result && !wait)
         result = with_ticket(result, ticket);
 out:
+    if (!result)
+        hsl_meter_failed(log, shard_id, staged);
     Py_XDECREF(keep);
     return result;
 }
@@ -488,6 +493,7 @@ static void place_op(struct hsl_log *log, struct op *op, struct placed **placed)
 {
     struct hsl_shard *shard = hsl_shard_get(log, op->shard);
     op->first = shard->next;
+    hsl_meter_append(log, shard, op->items ? op->bytes : op->body_len, op->count);
     if (!op->items) {
         struct placed *p = (*placed)++;
         p->payload = hsl_stage_block(log, shard, op->codec, (uint32_t)op->count,
@@ -570,6 +576,7 @@ static PyObject *py_stage(PyObject *module, PyObject *const *args, Py_ssize_t na
     bool system = args[3] == Py_True, wait = waiting == WAIT_LEVEL;
     struct call call = {0};
     PyObject *result = NULL;
+    bool staged = false;
     struct placed *placed = NULL;
     if (plan(log, &call, args[1]) < 0)
         goto out;
@@ -596,6 +603,7 @@ static PyObject *py_stage(PyObject *module, PyObject *const *args, Py_ssize_t na
             goto out;
         }
     }
+    staged = true;
     bool safe;
     uint64_t ticket = encode(log, &call, placed, wait && level == LEVEL_SYNC, &safe);
     if (settle(log, level, safe, wait, &ticket) < 0)
@@ -603,6 +611,8 @@ static PyObject *py_stage(PyObject *module, PyObject *const *args, Py_ssize_t na
     PyObject *runs = make_runs(&call, placed);
     result = runs ? Py_BuildValue("(KN)", (unsigned long long)ticket, runs) : NULL;
 out:
+    for (size_t i = 0; !result && i < call.count; i++)
+        hsl_meter_failed(log, call.ops[i].shard, staged);
     free(placed);
     free_call(&call);
     return result;
@@ -665,6 +675,17 @@ static PyObject *py_cursor_seek(PyObject *module, PyObject *const *args, Py_ssiz
     Py_RETURN_NONE;
 }
 
+/* cursor_told(cursor) -> bytes and records read since the last call, while the GIL is held */
+static PyObject *py_cursor_told(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    uint64_t bytes, records;
+    struct hsl_cursor *cursor = hsl_py_takes("cursor_told", nargs, 1) ? get_cursor(args[0]) : NULL;
+    if (!cursor)
+        return NULL;
+    hsl_cursor_tell(cursor, &bytes, &records);
+    return Py_BuildValue("(KK)", (unsigned long long)bytes, (unsigned long long)records);
+}
+
 /* bounds(log, shard) -> first LSN kept, the one behind what is durable, the next to be given; None
  * for a shard that is not known */
 static PyObject *py_bounds(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
@@ -707,23 +728,38 @@ static void stay(struct hsl_cursor *cursor, uint64_t lsn)
     hsl_cursor_seek(cursor, lsn);
 }
 
-/* What is in view as plain bytes: the block's own, or those that the cursor keeps of a compressed
- * one. */
+/* The payload of a block as a new object, decompressed. */
+static PyObject *unpack(const struct hsl_block_view *view)
+{
+    const struct hsl_block_header *h = &view->header;
+    const char *payload = (const char *)view->payload;
+    if (h->codec == 0)
+        return PyBytes_FromStringAndSize(payload, (Py_ssize_t)h->payload_len);
+    return PyObject_CallFunction(decompressor, "iy#I", (int)h->codec, payload,
+                                 (Py_ssize_t)h->payload_len, (unsigned)h->decoded_len);
+}
+
+/* What is in view as plain bytes: the block's own, or those that the cursor keeps of one that is
+ * compressed, or that a client encoded and that was looked through. */
 static int plain_body(struct hsl_cursor *cursor, const struct hsl_block_view *view,
                       const uint8_t **body, size_t *len)
 {
+    const struct hsl_block_header *h = &view->header;
     *body = view->payload;
     *len = view->len;
-    if (view->header.codec == 0 || (*body = hsl_cursor_body(cursor, view, len)))
+    if ((h->codec == 0 && !hsl_unchecked(h)) || (*body = hsl_cursor_body(cursor, view, len)))
         return 0;
-    PyObject *plain = PyObject_CallFunction(decompressor, "iy#I", (int)view->header.codec,
-                                            (const char *)view->payload,
-                                            (Py_ssize_t)view->header.payload_len,
-                                            (unsigned)view->header.decoded_len);
+    PyObject *plain = unpack(view);
     char *data;
     Py_ssize_t size;
     if (!plain || PyBytes_AsStringAndSize(plain, &data, &size) < 0) {
         Py_XDECREF(plain);
+        return -1;
+    }
+    if (hsl_unchecked(h) &&
+        hsl_codec_count((const uint8_t *)data, (size_t)size) != (int64_t)h->count) {
+        Py_DECREF(plain);
+        PyErr_Format(PyExc_ValueError, "no batch of %u records", (unsigned)h->count);
         return -1;
     }
     hsl_cursor_keep_body(cursor, view, (const uint8_t *)data, (size_t)size);
@@ -762,10 +798,21 @@ static uint64_t decode_some(struct hsl_cursor *cursor, const struct hsl_block_vi
     return take;
 }
 
+/* In the place of a ValueError. What a client encoded is met once: the cursor goes behind it. */
+static void tell_malformed(PyObject *who, struct hsl_cursor *cursor,
+                           const struct hsl_block_header *h)
+{
+    bool unchecked = hsl_unchecked(h);
+    PyErr_Clear();
+    if (unchecked)
+        hsl_cursor_seek(cursor, h->seq + h->count);
+    raise_of(who, unchecked ? HSL_UNREADABLE : HSL_MALFORMED, h->seq, h->seq + h->count);
+}
+
 struct reading {
     PyObject *who, *owner, *records;
     struct hsl_cursor *cursor;
-    uint64_t max_bytes, bytes, count;
+    uint64_t max_bytes, bytes, count, batches;
     struct hsl_block_view view;
     bool may_block;
 };
@@ -804,14 +851,12 @@ static int read_up_to(struct reading *r, uint64_t max_records, uint64_t end, uin
             return 0;
         }
         if (got == 0) {
-            if (PyErr_ExceptionMatches(PyExc_ValueError)) {
-                PyErr_Clear();
-                raise_of(r->who, HSL_MALFORMED, r->view.header.seq,
-                         r->view.header.seq + r->view.header.count);
-            }
+            if (PyErr_ExceptionMatches(PyExc_ValueError))
+                tell_malformed(r->who, cursor, &r->view.header);
             return -1;
         }
         r->count += got;
+        r->batches += hsl_cursor_enters(cursor, r->view.header.seq);
     }
     return r->count - begin == max_records ? 1 : 0;
 }
@@ -819,6 +864,8 @@ static int read_up_to(struct reading *r, uint64_t max_records, uint64_t end, uin
 static PyObject *read_result(struct reading *r, int rc)
 {
     hsl_cursor_release(r->cursor);
+    if (r->count > 0)
+        hsl_cursor_count(r->cursor, r->bytes, r->count, r->batches);
     if (rc == 2 || rc < 0)
         Py_CLEAR(r->records);
     if (rc == 2)
@@ -896,43 +943,55 @@ static PyObject *py_read_runs(PyObject *module, PyObject *const *args, Py_ssize_
 }
 
 /* The hashes of the keys of a block's records from the cursor's LSN on, so many at most; returns
- * their number, or 0 with an exception. */
+ * their number, or 0 with an exception. All of a batch that cannot be decoded is of one key. */
 static uint64_t hash_some(struct hsl_cursor *cursor, const struct hsl_block_view *view,
-                          PyObject *who, uint64_t most, uint64_t *out)
+                          PyObject *who, uint64_t most, uint64_t seed, uint64_t *out)
 {
     const struct hsl_block_header *h = &view->header;
     uint64_t first = hsl_cursor_lsn(cursor) - h->seq, take = view->end - first;
     const uint8_t *body;
     size_t len;
-    if (plain_body(cursor, view, &body, &len) < 0)
-        return 0;
     take = take < most ? take : most;
+    if (plain_body(cursor, view, &body, &len) < 0) {
+        if (!PyErr_ExceptionMatches(PyExc_ValueError))
+            return 0;
+        if (!hsl_unchecked(h)) {
+            tell_malformed(who, cursor, h);
+            return 0;
+        }
+        PyErr_Clear();
+        for (uint64_t i = 0; i < take; i++)
+            out[i] = hsl_codec_key_hash((const uint8_t *)&h->seq, sizeof h->seq, seed);
+        hsl_cursor_advance(cursor, view, take, 0);
+        return take;
+    }
     const uint8_t *pos = body + (view->at - view->from);
     bool sound = hsl_codec_skip(&pos, body + len, (uint32_t)first - view->index) == 1;
     for (uint64_t i = 0; sound && i < take; i++) {
         struct hsl_record_ref ref;
         sound = hsl_codec_next(&pos, body + len, &ref) == 1;
-        out[i] = sound ? hsl_codec_key_hash(ref.key, ref.key_len) : 0;
+        out[i] = sound ? hsl_codec_key_hash(ref.key, ref.key_len, seed) : 0;
     }
     if (!sound) {
-        raise_of(who, HSL_MALFORMED, h->seq, h->seq + h->count);
+        tell_malformed(who, cursor, h);
         return 0;
     }
     hsl_cursor_advance(cursor, view, take, view->from + (size_t)(pos - body));
     return take;
 }
 
-/* key_hashes(cursor, who, max_records, end LSN, may_block) -> bytes, 8 a record, empty at the tail
- * or at the end LSN; None if it would block */
+/* key_hashes(cursor, who, max_records, end LSN, may_block, seed) -> bytes, 8 a record, empty at the
+ * tail or at the end LSN; None if it would block */
 static PyObject *py_key_hashes(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    uint64_t max_records, end, lsn, count = 0;
-    if (nargs != 5) {
-        PyErr_SetString(PyExc_TypeError, "key_hashes takes 5 arguments");
+    uint64_t max_records, end, seed, lsn, count = 0;
+    if (nargs != 6) {
+        PyErr_SetString(PyExc_TypeError, "key_hashes takes 6 arguments");
         return NULL;
     }
     struct hsl_cursor *cursor = get_cursor(args[0]);
-    if (!cursor || !get_u64(args[2], &max_records) || !get_u64(args[3], &end))
+    if (!cursor || !get_u64(args[2], &max_records) || !get_u64(args[3], &end) ||
+        !get_u64(args[5], &seed))
         return NULL;
     uint64_t *out = PyMem_Calloc((size_t)max_records + 1, sizeof *out);
     if (!out)
@@ -944,7 +1003,7 @@ static PyObject *py_key_hashes(PyObject *module, PyObject *const *args, Py_ssize
         rc = next_block(args[1], cursor, args[4] == Py_True, most, &view);
         if (rc != 1)
             break;
-        uint64_t got = hash_some(cursor, &view, args[1], most, out + count);
+        uint64_t got = hash_some(cursor, &view, args[1], most, seed, out + count);
         hsl_cursor_release(cursor);
         rc = got > 0 ? 1 : -1;
         count += got;
@@ -969,7 +1028,7 @@ static PyObject *py_key_hashes(PyObject *module, PyObject *const *args, Py_ssize
  * length, body); None if it would block */
 static PyObject *py_read_batches(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    uint64_t max_batches, max_bytes, end, bytes = 0;
+    uint64_t max_batches, max_bytes, end, bytes = 0, records = 0, entered = 0;
     if (!hsl_py_takes("read_batches", nargs, 6))
         return NULL;
     struct hsl_cursor *cursor = get_cursor(args[0]);
@@ -1007,9 +1066,13 @@ static PyObject *py_read_batches(PyObject *module, PyObject *const *args, Py_ssi
             Py_CLEAR(batches); /* not reached: Python lacks memory */
         Py_XDECREF(batch);
         bytes += h->payload_len;
+        records += stop - lsn;
+        entered += hsl_cursor_enters(cursor, h->seq);
         hsl_cursor_advance(cursor, &view, stop - lsn, 0);
     }
     hsl_cursor_release(cursor);
+    if (bytes > 0)
+        hsl_cursor_count(cursor, bytes, records, entered);
     return batches;
 }
 
@@ -1051,6 +1114,7 @@ static PyMethodDef methods[] = {
     FAST("cursor_address", py_cursor_address),
     FAST("cursor_lsn", py_cursor_lsn),
     FAST("cursor_seek", py_cursor_seek),
+    FAST("cursor_told", py_cursor_told),
     FAST("read_runs", py_read_runs),
     FAST("key_hashes", py_key_hashes),
     FAST("read", py_read),

@@ -255,12 +255,14 @@ static uint64_t now_for(const struct hsl_log *log, const struct hsl_shard *shard
     return now > shard->last_time ? now : shard->last_time;
 }
 
-static void count_block(struct hsl_log *log, size_t bytes, uint32_t blocks, uint32_t records)
+static void count_block(struct hsl_log *log, const struct hsl_shard *shard, size_t bytes,
+                        uint32_t blocks, uint32_t records)
 {
     struct hsl_frame *open = &log->open;
     open->len += bytes;
     open->blocks += blocks;
     open->records += records;
+    open->users += shard->id < HSL_SYSTEM ? records : 0;
     uint64_t claim = hsl_claim(open->len, open->blocks);
     log->claimed += claim - open->claim;
     open->claim = claim;
@@ -291,7 +293,7 @@ uint8_t *hsl_stage_block(struct hsl_log *log, struct hsl_shard *shard, int codec
     shard->next += count;
     shard->last_time = header.time_ms;
     shard->last_ticket = log->open.ticket;
-    count_block(log, bytes, 1, count);
+    count_block(log, shard, bytes, 1, count);
     log->call_blocks++;
     log->last_block = NULL;
     return block + sizeof header;
@@ -321,7 +323,7 @@ uint8_t *hsl_stage_extend(struct hsl_log *log, struct hsl_shard *shard, uint32_t
            after - sizeof header - header.payload_len);
     shard->next++;
     shard->last_ticket = log->open.ticket;
-    count_block(log, after - before, 0, 1);
+    count_block(log, shard, after - before, 0, 1);
     log->call_extended = payload_len;
     return payload;
 }

@@ -18,6 +18,7 @@ from hstreamlite.aio.store import (
 )
 from hstreamlite.aio.stream import BatchReader, Reader, Stream
 from hstreamlite.aio.transaction import Transaction
+from hstreamlite.remote import connect_asyncio as connect
 
 __all__ = [
     "BatchReader",
@@ -29,6 +30,7 @@ __all__ = [
     "Submitted",
     "Subscription",
     "Transaction",
+    "connect",
     "exit_on_sigterm",
     "open",
 ]

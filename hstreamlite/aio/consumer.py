@@ -11,8 +11,8 @@ from typing import Any, Self
 
 from hstreamlite.aio.bell import Bell, in_thread
 from hstreamlite.aio.tasks import Tasks
-from hstreamlite.config import check_bool, check_int, check_seconds
-from hstreamlite.consumer import ConsumerBase
+from hstreamlite.config import check_bool, check_int
+from hstreamlite.consumer import ConsumerBase, ConsumerOptions, check_timeout
 from hstreamlite.errors import ConsumerClosed, StoreClosed, SubscriptionNotFound
 from hstreamlite.feed import EMPTY, AckResult, Deliveries, DeliveryBatch, Feed, check_receive
 from hstreamlite.handling import WIDTH_MAX, OnError, check_handler
@@ -37,10 +37,10 @@ class Consumer(ConsumerBase):
     _work: Tasks | None = None
     _ack_answer = _DONE
 
-    def __init__(self, bell: Bell, feed: Feed, name: str, prefetch: int) -> None:
+    def __init__(self, bell: Bell, feed: Feed, options: ConsumerOptions) -> None:
         self._bell = bell
         self._fetching: asyncio.Future[DeliveryBatch | None] | None = None
-        super().__init__(feed, name, prefetch)
+        super().__init__(feed, options)
 
     async def receive(
         self,
@@ -49,11 +49,8 @@ class Consumer(ConsumerBase):
     ) -> DeliveryBatch:
         """Return up to max_records deliveries, as soon as there is one; () after the timeout."""
         check_receive(max_records)
-        end = None
-        if timeout is not None:
-            seconds = check_seconds("timeout", timeout, 0, 1e9)
-            end = self._feed.engine.env.clock.mono_ns() + int(seconds * 1e9)
-        return await self._poll(self._fetch, max_records, end)
+        seconds = check_timeout(timeout)
+        return await self._poll(self._fetch, max_records, self._end_of(seconds))
 
     async def _poll(
         self, fetch: Callable[..., DeliveryBatch | None], max_records: int, end: int | None
@@ -99,32 +96,31 @@ class Consumer(ConsumerBase):
         try:
             return await asyncio.shield(fetching)
         except asyncio.CancelledError:
-            fetching.add_done_callback(self._give_back)
+            if fetch == self._fetch:
+                fetching.add_done_callback(self._give_back_fetched)
             raise
 
-    def _give_back(self, fetching: asyncio.Future[DeliveryBatch | None]) -> None:
+    def _give_back_fetched(self, fetching: asyncio.Future[DeliveryBatch | None]) -> None:
         if not fetching.cancelled() and fetching.exception() is None and not self._closed:
             batch = fetching.result()
             if batch:
                 with suppress(StoreClosed, SubscriptionNotFound):
-                    self._feed.release(self.name, batch.spans, 0)
+                    self._feed.unsend(self.name, batch.spans)
 
     async def __aiter__(self) -> AsyncIterator[Delivery]:
-        clock = self._feed.engine.env.clock
-        while not self._closed:
-            try:
-                batch = await self.receive(self._take)
-            except ConsumerClosed:
-                return
-            started = clock.mono_ns()
-            seeks = self._feed.seeks
-            for delivery in batch:
-                if self._closed:
-                    return
-                if self._feed.seeks != seeks:
-                    break
-                yield delivery
-            self._pace(clock.mono_ns() - started)
+        feed, unseen = self._feed, self._unseen
+        try:
+            while not self._closed:
+                if not unseen:
+                    self._begin(await self.receive(self._take))
+                with suppress(IndexError):  # it is empty
+                    while feed.seeks == self._seeks:
+                        yield unseen.popleft()
+                self._end()
+        except ConsumerClosed:
+            return
+        finally:
+            self._give_back()
 
     async def run(
         self,
@@ -144,7 +140,7 @@ class Consumer(ConsumerBase):
         check_int("concurrency", concurrency, 1, WIDTH_MAX)
         work = Tasks(self, self._start_handling(concurrency, drain_timeout), handle, on_error)
         self._work = work
-        self._feed.runs.add(work)
+        self._feed.add_run(work)
         try:
             await work.run()
         finally:

@@ -17,7 +17,8 @@ from hstreamlite.aio.consumer import Consumer
 from hstreamlite.aio.producer import Producer
 from hstreamlite.aio.stream import FollowedStream, Stream
 from hstreamlite.aio.transaction import Transaction
-from hstreamlite.config import Durability, StoreConfig, check_int, check_name
+from hstreamlite.config import Durability, StoreConfig, check_name
+from hstreamlite.consumer import ConsumerOptions
 from hstreamlite.engine import Engine
 from hstreamlite.env import Env
 from hstreamlite.errors import HStreamError
@@ -182,6 +183,9 @@ class Store:
         mode: str = "ordered",
         ack_timeout: float | timedelta = 60.0,
         max_unacked: int = 10_000,
+        max_unacked_bytes: int | None = None,
+        max_unacked_per_consumer: int | None = None,
+        max_unacked_bytes_per_consumer: int | None = None,
         start: Place = EARLIEST,
         max_attempts: int = 0,
         dead_letter: str | None = None,
@@ -196,6 +200,9 @@ class Store:
             mode=mode,
             ack_timeout=ack_timeout,
             max_unacked=max_unacked,
+            max_unacked_bytes=max_unacked_bytes,
+            max_unacked_per_consumer=max_unacked_per_consumer,
+            max_unacked_bytes_per_consumer=max_unacked_bytes_per_consumer,
             start=start,
             max_attempts=max_attempts,
             dead_letter=dead_letter,
@@ -244,7 +251,7 @@ class Store:
     async def stats(self) -> StoreStats:
         """Return counters and sizes."""
         self._engine.check_open()
-        return await in_thread(stats_of, self._engine, self._feeds)
+        return await in_thread(stats_of, self._engine, self._feeds, self._ticker.meters)
 
     async def sync(self) -> None:
         """Return when everything appended so far, at whatever level, is on disk."""
@@ -358,13 +365,18 @@ class Subscription:
         self._store = store
         self.name = name
 
-    def consumer(self, name: str, *, prefetch: int = 100) -> Consumer:
-        """Attach a consumer; ConsumerExists if the name is attached already."""
-        check_int("prefetch", prefetch, 1, 1_000_000)
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"consumer name must be a non-empty str, not {name!r}")
+    def consumer(
+        self,
+        name: str,
+        *,
+        prefetch: int = 100,
+        max_unacked: int | None = None,
+        max_unacked_bytes: int | None = None,
+    ) -> Consumer:
+        """Attach a consumer, as `hstreamlite.Subscription.consumer`."""
+        options = ConsumerOptions.of(name, prefetch, max_unacked, max_unacked_bytes)
         feed = self._store._feeds.get(self.name)
-        return Consumer(self._store._bell, feed, name, prefetch)
+        return Consumer(self._store._bell, feed, options)
 
     async def info(self) -> SubscriptionInfo:
         """Return what is known; SubscriptionNotFound if it does not exist."""
@@ -385,6 +397,13 @@ class Subscription:
         pending = await in_thread(redrive, feed, limit)
         await self._store._bell.ticket(pending.ticket)
         count: int = pending.value
+        return count
+
+    async def skip_damaged(self) -> int:
+        """Give up records that cannot be read, as `hstreamlite.Subscription.skip_damaged`."""
+        feed = self._store._feeds.get(self.name)
+        count, ticket = await in_thread(feed.unreadable.skip)
+        await self._store._bell.ticket(ticket)
         return count
 
     async def pause(self) -> None:
@@ -411,7 +430,7 @@ class FollowedSubscription(Subscription):
 
     _store: FollowedStore
 
-    def consumer(self, name: str, *, prefetch: int = 100) -> NoReturn:  # noqa: ARG002 - refused
+    def consumer(self, name: str, **_: object) -> NoReturn:  # noqa: ARG002 - refused
         """Raise ReadOnly: acks go through the one process that writes."""
         self._store._engine.refuse(CONSUME)
 
@@ -422,6 +441,10 @@ class FollowedSubscription(Subscription):
     async def redrive(self, limit: int | None = None) -> NoReturn:  # noqa: ARG002 - refused
         """Raise ReadOnly."""
         self._store._engine.refuse(f"redrive subscription {self.name!r}")
+
+    async def skip_damaged(self) -> NoReturn:
+        """Raise ReadOnly."""
+        self._store._engine.refuse(f"move subscription {self.name!r}")
 
     async def pause(self) -> NoReturn:
         """Raise ReadOnly."""

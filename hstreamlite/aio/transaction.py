@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Self
 
 from hstreamlite.aio.bell import Bell, in_thread
-from hstreamlite.consumer import by_consumer
 from hstreamlite.records import Payload, Record, RecordIds
 from hstreamlite.transaction import Collected, item_list, record_of
 
@@ -42,8 +41,7 @@ class Transaction:
 
     def ack(self, deliveries: object) -> None:
         """Ack deliveries at the commit: LeaseLost then, and nothing done, if one is not held."""
-        for feed, consumer, items in by_consumer(deliveries):
-            self._collected.ack(feed, consumer, items)
+        self._collected.ack(deliveries)
 
     def create_stream(
         self,

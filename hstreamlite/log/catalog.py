@@ -15,6 +15,7 @@ from typing import Any, Literal
 from hstreamlite.log.keyspace import Shard, split
 
 Mode = Literal["ordered", "shared"]
+Unit = Literal["key", "shard"]
 DELETED_STREAM = "__deleted_stream__"
 """Name under which HStreamDB shows a stream that was deleted with force."""
 CELL = 0
@@ -48,9 +49,10 @@ class StreamState:
 class SubscriptionState:
     """A subscription as the catalog knows it. start maps shard to first LSN to deliver.
 
-    max_attempts 0 = no limit; dead_letter is the name of a stream, "" = none; backoff is (first,
-    most, factor), in seconds; redriven maps shards of the dead-letter stream to the first LSN that
-    was not redriven yet.
+    max_attempts 0 = no limit, and so is 0 for the windows in bytes and per consumer; dead_letter is
+    the name of a stream, "" = none; backoff is (first, most, factor), in seconds; redriven maps
+    shards of the dead-letter stream to the first LSN that was not redriven yet; unit is what mode
+    "ordered" keeps in order; origin how start was named, "earliest" or "latest", if it was.
     """
 
     id: int
@@ -66,6 +68,11 @@ class SubscriptionState:
     dead_letter: str = ""
     backoff: tuple[float, float, float] | None = None
     redriven: Mapping[int, int] = field(default_factory=dict)
+    max_unacked_bytes: int = 0
+    max_unacked_per_consumer: int = 0
+    max_unacked_bytes_per_consumer: int = 0
+    unit: Unit = "key"
+    origin: str = ""
 
 
 @dataclass(slots=True)
@@ -74,6 +81,8 @@ class Catalog:
 
     streams: dict[str, StreamState] = field(default_factory=dict)
     by_id: dict[int, StreamState] = field(default_factory=dict)
+    by_shard: dict[int, int] = field(default_factory=dict)
+    """Id of the stream of each shard."""
     subscriptions: dict[str, SubscriptionState] = field(default_factory=dict)
     by_stream: dict[int, set[str]] = field(default_factory=dict)
     by_dead_letter: dict[str, set[str]] = field(default_factory=dict)
@@ -155,6 +164,7 @@ class Catalog:
 
     def _put_stream(self, stream: StreamState) -> None:
         self.by_id[stream.id] = stream
+        self.by_shard.update(dict.fromkeys(stream.shard_ids, stream.id))
         if not stream.archived:
             self.streams[stream.name] = stream
         self.next_stream = max(self.next_stream, stream.id + 1)
@@ -165,6 +175,12 @@ class Catalog:
         del self.streams[stream.name]
         if archive:
             self.by_id[stream_id] = replace(stream, archived=True)
+        else:
+            self._forget_shards(stream)
+
+    def _forget_shards(self, stream: StreamState) -> None:
+        for shard in stream.shard_ids:
+            self.by_shard.pop(shard, None)
 
     def _put_subscription(self, subscription: SubscriptionState) -> None:
         self.subscriptions[subscription.name] = subscription
@@ -184,6 +200,12 @@ class Catalog:
             stream = self.by_id.get(subscription.stream_id)
             if stream is not None and stream.archived:
                 del self.by_id[stream.id]
+                self._forget_shards(stream)
+
+    def of_shard(self, shard: int) -> StreamState | None:
+        """Return the stream of a shard; None where that was deleted, or never was."""
+        stream = self.by_id.get(self.by_shard.get(shard, 0))
+        return None if stream is None or stream.archived else stream
 
     def subscriptions_of(self, stream_id: int) -> tuple[str, ...]:
         return tuple(sorted(self.by_stream.get(stream_id, ())))
@@ -247,8 +269,19 @@ def lost_change(lost: Mapping[int, Iterable[tuple[int, int]]]) -> Change:
     return {"op": "lost", "shards": rows}
 
 
-_LATER = ("paused", "max_attempts", "dead_letter", "backoff", "redriven")
-"""Fields that older stores do not have."""
+_LATER: dict[str, object] = {
+    "paused": False,
+    "max_attempts": 0,
+    "dead_letter": "",
+    "backoff": None,
+    "redriven": [],
+    "max_unacked_bytes": 0,
+    "max_unacked_per_consumer": 0,
+    "max_unacked_bytes_per_consumer": 0,
+    "unit": "key",
+    "origin": "",
+}
+"""Fields that older stores do not have, with what they are there."""
 
 
 def subscription_change(subscription: SubscriptionState) -> Change:
@@ -256,8 +289,8 @@ def subscription_change(subscription: SubscriptionState) -> Change:
     change = {"op": "subscription", **asdict(subscription)}
     change["start"] = sorted(subscription.start.items())
     change["redriven"] = sorted(subscription.redriven.items())
-    for name in _LATER:
-        if not change[name]:
+    for name, absent in _LATER.items():
+        if change[name] == absent:
             del change[name]
     return change
 

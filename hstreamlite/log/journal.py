@@ -14,7 +14,7 @@ import gzip
 import sys
 import weakref
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import fsencode
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from hstreamlite.env import Env
 from hstreamlite.errors import (
     CorruptionError,
     Forked,
+    MalformedBatch,
     ReadOnly,
     RecordTooLarge,
     RecordTrimmed,
@@ -385,6 +386,10 @@ class Cursor:
     def seek(self, lsn: int) -> None:
         fast.cursor_seek(self._cursor, lsn)
 
+    def told(self) -> tuple[int, int]:
+        """Return the bytes and records read since the last call."""
+        return fast.cursor_told(self._cursor)
+
     def gap(self) -> tuple[int, int]:
         """Return the range that the last RecordTrimmed skipped."""
         out = ffi.new("uint64_t[2]")
@@ -420,7 +425,7 @@ class Cursor:
 
         The one that reaches `max_bytes` is the last, going by the average of its block.
         RecordTrimmed, once, when records at the position are gone: the cursor then stands at the
-        first kept one.
+        first kept one. MalformedBatch likewise: it then stands behind that batch.
         """
         records: list[Any] | None = fast.read(
             self._cursor, self, max_records, max_bytes, end, owner, attempt, may_block
@@ -436,9 +441,11 @@ class Cursor:
         )
         return records
 
-    def key_hashes(self, max_records: int, *, end: int, may_block: bool) -> bytes | None:
+    def key_hashes(self, max_records: int, *, end: int, seed: int, may_block: bool) -> bytes | None:
         """Return hashes of the next records' keys, 8 bytes each, under the same rules as `read`."""
-        hashes: bytes | None = fast.key_hashes(self._cursor, self, max_records, end, may_block)
+        hashes: bytes | None = fast.key_hashes(
+            self._cursor, self, max_records, end, may_block, seed
+        )
         return hashes
 
     def read_batches(
@@ -491,6 +498,8 @@ def _error(owner: Journal | Cursor | int, status: int, a: int, b: int) -> BaseEx
             )
         if status == lib.HSL_DAMAGED:
             return owner.damage()
+        if status == lib.HSL_UNREADABLE:
+            return MalformedBatch(owner.shard, a, b - a)
         if status == lib.HSL_MALFORMED:
             return CorruptionError(
                 journal.path,
@@ -542,23 +551,36 @@ def _status_error(journal: Journal, status: int, a: int, b: int) -> BaseExceptio
     raise AssertionError(f"status {status} {what}")  # not reached: these are all there are
 
 
-class _Gunzip:
-    """Reads gzip streams that a client flushed but never finished."""
+class _Frames:
+    """Reads what a client compressed: one frame behind another, the last perhaps never finished."""
 
-    def __init__(self) -> None:
-        self._inner = zlib.decompressobj(wbits=31)
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
 
     def __call__(self, body: bytes, limit: int) -> bytes:
-        data = self._inner.decompress(body, limit + 1)
-        while self._inner.eof and self._inner.unused_data and len(data) <= limit:
-            rest = self._inner.unused_data
-            self._inner = zlib.decompressobj(wbits=31)
-            data += self._inner.decompress(rest, limit + 1 - len(data))
+        """Return the plain bytes, or the first `limit` + 1 of them."""
+        frame = self._make()
+        data: bytes = frame.decompress(body, limit + 1)
+        while frame.eof and frame.unused_data and len(data) <= limit:
+            rest = frame.unused_data
+            frame = self._make()
+            data += frame.decompress(rest, limit + 1 - len(data))
         return data
+
+
+def _gunzip() -> Any:
+    return zlib.decompressobj(wbits=31)
+
+
+def _unzstd() -> Any:
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG})
 
 
 DECODED_MAX = 64 << 20
 """Largest decoded batch: a bound on what a compressed one may grow to."""
+_WINDOW_LOG = 26
+"""The same for the memory that a zstd frame may ask for before it says anything."""
+_FRAMES = {1: _Frames(_gunzip), 2: _Frames(_unzstd)}
 
 
 def compress(codec: int, body: bytes) -> bytes:
@@ -572,12 +594,9 @@ def decompress(codec: int, body: bytes, decoded_len: int) -> bytes:
     """Return the plain body; ValueError where it is no such stream or grows beyond the bound."""
     limit = decoded_len or DECODED_MAX
     try:
-        if codec == 1:
-            data = _Gunzip()(body, limit)
-        elif codec == 2:
-            data = zstd.ZstdDecompressor().decompress(body, limit + 1)
-        else:
-            raise ValueError(f"unknown compression type {codec}")
+        data = _FRAMES[codec](body, limit)
+    except KeyError:
+        raise ValueError(f"unknown compression type {codec}") from None
     except (zlib.error, zstd.ZstdError, EOFError) as error:
         raise ValueError(f"batch does not decompress: {error}") from error
     if len(data) > limit:

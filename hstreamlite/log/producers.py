@@ -6,7 +6,8 @@ durable as the records, and a restarted producer is told the last number in the 
 remembered for the newest batches; older numbers are known to be stored, not where.
 
 A record is a u32 length, that many bytes of JSON, and the first LSN of each part as u64; those are
-filled in by the log when it stages the batch, since nobody knows them before.
+filled in by the log when it stages the batch, since nobody knows them before. A record without
+parts forgets its producer.
 """
 
 from __future__ import annotations
@@ -84,6 +85,10 @@ class ProducerTable:
         for key in [key for key in self._states if key[0] == stream_id]:
             del self._states[key]
 
+    def drop(self, stream_id: int, name: str) -> None:
+        """Forget a producer whose name nobody will use again."""
+        self._states.pop((stream_id, name), None)
+
     def apply(self, payload: bytes) -> None:
         """Advance by one record of the producers' log."""
         (length,) = struct.unpack_from("<I", payload)
@@ -93,6 +98,9 @@ class ProducerTable:
             Run(shard, lsn, count) for (shard, count), lsn in zip(row["parts"], lsns, strict=True)
         )
         order = tuple(row["order"]) if row["order"] is not None else None
+        if not parts:
+            self.drop(row["stream"], row["name"])
+            return
         self.get(row["stream"], row["name"]).put(StoredBatch(row["first"], parts, order))
 
     def snapshot(self) -> list[bytes]:
@@ -111,6 +119,12 @@ def stage_op(
     LSNs in `parts` do not matter."""
     body = fast.encode_batch([_record(stream_id, name, first, parts, order)], None)
     return (PRODUCERS, 0, body, 1, len(body), len(parts))
+
+
+def drop_op(stream_id: int, name: str) -> Op:
+    """Return the op that forgets a producer: a record without parts."""
+    body = fast.encode_batch([_record(stream_id, name, 0, (), None)], None)
+    return (PRODUCERS, 0, body, 1, len(body))
 
 
 def _record(

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from hstreamlite._native import fast
 from hstreamlite.config import CODEC_NAMES, Compression
+from hstreamlite.errors import MalformedBatch
 from hstreamlite.log.journal import END, Cursor, Journal, NotReady, RawBatch, decompress
 from hstreamlite.records import Record
 
@@ -26,7 +27,9 @@ _BATCH_BYTES = 256 << 10
 class Batch:
     """Records appended together to one shard, undecoded.
 
-    ``payload`` is the serialized ``BatchHStreamRecords`` under ``compression``, as stored.
+    ``payload`` is the serialized ``BatchHStreamRecords`` under ``compression``, as stored;
+    ``decoded_bytes`` is 0 where a client encoded it, and ``size`` the number of its records, of
+    which those before ``first`` may be trimmed.
     """
 
     shard_id: int
@@ -37,6 +40,7 @@ class Batch:
     compression: Compression
     payload: bytes
     decoded_bytes: int
+    size: int
 
     def __len__(self) -> int:
         return self.end - self.first
@@ -46,11 +50,13 @@ class Batch:
         return datetime.fromtimestamp(self.append_time_ms / 1000, UTC)
 
     def records(self) -> list[Record]:
-        """Decode. CorruptionError does not arise here: the bytes were checked when read."""
+        """Decode. CorruptionError does not arise here: the bytes were checked when read.
+
+        MalformedBatch where a client encoded them, and not as it said.
+        """
         body = self.payload
-        if self.compression != "none":
-            codec = CODEC_NAMES.index(self.compression)
-            body = decompress(codec, body, self.decoded_bytes)
+        if self.compression != "none" or self.decoded_bytes == 0:
+            body = self._unpacked()
         records: list[Record] = fast.decode_batch(
             body,
             self.shard_id,
@@ -60,6 +66,16 @@ class Batch:
             self.append_time_ms,
         )
         return records
+
+    def _unpacked(self) -> bytes:
+        codec = CODEC_NAMES.index(self.compression)
+        try:
+            body = decompress(codec, self.payload, self.decoded_bytes) if codec else self.payload
+            if fast.count_batch(body) == self.size:
+                return body
+        except ValueError as error:
+            raise MalformedBatch(self.shard_id, self.batch_id, self.size) from error
+        raise MalformedBatch(self.shard_id, self.batch_id, self.size)
 
     def __repr__(self) -> str:
         return (
@@ -184,4 +200,5 @@ def _batch(raw: RawBatch) -> Batch:
         CODEC_NAMES[raw.codec],
         raw.body,
         raw.decoded_len,
+        raw.records,
     )

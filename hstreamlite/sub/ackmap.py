@@ -31,6 +31,7 @@ _next_unacked: Callable[[int, int], int] = fast.ackmap_next_unacked
 _skip: Callable[[int, int], int] = fast.ackmap_skip
 _known: Callable[[int, int], bool] = fast.ackmap_known
 _check: Callable[[int], int] = fast.ackmap_check
+_loads_bytes: Callable[[int, int], int] = fast.loads_bytes
 
 
 class AckFlag(IntFlag):
@@ -66,10 +67,31 @@ class AckState(NamedTuple):
 _ack_state = AckState._make
 
 
+class Totals:
+    """Bytes of a subscription in the hands of each owner, a number from 1 on; 0 is all of them."""
+
+    __slots__ = ("_owner", "address")
+
+    def __init__(self) -> None:
+        pointer = lib.hsl_loads_new()
+        if pointer == ffi.NULL:
+            raise MemoryError
+        self._owner: Any = ffi.gc(pointer, lib.hsl_loads_free)
+        self.address: int = int(ffi.cast("uintptr_t", pointer))
+
+    def reserve(self, owner: int) -> None:
+        """Make room for an owner."""
+        if lib.hsl_loads_reserve(self._owner, owner) < 0:
+            raise MemoryError
+
+    def of(self, owner: int) -> int:
+        return _loads_bytes(self.address, owner)
+
+
 class AckMap:
     """Acked, unacked and held records between ``low`` and ``next``."""
 
-    __slots__ = ("_owner", "address")
+    __slots__ = ("_owner", "_totals", "address")
 
     def __init__(self, low: int, span_max: int) -> None:
         if not 1 <= low <= LSN_MAX:
@@ -80,6 +102,7 @@ class AckMap:
         if pointer == ffi.NULL:
             raise MemoryError
         self._owner: Any = ffi.gc(pointer, lib.hsl_ackmap_free)
+        self._totals: Totals | None = None
         self.address: int = int(ffi.cast("uintptr_t", pointer))
 
     @property
@@ -150,6 +173,23 @@ class AckMap:
     def drain(self) -> list[Run]:
         """Return the runs acked above ``low`` since the last drain, and forget them."""
         return _drain(self.address)
+
+    def weigh(self, totals: Totals) -> None:
+        """Count bytes that are handed out from now on in these totals."""
+        fast.ackmap_weigh(self.address, totals.address)
+        self._totals = totals
+
+    def reserve_load(self, end: int) -> None:
+        """Make room for loading records below ``end``; MemoryError without memory."""
+        fast.ackmap_reserve_load(self.address, end)
+
+    def load(self, first: int, weights: bytes, owner: int) -> None:
+        """Count the unacked records from ``first`` on at an owner; a weight is 4 bytes."""
+        fast.ackmap_load(self.address, first, weights, owner)
+
+    def unload(self, first: int, end: int) -> None:
+        """Count ``[first, end)`` at nobody any more."""
+        fast.ackmap_unload(self.address, first, end)
 
     def check_invariants(self) -> None:
         rule = _check(self.address)

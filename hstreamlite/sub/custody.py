@@ -5,13 +5,14 @@ back, whatever the way, and `retry` says what becomes of them; records that were
 back as if nothing had happened.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from hstreamlite.sub.ackmap import Run
 from hstreamlite.sub.checkpoint import AttemptRun, KeptShard
 from hstreamlite.sub.effects import Doomed
 from hstreamlite.sub.leases import WAITING, Fate, Leases, Slot
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits
+from hstreamlite.sub.loads import Loads
 from hstreamlite.sub.retry import Cause, fate_of
 from hstreamlite.sub.window import Window
 
@@ -19,8 +20,11 @@ from hstreamlite.sub.window import Window
 class Custody:
     """Moves slots between consumers and the records that wait to be sent again."""
 
-    def __init__(self, limits: Limits, windows: Mapping[int, Window], changed: set[int]) -> None:
+    def __init__(
+        self, limits: Limits, windows: Mapping[int, Window], changed: set[int], loads: Loads
+    ) -> None:
         self._limits = limits
+        self._loads = loads
         self._windows = windows
         self._changed = changed
         self._leases = Leases()
@@ -57,11 +61,19 @@ class Custody:
                     return lsn
         return None
 
-    def confirm(self, lease: int, end: int, now: int) -> Run | None:
-        """Start the deadline of a lease's records below ``end``; give back the rest."""
+    def confirm(self, lease: int, end: int, now: int, sizes: Sequence[int]) -> Run | None:
+        """Start the deadline of a lease's records below ``end``; give back the rest.
+
+        ``sizes`` are those of the last ones before ``end``; of these goes out what the windows in
+        bytes have room for.
+        """
         slot = self._leases.reserved(lease)
         if slot is None:
             return None
+        if sizes and slot.consumer is not None:
+            sizes = sizes[max(0, slot.first - (end - len(sizes))) :]
+            end = min(end, slot.first + self._loads.fitting(slot.consumer, sizes))
+            self._loads.reserve(slot.shard, end)
         if end <= slot.first:
             self._leases.shelve(slot, slot.attempt, now, now)
             return None
@@ -71,6 +83,8 @@ class Custody:
         window.acks.free(slot.first, slot.end)
         if slot.attempt > 1 or window.saved_zeros:
             self._changed.add(slot.shard)
+        if sizes and slot.consumer is not None:
+            self._loads.hand(slot.consumer, slot.shard, slot.first, sizes[: slot.end - slot.first])
         deadline = now + self._limits.ack_timeout_ns
         if not self._leases.fold(slot, deadline):
             self._leases.confirm(slot, deadline)
@@ -87,6 +101,7 @@ class Custody:
             self._leases.shelve(slot, slot.attempt, now, now)
             return
         self._changed.add(slot.shard)
+        self._loads.take(slot.shard, slot.first, slot.end)
         self.judge(slot, slot.attempt, cause, now, after_ns, reason)
 
     def judge(
@@ -110,6 +125,7 @@ class Custody:
         slots = self._leases.of_consumer(consumer)
         for slot in slots:
             self.take_back(slot, cause, now)
+        self._leases.leave(consumer)
         return self._unacked_of(slots)
 
     def expire(self, now: int) -> None:
@@ -151,6 +167,17 @@ class Custody:
         slots = self._held(consumer, shard, *run)
         for slot in slots:
             self.take_back(slot, Cause.RELEASED, now, after_ns, reason)
+        return self._unacked_of(slots)
+
+    def unsend(self, consumer: str, shard: int, run: Run, now: int) -> int:
+        """Take back what the consumer holds of a run, as if it had never been handed out."""
+        slots = self._held(consumer, shard, *run)
+        for slot in slots:
+            self._changed.add(shard)
+            self._loads.take(shard, slot.first, slot.end)
+            if slot.attempt == 1:
+                self._windows[shard].acks.hold(slot.first, slot.end)
+            self._leases.shelve(slot, slot.attempt, now, now)
         return self._unacked_of(slots)
 
     def extend(self, consumer: str, shard: int, run: Run, deadline_ns: int) -> int:

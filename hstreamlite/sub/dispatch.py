@@ -18,8 +18,9 @@ from hstreamlite._native import fast
 from hstreamlite.sub.checkpoint import KeptShard
 from hstreamlite.sub.custody import Custody
 from hstreamlite.sub.effects import Assignment
-from hstreamlite.sub.leases import Slot
+from hstreamlite.sub.leases import WAITING, Slot
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits
+from hstreamlite.sub.loads import Loads
 from hstreamlite.sub.window import Window
 
 TURN_NS = 20_000_000
@@ -124,8 +125,10 @@ class SharedDispatcher(Custody):
     listed = False
     """Whether what is stored lists the records that were handed out, and no others were."""
 
-    def __init__(self, limits: Limits, windows: Mapping[int, Window], changed: set[int]) -> None:
-        super().__init__(limits, windows, changed)
+    def __init__(
+        self, limits: Limits, windows: Mapping[int, Window], changed: set[int], loads: Loads
+    ) -> None:
+        super().__init__(limits, windows, changed, loads)
         self._turns: dict[int, None] = {}
         self._open: dict[int, None] = {}
 
@@ -149,9 +152,13 @@ class SharedDispatcher(Custody):
         return self._leases.number(consumer)
 
     def open_hatch(self, until: int | None) -> None:
-        """Let new records be taken until a time if there is nothing that goes before."""
+        """Let new records be taken until a time if there is nothing that goes before.
+
+        Not where a window counts what is taken, in bytes or at each consumer.
+        """
         hatch = self.hatch()
-        if hatch is None or self._leases.ready_shards():
+        counted = self._loads.weighs or self._loads.narrow
+        if hatch is None or counted or self._leases.ready_shards():
             return
         (window,) = self._windows.values()
         self._open.setdefault(window.shard)
@@ -188,6 +195,8 @@ class SharedDispatcher(Custody):
                 total += count
             else:
                 del self._open[shard]
+        if self._leases.any_damaged:
+            total -= sum(end - first for _, first, end in self.damaged())
         return total
 
     def backed_up(self, window: Window) -> bool:
@@ -199,7 +208,9 @@ class SharedDispatcher(Custody):
 
     def quota(self, consumer: str) -> int:
         """Return how many records more this consumer may have in flight."""
-        most = self._limits.max_unacked_per_consumer
+        most = self._loads.most_records(consumer)
+        if self._loads.full_of(consumer):
+            return 0
         if not most:
             return self._limits.max_unacked
         held = sum(
@@ -210,7 +221,7 @@ class SharedDispatcher(Custody):
 
     def can_assign(self, consumer: str) -> bool:
         """Tell whether `assign` would find something for the consumer."""
-        if self.quota(consumer) == 0:
+        if self._loads.full() or self.quota(consumer) == 0:
             return False
         if self.can_resend():
             return True
@@ -230,6 +241,32 @@ class SharedDispatcher(Custody):
         """Tell whether anything waits to be sent again that may be."""
         return any(self.next_ready(shard) for shard in self._leases.ready_shards())
 
+    def set_aside(self, consumer: str, window: Window, first: int, end: int, now: int) -> int:
+        """Keep the waiting records of ``[first, end)``, which cannot be read; return how many."""
+        del consumer, now
+        shard = window.shard
+        end = min(end, window.tail, window.low + window.span)
+        if end > window.next:
+            self._leases.put(shard, *window.take(end - window.next), 1)
+            self._open.setdefault(shard)
+        count = 0
+        for slot in list(self._leases.within(shard, first, end)):
+            if slot.fate in WAITING:
+                part = slot if slot.first >= first else self._leases.split(slot, first)
+                if part.end > end:
+                    self._leases.split(part, end)
+                self._leases.set_aside(part)
+                count += window.acks.count_unacked(part.first, part.end)
+        return count
+
+    def damaged(self) -> list[tuple[int, int, int]]:
+        """Return (shard, first, end) of unacked records that were set aside."""
+        return [
+            (slot.shard, *run)
+            for slot in self._leases.damaged()
+            for run in self._windows[slot.shard].acks.unacked_runs(slot.first, slot.end)
+        ]
+
     def assign(self, consumer: str, max_records: int) -> tuple[Assignment, ...]:
         """Reserve up to ``max_records`` for a consumer, in order of sending."""
         return tuple(
@@ -238,7 +275,7 @@ class SharedDispatcher(Custody):
         )
 
     def _reserve(self, consumer: str, max_records: int) -> list[Slot]:
-        left = min(max_records, self.quota(consumer))
+        left = 0 if self._loads.full() else min(max_records, self.quota(consumer))
         slots: list[Slot] = []
         for shard in self._leases.ready_shards():
             while left and (slot := self._take_ready(shard, left)):

@@ -72,7 +72,21 @@ class Sought:
     positions: tuple[tuple[int, int], ...]
 
 
-Event = Gap | Sought
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """Records that cannot be read, and are set aside: unacked, but nobody gets them.
+
+    ``records`` counts them; ``reason`` tells what was found in which file.
+    """
+
+    shard_id: int
+    first_lsn: int
+    end_lsn: int
+    records: int
+    reason: str
+
+
+Event = Gap | Sought | Damaged
 """What `Consumer.events` tells of."""
 
 
@@ -111,8 +125,8 @@ class Holding(NamedTuple):
     """What a consumer has in flight.
 
     ``oldest`` is the unacked id that falls due first, at ``due_ns``. ``blocks`` tells whether it
-    holds the record that holds up the group, ``full`` whether its own window is full, and
-    ``could_take`` whether it would get something if it asked now.
+    holds the record that holds up the group, ``full`` names its own window that is full, if one
+    is, and ``could_take`` tells whether it would get something if it asked now.
     """
 
     consumer: str
@@ -121,8 +135,9 @@ class Holding(NamedTuple):
     due_ns: int | None
     waiting: bool
     blocks: bool
-    full: bool
+    full: str
     could_take: bool
+    bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +147,7 @@ class ConsumerStats:
     ``unacked`` records are in flight at it, of which ``oldest`` (shard-LSN) falls due first. It
     asked for records and acked so many seconds ago, counted from its attachment if it never did.
     ``waiting`` tells whether it stands in line for records; ``stalled`` says why it holds up itself
-    or the group, or is empty.
+    or the group, or is empty. ``unacked_bytes`` is None unless a window in bytes is set.
     """
 
     name: str
@@ -142,6 +157,7 @@ class ConsumerStats:
     since_acked: float
     waiting: bool
     stalled: str
+    unacked_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +168,8 @@ class GroupStats:
     the dead-letter stream, ``buried`` those that were moved since the store was opened;
     ``burial_failure`` says why the last try to move some failed, or is empty. ``stalled`` is how
     many seconds there was something to deliver and nothing was delivered or acked; ``attached``
-    tells of each consumer.
+    tells of each consumer. ``in_flight_bytes`` is None unless a window in bytes is set. ``damaged``
+    counts records that cannot be read.
     """
 
     consumers: tuple[str, ...]
@@ -170,3 +187,5 @@ class GroupStats:
     burial_failure: str = ""
     stalled: float = 0.0
     attached: tuple[ConsumerStats, ...] = ()
+    in_flight_bytes: int | None = None
+    damaged: int = 0

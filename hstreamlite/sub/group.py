@@ -5,8 +5,10 @@ argument of every call that needs it. The shell
 
 1. tells the durable tail (`offer`) and who is there (`attach`, `detach`); who may go without a word
    has a lease, which it keeps by `renew`, and `gone` tells whose has run out;
-2. asks for work (`fetch`), reads those records from the log without the lock, reports a trimmed
-   prefix (`gap`), and says what it is about to hand out (`confirm`), which starts the deadline;
+2. asks for work (`fetch`, or in mode "ordered" `describe` and `fetch_parcels`), reads those records
+   from the log without the lock, reports a trimmed prefix (`gap`) and what cannot be read
+   (`set_aside`), and says what it is about to hand out (`confirm`), which starts the deadline; or
+   takes new records at the `hatch`, without the lock; it takes back what nobody saw (`unsend`);
 3. passes acks on (`ack`, `ack_range`, `ack_many`), or calls the fast functions on `ack_address`
    without the lock and comes back only when the answer holds more than NEW or DUPLICATE:
    with UNKNOWN or VOID to `ack`, with ATTENTION to `attend`;
@@ -25,7 +27,7 @@ touch nothing. Acks of records that the group delivered before the seek, but not
 an ack of a record that it delivered again counts, whichever delivery it answers.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import add
 from typing import Final, TypeVar
 
@@ -36,6 +38,7 @@ from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.dispatch import Line, SharedDispatcher
 from hstreamlite.sub.effects import (
     Assignment,
+    Damaged,
     Doomed,
     Event,
     Gap,
@@ -49,11 +52,13 @@ from hstreamlite.sub.effects import (
 from hstreamlite.sub.events import EventLog
 from hstreamlite.sub.keytab import runs_of
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits, check_range
+from hstreamlite.sub.loads import Loads
 from hstreamlite.sub.modes import DISPATCHERS
 from hstreamlite.sub.ordered import OrderedDispatcher
 from hstreamlite.sub.presence import Presence
 from hstreamlite.sub.recorder import Recorder
 from hstreamlite.sub.retry import Cause
+from hstreamlite.sub.sharded import ShardDispatcher
 from hstreamlite.sub.survey import Survey, lag_of
 from hstreamlite.sub.window import Window
 
@@ -70,17 +75,21 @@ class Group:
         self.name = name
         self.limits = limits
         self.paused = False
+        self.unburied = ""
         self._windows: dict[int, Window] = {}
         self._line = Line()
         changed: set[int] = set()
-        self._dispatch = DISPATCHERS[mode](limits, self._windows, changed)
+        self._loads = Loads(limits)
+        self._dispatch = DISPATCHERS[mode](limits, self._windows, changed, self._loads)
         self._shared = self._dispatch if isinstance(self._dispatch, SharedDispatcher) else None
         self._retired: list[AckMap] = []
         self._consumers = Presence()
+        if isinstance(self._dispatch, ShardDispatcher):
+            self._dispatch.meet(self._line.names, self._consumers.__len__)
         self._gone: list[str] = []
         self._events = EventLog()
         self._recorder = Recorder(self._windows, self._dispatch, changed)
-        self._survey = Survey(limits, self._windows, self._dispatch, self._events)
+        self._survey = Survey(limits, self._windows, self._dispatch, self._events, self._loads)
         self._eager = False
         self._shut = False
 
@@ -95,6 +104,7 @@ class Group:
 
     def _adopt(self, window: Window) -> None:
         self._windows[window.shard] = window
+        self._loads.adopt(window)
         self._dispatch.adopt(window)
         self._recorder.added(window.shard)
         window.acks.attention(self._attention())
@@ -104,6 +114,7 @@ class Group:
         self._window(shard)
         self._dispatch.forget(shard)
         self._recorder.removed(shard)
+        self._loads.forget(shard)
         # Acks that know its address get UNKNOWN from a map that is empty, not one that is freed.
         acks = self._windows.pop(shard).acks
         acks.reset(1)
@@ -193,10 +204,19 @@ class Group:
 
     # Consumers
 
-    def attach(self, consumer: str, now: int = 0, lease_ns: int | None = None) -> None:
+    def attach(
+        self,
+        consumer: str,
+        now: int = 0,
+        lease_ns: int | None = None,
+        *,
+        max_unacked: int = 0,
+        max_unacked_bytes: int = 0,
+    ) -> None:
         """Add a consumer; its name must not be in use.
 
         With ``lease_ns`` it has to `renew` before so long has passed, and is `gone` if it does not.
+        It may have windows of its own, in place of those that `limits` has for each.
         """
         if lease_ns is not None:
             check_range("lease_ns", lease_ns, LEASE_NS_MIN, TIME_MAX_NS)
@@ -204,6 +224,7 @@ class Group:
         self._close_hatch()
         if consumer in self._consumers:
             raise ConsumerExists(self.name, consumer)
+        self._loads.attach(consumer, max_unacked, max_unacked_bytes)
         self._consumers.enter(consumer, lease_ns, now)
         self._events.attach(consumer)
 
@@ -236,7 +257,9 @@ class Group:
             self._gone.append(consumer)
 
     def _remove(self, consumer: str, cause: Cause, now: int) -> int:
+        self._close_hatch()  # there it has a number, which somebody else may get
         returned = self._dispatch.take_all_back(consumer, cause, now)
+        self._loads.detach(consumer)
         self._line.forget(consumer)
         self._events.detach(consumer)
         self._consumers.leave(consumer)
@@ -256,11 +279,21 @@ class Group:
         return self._serve(consumer, max_records, now, self._dispatch.assign, queue=queue)
 
     def fetch_parcels(
-        self, consumer: str, max_records: int, now: int, *, queue: bool = False
+        self,
+        consumer: str,
+        max_records: int,
+        now: int,
+        *,
+        queue: bool = False,
+        whole: bool = False,
     ) -> tuple[Parcel, ...]:
-        """Reserve as `fetch` does, in mode "ordered"; each lease needs a `confirm_parcel`."""
+        """Reserve as `fetch` does, where there is order; each lease needs a `confirm_parcel`.
+
+        With ``whole`` in mode "sharded" that is one batch, however large.
+        """
         assert isinstance(self._dispatch, OrderedDispatcher)
-        return self._serve(consumer, max_records, now, self._dispatch.assign, queue=queue)
+        assign = self._dispatch.assign_whole if whole else self._dispatch.assign
+        return self._serve(consumer, max_records, now, assign, queue=queue)
 
     def _serve(
         self,
@@ -339,11 +372,12 @@ class Group:
     def next_in_line(self, now: int) -> str | None:
         """Return a waiting consumer to wake: the first in line, if there is work for it.
 
-        Or else the first for which there is, where only the holder of a key may get it.
+        Or else the first for which there is, where only the holder of a key may get it, or the
+        window of the first in line is full.
         """
         if self._call(now):
             return self._line.head()
-        if self.paused or not self._line or not self._dispatch.owned():
+        if self.paused or not self._line or not (self._loads.narrow or self._dispatch.owned()):
             return None
         return next(filter(self._dispatch.can_assign, self._line.names()), None)
 
@@ -351,20 +385,33 @@ class Group:
         """Stop waiting, as when a receive times out."""
         self._line.leave(consumer)
 
-    def confirm(self, lease: int, end: int, now: int) -> Run | None:
+    @property
+    def weighs(self) -> bool:
+        """Whether `confirm` has to be told the sizes of records."""
+        return self._loads.weighs
+
+    def room(self, consumer: str) -> int | None:
+        """Return how many bytes the windows have free for a consumer; None is no limit."""
+        return self._loads.room(consumer)
+
+    def confirm(self, lease: int, end: int, now: int, sizes: Sequence[int] = ()) -> Run | None:
         """Say that a lease's records below ``end`` are handed out; return those that may be.
 
-        The rest of the lease goes back as if it had never been fetched. None means that all of it
-        is lost (its consumer left, a seek, a gap) and must not be handed out.
+        ``sizes`` are the bytes of each of them, the last one ending at ``end``. The rest of the
+        lease goes back as if it had never been fetched. None means that all of it is lost (its
+        consumer left, a seek, a gap), or that the windows in bytes have become full, and must not
+        be handed out.
         """
         assert isinstance(self._dispatch, SharedDispatcher)
-        return self._dispatch.confirm(lease, end, now)
+        return self._dispatch.confirm(lease, end, now, sizes)
 
-    def confirm_parcel(self, lease: int, count: int, now: int) -> tuple[int, bytes]:
+    def confirm_parcel(
+        self, lease: int, count: int, now: int, sizes: Sequence[int] = ()
+    ) -> tuple[int, bytes]:
         """Say that the first ``count`` records of a parcel are handed out; return how many may be,
         and their runs, as `confirm` does."""
         assert isinstance(self._dispatch, OrderedDispatcher)
-        return self._dispatch.confirm_parcel(lease, count, now)
+        return self._dispatch.confirm_parcel(lease, count, now, sizes)
 
     def undescribed(self, max_records: int) -> list[tuple[int, int, int]]:
         """Return (shard, first LSN, count) of the keys that are needed before a `fetch`."""
@@ -376,6 +423,11 @@ class Group:
         """Take in hashes of keys, 8 bytes a record; 0 is no key."""
         assert isinstance(self._dispatch, OrderedDispatcher)
         self._dispatch.describe(shard, first, hashes)
+
+    def describe_batches(self, shard: int, first: int, ends: list[int]) -> None:
+        """Take in the ends of batches in the place of keys, in mode "sharded"."""
+        assert isinstance(self._dispatch, ShardDispatcher)
+        self._dispatch.describe_batches(shard, first, ends)
 
     # Acks
 
@@ -453,6 +505,14 @@ class Group:
         self._check_held(consumer, shard, first, end, now)
         return self._dispatch.release(consumer, shard, (first, end), now, after_ns, reason)
 
+    def unsend(self, consumer: str, shard: int, first: int, end: int, now: int) -> int:
+        """Take back what the consumer holds of ``[first, end)``, which nobody has seen yet.
+
+        That was no attempt: it goes out again at once, with the same number. Returns how many.
+        """
+        self._check_held(consumer, shard, first, end, now)
+        return self._dispatch.unsend(consumer, shard, (first, end), now)
+
     def extend(self, consumer: str, shard: int, first: int, end: int, by_ns: int, now: int) -> int:
         """Set the deadline of what the consumer holds of ``[first, end)`` to ``by_ns`` from now.
 
@@ -491,6 +551,37 @@ class Group:
     def put_off(self, shard: int, lsn: int) -> None:
         """Let the doomed run that holds a record, which could not be moved, be the last of them."""
         self._dispatch.put_off(shard, lsn)
+
+    # The damaged
+
+    def set_aside(
+        self, consumer: str, shard: int, first: int, end: int, reason: str, now: int
+    ) -> Damaged | None:
+        """Hand out no more of ``[first, end)``, which cannot be read; every consumer is told.
+
+        They stay unacked. None if nobody waits for any of them.
+        """
+        window = self._window(shard)
+        self._close_hatch()
+        count = self._dispatch.set_aside(consumer, window, first, end, now)
+        if not count:
+            return None
+        damaged = Damaged(shard, first, end, count, reason)
+        self._events.add(damaged)
+        return damaged
+
+    def skip_damaged(self) -> tuple[Gap, ...]:
+        """Let what was set aside count as acked; return the gaps, also queued for everyone."""
+        gaps = []
+        for shard, first, end in self._dispatch.damaged():
+            acks = self._windows[shard].acks
+            held = sum(stop - at for at, stop in acks.held_runs(first, end))
+            acks.free(first, end)
+            gap = Gap(shard, first, end, acks.ack_range(first, end).new, held)
+            self._dispatch.settle(self._windows[shard], acks.state.low)
+            self._events.add(gap)
+            gaps.append(gap)
+        return tuple(gaps)
 
     # Time
 
@@ -584,7 +675,7 @@ class Group:
 
     def blocked(self) -> str:
         """Return why nothing new can be dispatched, or an empty text."""
-        return self._survey.blocked(self._consumers, paused=self.paused)
+        return self._survey.blocked(self._consumers, paused=self.paused, unburied=self.unburied)
 
     def holdings(self) -> tuple[Holding, ...]:
         """Return what each consumer has in flight; linear in that."""
@@ -595,7 +686,9 @@ class Group:
         return self._survey.done()
 
     def stats(self) -> GroupStats:
-        return self._survey.stats(tuple(self._consumers), paused=self.paused)
+        return self._survey.stats(
+            tuple(self._consumers), paused=self.paused, unburied=self.unburied
+        )
 
     def _window(self, shard: int) -> Window:
         window = self._windows.get(shard)

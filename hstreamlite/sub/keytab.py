@@ -65,13 +65,15 @@ class KeyTable:
 
     __slots__ = ("_acks", "_address", "_owner")
 
-    def __init__(self, acks: AckMap) -> None:
+    def __init__(self, acks: AckMap, *, late_acks: bool = False) -> None:
         pointer = lib.hsl_keytab_new(ffi.cast("struct hsl_ackmap *", acks.address))
         if pointer == ffi.NULL:
             raise MemoryError
         self._acks = acks
         self._owner: Any = ffi.gc(pointer, lib.hsl_keytab_free)
         self._address: int = int(ffi.cast("uintptr_t", pointer))
+        if late_acks:  # of what came back with an earlier record of its key
+            lib.hsl_keytab_late_acks(pointer)
 
     @property
     def state(self) -> KeyState:
@@ -107,7 +109,12 @@ class KeyTable:
 
     def release(self, consumer: int, first: int, end: int) -> tuple[int, list[KeyHead]]:
         """Take back what a consumer has of ``[first, end)``; return how many, and which."""
-        count, heads = fast.keytab_release(self._address, consumer, first, end)
+        count, heads = fast.keytab_release(self._address, consumer, first, end, True)
+        return count, [KeyHead(*head) for head in heads]
+
+    def unsend(self, consumer: int, first: int, end: int) -> tuple[int, list[KeyHead]]:
+        """Take back what a consumer has of ``[first, end)`` as if it had never been handed out."""
+        count, heads = fast.keytab_release(self._address, consumer, first, end, False)
         return count, [KeyHead(*head) for head in heads]
 
     def move(self, parcel: int, other: int, first: int, end: int) -> int:

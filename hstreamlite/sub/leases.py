@@ -2,7 +2,7 @@
 
 A `Slot` is a run of LSNs of one shard that went out together and will come back together: in flight
 at one consumer until a deadline, or waiting to be sent again (at once, or not before a time), or
-doomed: delivered often enough, and to be moved to the dead-letter stream. So
+doomed: delivered often enough, and to move to the dead-letter stream; or damaged: unreadable. So
 deadlines cost one entry per delivered batch; only records that are released or extended one by
 one get slots of their own. The slots of a shard never overlap, which is why a record cannot be in
 flight at two consumers.
@@ -35,6 +35,7 @@ class Fate(Enum):
     DELAYED = "delayed"
     READY = "ready"
     DOOMED = "doomed"
+    DAMAGED = "damaged"
 
 
 WAITING = frozenset({Fate.DELAYED, Fate.READY})
@@ -92,11 +93,13 @@ class Leases:
         self._by_consumer: dict[str, dict[int, Slot]] = {}
         self._reserved: dict[int, Slot] = {}
         self._doomed: dict[int, Slot] = {}
+        self._damaged: dict[int, Slot] = {}
         self.dooms = 0
         self._timers: SortedList[tuple[int, int, Slot]] = SortedList()
         self._hatches: dict[int, fast.Hatch] = {}
         self._numbers: dict[str, int] = {}
         self._names: list[str] = [""]
+        self._free_numbers: list[int] = []
 
     def __len__(self) -> int:
         notes = sum(len(hatch.notes(0, LSN_MAX, 0, False)) for hatch in self._hatches.values())
@@ -113,9 +116,19 @@ class Leases:
         """Return the number by which notes name a consumer."""
         number = self._numbers.get(consumer)
         if number is None:
-            number = self._numbers[consumer] = len(self._names)
-            self._names.append(consumer)
+            if not self._free_numbers:
+                self._free_numbers.append(len(self._names))
+                self._names.append("")
+            number = self._numbers[consumer] = self._free_numbers.pop()
+            self._names[number] = consumer
         return number
+
+    def leave(self, consumer: str) -> None:
+        """Let somebody else have the number of a consumer of which there is neither slot nor
+        note."""
+        number = self._numbers.pop(consumer, None)
+        if number is not None:
+            self._free_numbers.append(number)
 
     def fold(self, slot: Slot, deadline_ns: int) -> bool:
         """Make a note of a reserved slot, which is in flight with it; False if that cannot be."""
@@ -230,6 +243,21 @@ class Leases:
         """Let a doomed slot be the last of them."""
         self._doomed[slot.serial] = self._doomed.pop(slot.serial)
 
+    def set_aside(self, slot: Slot) -> None:
+        """Keep a waiting slot, which cannot be read, until it is acked or gone."""
+        self._unlink(slot)
+        slot.due_ns = None
+        slot.fate = Fate.DAMAGED
+        self._link(slot)
+
+    @property
+    def any_damaged(self) -> bool:
+        return bool(self._damaged)
+
+    def damaged(self) -> list[Slot]:
+        """Return the slots that were set aside."""
+        return list(self._damaged.values())
+
     def split(self, slot: Slot, at: int) -> Slot:
         """Cut a slot in two with the same fate; return the part from ``at`` on.
 
@@ -287,6 +315,8 @@ class Leases:
             self._reserved[slot.lease] = slot
         elif slot.fate is Fate.DOOMED:
             self._doomed[slot.serial] = slot
+        elif slot.fate is Fate.DAMAGED:
+            self._damaged[slot.serial] = slot
         if slot.fate is not Fate.RESERVED and (hatch := self._hatches.get(slot.shard)) is not None:
             hatch.close()  # what is sent again goes first, be it at a deadline not known there
 
@@ -304,6 +334,8 @@ class Leases:
             del self._reserved[slot.lease]
         elif slot.fate is Fate.DOOMED:
             del self._doomed[slot.serial]
+        elif slot.fate is Fate.DAMAGED:
+            del self._damaged[slot.serial]
 
     def reserved(self, lease: int) -> Slot | None:
         """Return the slot of a lease that waits for its confirmation."""
@@ -405,6 +437,9 @@ class Leases:
             assert (slot.consumer is not None) == (slot.fate in AT_CONSUMER), slot
             timed = slot.fate in (Fate.IN_FLIGHT, Fate.DELAYED)
             assert (slot.due_ns is not None) == timed, slot
+        assert sorted([*self._numbers.values(), *self._free_numbers]) == [
+            *range(1, len(self._names))
+        ], "the number of a consumer is lost"
         timers = {timer[2].serial for timer in self._timers}
         assert timers == {slot.serial for slot in slots if slot.due_ns is not None}
         held = {serial for of in self._by_consumer.values() for serial in of}
@@ -414,3 +449,4 @@ class Leases:
         reserved = {slot.serial for slot in self._reserved.values()}
         assert reserved == {slot.serial for slot in slots if slot.fate is Fate.RESERVED}
         assert set(self._doomed) == {slot.serial for slot in slots if slot.fate is Fate.DOOMED}
+        assert set(self._damaged) == {slot.serial for slot in slots if slot.fate is Fate.DAMAGED}

@@ -28,6 +28,9 @@ class Limits:
         10,000,000. Too low: consumers wait for each other's acks.
     ``max_unacked_per_consumer``
         The same for the records in flight at one consumer; 0 (default) is no limit but the group's.
+    ``max_unacked_bytes``, ``max_unacked_bytes_per_consumer``
+        Bytes in flight at all consumers, and at one, from which on nothing more goes out; 0
+        (default) is no limit. Up to 1 TiB. Too low: records go out one by one.
     ``span_records``
         How far delivery may run ahead of the oldest unacked record of a shard; costs 3 bits of
         memory each. Default 1,000,000; 1 to 100,000,000. Reached: one record holds the shard.
@@ -41,6 +44,8 @@ class Limits:
     ack_timeout_ns: int = 60 * SECOND_NS
     max_unacked: int = 10_000
     max_unacked_per_consumer: int = 0
+    max_unacked_bytes: int = 0
+    max_unacked_bytes_per_consumer: int = 0
     span_records: int = 1_000_000
     checkpoint_acks: int = 1_000
     retry: RetryPolicy = ENDLESS
@@ -50,5 +55,8 @@ class Limits:
         check_range("ack_timeout_ns", self.ack_timeout_ns, 1_000_000, year)
         check_range("max_unacked", self.max_unacked, 1, 10_000_000)
         check_range("max_unacked_per_consumer", self.max_unacked_per_consumer, 0, 10_000_000)
+        check_range("max_unacked_bytes", self.max_unacked_bytes, 0, 1 << 40)
+        most = self.max_unacked_bytes_per_consumer
+        check_range("max_unacked_bytes_per_consumer", most, 0, 1 << 40)
         check_range("span_records", self.span_records, 1, 100_000_000)
         check_range("checkpoint_acks", self.checkpoint_acks, 1, 10_000_000)

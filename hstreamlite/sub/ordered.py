@@ -16,16 +16,17 @@ A delayed or doomed record holds what follows of its key.
 
 from array import array
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from sortedcontainers import SortedList
 
 from hstreamlite.sub.ackmap import Run
 from hstreamlite.sub.checkpoint import AttemptRun, KeptShard
 from hstreamlite.sub.effects import Doomed, Parcel
-from hstreamlite.sub.keytab import KeyHead, KeyTable, merged, run_bytes, runs_of
+from hstreamlite.sub.keytab import KeyHead, KeyRun, KeyTable, merged, run_bytes, runs_of
 from hstreamlite.sub.leases import Fate
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits
+from hstreamlite.sub.loads import Loads
 from hstreamlite.sub.retry import ENDLESS, Cause, fate_of
 from hstreamlite.sub.window import Window
 
@@ -53,9 +54,14 @@ class OrderedDispatcher:
 
     listed = True
     """Whether what is stored lists the records that were handed out, and no others were."""
+    late_acks = False
+    """Whether acks of what came back with an earlier record of its key count."""
 
-    def __init__(self, limits: Limits, windows: Mapping[int, Window], changed: set[int]) -> None:
+    def __init__(
+        self, limits: Limits, windows: Mapping[int, Window], changed: set[int], loads: Loads
+    ) -> None:
         self._limits = limits
+        self._loads = loads
         self._windows = windows
         self._changed = changed
         self._tables: dict[int, KeyTable] = {}
@@ -72,14 +78,16 @@ class OrderedDispatcher:
         self._delays: SortedList[tuple[int, int, int]] = SortedList()
         self._delayed: dict[tuple[int, int], int] = {}
         self._doomed: dict[tuple[int, int], tuple[int, str]] = {}
+        self._damaged: dict[tuple[int, int], None] = {}
         self.dooms = 0
         self._handed: dict[int, list[bytes]] = {}
+        self._unsent: set[int] = set()
 
     # Shards
 
     def adopt(self, window: Window) -> None:
         """Deliver a shard from the low of its window on."""
-        self._tables[window.shard] = KeyTable(window.acks)
+        self._tables[window.shard] = KeyTable(window.acks, late_acks=self.late_acks)
         self._turns.append(window.shard)
         self._handed[window.shard] = []
 
@@ -106,6 +114,8 @@ class OrderedDispatcher:
             self._undelay(*key)
         for key in [key for key in self._doomed if key[0] == shard]:
             del self._doomed[key]
+        for key in [key for key in self._damaged if key[0] == shard]:
+            del self._damaged[key]
 
     def offer(self, shard: int) -> None:
         """Note that a shard may have records that were never handed out."""
@@ -192,7 +202,9 @@ class OrderedDispatcher:
 
     def quota(self, consumer: str) -> int:
         """Return how many records more this consumer may have in flight."""
-        most = self._limits.max_unacked_per_consumer
+        most = self._loads.most_records(consumer)
+        if self._loads.full_of(consumer):
+            return 0
         if not most:
             return self._limits.max_unacked
         held = sum(self._count(lease) for lease in self._of(consumer))
@@ -200,7 +212,7 @@ class OrderedDispatcher:
 
     def can_assign(self, consumer: str) -> bool:
         """Tell whether `assign` would find something for the consumer, or look further."""
-        if self.quota(consumer) == 0:
+        if self._loads.full() or self.quota(consumer) == 0:
             return False
         room = max(0, self._limits.max_unacked - self.outstanding())
         number = self._numbers.get(consumer, 0)
@@ -230,7 +242,7 @@ class OrderedDispatcher:
 
     def assign(self, consumer: str, max_records: int) -> tuple[Parcel, ...]:
         """Reserve up to ``max_records`` for a consumer, in order of sending."""
-        left = min(max_records, self.quota(consumer), TAKE_MAX)
+        left = 0 if self._loads.full() else min(max_records, self.quota(consumer), TAKE_MAX)
         room = max(0, self._limits.max_unacked - self.outstanding())
         number = self._number_of(consumer)
         parcels: list[Parcel] = []
@@ -255,6 +267,10 @@ class OrderedDispatcher:
             room -= first
             parcels.append(Parcel(shard, runs, records, lease.lease))
         return tuple(parcels)
+
+    def assign_whole(self, consumer: str, max_records: int) -> tuple[Parcel, ...]:
+        """Reserve for somebody who takes batches: there are none where order is by key."""
+        return self.assign(consumer, max_records)
 
     def _number_of(self, consumer: str) -> int:
         number = self._numbers.get(consumer)
@@ -305,11 +321,20 @@ class OrderedDispatcher:
 
     # What becomes of deliveries
 
-    def confirm_parcel(self, lease_id: int, count: int, now: int) -> tuple[int, bytes]:
-        """Start the deadline of a parcel's first ``count`` records; give back the rest."""
+    def confirm_parcel(
+        self, lease_id: int, count: int, now: int, sizes: Sequence[int]
+    ) -> tuple[int, bytes]:
+        """Start the deadline of a parcel's first ``count`` records; give back the rest.
+
+        Of those whose ``sizes`` are given goes out what the windows in bytes have room for.
+        """
         lease = self._leases.get(lease_id)
         if lease is None or lease.due_ns is not None:
             return 0, b""
+        offered = runs_of(lease.runs) if sizes else []
+        if sizes:
+            count = self._loads.fitting(lease.consumer, sizes[:count])
+            self._loads.reserve(lease.shard, max(run.first + run.size for run in offered))
         records, _, runs = self._tables[lease.shard].confirm(lease.number, lease.runs, count)
         if not runs:
             self._drop(lease)
@@ -317,6 +342,11 @@ class OrderedDispatcher:
         lease.runs = runs
         lease.due_ns = now + self._limits.ack_timeout_ns
         self._deadlines.add((lease.due_ns, lease.lease))
+        if sizes:
+            size_of = dict(zip(_lsns(offered), sizes, strict=False))
+            for run in runs_of(runs):
+                of_run = [size_of[lsn] for lsn in _lsns([run])]
+                self._loads.hand(lease.consumer, lease.shard, run.first, of_run)
         self._handed[lease.shard].append(runs)
         self._changed.add(lease.shard)
         self._sweep()
@@ -413,6 +443,18 @@ class OrderedDispatcher:
         self._judge(shard, heads, Cause.RELEASED, now, after_ns, reason)
         return count
 
+    def unsend(self, consumer: str, shard: int, run: Run, now: int) -> int:
+        """Take back what the consumer holds of a run, as if it had never been handed out."""
+        del now
+        number = self._numbers.get(consumer)
+        if number is None:
+            return 0
+        count, records = self._tables[shard].unsend(number, *run)
+        if records:
+            self._unsent.add(shard)
+            self._changed.add(shard)
+        return count
+
     def extend(self, consumer: str, shard: int, run: Run, deadline_ns: int) -> int:
         """Move earlier deadlines of what the consumer holds of a run; return how many records."""
         table = self._tables[shard]
@@ -476,6 +518,41 @@ class OrderedDispatcher:
         if key in self._doomed:
             self._doomed[key] = self._doomed.pop(key)
 
+    # The damaged
+
+    def set_aside(self, consumer: str, window: Window, first: int, end: int, now: int) -> int:
+        """Keep the waiting records of ``[first, end)``, which cannot be read; return how many."""
+        shard = window.shard
+        table = self._tables[shard]
+        count, at = 0, max(first, window.low)
+        while True:
+            scan = table.state.scan
+            for lsn in range(at, min(end, scan)):
+                if (shard, lsn) not in self._doomed and table.delay(lsn):
+                    self._undelay(shard, lsn)
+                    self._damaged[shard, lsn] = None
+                    count += 1
+            at = max(at, min(end, scan))
+            if scan >= end or consumer not in self._numbers:
+                break
+            for parcel in self.assign(consumer, TAKE_MAX):  # so that the next ones have a place
+                self.confirm_parcel(parcel.lease, 0, now, ())
+            if table.state.scan == scan:
+                break
+        return count
+
+    def damaged(self) -> list[tuple[int, int, int]]:
+        """Return (shard, first, end) of unacked records that were set aside."""
+        found: list[tuple[int, int, int]] = []
+        for shard, lsn in sorted(self._damaged):
+            if not self._windows[shard].acks.count_unacked(lsn, lsn + 1):
+                del self._damaged[shard, lsn]
+            elif found and found[-1][0] == shard and found[-1][2] == lsn:
+                found[-1] = (shard, found[-1][1], lsn + 1)
+            else:
+                found.append((shard, lsn, lsn + 1))
+        return found
+
     # Progress
 
     def settle(self, window: Window, low: int) -> None:
@@ -486,13 +563,15 @@ class OrderedDispatcher:
     ) -> tuple[list[AttemptRun], bool]:
         """Return runs of records with the number of their deliveries, and whether to forget others.
 
-        Those that were handed out since the last time, or all of them.
+        Those that were handed out since the last time, or all of them: what was taken back unseen
+        was told as handed out before.
         """
         del acked
         handed = self._handed[window.shard]
         self._handed[window.shard] = []
         low = window.low
-        if full:
+        if full or window.shard in self._unsent:
+            self._unsent.discard(window.shard)
             return self._tables[window.shard].attempts(low), True
         return merged(b"".join(handed), low), False
 
@@ -537,6 +616,12 @@ class OrderedDispatcher:
         held = {s.lease for of in self._by_consumer.values() for s in of.values()}
         assert held == set(self._leases)
         assert {lease.number: lease for lease in self._leases.values()} == self._by_number
+
+
+def _lsns(runs: Iterable[KeyRun]) -> Iterator[int]:
+    """Yield the records of runs, in order of sending."""
+    for run in runs:
+        yield from range(run.first, run.first + run.size)
 
 
 def _hold_undelivered(window: Window, counts: "array[int]") -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from hstreamlite.sub.effects import GroupStats, Holding, Lag
 from hstreamlite.sub.events import EventLog
 from hstreamlite.sub.limits import Limits
+from hstreamlite.sub.loads import Loads
 from hstreamlite.sub.modes import Dispatcher
 from hstreamlite.sub.window import Window
 
@@ -27,13 +28,15 @@ class Survey:
         windows: Mapping[int, Window],
         dispatch: Dispatcher,
         events: EventLog,
+        loads: Loads,
     ) -> None:
         self._limits = limits
         self._windows = windows
         self._dispatch = dispatch
         self._events = events
+        self._loads = loads
 
-    def stats(self, consumers: tuple[str, ...], *, paused: bool) -> GroupStats:
+    def stats(self, consumers: tuple[str, ...], *, paused: bool, unburied: str) -> GroupStats:
         lag = lag_of(self._windows.values(), self._dispatch)
         waiting, doomed = self._dispatch.count_waiting()
         return GroupStats(
@@ -46,32 +49,61 @@ class Survey:
             backlog=lag.backlog,
             gaps=self._events.gaps,
             gap_records=self._events.gap_records,
-            blocked=self.blocked(consumers, paused=paused),
+            blocked=self.blocked(consumers, paused=paused, unburied=unburied),
             doomed=doomed,
+            in_flight_bytes=self._loads.bytes_of_all(),
+            damaged=sum(end - first for _, first, end in self._dispatch.damaged()),
         )
 
-    def blocked(self, consumers: Iterable[str], *, paused: bool) -> str:
-        """Return why nothing new can be dispatched, or an empty text."""
+    def blocked(self, consumers: Iterable[str], *, paused: bool, unburied: str) -> str:
+        """Return why nothing new can be dispatched, or an empty text.
+
+        ``unburied`` tells why what is doomed could not be moved, if it could not.
+        """
         if paused:
             return "paused"
-        return self._blocked(self._dispatch.outstanding()) if consumers else "no consumers"
+        names = list(consumers)
+        if not names:
+            return "no consumers"
+        why = self._blocked(self._dispatch.outstanding())
+        if not why and self._loads.narrow and all(map(self._own_full, names)):
+            why = "own windows of all consumers full"
+        if why and unburied and not why.startswith("own") and self._dispatch.count_waiting()[1]:
+            return f"doomed records cannot be moved: {unburied}"
+        damaged = self._dispatch.damaged()
+        if damaged and (why == "no records" or why.startswith("keys blocked")):
+            shard, first, end = damaged[0]
+            why = f"damaged: records {shard}-{first} to {shard}-{end - 1} cannot be read"
+        return why
+
+    def _own_full(self, consumer: str) -> str:
+        """Return which of its own windows is full, as a setting has it, or an empty text."""
+        if self._dispatch.quota(consumer):
+            return ""
+        what = "max_unacked_bytes" if self._loads.full_of(consumer) else "max_unacked"
+        return f"own window is full ({what}_per_consumer)"
 
     def _blocked(self, outstanding: int) -> str:
-        if self._dispatch.can_resend():
+        if self._dispatch.can_resend() and not self._loads.full():
             return ""
         backed_up = [*filter(self._dispatch.backed_up, self._windows.values())]
-        if not backed_up:
+        if not backed_up and not self._dispatch.can_resend():
             return "no records"
         what, window = self._full(backed_up, outstanding)
         return f"{what}: oldest unacked id {window.shard}-{window.low}" if window else ""
 
     def _full(self, backed_up: list[Window], outstanding: int) -> tuple[str, Window | None]:
         """Return which limit is reached, and the window whose oldest record is what to look at."""
+        if self._loads.full():
+            return "window full (max_unacked_bytes)", self._oldest()
         if outstanding >= self._limits.max_unacked:
-            return "window full", min(self._dispatch.open_windows(), key=self._due_of_low)
+            return "window full (max_unacked)", self._oldest()
         if all(window.span_full() for window in backed_up):
             return "span full", backed_up[0]
         return "keys blocked", self._dispatch.key_blocked()
+
+    def _oldest(self) -> Window:
+        return min(self._dispatch.open_windows(), key=self._due_of_low)
 
     def holdings(
         self, consumers: Iterable[str], line: Iterable[str], *, paused: bool
@@ -102,8 +134,9 @@ class Survey:
             blocks=any((at, first) <= blocker < (at, end) for _, at, first, end, _ in held)
             if blocker
             else False,
-            full=self._dispatch.quota(name) == 0,
+            full=self._own_full(name),
             could_take=not paused and self._dispatch.can_assign(name),
+            bytes=self._loads.bytes_of(name),
         )
 
     def done(self) -> int:

@@ -16,14 +16,18 @@ T = TypeVar("T")
 
 
 class Turn(Generic[T]):
-    """One delivery, and where it stands: its place in the log, and its key if that counts."""
+    """One delivery, and where it stands: its place in the log, and its key if that counts.
 
-    __slots__ = ("item", "key", "place", "void")
+    Its deadline was set at ``since``.
+    """
 
-    def __init__(self, item: T, place: int, key: str | None) -> None:
+    __slots__ = ("item", "key", "place", "since", "void")
+
+    def __init__(self, item: T, place: int, key: str | None, since: int) -> None:
         self.item = item
         self.place = place
         self.key = key
+        self.since = since
         self.void = False
 
 
@@ -43,9 +47,9 @@ class Turns(Generic[T]):
         self._lanes: dict[str, deque[Turn[T]]] = {}
         self._busy: set[str] = set()
 
-    def add(self, item: T, place: int, key: str | None) -> None:
+    def add(self, item: T, place: int, key: str | None, since: int = 0) -> None:
         """Let a delivery wait for its turn."""
-        turn = Turn(item, place, key if self._by_key else None)
+        turn = Turn(item, place, key if self._by_key else None, since)
         self.waiting += 1
         if turn.key is None:
             self._make_ready(turn)
@@ -84,6 +88,10 @@ class Turns(Generic[T]):
             self._make_ready(lane[0])
         else:
             del self._lanes[turn.key]
+
+    def behind(self, turn: Turn[T]) -> list[Turn[T]]:
+        """Return what waits behind one that has begun, for its key."""
+        return list(self._lanes[turn.key]) if turn.key is not None else []
 
     def drop(self, key: str | None) -> list[T]:
         """Remove and return what waits of a key whose order counts."""

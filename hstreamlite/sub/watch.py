@@ -104,6 +104,7 @@ class Watch:
             since_acked=quiet_ns / SECOND_NS,
             waiting=holding.waiting,
             stalled=_reason(now, (asked_ns, quiet_ns), holding, blocked, patience_ns),
+            unacked_bytes=holding.bytes,
         )
 
 
@@ -122,7 +123,7 @@ def _reason(
         if holding.blocks and held_ns >= _LATE_NS:
             return f"holds up the group: {blocked}"
         if holding.full and held_ns >= _LATE_NS:
-            return f"its own window is full: oldest unacked id {holding.oldest}"
+            return f"its {holding.full}: oldest unacked id {holding.oldest}"
     if not holding.could_take:
         return ""
     if holding.waiting:

@@ -10,9 +10,15 @@ from hstreamlite.sub.limits import Limits
 CONSUMERS = ("ada", "bob", "cyd")
 
 
+def size_of(shard: int, lsn: int) -> int:
+    """Return how many bytes a record has: few, or many."""
+    return 1 + (7 * lsn + shard) % 13 * (1 + lsn % 3)
+
+
 @dataclass
 class RecordState:
     deliveries: int = 0
+    most_deliveries: int = 0
     acked: bool = False
     gone: bool = False
     owner: str | None = None
@@ -95,6 +101,26 @@ class GroupModel:
             if model.records[lsn].owner == consumer
         ]
 
+    def flying(self, consumer: str | None = None) -> int:
+        """Return the bytes in flight at a consumer, or at all."""
+        return sum(
+            size_of(shard, lsn)
+            for shard, model in self.shards.items()
+            for lsn in model.open()
+            if model.records[lsn].deadline is not None
+            and consumer in (None, model.records[lsn].owner)
+        )
+
+    def room(self, consumer: str) -> int:
+        """Return how many bytes the windows have left, at least."""
+        limits = self.limits
+        rooms = [1 << 60]
+        if limits.max_unacked_bytes:
+            rooms.append(limits.max_unacked_bytes - self.flying())
+        if limits.max_unacked_bytes_per_consumer:
+            rooms.append(limits.max_unacked_bytes_per_consumer - self.flying(consumer))
+        return min(rooms)
+
     def ready(self) -> set[tuple[int, int]]:
         return {
             (shard, lsn)
@@ -175,6 +201,8 @@ class GroupModel:
     def expected_count(self, consumer: str, max_records: int) -> int:
         """How many records a fetch must reserve, whatever it chooses."""
         limits = self.limits
+        if self.room(consumer) <= 0:
+            return 0
         quota = limits.max_unacked_per_consumer or limits.max_unacked
         if limits.max_unacked_per_consumer:
             quota = max(0, quota - len(self.held_by(consumer)))
@@ -227,16 +255,20 @@ class GroupModel:
     def confirm(self, lease: int, end: int) -> tuple[int, int] | None:
         consumer, assigned = self.leases.pop(lease)
         model = self.shards[assigned.shard_id]
-        got = []
+        got: list[int] = []
+        room = self.room(consumer)
         for lsn in range(assigned.first_lsn, assigned.end_lsn):
             record = model.records.get(lsn)
             if record is None or record.lease != lease or record.gone:
                 continue
-            if lsn >= end:
+            fits = room > 0
+            room -= size_of(assigned.shard_id, lsn)
+            if lsn >= end or not fits:
                 record.owner = record.lease = None
                 record.may_come_again = True
                 continue
             record.deliveries += 1
+            record.most_deliveries = max(record.most_deliveries, record.deliveries)
             record.owner = consumer
             record.deadline = self.now + self.limits.ack_timeout_ns
             got.append(lsn)
@@ -274,6 +306,16 @@ class GroupModel:
         held = self.confirmed(consumer, shard, first, end)
         for record in held:
             self.give_back(record, reason, self.backoff(record) if after is None else after)
+        return len(held)
+
+    def unsend(self, consumer: str, shard: int, first: int, end: int) -> int:
+        """Take back what nobody has seen."""
+        held = self.confirmed(consumer, shard, first, end)
+        for record in held:
+            record.deliveries -= 1
+            record.owner = record.lease = record.deadline = None
+            record.not_before = self.now
+            record.may_come_again = True
         return len(held)
 
     def extend(self, consumer: str, shard: int, first: int, end: int, by: int) -> int:
@@ -347,13 +389,13 @@ class GroupModel:
             for lsn in range(first, end):
                 if lsn in stored:
                     continue
-                records[lsn] = RecordState(deliveries=count)
+                records[lsn] = RecordState(deliveries=count, most_deliveries=count)
                 most = self.limits.retry.max_attempts
                 if most and count >= most:
                     records[lsn].doomed = "restart"
                 if generation == model.generation:
-                    was = model.records[lsn].deliveries
-                    assert count <= was, f"{lsn}: {count} deliveries stored, {was} happened"
+                    was, most = model.records[lsn].deliveries, model.records[lsn].most_deliveries
+                    assert count <= max(was, most), f"{lsn}: {count} stored, {most} happened"
                     assert not exact or count == was, f"{lsn}: {count} stored of {was} deliveries"
         self.shards[shard] = ShardModel(
             state.origin,

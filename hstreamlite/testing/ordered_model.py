@@ -157,6 +157,7 @@ class OrderedGroupModel(GroupModel):
                 self.back(shard, lsn)
                 continue
             record.deliveries += 1
+            record.most_deliveries = max(record.most_deliveries, record.deliveries)
             record.deadline = self.now + self.limits.ack_timeout_ns
             self.freed.add((shard, lsn))
             self.unsure.discard((shard, lsn))
@@ -254,6 +255,22 @@ class OrderedGroupModel(GroupModel):
         for lsn in held:
             place = shard, lsn
             self.judge(place, reason, self.wait(place) if after is None else after)
+        return len(held)
+
+    def unsend(self, consumer: str, shard: int, first: int, end: int) -> int:
+        held = [
+            lsn
+            for lsn in range(first, end)
+            if (shard, lsn) in self.held_by(consumer)
+            and self.record((shard, lsn)).deadline is not None
+        ]
+        for lsn in held:
+            self.record((shard, lsn)).deliveries -= 1
+        for lsn in held:
+            if self.record((shard, lsn)).deadline is not None:
+                self.back(shard, lsn)
+            if self.record((shard, lsn)).deliveries == 0:
+                self.freed.discard((shard, lsn))
         return len(held)
 
     def extend(self, consumer: str, shard: int, first: int, end: int, by: int) -> int:

@@ -33,7 +33,7 @@ from collections.abc import Callable
 from typing import Any
 
 import hstreamlite as hs
-from hstreamlite.consumer import Consumer
+from hstreamlite.consumer import Consumer, ConsumerOptions
 from hstreamlite.testing.virtual import VirtualClock
 
 _SPEAKER = re.compile(r"([A-Z]\w*) (.+)")
@@ -160,7 +160,8 @@ class Scenario:
 
     def attach(self, name: str, lease: str | None) -> None:
         lease_ns = None if lease is None else int(float(lease) * 1e9)
-        self._consumers[name] = Consumer(self.subscription._feed(), name, 100, lease_ns)
+        options = ConsumerOptions(name, 100, lease_ns=lease_ns)
+        self._consumers[name] = Consumer(self.subscription._feed(), options)
         self._held[name] = {}
 
     def fetch(self, name: str, count: str) -> None:

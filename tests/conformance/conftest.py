@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.conformance.faces import FACES, Face, Store
+from tests.conformance.faces import FACES, Face, Store, params
 
 # Calls that wait for one another need a thread each.
 WAITING_CALLS_MAX = 64
 
 
-@pytest.fixture(params=FACES, ids=[face.name for face in FACES])
+@pytest.fixture(params=params(*FACES))
 def face(request: pytest.FixtureRequest) -> Face:
     chosen: Face = request.param
     return chosen

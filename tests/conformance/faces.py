@@ -10,13 +10,22 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cache
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
+import pytest
+
 import hstreamlite as hs
+from hstreamlite._native.files import real_env
 from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo
 from hstreamlite.log.reader import Batch
 from hstreamlite.log.recovery import RecoveryReport
+from hstreamlite.net.config import ServerConfig
+from hstreamlite.net.server import Server
+from hstreamlite.remote.thread import LoopThread
+from hstreamlite.store import config_for
 from hstreamlite.sub.effects import Event, Gap, Lag
 
 T = TypeVar("T")
@@ -109,6 +118,7 @@ class Subscription(Protocol):
     async def lag(self) -> Lag: ...
     async def seek(self, *args: Any, **options: Any) -> None: ...
     async def redrive(self, *args: Any, **options: Any) -> int: ...
+    async def skip_damaged(self) -> int: ...
     async def pause(self) -> None: ...
     async def resume(self) -> None: ...
 
@@ -327,6 +337,9 @@ class _BlockingSubscription(_Blocking):
     async def redrive(self, *args: Any, **options: Any) -> int:
         return await _call(self._noun.redrive, *args, **options)  # type: ignore[no-any-return]
 
+    async def skip_damaged(self) -> int:
+        return await _call(self._noun.skip_damaged)  # type: ignore[no-any-return]
+
     async def pause(self) -> None:
         await _call(self._noun.pause)
 
@@ -364,9 +377,9 @@ class _BlockingTransaction(_Blocking):
 
 
 class _BlockingStore(_Blocking):
-    def __init__(self, noun: hs.Store) -> None:
+    def __init__(self, noun: Any, engine: Any = None) -> None:
         super().__init__(noun)
-        self._engine = noun._engine
+        self._engine = engine or noun._engine
 
     @property
     def path(self) -> str:
@@ -499,8 +512,87 @@ class FollowedFace:
             yield store
 
 
-FACES: tuple[Face, ...] = (BlockingFace(), AsyncioFace())
-FOLLOWED: tuple[Face, ...] = tuple(FollowedFace(face) for face in FACES)
+class _RemoteStore:
+    """A store of the asyncio face behind a connection, with the engine at the other end."""
+
+    def __init__(self, noun: Any, engine: Any) -> None:
+        self._noun = noun
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._noun, name)
+
+    def __repr__(self) -> str:
+        return repr(self._noun)
+
+
+@asynccontextmanager
+async def served(
+    path: object, *, create: bool | None = None, durability: Any = None, config: Any = None
+) -> AsyncIterator[Server]:
+    """Serve the store of a directory, on a socket in it."""
+    if create is False and not Path(str(path)).exists():  # noqa: ASYNC240 - of a test
+        raise FileNotFoundError(path)
+    settings = ServerConfig(
+        store=str(path), port=0, http=False, store_config=config_for(config, durability)
+    )
+    server = Server(settings)
+    loop = server_loop()
+    await _call(loop.run, server.start)
+    try:
+        yield server
+    finally:
+        await _call(loop.run, server.stop)
+
+
+@cache
+def server_loop() -> LoopThread:
+    """Return the loop of all servers: not that of a test, which calls of the blocking face hold
+    up."""
+    return LoopThread(real_env())
+
+
+class RemoteAsyncioFace:
+    name = "remote asyncio"
+
+    @asynccontextmanager
+    async def open(self, path: object, **options: Any) -> AsyncIterator[Store]:
+        async with served(path, **options) as server, hs.aio.connect(f"unix:{path}") as store:
+            noun: Any = _RemoteStore(store, server.node.store._engine)
+            yield noun
+
+
+class RemoteBlockingFace:
+    name = "remote blocking"
+
+    @asynccontextmanager
+    async def open(self, path: object, **options: Any) -> AsyncIterator[Store]:
+        async with served(path, **options) as server:
+            noun = await _call(hs.connect, f"unix:{path}")
+            store = _BlockingStore(noun, server.node.store._engine)
+            try:
+                yield store
+            finally:
+                await store.close()
+
+
+EMBEDDED: tuple[Face, ...] = (BlockingFace(), AsyncioFace())
+REMOTE: tuple[Face, ...] = (RemoteBlockingFace(), RemoteAsyncioFace())
+FACES: tuple[Face, ...] = EMBEDDED + REMOTE
+FOLLOWED: tuple[Face, ...] = tuple(FollowedFace(face) for face in EMBEDDED)
+
+
+def params(*faces: Face) -> list[Any]:
+    """Return parameters for tests of these faces."""
+    odd = pytest.mark.unsanitized("gRPC's own core is no build of ours")
+    return [
+        pytest.param(face, id=face.name, marks=[odd] if face in REMOTE else []) for face in faces
+    ]
+
+
+def only(*faces: Face) -> pytest.MarkDecorator:
+    """Mark a test as one of these faces."""
+    return pytest.mark.parametrize("face", params(*faces), indirect=True)
 
 
 async def create_wide(store: Any, name: str, shards: int) -> Stream:
@@ -516,6 +608,16 @@ async def settled(result: object) -> None:
     """Finish `delivery.ack()` and its like, which only some faces make awaitable."""
     if inspect.isawaitable(result):
         await result
+
+
+async def ready(noun: T) -> T:
+    """Return a noun that is made; some faces ask a server first, and tell then what is wrong."""
+    return await noun if inspect.isawaitable(noun) else noun
+
+
+async def hear(consumer: Consumer) -> None:
+    """Let a consumer be told what happened: some faces are told with the next answer."""
+    await consumer.extend((), by=1)
 
 
 async def collect(reader: Iterating[T]) -> list[T]:

@@ -188,6 +188,7 @@ async def test_a_receive_cancelled_during_a_cold_read_gives_back(tmp_path: Path)
             got += batch
             await consumer.ack(batch)
         assert len({d.id for d in got}) == len(got) == 1600
+        assert {d.attempt for d in got} == {1}, "what nobody has seen was no attempt"
 
 
 async def test_receives_that_time_out_lose_nothing(store: aio.Store) -> None:

@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 
 import hstreamlite as hs
-from tests.conformance.faces import Consumer, Face, Store, all_of, create_wide, drain, settled
+from tests.conformance.faces import (
+    EMBEDDED,
+    Consumer,
+    Face,
+    Store,
+    all_of,
+    create_wide,
+    drain,
+    hear,
+    only,
+    settled,
+)
 
 pytestmark = pytest.mark.asyncio
 
@@ -94,6 +105,7 @@ async def test_every_consumer_that_is_attached_is_told_and_a_later_one_is_not(
         await stream.trim(before=ids[9])
         assert bodies(await drain(two, 11)) == numbers(20, 9)
         for consumer in (one, two):
+            await hear(consumer)
             sought, gap = consumer.events()
             assert sought == hs.Sought(ids[3], ((ids[3].shard_id, ids[3].lsn),))
             assert isinstance(gap, hs.Gap)
@@ -241,6 +253,7 @@ async def test_a_pause_survives_reopening(face: Face, tmp_path: Path, paused: bo
                 assert await nothing(consumer) is paused
 
 
+@only(*EMBEDDED)  # it opens the directory beside its owner
 async def test_a_follower_sees_where_a_subscription_was_moved_and_that_it_is_paused(
     face: Face, tmp_path: Path
 ) -> None:
@@ -275,6 +288,7 @@ async def test_consumers_at_work_while_a_subscription_is_moved_about(store: Stor
                 batch = await consumer.receive(7, timeout=0.02)
                 result = await consumer.ack(batch)
                 assert result.new + result.duplicate + result.void == len(batch)
+            await hear(consumer)
             events = consumer.events()
             assert [event.to for event in events if isinstance(event, hs.Sought)] == places
 

@@ -37,6 +37,7 @@ CHANGES: dict[str, Call] = {
     "Stream.trim": lambda store, _: store.stream("a").trim(before=hs.LATEST),
     "Subscription.consumer": lambda store, _: store.subscription("s").consumer("c"),
     "Subscription.redrive": lambda store, _: store.subscription("s").redrive(),
+    "Subscription.skip_damaged": lambda store, _: store.subscription("s").skip_damaged(),
     "Subscription.pause": lambda store, _: store.subscription("s").pause(),
     "Subscription.resume": lambda store, _: store.subscription("s").resume(),
     "Subscription.seek": lambda store, _: store.subscription("s").seek(hs.LATEST),

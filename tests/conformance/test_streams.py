@@ -10,12 +10,14 @@ import pytest
 
 import hstreamlite as hs
 from tests.conformance.faces import (
+    EMBEDDED,
     Face,
     Store,
     all_of,
     collect,
     create_wide,
     drain,
+    only,
     payloads,
 )
 
@@ -320,6 +322,7 @@ async def test_stats_count_streams_records_and_subscriptions(store: Store) -> No
         assert group.blocked
 
 
+@only(*EMBEDDED)  # that of a remote store is its server's
 async def test_the_report_of_recovery_and_the_path(face: Face, tmp_path: Path) -> None:
     async with face.open(tmp_path / "s") as store:
         assert store.path == str(tmp_path / "s")

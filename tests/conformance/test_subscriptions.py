@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
+import sys
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +21,7 @@ from tests.conformance.faces import (
     all_of,
     create_wide,
     drain,
+    ready,
     settled,
 )
 
@@ -77,7 +80,7 @@ async def test_handles_do_not_look_whether_there_is_a_subscription(store: Store)
     with pytest.raises(hs.SubscriptionNotFound):
         await subscription.lag()
     with pytest.raises(hs.SubscriptionNotFound):
-        subscription.consumer("w")
+        await ready(subscription.consumer("w"))
     with pytest.raises(hs.SubscriptionNotFound):
         await store.delete_subscription("later")
 
@@ -181,6 +184,46 @@ async def test_deliveries_ack_and_release_and_extend_themselves(store: Store) ->
         assert await subscription.lag() == hs.Lag(2, 0)
         (again,) = await consumer.receive()
         assert (again.id, again.attempt) == (two.id, 2)
+
+
+@pytest.mark.parametrize("mode", ["ordered", "shared"])
+@pytest.mark.parametrize("timeout", [-1, float("nan"), 1e10, True, "1"])
+async def test_a_bad_timeout_is_refused_whatever_is_at_hand(
+    store: Store,
+    mode: str,
+    timeout: object,  # noqa: ASYNC109 - it is what is bad
+) -> None:
+    subscription = await filled(store, 10, mode=mode)
+    async with subscription.consumer("w") as consumer:
+        await drain(consumer, 2)
+        error = ValueError if type(timeout) in (int, float) else TypeError
+        for _ in range(2):
+            with pytest.raises(error, match="timeout must be "):
+                await consumer.receive(1, timeout=timeout)
+        assert bodies(await consumer.receive(1, timeout=0)) == numbers(3, 2)
+
+
+@pytest.mark.parametrize("mode", ["ordered", "shared"])
+async def test_an_ack_does_the_same_work_however_much_is_in_flight(store: Store, mode: str) -> None:
+    stream = await store.create_stream("orders")
+    await stream.append_many([hs.Record(b"x", key=f"{n % 9}") for n in range(5_000)])
+    work = []
+    for count in (10, 5_000):
+        subscription = await store.create_subscription(f"s{count}", stream="orders", mode=mode)
+        async with subscription.consumer("w") as consumer:
+            held = await drain(consumer, count)
+            calls: Counter[str] = Counter()
+            gc.disable()  # what is collected meanwhile would count
+            sys.setprofile(lambda _, event, __, calls=calls: calls.update([event]))
+            try:
+                for delivery in held[5:10]:
+                    delivery.ack()
+            finally:
+                sys.setprofile(None)
+                gc.enable()
+            work.append(calls)
+            assert (await subscription.lag()).unacked == count - 5
+    assert work[0] == work[1]
 
 
 async def test_acking_again_is_counted_and_no_error(store: Store) -> None:
@@ -338,7 +381,7 @@ async def test_names_of_attached_consumers_are_unique(store: Store) -> None:
     async with subscription.consumer("w") as first:
         assert (first.name, first.subscription) == ("w", "billing")
         with pytest.raises(hs.ConsumerExists) as raised:
-            subscription.consumer("w")
+            await ready(subscription.consumer("w"))
         assert raised.value.consumer == "w"
         assert len(await first.receive()) == 1
     async with subscription.consumer("w") as second:
@@ -496,7 +539,7 @@ async def test_progress_survives_reopening(face: Face, tmp_path: Path) -> None:
 async def crashed(face: Face, path: Path) -> list[object]:
     """Return what comes to a consumer of the store as its files are now."""
     copy = path.with_name("copy")
-    shutil.copytree(path, copy)
+    shutil.copytree(path, copy, ignore=shutil.ignore_patterns("*.sock"))
     async with face.open(copy) as store, store.subscription("billing").consumer("w") as consumer:
         got = sorted(int(bytes(d.payload)) for d in await consumer.receive(100, timeout=0))
     shutil.rmtree(copy)

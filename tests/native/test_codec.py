@@ -393,14 +393,29 @@ def test_a_raw_record_without_key_costs_eight_bytes() -> None:
     assert len(encode(Plain(b"x" * 100, b"", (), True))) == 108
 
 
-def key_hash(key: bytes) -> int:
-    return int(lib.hsl_codec_key_hash(exact_buffer(key), len(key)))
+def key_hash(key: bytes, seed: int = 7) -> int:
+    return int(lib.hsl_codec_key_hash(exact_buffer(key), len(key), seed))
 
 
 @given(st.binary(max_size=70))
 def test_only_the_empty_key_hashes_to_zero(key: bytes) -> None:
     assert (key_hash(key) == 0) == (key == b"")
     assert key_hash(key) == key_hash(bytes(key))
+
+
+@given(st.binary(min_size=1, max_size=40), st.integers(0, 2**64 - 1))
+def test_key_hash_depends_on_all_of_its_seed(key: bytes, seed: int) -> None:
+    others = {key_hash(key, seed ^ (1 << bit)) for bit in range(64)}
+    assert len(others | {key_hash(key, seed)}) == 65
+
+
+def test_no_keys_have_equal_hashes_whatever_the_seed() -> None:
+    """Of what is combined by multiplication, a factor that is zero hides the other."""
+    factors = (0xA0761D6478BD642F, 0xE7037ED1A0B428DB, 0x8EBC6AF09C88C6E3)
+    keys = [factor.to_bytes(8, "little") + b"%08d" % n for factor in factors for n in range(99)]
+    keys += [b"%08d" % n + factor.to_bytes(8, "little") for factor in factors for n in range(99)]
+    for seed in (1, 2**63, 0x0123456789ABCDEF):
+        assert len({key_hash(key, seed) for key in keys}) == len(keys)
 
 
 def test_key_hash_separates_similar_keys() -> None:

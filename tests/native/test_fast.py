@@ -233,7 +233,7 @@ OF_KEYS: dict[str, Args] = {
     "move": [1, 2, 1, 9],
     "open": [1, RUN],
     "ready": [1, 9, 9],
-    "release": [1, 1, 9],
+    "release": [1, 1, 9, True],
     "reset": [],
     "restore": [bytes(160), 0],
     "state": [],
@@ -317,9 +317,9 @@ def test_a_gzip_body_of_several_streams_is_read_whole(decoded: int, store: hs.St
 @pytest.mark.parametrize(
     ("codec", "body", "decoded"),
     [
-        (1, b"no gzip", 0),
-        (2, b"no zstd", 0),
-        (7, PARTS[0], 0),
+        (1, b"no gzip", 99),
+        (2, b"no zstd", 99),
+        (7, PARTS[0], 99),
         (1, gzip.compress(PARTS[0]), len(PARTS[0]) - 1),
         (2, compress(2, PARTS[0]), len(PARTS[0]) - 1),
         (1, b"".join(map(gzip.compress, PARTS)), len(PARTS[0])),

@@ -1,12 +1,15 @@
 """The native ack bitmap against plain sets."""
 
+from array import array
+
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from hstreamlite.sub.ackmap import AckFlag, AckMap
+from hstreamlite.sub.ackmap import AckFlag, AckMap, Totals
 
 SPAN = 3_000
+OWNERS = (1, 2, 40)
 
 
 def runs_of(lsns: set[int]) -> list[tuple[int, int]]:
@@ -25,6 +28,10 @@ class AckMapMachine(RuleBasedStateMachine):
     @initialize(low=st.one_of(st.integers(1, 200), st.integers(2**40, 2**40 + 200)))
     def start(self, low: int) -> None:
         self.map = AckMap(low, SPAN)
+        self.totals = Totals()
+        self.map.weigh(self.totals)
+        for owner in OWNERS:
+            self.totals.reserve(owner)
         self.reset_model(low)
 
     def reset_model(self, low: int) -> None:
@@ -34,6 +41,7 @@ class AckMapMachine(RuleBasedStateMachine):
         self.held: set[int] = set()
         self.fresh: set[int] = set()
         self.since = 0
+        self.loads: dict[int, tuple[int, int]] = {}
 
     def low(self) -> int:
         while self.floor < self.next and self.floor in self.acked:
@@ -61,6 +69,7 @@ class AckMapMachine(RuleBasedStateMachine):
         if lsn in self.held:
             return AckFlag.VOID
         self.acked.add(lsn)
+        self.loads.pop(lsn, None)
         self.fresh.add(lsn)
         self.since += 1
         return AckFlag.NEW
@@ -128,9 +137,28 @@ class AckMapMachine(RuleBasedStateMachine):
         gone = set(range(self.low(), min(lsn, self.next)))
         assert self.map.skip(lsn) == len(gone - self.acked)
         self.acked |= gone
+        for passed in gone:
+            self.loads.pop(passed, None)
         self.held -= gone
         self.floor = max(self.floor, lsn)
         self.next = max(self.next, lsn)
+
+    @rule(data=st.data(), weights=st.lists(st.integers(1, 2**32 - 1), max_size=200))
+    def load(self, data: st.DataObject, weights: list[int]) -> None:
+        first = data.draw(st.integers(max(1, self.low() - 3), self.next + 3))
+        owner = data.draw(st.sampled_from(OWNERS))
+        self.map.reserve_load(first + len(weights))
+        self.map.load(first, array("I", weights).tobytes(), owner)
+        for lsn, weight in enumerate(weights, first):
+            if self.low() <= lsn < self.next and lsn not in self.acked:
+                self.loads[lsn] = weight, owner
+
+    @rule(data=st.data(), count=st.integers(0, 300))
+    def unload(self, data: st.DataObject, count: int) -> None:
+        first = data.draw(st.integers(max(0, self.low() - 3), self.next + 3))
+        self.map.unload(first, first + count)
+        for lsn in range(first, first + count):
+            self.loads.pop(lsn, None)
 
     @rule()
     def drain(self) -> None:
@@ -172,6 +200,10 @@ class AckMapMachine(RuleBasedStateMachine):
         if not hasattr(self, "map"):
             return
         self.map.check_invariants()
+        for owner in OWNERS:
+            held = sum(weight for weight, of in self.loads.values() if of == owner)
+            assert self.totals.of(owner) == held
+        assert self.totals.of(0) == sum(weight for weight, _ in self.loads.values())
         low = self.low()
         live = {lsn for lsn in self.acked if lsn >= low}
         assert self.map.state == (

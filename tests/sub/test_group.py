@@ -18,7 +18,7 @@ from hstreamlite.errors import ConsumerClosed, ConsumerExists, UnknownRecord
 from hstreamlite.sub.ackmap import AckFlag
 from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.dispatch import TURN_NS, Line
-from hstreamlite.sub.effects import Gap
+from hstreamlite.sub.effects import Damaged, Gap
 from hstreamlite.sub.group import Group
 from hstreamlite.sub.leases import Slot
 from hstreamlite.sub.limits import SECOND_NS, Limits
@@ -142,7 +142,7 @@ def test_the_window_is_exact_and_its_oldest_record_is_named() -> None:
     assert deliver(group, "a", 7) == [(1, 8, 1)]
     assert deliver(group, "a", 7) == [(8, 11, 1)]
     assert deliver(group, "a", 7) == []
-    assert group.stats().blocked == "window full: oldest unacked id 1-1"
+    assert group.stats().blocked == "window full (max_unacked): oldest unacked id 1-1"
     group.ack(1, 1)
     assert deliver(group, "a", 7) == [(11, 12, 1)]
 
@@ -619,3 +619,40 @@ def test_acks_without_the_lock_never_make_a_record_come_twice() -> None:
     group.delta()
     group.check_invariants()
     assert group.position(1) == (total + 1, total + 1)
+
+
+def test_an_own_window_that_is_full_does_not_hold_up_who_is_behind_it_in_line() -> None:
+    group = group_of(4, consumers=("ada", "bob"), max_unacked_per_consumer=2)
+    for _ in range(2):
+        for name in ("bob", "ada"):
+            (assigned,) = group.fetch(name, 1, 0)
+            group.confirm(assigned.lease, assigned.end_lsn, 0)
+    assert group.fetch("ada", 1, 0, queue=True) == group.fetch("bob", 1, 0, queue=True) == ()
+    group.offer(1, 6)
+    assert group.blocked() == "own windows of all consumers full"
+    group.ack(1, 1)
+    assert group.next_in_line(0) == "bob"
+    group.ack(1, 2)
+    assert group.next_in_line(0) == "ada"
+    assert group.blocked() == ""
+
+
+def test_what_cannot_be_read_takes_no_room_and_stays_until_it_is_skipped() -> None:
+    group = group_of(100, max_unacked=10)
+    assert deliver(group, "a", 5) == [(1, 6, 1)]
+    told = group.set_aside("a", 1, 4, 60, "CRC", 0)
+    assert told == Damaged(1, 4, 60, 54, "CRC"), "what is in flight is not set aside"
+    assert group.set_aside("a", 1, 4, 60, "CRC", 0) is None
+    group.check_invariants()
+    stats = group.stats()
+    assert (stats.damaged, stats.in_flight, stats.waiting, stats.blocked) == (54, 5, 0, "")
+    assert deliver(group, "a", 100) == [(60, 65, 1)]
+    assert group.detach("a", 0) == 10
+    group.attach("b")
+    assert deliver(group, "b", 100) == [(1, 6, 2), (60, 65, 2)]
+    group.ack_range(1, 1, 4)
+    (gap,) = group.skip_damaged()
+    assert (gap.first_lsn, gap.end_lsn, gap.records, gap.undelivered) == (6, 60, 54, 54)
+    group.check_invariants()
+    assert group.position(1) == (4, 65)
+    assert group.stats().damaged == 0

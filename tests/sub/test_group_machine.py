@@ -12,7 +12,7 @@ from hstreamlite.sub.effects import Assignment, Event, Gap, Sought
 from hstreamlite.sub.group import Group
 from hstreamlite.sub.limits import Limits
 from hstreamlite.sub.retry import Backoff, RetryPolicy
-from hstreamlite.testing.group_model import CONSUMERS, GroupModel
+from hstreamlite.testing.group_model import CONSUMERS, GroupModel, size_of
 from tests import effort
 
 TIMEOUT = 1_000_000
@@ -24,6 +24,8 @@ class GroupMachine(RuleBasedStateMachine):
     @initialize(
         max_unacked=st.integers(1, 40),
         per_consumer=st.one_of(st.just(0), st.integers(1, 20)),
+        bytes_out=st.one_of(st.just(0), st.just(0), st.integers(1, 300)),
+        bytes_at_each=st.one_of(st.just(0), st.just(0), st.integers(1, 200)),
         span=st.integers(1, 80),
         tails=st.lists(st.integers(0, 60), min_size=1, max_size=3),
         consumers=st.sets(st.sampled_from(CONSUMERS)),
@@ -45,6 +47,8 @@ class GroupMachine(RuleBasedStateMachine):
         wild: bool,
         keys: int,
         retry: RetryPolicy,
+        bytes_out: int = 0,
+        bytes_at_each: int = 0,
     ) -> None:
         self.wild = wild
         self.keys = keys
@@ -52,6 +56,8 @@ class GroupMachine(RuleBasedStateMachine):
             ack_timeout_ns=TIMEOUT,
             max_unacked=max_unacked,
             max_unacked_per_consumer=per_consumer,
+            max_unacked_bytes=bytes_out,
+            max_unacked_bytes_per_consumer=bytes_at_each,
             span_records=span,
             checkpoint_acks=5,
             retry=retry,
@@ -234,7 +240,8 @@ class GroupMachine(RuleBasedStateMachine):
         shard = self.model.shards[assigned.shard_id]
         wanted = range(assigned.first_lsn, min(assigned.end_lsn, end))
         all_done = all(shard.done(lsn) for lsn in range(assigned.first_lsn, assigned.end_lsn))
-        got = self.group.confirm(lease, end, self.model.now)
+        sizes = [size_of(assigned.shard_id, lsn) for lsn in range(assigned.first_lsn, end)]
+        got = self.group.confirm(lease, end, self.model.now, sizes)
         expected = self.model.confirm(lease, end)
         if got is None and all_done:
             return
@@ -294,10 +301,10 @@ class GroupMachine(RuleBasedStateMachine):
         count=st.integers(1, 9),
         after=st.sampled_from([None, 0, 1, TIMEOUT // 2, TIMEOUT * 3]),
         reason=st.sampled_from(["", "poison"]),
-        extend=st.booleans(),
+        how=st.sampled_from(["release", "extend", "unsend"]),
     )
     def release_or_extend(
-        self, data: st.DataObject, count: int, after: int | None, reason: str, extend: bool
+        self, data: st.DataObject, count: int, after: int | None, reason: str, how: str
     ) -> None:
         name = data.draw(st.sampled_from(self.model.consumers))
         self.model.miss()
@@ -313,7 +320,9 @@ class GroupMachine(RuleBasedStateMachine):
             first = self.draw_lsn(data, shard)
         run = name, shard, first, first + count
         now = self.model.now
-        if extend:
+        if how == "unsend":
+            assert self.group.unsend(*run, now) == self.model.unsend(*run)
+        elif how == "extend":
             by = (after or 0) + 1
             assert self.group.extend(*run, by, now) == self.model.extend(*run, by)
         else:
@@ -464,11 +473,25 @@ class GroupMachine(RuleBasedStateMachine):
         for name in self.model.consumers:
             held = len(self.model.held_by(name))
             assert held <= (self.limits.max_unacked_per_consumer or held), "S6 per consumer"
+            self.check_bytes(name)
         assert self.group.lag() == type(self.group.lag())(unacked, backlog)
         stats = self.group.stats()
         assert stats.in_flight + stats.waiting + stats.doomed == outstanding
         assert stats.doomed == len(self.model.doomed())
         self.check_reason(stats.blocked)
+
+    def check_bytes(self, consumer: str) -> None:
+        """The bytes that count are those in flight, and the last record at most is too much."""
+        weighs = self.group.weighs
+        stats, model = self.group.stats(), self.model
+        assert stats.in_flight_bytes == (model.flying() if weighs else None)
+        (holding,) = (held for held in self.group.holdings() if held.consumer == consumer)
+        assert holding.bytes == (model.flying(consumer) if weighs else None)
+        if self.limits.max_unacked_bytes:
+            assert model.flying() < self.limits.max_unacked_bytes + 40
+        if self.limits.max_unacked_bytes_per_consumer:
+            most = self.limits.max_unacked_bytes_per_consumer
+            assert model.flying(consumer) < most + 40
 
     def check_reason(self, blocked: str) -> None:
         model = self.model
@@ -483,8 +506,18 @@ class GroupMachine(RuleBasedStateMachine):
             assert fresh or again
         elif blocked == "no records":
             assert not fresh
+        elif blocked == "own windows of all consumers full":
+            limits = self.limits
+            for name in model.consumers:
+                records, size = len(model.held_by(name)), model.flying(name)
+                assert (
+                    records >= limits.max_unacked_per_consumer > 0
+                    or size >= limits.max_unacked_bytes_per_consumer > 0
+                )
         else:
             assert blocked.startswith(("window full", "span full"))
+            if "max_unacked_bytes" in blocked:
+                assert model.flying() >= self.limits.max_unacked_bytes > 0
             shard, lsn = map(int, blocked.rsplit(" ", 1)[1].split("-"))
             assert model.shards[shard].low() == lsn
 

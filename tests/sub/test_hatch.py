@@ -89,6 +89,27 @@ def test_only_what_the_consumer_has_read_is_taken() -> None:
     assert hatch.take(GATE, 1, 4, 2, number, 0) == (2, 4)
 
 
+def test_who_comes_gets_the_number_of_one_who_left_and_nothing_of_what_that_one_had() -> None:
+    of = opened(group())
+    assert take(of, "a", 5) == (2, 7)
+    numbers = {of.hatch_number("b")}
+    for turn in range(50):
+        name = f"w{turn}"
+        of.attach(name)
+        numbers.add(of.hatch_number(name))
+        assert fetch(of, name, 1)
+        take(of, name, 1)
+        of.check_invariants()
+        of.detach(name, 0)
+    assert len(numbers) == 2
+    assert of.held_by("a", 1, 1, 7)
+    of.detach("a", 0)
+    of.attach("c")
+    assert of.hatch_number("c") < 4
+    assert not of.held_by("c", 1, 1, 7)
+    of.check_invariants()
+
+
 def test_a_consumer_that_left_takes_nothing() -> None:
     of = opened(group())
     hatch = of.hatch()

@@ -64,10 +64,18 @@ class KeyTableMachine(RuleBasedStateMachine):
         old=st.lists(st.tuples(st.sampled_from(KEYS), st.integers(0, 3)), max_size=30),
         acked=st.integers(0, 1 << 30),
         doom_at=st.sampled_from([0, 0, 2]),
+        late_acks=st.booleans(),
     )
     def start(
-        self, low: int, span: int, old: list[tuple[int, int]], acked: int, doom_at: int
+        self,
+        low: int,
+        span: int,
+        old: list[tuple[int, int]],
+        acked: int,
+        doom_at: int,
+        late_acks: bool,
     ) -> None:
+        self.late_acks = late_acks
         self.span = max(span, len(old))
         self.acks = AckMap(low, 1 << 30)
         self.records: dict[int, Kept] = {}
@@ -83,7 +91,7 @@ class KeyTableMachine(RuleBasedStateMachine):
                 self.acks.ack(low + at)
             if attempts == 0:
                 self.acks.hold(low + at, low + at + 1)
-        self.table = KeyTable(self.acks)
+        self.table = KeyTable(self.acks, late_acks=late_acks)
         low = self.acks.state.low
         self.scan = self.described = low
         counts = [self.records[lsn].attempts for lsn in range(low, self.first + len(old))]
@@ -159,7 +167,8 @@ class KeyTableMachine(RuleBasedStateMachine):
         assert fresh >= 0
         for lsn in range(before, self.scan):
             record = self.records[lsn]
-            record.void |= self.waiting(lsn) and self.chain(lsn)[0] < lsn
+            if self.waiting(lsn) and self.chain(lsn)[0] < lsn:
+                self.hold(record)
         if len(got) < most:
             self.nothing_is_left(consumer, fresh, end)
         if confirm:
@@ -206,7 +215,12 @@ class KeyTableMachine(RuleBasedStateMachine):
         for other in self.chain(lsn):
             if lsn < other < self.scan:
                 later = self.records[other]
-                later.parcel, later.confirmed, later.void = 0, False, True
+                later.parcel, later.confirmed = 0, False
+                self.hold(later)
+
+    def hold(self, record: Kept) -> None:
+        """A record waits behind another: acks of it are void, unless they may come late."""
+        record.void |= not self.late_acks or record.attempts == 0
 
     def heads(self, lsns: list[int]) -> set[int]:
         return {
@@ -234,8 +248,13 @@ class KeyTableMachine(RuleBasedStateMachine):
         assert {head.lsn for head in heads} == self.heads(taken)
         self.delay_some(data, [head.lsn for head in heads])
 
-    @rule(data=st.data(), consumer=st.sampled_from(CONSUMERS), size=st.integers(1, 12))
-    def release(self, data: st.DataObject, consumer: int, size: int) -> None:
+    @rule(
+        data=st.data(),
+        consumer=st.sampled_from(CONSUMERS),
+        size=st.integers(1, 12),
+        sent=st.booleans(),
+    )
+    def release(self, data: st.DataObject, consumer: int, size: int, sent: bool) -> None:
         first = data.draw(st.integers(self.first, self.scan + 2))
         mine = [
             lsn
@@ -247,11 +266,14 @@ class KeyTableMachine(RuleBasedStateMachine):
         ]
         assert self.table.holds(consumer, first, first + size) == (len(mine) == size)
         for lsn in mine:
-            self.records[lsn].failures += 1
+            self.records[lsn].failures += sent
+            self.records[lsn].attempts -= not sent
         for lsn in mine:
             if self.records[lsn].confirmed:
                 self.give_back(lsn, failed=False)
-        count, heads = self.table.release(consumer, first, first + size)
+            self.records[lsn].void |= self.records[lsn].attempts == 0
+        call = self.table.release if sent else self.table.unsend
+        count, heads = call(consumer, first, first + size)
         assert count == len(mine)
         assert [head.lsn for head in heads] == mine
         for head in heads:

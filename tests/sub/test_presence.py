@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import hstreamlite as hs
 from hstreamlite._native import fast
+from hstreamlite.consumer import ConsumerOptions
 from hstreamlite.errors import ConsumerClosed, ConsumerExists, LeaseLost
 from hstreamlite.sub.ackmap import AckCounts, AckFlag
 from hstreamlite.sub.limits import SECOND_NS, Limits
@@ -249,7 +250,8 @@ def test_a_consumer_renews_from_where_it_is_heard_not_from_where_its_lease_ended
 
 def leased(subscription: hs.Subscription, name: str, seconds: float) -> hs.Consumer:
     """Attach a consumer as whoever serves one from afar does."""
-    return hs.Consumer(subscription._feed(), name, 100, int(seconds * 1e9))
+    options = ConsumerOptions(name, 100, lease_ns=int(seconds * 1e9))
+    return hs.Consumer(subscription._feed(), options)
 
 
 class TestOfStore:

@@ -105,7 +105,10 @@ def test_a_consumer_whose_record_fills_the_window_is_stalled_and_another_is_not(
         assert m.of("one").stalled == ""
         m.wait(5.0)
         oldest = f"{m.ids[0].shard_id}-{m.ids[0].lsn}"
-        assert m.of("one").stalled == f"holds up the group: window full: oldest unacked id {oldest}"
+        assert (
+            m.of("one").stalled
+            == f"holds up the group: window full (max_unacked): oldest unacked id {oldest}"
+        )
         assert m.of("two").stalled == ""
         one.ack(held)
         assert m.of("one").stalled == ""
@@ -148,7 +151,7 @@ def test_a_standstill_is_warned_of_once_and_rarely_again(
         oldest = f"{m.ids[0].shard_id}-{m.ids[0].lsn}"
         assert text == (
             "subscription 's' stands still: for 30 s nothing was delivered or acked, and 16 "
-            f"records wait (window full: oldest unacked id {oldest}); "
+            f"records wait (window full (max_unacked): oldest unacked id {oldest}); "
             f"oldest unacked id {oldest} is at consumer 'one', which holds 4"
         )
         assert m.stats().stalled == pytest.approx(31.0, abs=1.0)
@@ -190,3 +193,19 @@ def test_nothing_is_warned_of_where_nothing_stands_still(
                 assert consumer.receive(1, timeout=0)
     assert warnings(caplog) == []
     assert (m.stats().stalled > 0) == (why == "off")
+
+
+@pytest.mark.parametrize("what", ["max_unacked", "max_unacked_bytes"])
+def test_a_consumer_whose_own_window_is_full_is_told_which(what: str) -> None:
+    m = Machine(records=20)
+    oldest = f"{m.ids[0].shard_id}-{m.ids[0].lsn}"
+    with (
+        m.subscription.consumer("one", **{what: 1}) as one,
+        m.subscription.consumer("two") as two,
+    ):
+        assert len(one.receive(10, timeout=0)) == 1
+        two.receive(3, timeout=0)
+        m.wait(5.0)
+        told = f"its own window is full ({what}_per_consumer): oldest unacked id {oldest}"
+        assert m.of("one").stalled == told
+        assert m.stats().blocked == m.of("two").stalled == ""

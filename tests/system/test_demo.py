@@ -122,7 +122,7 @@ def test_a_command_line_without_a_command_prints_the_usage(
 ) -> None:
     assert __main__.main([]) == 2
     assert __main__.main(["dance"]) == 2
-    assert "usage: hstreamlite" in capsys.readouterr().err
+    assert "Usage: hstreamlite" in capsys.readouterr().err
 
 
 def test_a_directory_with_files_is_refused(

@@ -1,0 +1,147 @@
+"""A consumer that gets batches, for a server whose clients decode them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from hstreamlite._native import fast
+from hstreamlite.aio.bell import Bell, in_thread
+from hstreamlite.batchfeed import BatchFeed, RawAcks, RawDelivery, Wait, ack_ids
+from hstreamlite.config import check_seconds
+from hstreamlite.errors import ConsumerClosed, StoreClosed, SubscriptionNotFound
+from hstreamlite.feed import Feed
+from hstreamlite.records import RecordId
+
+_TIMEOUT_MAX = 1e9
+
+
+class RawConsumer:
+    """One attached reader of a subscription. One task receives; acks may come from any."""
+
+    def __init__(self, bell: Bell, feed: Feed, name: str) -> None:
+        self.name = name
+        self.subscription = feed.state.name
+        self._bell = bell
+        self._feed = feed
+        self._closed = False
+        self._fetching: asyncio.Future[RawDelivery | Wait] | None = None
+        self._gate = fast.AckGate(feed.gate, self, feed.addresses, None)
+        feed.attach(name, self._gate)
+        self._batches = BatchFeed(feed, name)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    async def receive(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 - as of Consumer.receive
+    ) -> RawDelivery | None:
+        """Return the next batch; None when timeout seconds pass without.
+
+        It is in flight from now on, until it is acked or the ack timeout has passed. ConsumerClosed
+        when this is closed meanwhile, SubscriptionNotFound when the subscription is deleted.
+        Cancelling loses nothing: what was fetched goes to others, or comes with the next call.
+        """
+        feed, clock = self._feed, self._feed.engine.env.clock
+        end = None
+        if timeout is not None:
+            end = clock.mono_ns() + int(check_seconds("timeout", timeout, 0, _TIMEOUT_MAX) * 1e9)
+        try:
+            while True:
+                while self._fetching is not None and not self._fetching.done():
+                    await asyncio.wait([self._fetching])
+                self._check()
+                durable = feed.journal.durable()
+                found = self._batches.fetch(may_block=False)
+                if found is Wait.FOR_FILES:
+                    found = await self._fetch_in_thread()
+                if isinstance(found, RawDelivery):
+                    return found
+                now = clock.mono_ns()
+                if end is not None and now >= end:
+                    return None
+                waits = [] if end is None else [end - now]
+                due = feed.next_deadline()
+                if due is not None:
+                    waits.append(max(0, due - now))
+                await self._bell.change(durable, min(waits) / 1e9 if waits else None)
+        finally:
+            if not self._closed:
+                feed.leave_line(self.name)
+
+    def _check(self) -> None:
+        if self._closed:
+            raise ConsumerClosed(self.subscription, self.name)
+        self._feed.check()
+
+    async def _fetch_in_thread(self) -> RawDelivery | Wait:
+        """Fetch what has to be read from a file; the thread goes on when the caller is cancelled,
+        and what it fetches then goes back."""
+        fetching = self._fetching = asyncio.ensure_future(
+            in_thread(self._batches.fetch, may_block=True)
+        )
+        try:
+            return await asyncio.shield(fetching)
+        except asyncio.CancelledError:
+            fetching.add_done_callback(self._give_back)
+            raise
+
+    def _give_back(self, fetching: asyncio.Future[RawDelivery | Wait]) -> None:
+        if fetching.cancelled() or fetching.exception() is not None or self._closed:
+            return
+        found = fetching.result()
+        if isinstance(found, RawDelivery):
+            lsns = [found.batch_id + index for index in found.indexes]
+            with suppress(StoreClosed, SubscriptionNotFound):
+                spans = [(found.shard_id, lsns[0], lsns[-1] + 1)]
+                self._feed.unsend(self.name, spans)
+
+    async def __aiter__(self) -> AsyncIterator[RawDelivery]:
+        """Iterate over batches until this is closed."""
+        while not self._closed:
+            try:
+                found = await self.receive()
+            except ConsumerClosed:
+                return
+            if found is not None:
+                yield found
+
+    def ack(self, ids: Iterable[tuple[int, int, int] | RecordId]) -> RawAcks:
+        """Ack records by (shard, batch, index): whoever holds them, late, twice, or never sent.
+
+        Progress is on disk within `progress_interval`. SubscriptionNotFound when it is deleted.
+        """
+        acks = ack_ids(self._feed, ids)
+        self._feed.note_ack(self.name)
+        return acks
+
+    async def close(self) -> None:
+        """Detach; what is unacked goes to others at once. A second call does nothing.
+
+        A `receive` under way ends with ConsumerClosed.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._gate.close()
+        await in_thread(self._feed.detach, self.name, self._gate)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        state = " closed" if self._closed else ""
+        return f"<RawConsumer {self.name!r} of {self.subscription!r}{state}>"
