@@ -1,0 +1,139 @@
+"""Limits of what clients may hold of a server: connections, calls, time.
+
+Those of connections are kept by gRPC and uvicorn, which close what goes beyond; those of calls are
+kept here, and whoever meets one is told so by `LimitReached`. What was refused is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hstreamlite.config import check_int, check_seconds
+from hstreamlite.errors import LimitReached
+
+_WRITING = 16
+"""Writes that wait at a time before messages are kept small."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitsConfig:
+    """How much clients may hold. Times in seconds. A value outside its range raises ValueError."""
+
+    connections_max: int = 1024
+    """Connections of each listener; further ones are closed as they come. 1 to 1,000,000."""
+    calls_max: int = 4096
+    """Calls under way at all listeners together; further ones get LimitReached. A consumer is one
+    call as long as it is attached. 1 to 1,000,000."""
+    calls_per_connection_max: int = 1024
+    """Calls under way of one connection; further ones get LimitReached. 1 to 1,000,000."""
+    handshake_timeout: float = 10.0
+    """A new connection has so long for TLS and its first words, else it is closed. 0.1 to 3600."""
+    idle_timeout: float = 300.0
+    """A connection without calls for so long is closed; clients open another by themselves. 1 to
+    86400."""
+    stall_timeout: float = 300.0
+    """A call whose client takes nothing for so long of what it is sent gets LimitReached, and what
+    it had not acked goes to other consumers. 1 to 86400. Too low: a consumer that works long on
+    what it has is cut off."""
+
+    def __post_init__(self) -> None:
+        for name in ("connections_max", "calls_max", "calls_per_connection_max"):
+            check_int(name, getattr(self, name), 1, 1_000_000)
+        check_seconds("handshake_timeout", self.handshake_timeout, 0.1, 3600)
+        check_seconds("idle_timeout", self.idle_timeout, 1, 86_400)
+        check_seconds("stall_timeout", self.stall_timeout, 1, 86_400)
+
+    def options(self) -> Sequence[tuple[str, int]]:
+        """Return what gRPC is told of them."""
+        return (
+            ("grpc.max_allowed_incoming_connections", self.connections_max),
+            # Who heeds no error is held back here.
+            ("grpc.max_concurrent_streams", 2 * self.calls_per_connection_max),
+            ("grpc.server_handshake_timeout_ms", round(self.handshake_timeout * 1000)),
+            ("grpc.max_connection_idle_ms", round(self.idle_timeout * 1000)),
+        )
+
+
+class Limits:
+    """The calls under way, and how often a limit stood against one."""
+
+    def __init__(self, config: LimitsConfig) -> None:
+        self.config = config
+        self.refused: Counter[str] = Counter()
+        """How often each limit was met, by the name of its setting."""
+        self.calls = 0
+        """Calls under way."""
+        self._by_peer: Counter[str] = Counter()
+        self._writing = 0
+
+    def batches(self, sent: int) -> int:
+        """Return how many batches to read for a stream's next message, of which so many were taken.
+
+        All of a message is held until its client takes it. So a stream begins with one batch and
+        has more when its client keeps up; and only one while many clients do not.
+        """
+        return 1 if self._writing > _WRITING else 1 << min(max(sent - 4, 0), 16)
+
+    def reached(self, limit: str) -> LimitReached:
+        """Count, and return the error that says it."""
+        self.refused[limit] += 1
+        return LimitReached(limit, round(getattr(self.config, limit)))
+
+    def begin(self, task: asyncio.Task[Any] | None) -> bool:
+        """Count a call until its task ends; False if there are too many."""
+        if self.calls >= self.config.calls_max:
+            self.refused["calls_max"] += 1
+            return False
+        self.calls += 1
+        assert task is not None, "gRPC serves a call in a task of its own"
+        task.add_done_callback(self._end)
+        return True
+
+    def _end(self, _task: asyncio.Task[Any]) -> None:
+        self.calls -= 1
+
+    def enter(self, peer: str) -> None:
+        """Count a call of a connection; LimitReached if that has too many."""
+        if self._by_peer[peer] >= self.config.calls_per_connection_max:
+            raise self.reached("calls_per_connection_max")
+        self._by_peer[peer] += 1
+
+    def leave(self, peer: str) -> None:
+        self._by_peer[peer] -= 1
+        if not self._by_peer[peer]:
+            del self._by_peer[peer]
+
+
+class Attended:
+    """The context of a call whose client has to take what it is sent."""
+
+    def __init__(self, context: Any, limits: Limits, check: Callable[[Any], Any]) -> None:
+        self._context = context
+        self._check = check
+        self._limits = limits
+        self._timeout = limits.config.stall_timeout
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def read(self) -> Any:
+        """Return the next request."""
+        return self._check(await self._context.read())
+
+    async def write(self, message: Any) -> None:
+        """Return when gRPC has room for more. LimitReached if it has none for too long."""
+        patience = asyncio.timeout(self._timeout)
+        self._limits._writing += 1
+        try:
+            async with patience:
+                await self._context.write(message)
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            raise self._limits.reached("stall_timeout") from None
+        finally:
+            self._limits._writing -= 1

@@ -1,0 +1,1 @@
+"""What serves hstreamlite's own clients: the service of `hstreamlite.proto` over an open store."""

@@ -1,0 +1,342 @@
+"""Values of the library as `hstreamlite.proto` has them, and back; for clients and the server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from typing import Any, TypeVar
+
+from hstreamlite._native import fast
+from hstreamlite.config import CODEC_NAMES, CODECS
+from hstreamlite.feed import Span
+from hstreamlite.info import StreamInfo, SubscriptionInfo
+from hstreamlite.log.journal import compress, decompress
+from hstreamlite.log.reader import Batch
+from hstreamlite.net import hstreamlite_pb2 as pb
+from hstreamlite.place import EARLIEST, LATEST, Place
+from hstreamlite.records import Delivery, Record, RecordId, RecordIds
+from hstreamlite.sub.effects import Damaged, Event, Gap, Lag, Sought
+from hstreamlite.sub.retry import Backoff
+
+DURABILITIES = {None: 0, "memory": 1, "os": 2, "sync": 3}
+DURABILITY_NAMES = {number: name for name, number in DURABILITIES.items()}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+R = TypeVar("R", bound=Record)
+
+
+def place_to(place: Place) -> pb.Place:
+    if place is EARLIEST:
+        return pb.Place(earliest=True)
+    if place is LATEST:
+        return pb.Place(latest=True)
+    if isinstance(place, RecordId):
+        return pb.Place(id=id_to(place))
+    assert isinstance(place, datetime)
+    return pb.Place(time_us=(place - _EPOCH) // _MICROSECOND)
+
+
+def place_from(place: pb.Place) -> Place:
+    which = place.WhichOneof("place")
+    if which == "earliest":
+        return EARLIEST
+    if which == "latest":
+        return LATEST
+    if which == "id":
+        return id_from(place.id)
+    if which == "time_us":
+        try:
+            return _EPOCH + place.time_us * _MICROSECOND
+        except OverflowError:
+            raise ValueError(f"a time of {place.time_us} us since 1970 is out of range") from None
+    raise ValueError("a place must be earliest, latest, an id or a time")
+
+
+def id_to(record_id: RecordId) -> pb.RecordId:
+    return pb.RecordId(
+        shard=record_id.shard_id, batch=record_id.batch_id, index=record_id.batch_index
+    )
+
+
+def id_from(record_id: pb.RecordId) -> RecordId:
+    return RecordId(record_id.shard, record_id.batch, record_id.index)
+
+
+def ids_to(ids: RecordIds) -> pb.Ids:
+    runs = ids._runs
+    return pb.Ids(
+        shards=[run[0] for run in runs],
+        batches=[run[1] for run in runs],
+        counts=[run[2] for run in runs],
+        order=ids._order or (),
+        ordered=ids._order is not None,
+    )
+
+
+def ids_from(ids: pb.Ids) -> RecordIds:
+    runs = zip(ids.shards, ids.batches, ids.counts, strict=True)
+    return RecordIds(runs, ids.order if ids.ordered else None)
+
+
+def body_to(items: Sequence[Any], key: str | None, codec: int) -> pb.Body:
+    """Encode items to append, packed if that makes them smaller."""
+    plain = fast.encode_batch(items, key)
+    if codec:
+        packed = compress(codec, plain)
+        if len(packed) < len(plain):
+            return pb.Body(
+                payload=packed,
+                records=len(items),
+                codec=pb.Codec.ValueType(codec),
+                decoded_bytes=len(plain),
+            )
+    return pb.Body(payload=plain, records=len(items), decoded_bytes=len(plain))
+
+
+def items_from(body: pb.Body, limit: int) -> list[Record]:
+    """Decode what is to be appended; ValueError for what is no such body, or beyond so many bytes
+    when it is unpacked."""
+    plain = body.payload
+    if body.codec:
+        if not 0 < body.decoded_bytes <= limit:
+            raise ValueError(f"a body of {body.decoded_bytes} bytes is over the limit of {limit}")
+        plain = decompress(body.codec, plain, body.decoded_bytes)
+    records = fast.decode_batch(plain, 0, 0)
+    if len(records) != body.records:
+        raise ValueError(f"a body holds {len(records)} records, not {body.records} as it says")
+    return records
+
+
+def piece_of_batch(batch: Batch) -> pb.Piece:
+    """Return a batch as it is stored."""
+    return pb.Piece(
+        shard=batch.shard_id,
+        batch=batch.batch_id,
+        first=batch.first,
+        records=batch.end - batch.first,
+        append_time_ms=batch.append_time_ms,
+        codec=pb.Codec.ValueType(CODECS[batch.compression]),
+        decoded_bytes=batch.decoded_bytes,
+        payload=batch.payload,
+        size=batch.size,
+    )
+
+
+def batch_from(piece: pb.Piece) -> Batch:
+    return Batch(
+        piece.shard,
+        piece.batch,
+        piece.first,
+        piece.first + piece.records,
+        piece.append_time_ms,
+        CODEC_NAMES[piece.codec],
+        piece.payload,
+        piece.decoded_bytes,
+        piece.size,
+    )
+
+
+def pieces_of(records: Iterable[Record]) -> Iterator[pb.Piece]:
+    """Return pieces that hold these records and no others, in their order."""
+    for (shard, batch, _, attempt), run in groupby(enumerate(records), key=_run_of):
+        part = [record for _, record in run]
+        head = part[0]
+        assert head.id is not None
+        payload = fast.encode_batch(part)
+        yield pb.Piece(
+            shard=shard,
+            batch=batch,
+            base=head.id.batch_index,
+            first=head.id.batch_index,
+            records=len(part),
+            append_time_ms=head.append_time_ms or 0,
+            decoded_bytes=len(payload),
+            payload=payload,
+            attempt=attempt,
+        )
+
+
+def _run_of(item: tuple[int, Record]) -> tuple[int, int, int, int]:
+    at, record = item
+    record_id = record.id
+    assert record_id is not None
+    attempt = record.attempt if isinstance(record, Delivery) else 0
+    return record_id.shard_id, record_id.batch_id, record_id.batch_index - at, attempt
+
+
+def records_from(piece: pb.Piece) -> list[Record]:
+    """Decode; MalformedBatch where a client encoded the batch, and not as it said."""
+    if piece.size:
+        return batch_from(piece).records()
+    return fast.decode_batch(
+        _plain(piece),
+        piece.shard,
+        piece.batch,
+        piece.first,
+        piece.records,
+        piece.append_time_ms,
+        base=piece.base,
+    )
+
+
+def deliveries_from(piece: pb.Piece, owner: object) -> list[Delivery]:
+    return fast.decode_batch(
+        _plain(piece),
+        piece.shard,
+        piece.batch,
+        piece.first,
+        piece.records,
+        piece.append_time_ms,
+        owner=owner,
+        attempt=piece.attempt,
+        base=piece.base,
+    )
+
+
+def _plain(piece: pb.Piece) -> bytes:
+    if piece.codec:
+        return decompress(piece.codec, piece.payload, piece.decoded_bytes)
+    return piece.payload
+
+
+def spans_to(spans: Iterable[Span]) -> pb.Spans:
+    found = list(spans)
+    return pb.Spans(
+        shards=[span[0] for span in found],
+        firsts=[span[1] for span in found],
+        ends=[span[2] for span in found],
+    )
+
+
+def spans_from(spans: pb.Spans) -> list[Span]:
+    return list(zip(spans.shards, spans.firsts, spans.ends, strict=True))
+
+
+def scan_to(positions: Mapping[int, int], limits: Mapping[int, int]) -> pb.Scan:
+    return pb.Scan(positions=positions, limits=limits)
+
+
+def stream_info_to(info: StreamInfo) -> pb.StreamInfo:
+    return pb.StreamInfo(
+        name=info.name,
+        created_ms=_ms(info.created),
+        backlog_s=info.backlog.total_seconds(),
+        max_bytes=info.max_bytes,
+        protect=info.protect,
+        records=info.records,
+        bytes=info.bytes,
+    )
+
+
+def stream_info_from(info: pb.StreamInfo) -> StreamInfo:
+    return StreamInfo(
+        name=info.name,
+        created=_time(info.created_ms),
+        backlog=timedelta(seconds=info.backlog_s),
+        max_bytes=info.max_bytes,
+        protect=tuple(info.protect),
+        records=info.records,
+        bytes=info.bytes,
+    )
+
+
+def subscription_info_to(info: SubscriptionInfo) -> pb.SubscriptionInfo:
+    return pb.SubscriptionInfo(
+        name=info.name,
+        stream=info.stream,
+        created_ms=_ms(info.created),
+        mode=info.mode,
+        ack_timeout_s=info.ack_timeout,
+        max_unacked=info.max_unacked,
+        consumers=info.consumers,
+        unacked=info.unacked,
+        backlog=info.backlog,
+        paused=info.paused,
+        max_attempts=info.max_attempts,
+        dead_letter=info.dead_letter,
+        backoff=None if info.backoff is None else backoff_to(info.backoff),
+        max_unacked_bytes=info.max_unacked_bytes,
+        max_unacked_per_consumer=info.max_unacked_per_consumer,
+        max_unacked_bytes_per_consumer=info.max_unacked_bytes_per_consumer,
+    )
+
+
+def subscription_info_from(info: pb.SubscriptionInfo) -> SubscriptionInfo:
+    return SubscriptionInfo(
+        name=info.name,
+        stream=info.stream,
+        created=_time(info.created_ms),
+        mode=info.mode,
+        ack_timeout=info.ack_timeout_s,
+        max_unacked=info.max_unacked,
+        consumers=tuple(info.consumers),
+        unacked=info.unacked,
+        backlog=info.backlog,
+        paused=info.paused,
+        max_attempts=info.max_attempts,
+        dead_letter=info.dead_letter if info.HasField("dead_letter") else None,
+        backoff=backoff_from(info.backoff) if info.HasField("backoff") else None,
+        max_unacked_bytes=info.max_unacked_bytes or None,
+        max_unacked_per_consumer=info.max_unacked_per_consumer or None,
+        max_unacked_bytes_per_consumer=info.max_unacked_bytes_per_consumer or None,
+    )
+
+
+def backoff_to(backoff: Backoff) -> pb.Backoff:
+    return pb.Backoff(first_s=backoff.first, most_s=backoff.most, factor=backoff.factor)
+
+
+def backoff_from(backoff: pb.Backoff) -> Backoff:
+    return Backoff(first=backoff.first_s, most=backoff.most_s, factor=backoff.factor)
+
+
+def lag_to(lag: Lag) -> pb.LagReply:
+    return pb.LagReply(unacked=lag.unacked, backlog=lag.backlog, bytes=lag.bytes, age_s=lag.age)
+
+
+def lag_from(lag: pb.LagReply) -> Lag:
+    return Lag(lag.unacked, lag.backlog, lag.bytes, lag.age_s)
+
+
+def event_to(event: Event) -> pb.ConsumeReply.Event:
+    if isinstance(event, Gap):
+        gap = pb.ConsumeReply.Gap(
+            shard=event.shard_id,
+            first=event.first_lsn,
+            end=event.end_lsn,
+            records=event.records,
+            undelivered=event.undelivered,
+        )
+        return pb.ConsumeReply.Event(gap=gap)
+    if isinstance(event, Damaged):
+        damaged = pb.ConsumeReply.Damaged(
+            shard=event.shard_id,
+            first=event.first_lsn,
+            end=event.end_lsn,
+            records=event.records,
+            reason=event.reason,
+        )
+        return pb.ConsumeReply.Event(damaged=damaged)
+    to: Any = event.to
+    sought = pb.ConsumeReply.Sought(to=place_to(to), positions=dict(event.positions))
+    return pb.ConsumeReply.Event(sought=sought)
+
+
+def event_from(event: pb.ConsumeReply.Event) -> Event:
+    if event.HasField("gap"):
+        gap = event.gap
+        return Gap(gap.shard, gap.first, gap.end, gap.records, gap.undelivered)
+    if event.HasField("damaged"):
+        damaged = event.damaged
+        return Damaged(damaged.shard, damaged.first, damaged.end, damaged.records, damaged.reason)
+    return Sought(place_from(event.sought.to), tuple(sorted(event.sought.positions.items())))
+
+
+def _ms(time: datetime) -> int:
+    return (time - _EPOCH) // timedelta(milliseconds=1)
+
+
+def _time(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)

@@ -1,0 +1,105 @@
+"""What `hstreamlite.connect` needs, refuses and shares."""
+
+from __future__ import annotations
+
+import multiprocessing
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hstreamlite as hs
+from hstreamlite.net.failures import error_of, failure_of
+from hstreamlite.remote.address import parse
+from tests.conformance.faces import served
+from tests.test_errors import EXAMPLES
+
+pytestmark = pytest.mark.unsanitized("gRPC's own core is no build of ours")
+
+
+@pytest.mark.parametrize(
+    ("address", "target"),
+    [
+        ("hstream://example.org", "dns:///example.org:6570"),
+        ("hstream://127.0.0.1:7000/", "dns:///127.0.0.1:7000"),
+        ("hstream://[::1]:7000", "dns:///[::1]:7000"),
+        ("unix:/run/store.sock", "unix:/run/store.sock"),
+    ],
+)
+def test_addresses(address: str, target: str) -> None:
+    assert parse(address).target == target
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "example.org", "http://a", "hstream://", "hstream://a:x", "unix:", "hstream://a/b"],
+)
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match="address must be"):
+        hs.connect(address)
+
+
+def test_nobody_there_is_told_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(hs.ConnectionFailed, match="python -m hstreamlite server --store") as caught:
+        hs.connect(f"unix:{tmp_path}", timeout=0.1)
+    assert caught.value.retryable
+    assert caught.value.address == f"unix:{tmp_path}"
+
+
+def test_without_its_packages_it_names_the_extra() -> None:
+    program = (
+        "import sys; sys.modules['grpc'] = None\n"
+        "import hstreamlite as hs\nhs.connect('hstream://a')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "pip install 'hstreamlite[client]'" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_errors_cross_whole(error: hs.HStreamError) -> None:
+    if isinstance(error, hs.StoreClosed | hs.Forked):
+        assert isinstance(error_of(failure_of(error), "here"), hs.Unavailable)
+        return
+    told = error_of(failure_of(error), "here")
+    assert type(told) is type(error)
+    assert isinstance(told, hs.HStreamError)
+    assert (told.retryable, told.outcome) == (error.retryable, error.outcome)
+    if not isinstance(error, hs.Unavailable):
+        assert str(told) == str(error)
+
+
+def test_a_failure_of_another_version_is_a_remote_error() -> None:
+    failure = (
+        '{"type": "Later", "message": "m.", "facts": {}, "retryable": true, "outcome": "none"}'
+    )
+    told = error_of(failure, "here")
+    assert type(told) is hs.RemoteError
+    assert told.retryable
+
+
+def work(address: str, name: str) -> list[bytes]:
+    """Take what there is, in a process of its own."""
+    with hs.connect(address) as store, store.subscription("billing").consumer(name) as consumer:
+        seen = []
+        while batch := consumer.receive(10, timeout=0.5):
+            seen += [bytes(delivery.payload) for delivery in batch]
+            consumer.ack(batch)
+        return seen
+
+
+@pytest.mark.asyncio
+async def test_processes_share_a_subscription(tmp_path: Path) -> None:
+    async with served(tmp_path / "s"):
+        address = f"unix:{tmp_path / 's'}"
+        async with hs.aio.connect(address) as store:
+            await store.create_stream("orders")
+            await store.stream("orders").append_many([b"%d" % n for n in range(200)])
+            subscription = await store.create_subscription("billing", stream="orders")
+            with multiprocessing.get_context("spawn").Pool(3) as pool:
+                jobs = [pool.apply_async(work, (address, f"w{n}")) for n in range(3)]
+                while not all(job.ready() for job in jobs):
+                    await store.stats()
+                seen = [payload for job in jobs for payload in job.get()]
+            assert sorted(seen) == sorted(b"%d" % n for n in range(200))
+            assert await subscription.lag() == hs.Lag(0, 0)
