@@ -1,0 +1,52 @@
+"""Command lines that a server runs, sent over a channel of their own."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any, Final
+
+import grpc
+from google.protobuf.wrappers_pb2 import StringValue
+
+from hstreamlite.errors import ConnectionFailed, RemoteError
+from hstreamlite.remote.address import Address
+from hstreamlite.remote.security import Security
+
+METHOD: Final = "/hstream.server.HStreamApi/SendAdminCommand"
+_TIMEOUT: Final = 30.0
+
+
+def run(address: Address, security: Security, *words: str) -> dict[str, Any]:
+    """Run a command at a server and return its answer: an object with `type` and `content`.
+
+    ConnectionFailed where there is no server; RemoteError where it refuses.
+    """
+    # Its request and its answer are one text in field 1 each, as this message is; that of the
+    # protocol would get in the way of other clients of HStreamDB in the same process.
+    line = StringValue(value=" ".join(["server", *map(shlex.quote, words)]))
+    security.check(address)
+    if address.secure:
+        made = grpc.secure_channel(address.target, security.credentials())
+    else:
+        made = grpc.insecure_channel(address.target)
+    with made as channel:
+        call = channel.unary_unary(
+            METHOD,
+            request_serializer=StringValue.SerializeToString,
+            response_deserializer=StringValue.FromString,
+        )
+        try:
+            answer: dict[str, Any] = json.loads(
+                call(line, timeout=_TIMEOUT, metadata=security.metadata).value
+            )
+        except grpc.RpcError as error:
+            raise _refusal(address, error) from None
+    return answer
+
+
+def _refusal(address: Address, error: Any) -> RemoteError:
+    said = error.details() or str(error.code())
+    if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+        return ConnectionFailed(address.text, _TIMEOUT, said)
+    return RemoteError(said)

@@ -1,0 +1,288 @@
+"""A consumer's call: requests go out under a number, and answers come back under it.
+
+When the connection breaks the consumer attaches again, under its name, and asks again for what was
+not answered: acks count once however often they are made, and what was held is known lost by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+import grpc
+
+from hstreamlite.consumer import ConsumerOptions
+from hstreamlite.errors import (
+    ConnectionFailed,
+    ConnectionLost,
+    ConsumerClosed,
+    HStreamError,
+    StoreClosed,
+    Unavailable,
+    UnknownRecord,
+)
+from hstreamlite.net import hstreamlite_pb2 as pb
+from hstreamlite.net.failures import error_of
+from hstreamlite.remote.link import Broken, Connection, Link, Retries, is_cancelled
+
+LEASE_SECONDS: Final = 10.0
+"""How long the server waits for a sign of life before others get what a consumer holds."""
+_BEATS: Final = 3
+
+Answer = asyncio.Future[pb.ConsumeReply]
+
+
+class Attachment:
+    """What a consumer is at the server, as long as it is wanted."""
+
+    def __init__(
+        self,
+        link: Link,
+        subscription: str,
+        options: ConsumerOptions,
+        hear: Callable[[pb.ConsumeReply], None],
+    ) -> None:
+        self.link = link
+        self.subscription = subscription
+        self.name = options.name
+        self._options = options
+        self.closed = False
+        self.count = 0
+        """How often it attached: what was delivered at another count is not held any more."""
+        self.mode = ""
+        self.ack_timeout = 0.0
+        self._hear = hear
+        self._session = link.random_bytes(16)
+        self._numbers = 0
+        self._asked: dict[int, tuple[Answer, pb.ConsumeRequest]] = {}
+        self._outgoing: asyncio.Queue[pb.ConsumeRequest | None] | None = None
+        self._call: Any = None
+        self._heard = 0.0
+        self._failure: Exception | None = None
+        self._life: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._opening = link.begin(self._open)
+
+    # The call.
+
+    @property
+    def attached(self) -> bool:
+        return self._outgoing is not None
+
+    async def opened(self) -> None:
+        """Return when it is attached for the first time; raises why it cannot be."""
+        if not self._opening.done():
+            await asyncio.wait([self._opening])
+        self._opening.result()
+
+    async def _open(self) -> None:
+        connection = await self._attach()
+        self._live(connection)
+
+    def _live(self, connection: Connection | None) -> None:
+        self._life = self.link.loop.create_task(self._listen(connection))
+
+    async def _attach(self) -> Connection:
+        """Attach, for as long as calls try; raises what stands against it."""
+        link = self.link
+        retries = Retries(link)
+        while True:
+            connection = await link.connection(retries.deadline)
+            outgoing: asyncio.Queue[pb.ConsumeRequest | None] = asyncio.Queue()
+            attach = pb.ConsumeRequest.Attach(
+                subscription=self.subscription,
+                name=self.name,
+                session=self._session,
+                lease_ms=int(LEASE_SECONDS * 1000),
+                max_unacked=self._options.max_unacked,
+                max_unacked_bytes=self._options.max_unacked_bytes,
+            )
+            outgoing.put_nowait(pb.ConsumeRequest(attach=attach))
+            self._call = connection.stub.Consume(_requests(outgoing))
+            try:
+                async with asyncio.timeout(retries.left(LEASE_SECONDS)):
+                    reply = await self._reply()
+            except (Broken, Unavailable, TimeoutError) as error:
+                self._call.cancel()
+                link.lost(connection)
+                await retries.wait(error)
+                continue
+            assert reply is not None
+            self.mode = reply.attached.mode
+            self.ack_timeout = reply.attached.ack_timeout_s
+            self.count += 1
+            self._heard = link.now()
+            self._outgoing = outgoing
+            for number, (_, request) in list(self._asked.items()):
+                request.number = number
+                outgoing.put_nowait(request)
+            return connection
+
+    async def _reply(self) -> pb.ConsumeReply | None:
+        try:
+            reply = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise self.link.failure_of(error) from None
+        except asyncio.CancelledError:
+            if self._call.cancelled() and not is_cancelled():
+                raise Broken("was silent for too long", sent=True) from None
+            raise
+        if reply is grpc.aio.EOF:
+            if self.closed:
+                return None
+            raise Broken("was ended", sent=True)
+        found: pb.ConsumeReply = reply
+        return found
+
+    async def _listen(self, connection: Connection | None) -> None:
+        """Pass on what comes, and attach again when the connection breaks."""
+        beating = self.link.loop.create_task(self._beat())
+        try:
+            while True:
+                try:
+                    if connection is None:
+                        connection = await self._attach()
+                    reply = await self._reply()
+                except (Broken, Unavailable):
+                    self._outgoing = None
+                    if self.closed:
+                        return
+                    if connection is not None:
+                        self.link.lost(connection)
+                        connection = None
+                    continue
+                if reply is None:
+                    return
+                self._heard = self.link.now()
+                self._take(reply)
+        except HStreamError as error:
+            self._outgoing = None
+            if not isinstance(error, ConnectionFailed | ConnectionLost):
+                self._failure = error
+            self._fail(error)
+        finally:
+            beating.cancel()
+
+    async def _beat(self) -> None:
+        """Tell the server of the consumer, and find out whether there is one."""
+        while not self.closed:
+            await asyncio.sleep(LEASE_SECONDS / _BEATS)
+            if self._outgoing is None:
+                continue
+            if self.link.now() - self._heard > LEASE_SECONDS:
+                self._call.cancel()
+            else:
+                self._outgoing.put_nowait(pb.ConsumeRequest(beat=True))
+
+    def _take(self, reply: pb.ConsumeReply) -> None:
+        self._hear(reply)
+        asked = self._asked.pop(reply.number, None)
+        if asked is None:
+            return
+        answer, request = asked
+        if answer.done():
+            return
+        if reply.HasField("failure"):
+            error = error_of(reply.failure, self.link.address)
+            if isinstance(error, UnknownRecord) and request.HasField("ack") and self.count > 1:
+                # A server that was killed may not know what it delivered last: that comes again.
+                void = sum(request.ack.ends) - sum(request.ack.firsts)
+                acked = pb.ConsumeReply.Acked(void=void)
+                answer.set_result(pb.ConsumeReply(number=reply.number, acked=acked))
+                return
+            answer.set_exception(self._over() if self.closed else error)
+            answer.exception()  # seen: nobody may be waiting
+        else:
+            answer.set_result(reply)
+
+    def _fail(self, error: Exception) -> None:
+        asked, self._asked = self._asked, {}
+        for answer, _ in asked.values():
+            if not answer.done():
+                answer.set_exception(error)
+                answer.exception()  # seen: nobody may be waiting
+
+    def _over(self) -> HStreamError:
+        """Return what tells that it is closed."""
+        if self.link.closed or self.link.ends:
+            return StoreClosed(self.link.path)
+        return ConsumerClosed(self.subscription, self.name)
+
+    # Requests.
+
+    def check(self) -> None:
+        self.link.check()
+        if self.closed:
+            raise self._over()
+        if self._failure is not None:
+            raise self._failure
+
+    def ask(self, request: pb.ConsumeRequest) -> tuple[int, Answer]:
+        """Send a request, at once or when it is attached again; return its number and answer."""
+        self.check()
+        self._numbers += 1
+        number = request.number = self._numbers
+        answer: Answer = self.link.loop.create_future()
+        self._asked[number] = (answer, request)
+        if self._outgoing is not None:
+            self._outgoing.put_nowait(request)
+        elif self._opening.done() and (self._life is None or self._life.done()):
+            self._live(None)
+        return number, answer
+
+    def is_asked(self, number: int) -> bool:
+        """Whether somebody waits for the answer."""
+        asked = self._asked.get(number)
+        return asked is not None and not asked[0].done()
+
+    def tell(self, request: pb.ConsumeRequest) -> None:
+        """Send what needs no answer, if that is possible now."""
+        if self._outgoing is not None:
+            self._outgoing.put_nowait(request)
+
+    def forget(self, number: int) -> None:
+        """Wait for an answer no more."""
+        asked = self._asked.pop(number, None)
+        if asked is not None:
+            asked[0].cancel()
+            self.tell(pb.ConsumeRequest(cancel=number))
+
+    def refuse(self, number: int, error: Exception) -> None:
+        """End the wait for an answer with an error."""
+        asked = self._asked.get(number)
+        if asked is not None and not asked[0].done():
+            asked[0].set_exception(error)
+            self.forget(number)
+
+    # The end.
+
+    async def close(self, seconds: float) -> None:
+        """Detach, if the server can be told within so many seconds; in any case it is over then."""
+        if self._ending is None:
+            self._ending = self.link.loop.create_task(self._end(seconds))
+        await asyncio.shield(self._ending)
+
+    async def _end(self, seconds: float) -> None:
+        await asyncio.wait([self._opening])
+        if self._outgoing is not None and not self.link.closed:
+            _, answer = self.ask(pb.ConsumeRequest(close=True))
+            self.closed = True
+            await asyncio.wait([answer], timeout=seconds)
+            if self._outgoing is not None:
+                self._outgoing.put_nowait(None)
+        self.closed = True
+        self._fail(self._over())
+        if self._life is not None:
+            self._life.cancel()
+            await asyncio.wait([self._life])
+        if self._call is not None:
+            self._call.cancel()
+        self._outgoing = None
+
+
+async def _requests(
+    outgoing: asyncio.Queue[pb.ConsumeRequest | None],
+) -> AsyncIterator[pb.ConsumeRequest]:
+    while (request := await outgoing.get()) is not None:
+        yield request
