@@ -14,9 +14,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from hstreamlite import demo
 
         return demo.main(arguments[1:])
+    if arguments[:1] == ["server"]:
+        from hstreamlite.net import main as server
+
+        return server.main(arguments[1:])
     from hstreamlite import cli
 
-    return cli.main(arguments)
+    try:
+        return cli.main(arguments)
+    except KeyboardInterrupt:  # while a command is still being loaded
+        return 130
 
 
 if __name__ == "__main__":

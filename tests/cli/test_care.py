@@ -1,4 +1,4 @@
-"""Commands as a person runs them: exit code, what is printed, what is left alone."""
+"""The commands that need the core alone: exit code, what is printed, what is left alone."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pytest
 
 import hstreamlite as hs
 from hstreamlite import cli
+from hstreamlite.cli import care
+from hstreamlite.cli.exits import Exit
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -121,7 +123,7 @@ def test_help_tells_the_exit_codes() -> None:
     for arguments in (("--help",), ("check", "--help")):
         done = command(*arguments)
         assert done.returncode == 0
-        assert "exit codes:" in done.stdout
+        assert "exit codes:" in done.stdout.lower()
 
 
 def test_salvage_saves_the_rest_and_gives_1(store: Path, tmp_path: Path) -> None:
@@ -201,21 +203,23 @@ def test_failure_of_the_program_itself_is_not_taken_for_damage(
     def fails(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(cli, "check", fails)
-    assert cli.main(["check", str(store)]) == cli.UNREADABLE
+    monkeypatch.setattr(care, "check", fails)
+    assert cli.main(["check", str(store)]) == Exit.UNREACHABLE
     assert "ZeroDivisionError: a bug" in capsys.readouterr().err
 
 
 INTERRUPTED_SOON = """
 import signal, sys
 from hstreamlite import cli
+from hstreamlite.cli import care
+from hstreamlite.cli.exits import Exit
 signal.signal(signal.SIGALRM, signal.default_int_handler)
 try:
     signal.setitimer(signal.ITIMER_REAL, float(sys.argv[1]))
     code = cli.main(sys.argv[2:])
     signal.setitimer(signal.ITIMER_REAL, 0)
 except KeyboardInterrupt:
-    code = cli.INTERRUPTED
+    code = Exit.INTERRUPTED
 sys.exit(code)
 """
 
@@ -233,11 +237,11 @@ def test_interrupt_at_any_time_leaves_nothing(store: Path, tmp_path: Path) -> No
         done = subprocess.run([sys.executable, "-c", INTERRUPTED_SOON, *arguments])
         codes.append(done.returncode)
         if target.exists():
-            assert cli.main(["check", str(target)]) == cli.SOUND
+            assert cli.main(["check", str(target)]) == Exit.DONE
         else:
-            assert codes[-1] == cli.INTERRUPTED
-    assert set(codes) <= {cli.DAMAGED, cli.INTERRUPTED}
-    assert cli.INTERRUPTED in codes
+            assert codes[-1] == Exit.INTERRUPTED
+    assert set(codes) <= {Exit.REFUSED, Exit.INTERRUPTED}
+    assert Exit.INTERRUPTED in codes
     assert not list(tmp_path.glob("*.partial"))
 
 
