@@ -13,10 +13,10 @@ from benchmarks.subject import NAME, HStreamLog
 def contenders() -> tuple[dict[str, Opener], dict[str, str]]:
     """Return the openers by name, ours first, and the versions of the packages."""
     openers, versions = rivals.openers()
-    return {NAME: HStreamLog, **openers}, {NAME: _version(), **versions}
+    return {NAME: HStreamLog, **openers}, {NAME: version(), **versions}
 
 
-def _version() -> str:
+def version() -> str:
     try:
         return metadata.version(NAME)
     except metadata.PackageNotFoundError:

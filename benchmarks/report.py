@@ -113,14 +113,13 @@ def _rows(result: Result, *, every: bool) -> list[str]:
     best = result.best_rival()
     limit = next(iter(result.limits))
     versus = ("", "-") if best is None else _versus(result, best, result.contenders[best])
-    figures = _figures(ours, result.line.unit)
     bound = _versus(result, limit, result.limits[limit])
-    rows = [_COLUMNS.format(result.line.title, *figures, *versus, *bound)]
+    rows = [_COLUMNS.format(result.line.title, *figures(ours, result.line.unit), *versus, *bound)]
     if every:
         for name, samples in [*result.contenders.items(), *result.limits.items()]:
             ratio = _versus(result, "", samples)[0]
-            figures = _figures(samples, result.line.unit)
-            rows.append(_COLUMNS.format(f"  {name}", *figures, ratio, "", "", ""))
+            told = figures(samples, result.line.unit)
+            rows.append(_COLUMNS.format(f"  {name}", *told, ratio, "", "", ""))
     return [row.rstrip() for row in rows]
 
 
@@ -130,7 +129,7 @@ def _versus(result: Result, name: str, samples: Sequence[Sample]) -> tuple[str, 
     return f"{ratio:.{digits}f}", name
 
 
-def _figures(samples: Sequence[Sample], unit: str) -> tuple[str, str, str, str]:
+def figures(samples: Sequence[Sample], unit: str) -> tuple[str, str, str, str]:
     rates = sorted(sample.rate for sample in samples)
     middle, low, high = rate(samples), rates[0], rates[-1]
     if unit == "ms":

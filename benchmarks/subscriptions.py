@@ -13,10 +13,7 @@ and its least and greatest.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,16 +24,15 @@ from typing import Any, TypeAlias
 import hstreamlite as hs
 from benchmarks import inflight, leased
 from benchmarks.cases import Case, Line, Run, expect
-from benchmarks.contenders import _version
+from benchmarks.contenders import version
 from benchmarks.goals import Goal, Group, Sense
 from benchmarks.leased import Worker
-from benchmarks.machine import describe
 from benchmarks.plan import Plan
-from benchmarks.report import _figures
-from benchmarks.rounds import run_case
+from benchmarks.report import figures
+from benchmarks.rounds import Result
 from benchmarks.samples import Sample, in_threads
 from benchmarks.subject import NAME
-from benchmarks.table import _ROUNDS, _VOLUMES, _missing, _plain, _progress, _row
+from benchmarks.table import parser, plan_of, print_rows
 
 _SIZE = 100
 _TOGETHER = 100
@@ -217,49 +213,20 @@ def _alone(plan: Plan, kind: _Kind, title: str) -> Group:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; the exit code is 0, whatever is met."""
-    options = _parser().parse_args(arguments)
-    plan = Plan(options.seed, _VOLUMES[options.scale])
-    rounds = options.rounds or _ROUNDS[options.scale]
-    wanted, versions = groups(plan)
-    facts = {**describe(options.dir), NAME: _version(), **versions}
-    facts |= {"seed": str(plan.seed), "scale": options.scale, "rounds": str(rounds)}
-    for name, fact in facts.items():
-        print(f"{name:14} {fact}")
-    print()
-    rows: list[dict[str, object]] = []
-    with tempfile.TemporaryDirectory(prefix="hstreamlite-bench-", dir=options.dir) as directory:
-        for title, make in wanted.items():
-            if options.only and options.only not in title:
-                continue
-            group = make()
-            results = run_case(group.case, rounds, Path(directory), _progress)
-            _progress("")
-            for goal in group.goals:
-                verdict = goal.judge(results)
-                print(_missing(goal) if verdict is None else _row(verdict), flush=True)
-                if verdict is not None:
-                    rows.append(_plain(verdict))
-            if group.case.workload == "subscriptions":
-                for name, samples in results[0].contenders.items():
-                    middle, low, high, _ = _figures(samples, "rec")
-                    print(f"     {name:20} {middle:>10}  ({low} to {high})", flush=True)
-    if options.json:
-        text = json.dumps({"machine": facts, "rows": rows}, indent=1)
-        options.json.write_text(text + "\n", encoding="utf-8")
+    commands = parser("python -m benchmarks.subscriptions", __doc__)
+    commands.add_argument("--only", metavar="WORD", help="only what has it in its title")
+    options = commands.parse_args(arguments)
+    found, versions = groups(plan_of(options))
+    wanted = (make() for title, make in found.items() if (options.only or "") in title)
+    print_rows(wanted, options, {NAME: version(), **versions}, detail=_print_rates)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.subscriptions", description=__doc__)
-    add = parser.add_argument
-    add("--only", metavar="WORD", help="only what has it in its title")
-    add("--rounds", type=int, metavar="N", help=f"{_ROUNDS['full']} if not given")
-    add("--scale", choices=_VOLUMES, default="full", help="share of the full volume")
-    add("--quick", action="store_const", const="quick", dest="scale", help="a minute or two")
-    add("--seed", type=int, default=1, help="seed of all payloads")
-    add("--json", type=Path, metavar="FILE", help="write every row there")
-    add("--dir", type=Path, default=Path.cwd(), help="where the data goes; a disk, not a tmpfs")
-    return parser
+def _print_rates(case: Case, results: Sequence[Result]) -> None:
+    if case.workload == "subscriptions":
+        for name, samples in results[0].contenders.items():
+            middle, low, high, _ = figures(samples, "rec")
+            print(f"     {name:20} {middle:>10}  ({low} to {high})", flush=True)
 
 
 if __name__ == "__main__":

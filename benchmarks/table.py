@@ -12,14 +12,15 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.cases import Case
 from benchmarks.contenders import contenders
-from benchmarks.goals import Goal, Sense, Verdict, groups
+from benchmarks.goals import Goal, Group, Sense, Verdict, groups
 from benchmarks.machine import describe
 from benchmarks.plan import Plan
-from benchmarks.rounds import run_case
+from benchmarks.rounds import Result, run_case
 
 _VOLUMES = {"full": 1.0, "quick": 0.05, "tiny": 0.001}
 _ROUNDS = {"full": 5, "quick": 3, "tiny": 1}
@@ -28,39 +29,27 @@ _COLUMNS = "{:2} {:52} {:>10} {:32} {:>10} {:>6} {:>13} {:>8} {}"
 
 def main(arguments: Sequence[str]) -> int:
     """Run what the command line asks for; the exit code is 0, whatever is met."""
-    options = _parser().parse_args(arguments)
+    commands = parser("python -m benchmarks table", __doc__)
+    commands.add_argument(
+        "--goal", action="append", metavar="N", help="only the rows of this goal; may be repeated"
+    )
+    options = commands.parse_args(arguments)
     openers, versions = contenders()
-    plan = Plan(options.seed, _VOLUMES[options.scale])
-    rounds = options.rounds or _ROUNDS[options.scale]
-    facts = {**describe(options.dir), **versions, "seed": str(plan.seed)}
-    facts |= {"scale": options.scale, "rounds": str(rounds)}
-    for name, fact in facts.items():
-        print(f"{name:14} {fact}")
-    heading = ("", "goal", "figure", "beside", "", "ratio", "min-max", "wanted", "met")
-    print("\n" + _COLUMNS.format(*heading))
-    rows: list[dict[str, object]] = []
-    with tempfile.TemporaryDirectory(prefix="hstreamlite-bench-", dir=options.dir) as directory:
-        for number, make in groups(plan, openers).items():
-            if options.goal and number not in options.goal:
-                continue
-            for group in make():
-                results = run_case(group.case, rounds, Path(directory), _progress)
-                _progress("")
-                for goal in group.goals:
-                    verdict = goal.judge(results)
-                    print(_missing(goal) if verdict is None else _row(verdict), flush=True)
-                    if verdict is not None:
-                        rows.append(_plain(verdict))
-    if options.json:
-        text = json.dumps({"machine": facts, "rows": rows}, indent=1)
-        options.json.write_text(text + "\n", encoding="utf-8")
+    plan = plan_of(options)
+    wanted = (
+        group
+        for number, make in groups(plan, openers).items()
+        if not options.goal or number in options.goal
+        for group in make()
+    )
+    print_rows(wanted, options, versions, heading=True)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks table", description=__doc__)
+def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of what every table of goals can be told."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
     add = parser.add_argument
-    add("--goal", action="append", metavar="N", help="only the rows of this goal; may be repeated")
     add("--rounds", type=int, metavar="N", help=f"{_ROUNDS['full']} if not given")
     add("--scale", choices=_VOLUMES, default="full", help="share of the full volume")
     add("--quick", action="store_const", const="quick", dest="scale", help="a minute or two")
@@ -68,6 +57,47 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", type=Path, metavar="FILE", help="write every row there")
     add("--dir", type=Path, default=Path.cwd(), help="where the data goes; a disk, not a tmpfs")
     return parser
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """Return the volumes that are asked for."""
+    return Plan(options.seed, _VOLUMES[options.scale])
+
+
+def print_rows(
+    wanted: Iterable[Group],
+    options: argparse.Namespace,
+    versions: Mapping[str, str],
+    *,
+    heading: bool = False,
+    detail: Callable[[Case, Sequence[Result]], None] | None = None,
+) -> None:
+    """Measure groups in turn, and print a row for each of their goals, then the detail."""
+    rounds = options.rounds or _ROUNDS[options.scale]
+    facts = {**describe(options.dir), **versions, "seed": str(options.seed)}
+    facts |= {"scale": options.scale, "rounds": str(rounds)}
+    for name, fact in facts.items():
+        print(f"{name:14} {fact}")
+    print()
+    if heading:
+        print(
+            _COLUMNS.format("", "goal", "figure", "beside", "", "ratio", "min-max", "wanted", "met")
+        )
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory(prefix="hstreamlite-bench-", dir=options.dir) as directory:
+        for group in wanted:
+            results = run_case(group.case, rounds, Path(directory), _progress)
+            _progress("")
+            for goal in group.goals:
+                verdict = goal.judge(results)
+                print(_missing(goal) if verdict is None else _row(verdict), flush=True)
+                if verdict is not None:
+                    rows.append(_plain(verdict))
+            if detail is not None:
+                detail(group.case, results)
+    if options.json:
+        text = json.dumps({"machine": facts, "rows": rows}, indent=1)
+        options.json.write_text(text + "\n", encoding="utf-8")
 
 
 def _progress(text: str) -> None:

@@ -6,31 +6,24 @@ from itertools import islice
 from pathlib import Path
 from struct import Struct
 
-from rocksdict import DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
+from rocksdict import Rdict, WriteBatch, WriteOptions
 
 from benchmarks.leased.tables import LeaseTable
+from benchmarks.rivals.rocksdict import options
 
 _KEY = Struct(">Q")
 _LEASE = Struct("<Qd")
 _NEXT = b"next"
-_MEMTABLE_BYTES = 128 << 20
-
-
-def _options() -> Options:
-    options = Options(raw_mode=True)
-    options.set_write_buffer_size(_MEMTABLE_BYTES)
-    options.set_compression_type(DBCompressionType.none())
-    return options
 
 
 class RocksTable:
     """A lease is (end, deadline) under the first number; what goes together is a write batch."""
 
     def __init__(self, path: Path):
-        self._db = Rdict(str(path), _options())
+        self._db = Rdict(str(path), options())
         self._write_options = WriteOptions()
         self._db.set_write_options(self._write_options)
-        self._leases = self._db.create_column_family("leases", _options())
+        self._leases = self._db.create_column_family("leases", options())
         self._leases.set_write_options(self._write_options)
         self._family = self._db.get_column_family_handle("leases")
 

@@ -16,7 +16,7 @@ _STREAM_KEY = Struct(">IQ")
 _MEMTABLE_BYTES = 128 << 20
 
 
-def _options() -> Options:
+def options() -> Options:
     options = Options(raw_mode=True)
     options.set_write_buffer_size(_MEMTABLE_BYTES)
     options.set_compression_type(DBCompressionType.none())
@@ -27,7 +27,7 @@ class RocksLog:
     """One key space; with several streams the key is prefixed with the stream's number."""
 
     def __init__(self, path: str, level: Level, *, streams: int = 1):
-        self._db = Rdict(path, _options())
+        self._db = Rdict(path, options())
         self._write_options = WriteOptions()
         self._write_options.sync = level != "os"
         self._db.set_write_options(self._write_options)
@@ -82,7 +82,7 @@ class RocksLog:
 
     def save(self, progress: bytes) -> None:
         if self._progress is None:
-            self._progress = self._db.create_column_family("progress", _options())
+            self._progress = self._db.create_column_family("progress", options())
             self._progress.set_write_options(self._write_options)
         self._progress[b"progress"] = progress
 

@@ -1,4 +1,4 @@
-"""Makes the tables of docs/reference.md from the code.
+"""Makes the tables of docs/reference.md and docs/cli.md from the code.
 
 python tests/docs/reference.py --write
 """
@@ -14,8 +14,12 @@ from pathlib import Path
 
 import hstreamlite as hs
 from hstreamlite import config, errors
+from tests.docs import commands, statistics
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "reference.md"
+ROOT = Path(__file__).parent.parent.parent
+PAGE = ROOT / "docs" / "reference.md"
+CLI_PAGE = ROOT / "docs" / "cli.md"
+METRICS_PAGE = ROOT / "docs" / "metrics.md"
 CLASSES = (
     "Store",
     "Stream",
@@ -37,22 +41,31 @@ VALUES = (
     "AckResult",
     "Backoff",
     "ConsumerStats",
+    "Damaged",
+    "Distribution",
     "Gap",
     "GroupStats",
     "Lag",
+    "Rates",
     "RecoveryReport",
     "Sought",
     "StoreStats",
     "StreamInfo",
+    "StreamRates",
+    "StreamTraffic",
     "SubscriptionInfo",
+    "SubscriptionRates",
+    "SubscriptionTraffic",
 )
 INTERNAL = {"Producer.send_if_due"}
 MEANINGS = {
+    "BATCH_RECORDS_MAX": "Records of a batch that a remote client encoded.",
     "SHARDS_MAX": "Shards of one stream.",
     "STREAMS_MAX": "Streams of one store.",
     "SUBSCRIPTIONS_MAX": "Subscriptions of one store.",
     "ACK_TIMEOUT_SECONDS_MAX": "Longest ack timeout, extension or delay of a release, in seconds.",
     "MAX_UNACKED_MAX": "Largest max_unacked of a subscription.",
+    "MAX_UNACKED_BYTES_MAX": "Largest window in bytes.",
     "JSON_DEPTH_MAX": "Depth of a JSON record that is read; those written may be 32 deep.",
     "PRODUCER_NAME_MAX": "Characters of a producer's name.",
 }
@@ -68,13 +81,14 @@ MEMBERS = {
     "DeliveryBatch.consumer": "The consumer that received it.",
     "Batch.shard_id": "Number of the shard.",
     "Batch.batch_id": "LSN of the first record as stored.",
-    "Batch.first": "LSN of the first record to be read; above batch_id in a trimmed batch.",
-    "Batch.end": "LSN behind the last record.",
+    "Batch.first": "Index of the first record to be read; above 0 in a batch that is trimmed.",
+    "Batch.end": "Index behind the last record to be read.",
     "Batch.append_time_ms": "Append time in milliseconds since 1970.",
     "Batch.append_time": "Append time.",
     "Batch.compression": "How the payload is compressed.",
     "Batch.payload": "Serialized records, as stored.",
-    "Batch.decoded_bytes": "Size of the payload decompressed.",
+    "Batch.decoded_bytes": "Size of the payload decompressed; 0 where a client encoded it.",
+    "Batch.size": "Number of its records, trimmed ones included.",
     "Transaction.ids": "After the commit: ids of what was appended, by stream.",
     "Transaction.append_many": "Append records to a stream at the commit.",
     "Transaction.delete_stream": "Delete a stream at the commit.",
@@ -210,6 +224,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "limits": limits,
     "errors": error_table,
     "values": value_table,
+    "commands": commands.commands,
+    "exits": commands.exits,
+    "metrics": statistics.metrics,
+    "sqltables": statistics.sql_tables,
+    "stats": statistics.names,
     **{name: (lambda name=name: class_table(name)) for name in CLASSES},  # type: ignore[misc]
 }
 
@@ -224,8 +243,9 @@ def filled(page: str) -> str:
 
 
 if __name__ == "__main__":
-    text = PAGE.read_text(encoding="utf-8")
-    if "--write" in sys.argv[1:]:
-        PAGE.write_text(filled(text), encoding="utf-8")
-    else:
-        sys.exit(0 if filled(text) == text else "docs/reference.md is not what the code says")
+    for page in (PAGE, CLI_PAGE, METRICS_PAGE):
+        text = page.read_text(encoding="utf-8")
+        if "--write" in sys.argv[1:]:
+            page.write_text(filled(text), encoding="utf-8")
+        elif filled(text) != text:
+            sys.exit(f"{page} is not what the code says")

@@ -5,16 +5,22 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 import hstreamlite as hs
 from hstreamlite import aio, config, errors
+from hstreamlite.metrics.stalls import WORDS
+from hstreamlite.net.exposition import documented
 from tests.docs import reference
 
 ROOT = Path(__file__).parent.parent.parent
@@ -25,15 +31,44 @@ SHELLS = [name for name in reference.CLASSES if hasattr(aio, name)]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
+SERVER = re.compile(r"^hstreamlite server --store (\S+)", re.MULTILINE)
+
+
+def parts(page: Path) -> Iterator[tuple[str, str]]:
+    """Yield the language of each block of a page, and its text, each line where it stands."""
+    language, text = "", ""
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines()):
+        if not line.startswith("```"):
+            text += f"{line}\n" if language else ""
+        elif language:
+            yield language, text
+            language = ""
+        else:
+            language, text = line[3:], "\n" * (number + 1)
+
+
 def blocks(page: Path) -> str:
-    """Return the Python of a page, each line at the place where it stands."""
-    lines = []
-    inside = False
-    for line in page.read_text(encoding="utf-8").splitlines():
-        if line.startswith("```"):
-            inside = line == "```python"
-        lines.append(line if inside and not line.startswith("```") else "")
-    return "\n".join(lines)
+    """Return the Python of a page."""
+    return "".join(text.strip() for language, text in parts(page) if language == "python")
+
+
+@contextmanager
+def server(path: str) -> Iterator[None]:
+    """Serve a store as a page says, but where no other test listens."""
+    where = ["--store", path, "--port", "0"]
+    environment = os.environ | {"PYTHONPATH": str(Path(hs.__file__).parent.parent)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "hstreamlite", "server", *where],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdout is not None
+        assert b"ready" in process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.terminate()
 
 
 @pytest.fixture
@@ -47,8 +82,13 @@ def in_own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 @each_page
 @pytest.mark.usefixtures("in_own_directory")
 def test_examples_run(page: Path) -> None:
-    code = compile(blocks(page), str(page), "exec", dont_inherit=True)
-    exec(code, {"__name__": page.stem})
+    names = {"__name__": page.stem}
+    with ExitStack() as servers:
+        for language, text in parts(page):
+            if language == "python":
+                exec(compile(text, str(page), "exec", dont_inherit=True), names)
+            elif language == "sh" and (started := SERVER.search(text)):
+                servers.enter_context(server(started[1]))
 
 
 def test_there_are_examples() -> None:
@@ -61,8 +101,45 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
-def test_tables_are_what_the_code_says() -> None:
-    assert reference.filled(REFERENCE) == REFERENCE, "run tests/docs/reference.py --write"
+@pytest.mark.parametrize(
+    "page",
+    [reference.PAGE, reference.CLI_PAGE, reference.METRICS_PAGE],
+    ids=lambda page: page.name,
+)
+def test_tables_are_what_the_code_says(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert reference.filled(text) == text, "run tests/docs/reference.py --write"
+
+
+def test_commands_for_shells_run(tmp_path: Path) -> None:
+    (block,) = re.findall(
+        r"^```sh\n(.*?)^```",
+        reference.CLI_PAGE.read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
+    program = f'hstreamlite() {{ "{sys.executable}" -m hstreamlite "$@"; }}\n'
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", program + block],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(hs.__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 'customer-17 1\ncustomer-17 2\ncustomer-17 3\n9 {"' in done.stdout
+    with hs.open(tmp_path / "shop", read_only=True) as store:
+        assert store.stream("orders").info().records == 4
+
+
+def test_metrics_in_examples_exist() -> None:
+    page = reference.METRICS_PAGE.read_text(encoding="utf-8")
+    examples = "".join(re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL))
+    named = set(re.findall(r"hstreamlite_\w+", examples))
+    assert named
+    assert named <= {name for name, _, _ in documented()}
+    reasons = set(re.findall(r'reason="(\w+)"', examples))
+    assert reasons <= set(WORDS)
+    assert [word for word in WORDS if f"| `{word}` |" not in page] == []
 
 
 @pytest.mark.parametrize("name", hs.__all__)
