@@ -42,6 +42,7 @@ from hstreamlite.handout import Handout, OrderedHandout, ShardHandout, SharedHan
 from hstreamlite.log.catalog import SubscriptionState
 from hstreamlite.log.journal import PROGRESS, Op
 from hstreamlite.metrics.traffic import Outflow
+from hstreamlite.recordnames import RecordNames
 from hstreamlite.records import Delivery, RecordId
 from hstreamlite.sentry import Sentry
 from hstreamlite.sub.ackmap import AckCounts, AckFlag
@@ -164,13 +165,15 @@ class Feed:
         for shard in self.shards:
             if progress is None or shard not in progress.shards:
                 self.group.add_shard(shard, state.start.get(shard, 1))
-        self.sentry = Sentry(self.group, engine.config.stall_warning, engine.env.clock.mono_ns())
+        names = RecordNames(self.journal)
+        now = engine.env.clock.mono_ns()
+        self.sentry = Sentry(self.group, names, engine.config.stall_warning, now)
         self.addresses = {shard: self.group.ack_address(shard) for shard in self.shards}
         self.gate = fast.AckGate(engine.gate)
         self._needs_snapshot = progress is None
         self.gaps_passed = 0
         """How often records were passed over that are gone: what is asked for lies elsewhere."""
-        self._stored_ns = engine.env.clock.mono_ns()
+        self._stored_ns = now
         self._room_bytes = 0
         self._offered = -1
         self._edges: dict[int, int] = {}
@@ -828,7 +831,7 @@ class Feed:
     def stats(self) -> GroupStats:
         with self.lock:
             self.lag()
-            stats = self.sentry.stats(self.now(), self.group.stats())
+            stats = self.sentry.stats(self.now())
             return replace(stats, buried=self.buried(), burial_failure=self.burial_failure)
 
     def gaps(self, consumer: str) -> tuple[Gap, ...]:

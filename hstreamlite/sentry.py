@@ -15,6 +15,7 @@ from weakref import ref
 from hstreamlite._native import fast
 from hstreamlite.sub.effects import GroupStats, Holding
 from hstreamlite.sub.group import Group
+from hstreamlite.sub.names import Names
 from hstreamlite.sub.watch import Watch
 
 log = logging.getLogger("hstreamlite")
@@ -29,8 +30,9 @@ class Sentry:
     With its lock held, but for `asked`, `acked` and `moved`, which only note a time.
     """
 
-    def __init__(self, group: Group, warn_after: float, now: int) -> None:
+    def __init__(self, group: Group, names: Names, warn_after: float, now: int) -> None:
         self._group = group
+        self._names = names
         self._watch = Watch(now)
         self._warn_ns = int(warn_after * 1e9)
         self._gates: dict[str, ref[fast.AckGate]] = {}
@@ -81,7 +83,7 @@ class Sentry:
         blocked = self._look(now)
         still = self._warn_ns and blocked not in _NOTHING_TO_DO
         if still and self._watch.complains(now, self._warn_ns):
-            self._warn(now, blocked)
+            self._warn(now)
 
     def _look(self, now: int) -> str:
         self._looked_ns = now
@@ -91,12 +93,12 @@ class Sentry:
         self._watch.look(now, self._group.done(), acks, work=blocked not in _NOTHING_TO_DO)
         return blocked
 
-    def _warn(self, now: int, blocked: str) -> None:
+    def _warn(self, now: int) -> None:
         holder = _oldest_of(self._group.holdings())
         held = (
-            f"oldest unacked id {holder.oldest} is at consumer {holder.consumer!r}, "
-            f"which holds {holder.unacked}"
-            if holder
+            f"oldest unacked id {self._names.told(*holder.oldest)} is at consumer "
+            f"{holder.consumer!r}, which holds {holder.unacked}"
+            if holder and holder.oldest
             else "nothing is unacked at a consumer"
         )
         log.warning(
@@ -105,18 +107,23 @@ class Sentry:
             self._group.name,
             self._watch.still_ns(now) / 1e9,
             self._group.lag().backlog,
-            blocked or "no consumer takes them",
+            self._group.blocked(self._names) or "no consumer takes them",
             held,
         )
 
-    def stats(self, now: int, stats: GroupStats) -> GroupStats:
-        """Return a group's stats with those of its consumers."""
-        blocked = self._look(now)
+    def stats(self, now: int) -> GroupStats:
+        """Return the group's stats with those of its consumers."""
+        self._look(now)
+        stats = self._group.stats(self._names)
         return replace(
             stats,
             stalled=self._watch.still_ns(now) / 1e9,
             attached=self._watch.survey(
-                now, self._group.holdings(), blocked, self._group.limits.ack_timeout_ns // 2
+                now,
+                self._group.holdings(),
+                stats.blocked,
+                self._group.limits.ack_timeout_ns // 2,
+                self._names,
             ),
         )
 

@@ -124,14 +124,14 @@ class Stand(NamedTuple):
 class Holding(NamedTuple):
     """What a consumer has in flight.
 
-    ``oldest`` is the unacked id that falls due first, at ``due_ns``. ``blocks`` tells whether it
-    holds the record that holds up the group, ``full`` names its own window that is full, if one
-    is, and ``could_take`` tells whether it would get something if it asked now.
+    ``oldest`` is the unacked record (shard, LSN) that falls due first, at ``due_ns``. ``blocks``
+    tells whether it holds the record that holds up the group, ``full`` names its own window that is
+    full, if one is, and ``could_take`` tells whether it would get something if it asked now.
     """
 
     consumer: str
     unacked: int
-    oldest: str
+    oldest: tuple[int, int] | None
     due_ns: int | None
     waiting: bool
     blocks: bool
@@ -144,7 +144,7 @@ class Holding(NamedTuple):
 class ConsumerStats:
     """How an attached consumer does.
 
-    ``unacked`` records are in flight at it, of which ``oldest`` (shard-LSN) falls due first. It
+    ``unacked`` records are in flight at it, of which the one with id ``oldest`` falls due first. It
     asked for records and acked so many seconds ago, counted from its attachment if it never did.
     ``waiting`` tells whether it stands in line for records; ``stalled`` says why it holds up itself
     or the group, or is empty. ``unacked_bytes`` is None unless a window in bytes is set.

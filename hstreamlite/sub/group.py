@@ -54,6 +54,7 @@ from hstreamlite.sub.keytab import runs_of
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits, check_range
 from hstreamlite.sub.loads import Loads
 from hstreamlite.sub.modes import DISPATCHERS
+from hstreamlite.sub.names import BY_LSN, Names
 from hstreamlite.sub.ordered import OrderedDispatcher
 from hstreamlite.sub.presence import Presence
 from hstreamlite.sub.recorder import Recorder
@@ -673,9 +674,11 @@ class Group:
     def lag(self) -> Lag:
         return lag_of(self._windows.values(), self._dispatch)
 
-    def blocked(self) -> str:
+    def blocked(self, names: Names = BY_LSN) -> str:
         """Return why nothing new can be dispatched, or an empty text."""
-        return self._survey.blocked(self._consumers, paused=self.paused, unburied=self.unburied)
+        return self._survey.blocked(
+            self._consumers, names, paused=self.paused, unburied=self.unburied
+        )
 
     def holdings(self) -> tuple[Holding, ...]:
         """Return what each consumer has in flight; linear in that."""
@@ -685,9 +688,9 @@ class Group:
         """Return a number that changes whenever a record is acked."""
         return self._survey.done()
 
-    def stats(self) -> GroupStats:
+    def stats(self, names: Names = BY_LSN) -> GroupStats:
         return self._survey.stats(
-            tuple(self._consumers), paused=self.paused, unburied=self.unburied
+            tuple(self._consumers), names, paused=self.paused, unburied=self.unburied
         )
 
     def _window(self, shard: int) -> Window:

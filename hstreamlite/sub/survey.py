@@ -7,6 +7,7 @@ from hstreamlite.sub.events import EventLog
 from hstreamlite.sub.limits import Limits
 from hstreamlite.sub.loads import Loads
 from hstreamlite.sub.modes import Dispatcher
+from hstreamlite.sub.names import Names
 from hstreamlite.sub.window import Window
 
 
@@ -36,7 +37,9 @@ class Survey:
         self._events = events
         self._loads = loads
 
-    def stats(self, consumers: tuple[str, ...], *, paused: bool, unburied: str) -> GroupStats:
+    def stats(
+        self, consumers: tuple[str, ...], names: Names, *, paused: bool, unburied: str
+    ) -> GroupStats:
         lag = lag_of(self._windows.values(), self._dispatch)
         waiting, doomed = self._dispatch.count_waiting()
         return GroupStats(
@@ -49,31 +52,34 @@ class Survey:
             backlog=lag.backlog,
             gaps=self._events.gaps,
             gap_records=self._events.gap_records,
-            blocked=self.blocked(consumers, paused=paused, unburied=unburied),
+            blocked=self.blocked(consumers, names, paused=paused, unburied=unburied),
             doomed=doomed,
             in_flight_bytes=self._loads.bytes_of_all(),
             damaged=sum(end - first for _, first, end in self._dispatch.damaged()),
         )
 
-    def blocked(self, consumers: Iterable[str], *, paused: bool, unburied: str) -> str:
+    def blocked(
+        self, consumers: Iterable[str], names: Names, *, paused: bool, unburied: str
+    ) -> str:
         """Return why nothing new can be dispatched, or an empty text.
 
         ``unburied`` tells why what is doomed could not be moved, if it could not.
         """
         if paused:
             return "paused"
-        names = list(consumers)
-        if not names:
+        attached = list(consumers)
+        if not attached:
             return "no consumers"
-        why = self._blocked(self._dispatch.outstanding())
-        if not why and self._loads.narrow and all(map(self._own_full, names)):
+        why = self._blocked(self._dispatch.outstanding(), names)
+        if not why and self._loads.narrow and all(map(self._own_full, attached)):
             why = "own windows of all consumers full"
         if why and unburied and not why.startswith("own") and self._dispatch.count_waiting()[1]:
             return f"doomed records cannot be moved: {unburied}"
         damaged = self._dispatch.damaged()
         if damaged and (why == "no records" or why.startswith("keys blocked")):
             shard, first, end = damaged[0]
-            why = f"damaged: records {shard}-{first} to {shard}-{end - 1} cannot be read"
+            first_id, last_id = names.id(shard, first), names.id(shard, end - 1)
+            why = f"damaged: records {first_id} to {last_id} cannot be read"
         return why
 
     def _own_full(self, consumer: str) -> str:
@@ -83,14 +89,16 @@ class Survey:
         what = "max_unacked_bytes" if self._loads.full_of(consumer) else "max_unacked"
         return f"own window is full ({what}_per_consumer)"
 
-    def _blocked(self, outstanding: int) -> str:
+    def _blocked(self, outstanding: int, names: Names) -> str:
         if self._dispatch.can_resend() and not self._loads.full():
             return ""
         backed_up = [*filter(self._dispatch.backed_up, self._windows.values())]
         if not backed_up and not self._dispatch.can_resend():
             return "no records"
         what, window = self._full(backed_up, outstanding)
-        return f"{what}: oldest unacked id {window.shard}-{window.low}" if window else ""
+        if window is None:
+            return ""
+        return f"{what}: oldest unacked id {names.told(window.shard, window.low)}"
 
     def _full(self, backed_up: list[Window], outstanding: int) -> tuple[str, Window | None]:
         """Return which limit is reached, and the window whose oldest record is what to look at."""
@@ -128,7 +136,7 @@ class Survey:
         return Holding(
             consumer=name,
             unacked=sum(count for *_, count in held),
-            oldest=f"{shard}-{lsn}" if held else "",
+            oldest=(shard, lsn) if held else None,
             due_ns=due_ns,
             waiting=waiting,
             blocks=any((at, first) <= blocker < (at, end) for _, at, first, end, _ in held)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from hstreamlite.sub.effects import ConsumerStats, Holding
 from hstreamlite.sub.limits import SECOND_NS
+from hstreamlite.sub.names import Names
 
 REPEAT = 10
 """A standstill that lasts is complained of again after so many times the first delay."""
@@ -83,47 +84,60 @@ class Watch:
         return True
 
     def survey(
-        self, now: int, holdings: tuple[Holding, ...], blocked: str, patience_ns: int
+        self,
+        now: int,
+        holdings: tuple[Holding, ...],
+        blocked: str,
+        patience_ns: int,
+        names: Names,
     ) -> tuple[ConsumerStats, ...]:
         """Return how each consumer does; one that kept records, or those it should ask for, beyond
         ``patience_ns`` is stalled."""
         return tuple(
-            self._stats(now, holding, blocked, patience_ns)
+            self._stats(now, holding, blocked, patience_ns, names)
             for holding in holdings
             if holding.consumer in self._consumers
         )
 
-    def _stats(self, now: int, holding: Holding, blocked: str, patience_ns: int) -> ConsumerStats:
+    def _stats(
+        self, now: int, holding: Holding, blocked: str, patience_ns: int, names: Names
+    ) -> ConsumerStats:
         activity = self._consumers[holding.consumer]
         asked_ns, quiet_ns = now - activity.asked_ns, now - activity.acked_ns
         return ConsumerStats(
             name=holding.consumer,
             unacked=holding.unacked,
-            oldest=holding.oldest,
+            oldest=names.id(*holding.oldest) if holding.oldest else "",
             since_asked=asked_ns / SECOND_NS,
             since_acked=quiet_ns / SECOND_NS,
             waiting=holding.waiting,
-            stalled=_reason(now, (asked_ns, quiet_ns), holding, blocked, patience_ns),
+            stalled=_reason(now, (asked_ns, quiet_ns), holding, blocked, patience_ns, names),
             unacked_bytes=holding.bytes,
         )
 
 
 def _reason(
-    now: int, since: tuple[int, int], holding: Holding, blocked: str, patience_ns: int
+    now: int,
+    since: tuple[int, int],
+    holding: Holding,
+    blocked: str,
+    patience_ns: int,
+    names: Names,
 ) -> str:
     """Return why a consumer is stalled, or an empty text; `since` it asked and acked."""
     asked_ns, quiet_ns = since
-    if holding.due_ns is not None and holding.due_ns - now <= patience_ns:
+    due_ns, oldest = holding.due_ns, holding.oldest
+    if due_ns is not None and oldest is not None and due_ns - now <= patience_ns:
         return (
             f"holds {holding.unacked} records, some beyond half of the ack timeout: "
-            f"oldest unacked id {holding.oldest}"
+            f"oldest unacked id {names.told(*oldest)}"
         )
-    if holding.due_ns is not None and quiet_ns >= _LATE_NS:
-        held_ns = 2 * patience_ns - (holding.due_ns - now)
+    if due_ns is not None and oldest is not None and quiet_ns >= _LATE_NS:
+        held_ns = 2 * patience_ns - (due_ns - now)
         if holding.blocks and held_ns >= _LATE_NS:
             return f"holds up the group: {blocked}"
         if holding.full and held_ns >= _LATE_NS:
-            return f"its {holding.full}: oldest unacked id {holding.oldest}"
+            return f"its {holding.full}: oldest unacked id {names.told(*oldest)}"
     if not holding.could_take:
         return ""
     if holding.waiting:

@@ -99,7 +99,7 @@ async def test_a_stuck_key_blocks_only_itself(store: Store) -> None:
             await busy.ack(batch)
         assert [d.payload for d in got] == [p for k, p in records if k != held.key]
         stats = (await store.stats()).subscriptions["s"]
-        assert stats.blocked == f"keys blocked: oldest unacked id {held.id.shard_id}-1"
+        assert stats.blocked == (f"keys blocked: oldest unacked id {held.id} of key {held.key!r}")
         await stuck.ack(held)
         rest = await drain(busy, 99)
         assert [d.payload for d in rest] == [p for k, p in records if k == held.key][1:]

@@ -80,7 +80,7 @@ async def test_who_meets_damage_is_told_once_and_all_go_on_behind_it(
             assert (await stats(store)).damaged == 5
             await one.ack(held)
             await two.ack(rest)
-            why = f"damaged: records {shard}-{first} to {shard}-{end - 1} cannot be read"
+            why = f"damaged: records {ids[5]} to {ids[9]} cannot be read"
             assert (await stats(store)).blocked == why
             assert (await subscription.lag()).records == 5
             assert one.gaps() == ()

@@ -223,7 +223,7 @@ def test_stats_tell_what_was_taken() -> None:
     take(of, "b", 5, now=7)
     of.ack(1, 3)
     (held,) = [holding for holding in of.holdings() if holding.consumer == "b"]
-    assert (held.unacked, held.oldest, held.due_ns) == (4, "1-2", TIMEOUT + 7)
+    assert (held.unacked, held.oldest, held.due_ns) == (4, (1, 2), TIMEOUT + 7)
     assert of.stats().in_flight == 5
 
 

@@ -66,11 +66,11 @@ def test_each_consumer_is_told_of_the_records_that_it_holds() -> None:
     fetch(group, "a", 2)
     group.release("a", 1, 1, 2, None, 0)
     assert [(of.consumer, of.unacked, of.oldest) for of in group.holdings()] == [
-        ("a", 1, "1-2"),
-        ("b", 0, ""),
+        ("a", 1, (1, 2)),
+        ("b", 0, None),
     ]
     assert fetch(group, "b", 1) == [(1, 2)]
-    assert [(of.consumer, of.oldest) for of in group.holdings()] == [("a", "1-2"), ("b", "1-1")]
+    assert [(of.consumer, of.oldest) for of in group.holdings()] == [("a", (1, 2)), ("b", (1, 1))]
 
 
 def test_deadlines_are_extended_record_by_record() -> None:

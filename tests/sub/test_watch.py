@@ -54,7 +54,7 @@ def test_stats_tell_of_each_consumer_what_it_holds_and_when_it_did_what() -> Non
         m.store.tick()
         m.wait(2.0)
         stats = m.of("one")
-        assert (stats.unacked, stats.oldest) == (3, f"{m.ids[1].shard_id}-{m.ids[1].lsn}")
+        assert (stats.unacked, stats.oldest) == (3, str(m.ids[1]))
         assert stats.since_asked == pytest.approx(5.0, abs=0.1)
         assert stats.since_acked == pytest.approx(2.0, abs=0.6)
         assert (stats.waiting, stats.stalled) == (False, "")
@@ -90,8 +90,7 @@ def test_a_consumer_that_keeps_records_beyond_half_their_timeout_is_stalled() ->
         assert m.of("one").stalled == ""
         m.wait(2.0)
         assert m.of("one").stalled == (
-            "holds 5 records, some beyond half of the ack timeout: "
-            f"oldest unacked id {m.ids[0].shard_id}-{m.ids[0].lsn}"
+            f"holds 5 records, some beyond half of the ack timeout: oldest unacked id {m.ids[0]}"
         )
         one.extend(batch, by=60.0)
         assert m.of("one").stalled == ""
@@ -104,7 +103,7 @@ def test_a_consumer_whose_record_fills_the_window_is_stalled_and_another_is_not(
         two.receive(3, timeout=0)
         assert m.of("one").stalled == ""
         m.wait(5.0)
-        oldest = f"{m.ids[0].shard_id}-{m.ids[0].lsn}"
+        oldest = str(m.ids[0])
         assert (
             m.of("one").stalled
             == f"holds up the group: window full (max_unacked): oldest unacked id {oldest}"
@@ -112,6 +111,32 @@ def test_a_consumer_whose_record_fills_the_window_is_stalled_and_another_is_not(
         assert m.of("two").stalled == ""
         one.ack(held)
         assert m.of("one").stalled == ""
+
+
+def test_what_holds_up_a_group_is_told_by_its_id_and_key(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    m = Machine(records=0)
+    m.stream.append_many([hs.Record(b"%d" % n, key=f"k{n}") for n in range(5)])
+    keys = "k5", "sóng", "sóng"
+    _, held, _ = m.stream.append_many([hs.Record(b"x", key=key) for key in keys])
+    one, two = m.subscription.consumer("one"), m.subscription.consumer("two")
+    with one, two, caplog.at_level(logging.WARNING, "hstreamlite"):
+        batch = one.receive(7, timeout=0)
+        one.ack(batch[:6])
+        assert two.receive(1, timeout=0) == ()
+        stuck = f"oldest unacked id {held} of key 'sóng'"
+        m.wait(5.0)
+        assert str(held) == f"{held.shard_id}-6-1"
+        assert m.stats().blocked == f"keys blocked: {stuck}"
+        assert m.of("one").oldest == str(held)
+        assert m.of("one").stalled == f"holds up the group: keys blocked: {stuck}"
+        m.wait(26.0)
+        assert m.of("one").stalled == (
+            f"holds 1 records, some beyond half of the ack timeout: {stuck}"
+        )
+        (text,) = warnings(caplog)
+        assert text.endswith(f"{stuck}); {stuck} is at consumer 'one', which holds 1")
 
 
 def test_a_consumer_that_asks_for_nothing_while_there_is_work_is_stalled() -> None:
@@ -148,7 +173,7 @@ def test_a_standstill_is_warned_of_once_and_rarely_again(
         assert warnings(caplog) == []
         m.wait(2.0)
         (text,) = warnings(caplog)
-        oldest = f"{m.ids[0].shard_id}-{m.ids[0].lsn}"
+        oldest = str(m.ids[0])
         assert text == (
             "subscription 's' stands still: for 30 s nothing was delivered or acked, and 16 "
             f"records wait (window full (max_unacked): oldest unacked id {oldest}); "
@@ -198,7 +223,7 @@ def test_nothing_is_warned_of_where_nothing_stands_still(
 @pytest.mark.parametrize("what", ["max_unacked", "max_unacked_bytes"])
 def test_a_consumer_whose_own_window_is_full_is_told_which(what: str) -> None:
     m = Machine(records=20)
-    oldest = f"{m.ids[0].shard_id}-{m.ids[0].lsn}"
+    oldest = str(m.ids[0])
     with (
         m.subscription.consumer("one", **{what: 1}) as one,
         m.subscription.consumer("two") as two,
