@@ -1,9 +1,9 @@
 """Types of JSON payloads: dataclasses, and structs of msgspec, to and from what JSON holds.
 
 What JSON has no word for is text: datetimes, dates and times in ISO 8601, and members of enums are
-their values. Where a type is a union the first member that fits is taken. A struct is msgspec's
-affair, whose rules then hold for all within it; msgspec is never imported here, for whoever has
-such a type has imported it.
+their values. An abstract collection is read as the plain one of its kind. Where a type is a union
+the first member that fits is taken. A struct is msgspec's affair, whose rules then hold for all
+within it; msgspec is never imported here, for whoever has such a type has imported it.
 
 The core calls `to_object` for a payload that is neither bytes nor a dict, and `read` for
 ``record.payload_as``.
@@ -12,11 +12,21 @@ The core calls `to_object` for a payload that is neither bytes nor a dict, and `
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence, Set as AbstractSet
+from collections.abc import (
+    Collection,
+    Iterable,
+    Mapping,
+    MutableMapping,
+    MutableSequence,
+    MutableSet,
+    Sequence,
+    Set as AbstractSet,
+)
 from dataclasses import MISSING, Field, fields, is_dataclass
 from datetime import date, datetime, time
 from enum import Enum
 from functools import lru_cache
+from inspect import isabstract
 from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -25,7 +35,18 @@ from hstreamlite.errors import PayloadMismatch
 
 _TIMES: Final = (datetime, date, time)
 _PLAIN: Final = (str, int, float, bool, NoneType)
-_LISTS: Final[tuple[Any, ...]] = (list, Sequence, Iterable)
+_BYTES: Final = (bytes, bytearray, memoryview)
+_MADE: Final[Mapping[Any, Any]] = {
+    Iterable: list,
+    Collection: list,
+    Sequence: list,
+    MutableSequence: list,
+    AbstractSet: frozenset,
+    MutableSet: set,
+    Mapping: dict,
+    MutableMapping: dict,
+}
+"""What an abstract collection is read as."""
 _FOUND_CHARACTERS = 60
 
 
@@ -49,9 +70,9 @@ def _to_json(value: Any, path: str) -> Any:
         }
     if hasattr(type(value), "__struct_fields__"):
         return sys.modules["msgspec"].to_builtins(value, str_keys=True)
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _to_json(item, f"{path}[{key!r}]") for key, item in value.items()}
-    if isinstance(value, (list, tuple, AbstractSet)):
+    if isinstance(value, (Sequence, AbstractSet)) and not isinstance(value, _BYTES):
         return [_to_json(item, f"{path}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, _TIMES):
         return value.isoformat()
@@ -96,7 +117,7 @@ def _read(value: Any, kind: Any, path: str) -> Any:
     if origin in {Union, UnionType}:
         return _read_union(value, kind, path)
     if origin is Literal:
-        return _read_one_of(value, {option: option for option in get_args(kind)}, kind, path)
+        return _read_one_of(value, [(option, option) for option in get_args(kind)], kind, path)
     if kind in {Any, object}:
         return value
     if kind is None or kind is NoneType:
@@ -105,7 +126,11 @@ def _read(value: Any, kind: Any, path: str) -> Any:
         return _read(value, kind.__supertype__, path)
     if origin is not None or isinstance(kind, type):
         return _read_class(value, kind, origin or kind, path)
-    raise TypeError(f"payload_as takes dataclasses and what JSON holds; {kind!r} is neither")
+    raise _refused(kind)
+
+
+def _refused(kind: Any) -> TypeError:
+    return TypeError(f"payload_as takes dataclasses and what JSON holds; {kind!r} is neither")
 
 
 def _read_class(value: Any, kind: Any, base: Any, path: str) -> Any:
@@ -114,27 +139,37 @@ def _read_class(value: Any, kind: Any, base: Any, path: str) -> Any:
     if hasattr(base, "__struct_fields__"):
         return _read_struct(value, kind, path)
     if issubclass(base, Enum):
-        return _read_one_of(value, {_to_json(m, ""): m for m in base}, kind, path)
+        return _read_one_of(value, [(_to_json(m, str(m)), m) for m in base], kind, path)
     if base in _TIMES:
         return _read_time(value, base, path)
     if base is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if base in {*_PLAIN, bytes}:
         return _checked(value, base, base.__name__, path)
-    if issubclass(base, Mapping):
+    if issubclass(base, tuple) and hasattr(base, "_fields"):
+        hints = get_type_hints(base)
+        kinds = [hints.get(name, Any) for name in base._fields]
+        return base(*_read_tuple(value, kinds, kind, path))
+    if issubclass(base, tuple) and get_args(kind)[1:] != (...,) and get_args(kind):
+        return _read_tuple(value, get_args(kind), kind, path)
+    made = _MADE.get(base, base)
+    if issubclass(base, Iterable) and not isabstract(made):
+        return _read_collection(value, kind, made, path)
+    raise _refused(kind)
+
+
+def _read_collection(value: Any, kind: Any, made: Any, path: str) -> Any:
+    if issubclass(made, Mapping):
         items = _checked(value, dict, _name(kind), path)
         of = (*get_args(kind), Any, Any)[1]
-        return {key: _read(item, of, f"{path}[{key!r}]") for key, item in items.items()}
-    if issubclass(base, tuple) and get_args(kind)[1:] != (...,) and get_args(kind):
-        return _read_tuple(value, kind, path)
-    if issubclass(base, Iterable) and base not in {str, bytes}:
-        of = (*get_args(kind), Any)[0]
-        found = [
-            _read(item, of, f"{path}[{index}]")
-            for index, item in enumerate(_checked(value, list, _name(kind), path))
-        ]
-        return found if base in _LISTS else base(found)
-    raise TypeError(f"payload_as takes dataclasses and what JSON holds; {kind!r} is neither")
+        read = {key: _read(item, of, f"{path}[{key!r}]") for key, item in items.items()}
+        return read if made is dict else made(read)
+    of = (*get_args(kind), Any)[0]
+    found = [
+        _read(item, of, f"{path}[{index}]")
+        for index, item in enumerate(_checked(value, list, _name(kind), path))
+    ]
+    return found if made is list else made(found)
 
 
 def _checked(value: Any, base: type, expected: str, path: str) -> Any:
@@ -157,14 +192,13 @@ def _read_union(value: Any, kind: Any, path: str) -> Any:
     raise _Mismatch(path, " or ".join(_name(option) for option in get_args(kind)), value)
 
 
-def _read_one_of(value: Any, options: Mapping[Any, Any], kind: Any, path: str) -> Any:
-    for option, meant in options.items():
+def _read_one_of(value: Any, options: list[tuple[Any, Any]], kind: Any, path: str) -> Any:
+    """Return what is meant by a value, given (value, what it means) of each."""
+    for option, meant in options:
         if option == value and isinstance(option, bool) == isinstance(value, bool):
             return meant
-    expected = (
-        _name(kind) if get_origin(kind) else f"{_name(kind)} ({', '.join(map(repr, options))})"
-    )
-    raise _Mismatch(path, expected, value)
+    listed = "" if get_origin(kind) else f" ({', '.join(repr(option) for option, _ in options)})"
+    raise _Mismatch(path, _name(kind) + listed, value)
 
 
 def _read_time(value: Any, base: Any, path: str) -> Any:
@@ -175,8 +209,7 @@ def _read_time(value: Any, base: Any, path: str) -> Any:
         raise _Mismatch(path, expected, value) from None
 
 
-def _read_tuple(value: Any, kind: Any, path: str) -> tuple[Any, ...]:
-    kinds = get_args(kind)
+def _read_tuple(value: Any, kinds: Sequence[Any], kind: Any, path: str) -> tuple[Any, ...]:
     items = _checked(value, list, _name(kind), path)
     if len(items) != len(kinds):
         raise _Mismatch(path, f"{_name(kind)}, of {len(kinds)} items", value)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import OrderedDict, abc, deque
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
 from enum import Enum, IntEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, NewType
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple, NewType
 
 import msgspec
 import pytest
@@ -254,7 +256,61 @@ def test_what_json_cannot_hold_is_not_appended(
         assert stream.tail() is None
 
 
-@pytest.mark.parametrize("kind", [complex, "Item", list[complex], 3])
+class Corner(Enum):
+    """Members whose values are a tuple and a dict, neither of which a set of options can hold."""
+
+    ORIGIN = (0, 0)
+    FAR = MappingProxyType({"x": 9, "y": [1.5]})
+
+
+class Point(NamedTuple):
+    x: int
+    y: float = 0.0
+
+
+@dataclass
+class Map:
+    corner: Corner
+    point: Point
+    names: abc.Set[str]
+    seen: abc.MutableSet[int]
+    path: abc.Collection[Point]
+    trail: abc.MutableSequence[Corner]
+    legend: abc.Mapping[str, Corner]
+    index: OrderedDict[str, int]
+    last: deque[int]
+
+
+@pytest.mark.parametrize("corner", Corner)
+def test_enums_of_any_values_and_abstract_collections_come_back(corner: Corner) -> None:
+    made = Map(
+        corner=corner,
+        point=Point(1, 2.5),
+        names={"a", "b"},
+        seen={1},
+        path=[Point(0), Point(1, 1.0)],
+        trail=[Corner.FAR, Corner.ORIGIN],
+        legend={"far": Corner.FAR},
+        index=OrderedDict(b=1, a=2),
+        last=deque([3, 4]),
+    )
+    back = hs.Record(made).payload_as(Map)
+    assert back == made
+    assert {type(getattr(back, name)) for name in ("names", "seen")} == {frozenset, set}
+    assert (type(back.index), type(back.last)) == (OrderedDict, deque)
+    assert isinstance(back.point, Point)
+
+
+def test_what_fits_no_member_of_such_an_enum_is_named() -> None:
+    with pytest.raises(
+        hs.PayloadMismatch, match=r"\['at'\].* Corner \(\[0, 0\], .* not list \[1\]"
+    ):
+        hs.Record({"at": [1]}).payload_as(dict[str, Corner])
+
+
+@pytest.mark.parametrize(
+    "kind", [complex, "Item", list[complex], 3, abc.Iterator[int], abc.Generator]
+)
 def test_types_that_json_has_no_word_for_are_refused(kind: Any) -> None:
     with pytest.raises(TypeError, match="payload_as takes"):
         hs.Record({"a": [1]}).payload_as(dict[str, kind])
