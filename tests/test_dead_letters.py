@@ -153,6 +153,34 @@ def test_a_full_disk_keeps_the_dead_waiting(caplog: pytest.LogCaptureFixture) ->
     store.close()
 
 
+@pytest.mark.parametrize("filling", [7, 10])
+def test_as_many_die_as_the_disk_has_room_for_and_the_others_later(filling: int) -> None:
+    env = SimEnv(seed=2, capacity=4 << 20)
+    with opened(env) as store:
+        consumer = dying(store, records=20, size=3000)
+        held = consumer.receive(20)
+        filler = store.create_stream("filler")
+        with pytest.raises(hs.StorageFull):
+            for _ in range(1000):
+                filler.append_many([b"x" * 3000] * filling)
+        consumer.release(held)
+        store.tick()
+        moved = stats(store).buried
+        assert 0 < moved < 20, "what is too large in one piece is tried in smaller ones"
+        assert stats(store).doomed == 20 - moved
+        assert "No room" in stats(store).burial_failure
+        assert dead(store) == list(range(moved))
+        assert consumer.receive(20, timeout=0) == ()
+        store.delete_stream("filler")
+        pass_time(store, env, 30)
+        assert (stats(store).doomed, stats(store).buried, stats(store).burial_failure) == (
+            0,
+            20,
+            "",
+        )
+        assert dead(store) == list(range(20))
+
+
 def test_damage_holds_only_the_damaged_records_back(caplog: pytest.LogCaptureFixture) -> None:
     env = SimEnv(seed=2)
     with opened(env) as store:
