@@ -305,6 +305,7 @@ static size_t valid_entry(struct hsl_log *log, uint64_t epoch, uint64_t pos,
     memcpy(entry, at, sizeof *entry);
     size_t bytes = entry->blocks ? entry_bytes(entry->len) : sizeof *entry + (size_t)entry->len;
     bool valid = entry->magic == HSL_ENTRY_MAGIC && entry->pos == pos && bytes <= left &&
+                 bytes % 8 == 0 && /* what follows begins at a whole word, also behind a skip */
                  entry->crc == entry_crc(epoch, at, entry->blocks ? entry->len : 0);
     return valid ? bytes : 0;
 }
