@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
+from weakref import WeakMethod
 
 import grpc
 
@@ -29,12 +30,16 @@ from hstreamlite.remote.link import Broken, Connection, Link, Retries, is_cancel
 LEASE_SECONDS: Final = 10.0
 """How long the server waits for a sign of life before others get what a consumer holds."""
 _BEATS: Final = 3
+_LEAVE_SECONDS: Final = 5.0
 
 Answer = asyncio.Future[pb.ConsumeReply]
 
 
 class Attachment:
-    """What a consumer is at the server, as long as it is wanted."""
+    """What a consumer is at the server, as long as it is wanted.
+
+    It does not keep the consumer: when that is collected, it leaves.
+    """
 
     def __init__(
         self,
@@ -52,7 +57,7 @@ class Attachment:
         """How often it attached: what was delivered at another count is not held any more."""
         self.mode = ""
         self.ack_timeout = 0.0
-        self._hear = hear
+        self._hear = WeakMethod(hear, self._note_lost)
         self._session = link.random_bytes(16)
         self._numbers = 0
         self._asked: dict[int, tuple[Answer, pb.ConsumeRequest]] = {}
@@ -176,7 +181,16 @@ class Attachment:
                 self._outgoing.put_nowait(pb.ConsumeRequest(beat=True))
 
     def _take(self, reply: pb.ConsumeReply) -> None:
-        self._hear(reply)
+        if (hear := self._hear()) is not None:
+            hear(reply)
+        elif pieces := reply.deliveries.pieces:
+            spans = pb.Spans()
+            for piece in pieces:
+                first = piece.batch + piece.first
+                spans.shards.append(piece.shard)
+                spans.firsts.append(first)
+                spans.ends.append(first + piece.records)
+            self.unsend(spans)
         asked = self._asked.pop(reply.number, None)
         if asked is None:
             return
@@ -241,6 +255,11 @@ class Attachment:
         if self._outgoing is not None:
             self._outgoing.put_nowait(request)
 
+    def unsend(self, spans: pb.Spans) -> None:
+        """Give back what nobody has seen: that was no attempt."""
+        release = pb.ConsumeRequest.Release(spans=spans, unseen=True)
+        self.tell(pb.ConsumeRequest(release=release))
+
     def forget(self, number: int) -> None:
         """Wait for an answer no more."""
         asked = self._asked.pop(number, None)
@@ -257,18 +276,31 @@ class Attachment:
 
     # The end.
 
-    async def close(self, seconds: float) -> None:
-        """Detach, if the server can be told within so many seconds; in any case it is over then."""
+    def _note_lost(self, _: object) -> None:
+        self.link.note_lost(self)
+
+    def farewell(self) -> str:
+        """Return what to warn of where the consumer was collected and is attached."""
+        if self.closed or self._failure is not None or not self.count:
+            return ""
+        return (
+            f"consumer {self.name!r} of subscription {self.subscription!r} was dropped without "
+            "being closed; others get what it held"
+        )
+
+    async def leave(self) -> None:
+        """Detach, if the server can be told soon; in any case it is over then."""
+        self.link.members.pop(self, None)
         if self._ending is None:
-            self._ending = self.link.loop.create_task(self._end(seconds))
+            self._ending = self.link.loop.create_task(self._end())
         await asyncio.shield(self._ending)
 
-    async def _end(self, seconds: float) -> None:
+    async def _end(self) -> None:
         await asyncio.wait([self._opening])
         if self._outgoing is not None and not self.link.closed:
             _, answer = self.ask(pb.ConsumeRequest(close=True))
             self.closed = True
-            await asyncio.wait([answer], timeout=seconds)
+            await asyncio.wait([answer], timeout=_LEAVE_SECONDS)
             if self._outgoing is not None:
                 self._outgoing.put_nowait(None)
         self.closed = True

@@ -87,6 +87,7 @@ class Consumer:
     """One attached reader of a subscription, as `hstreamlite.Consumer`.
 
     When the connection breaks it attaches again; what it held is sent again then, to it or others.
+    One that is dropped without being closed is detached when it and its deliveries are collected.
     """
 
     _work: Workers | None = None
@@ -99,7 +100,6 @@ class Consumer:
         self._noun = noun
         self._prefetch = noun._prefetch
         self._feed = noun._feed
-        noun._link.members[noun] = self._end
 
     @property
     def link(self) -> Link:
@@ -142,7 +142,7 @@ class Consumer:
             return
         finally:
             if unseen:
-                self._way.close(noun.end_batch, 0.0)
+                self._way.post(noun.give_back)
 
     def run(
         self,

@@ -6,8 +6,10 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
+from weakref import ref
 
 from hstreamlite.aio.tasks import Tasks
 from hstreamlite.config import (
@@ -38,7 +40,6 @@ from hstreamlite.remote.link import Link
 from hstreamlite.sub.effects import Event, Gap, Sought
 from hstreamlite.sub.keytab import run_bytes
 
-_CLOSE_SECONDS: Final = 5.0
 Keys = set[str] | None
 """Keys of records; None: any."""
 
@@ -59,7 +60,9 @@ class Consumer:
     """One attached reader of a subscription, as `hstreamlite.aio.Consumer`.
 
     It is attached when it is awaited, entered, or used for the first time. When the connection
-    breaks it attaches again; what it held is sent again then, to it or to others.
+    breaks it attaches again; what it held is sent again then, to it or to others. One that is
+    dropped without being closed is detached when it and its deliveries are collected, and that is
+    warned of.
     """
 
     _work: Tasks | None = None
@@ -91,8 +94,8 @@ class Consumer:
         self._fetched_at = 0
         self._feed = Returns(self)
         self._attachment = Attachment(link, subscription, options, self._hear)
-        link.members[self] = self.close
-        link.consumers.setdefault(subscription, set()).add(self)
+        link.members[self._attachment] = partial(_end, ref(self), self._attachment)
+        link.consumers.add(self)
 
     async def _ready(self) -> Self:
         await self._attachment.opened()
@@ -163,8 +166,7 @@ class Consumer:
         """Give back what nobody has seen: that was no attempt."""
         spans = spans_of(list(deliveries))
         if spans:
-            release = pb.ConsumeRequest.Release(spans=spans_to(spans), unseen=True)
-            self._attachment.tell(pb.ConsumeRequest(release=release))
+            self._attachment.unsend(spans_to(spans))
 
     def sought(self) -> None:
         """Note that the subscription was moved by way of this store, ahead of being told."""
@@ -244,9 +246,9 @@ class Consumer:
         except ConsumerClosed:
             return
         finally:
-            self._give_back()
+            self.give_back()
 
-    def _give_back(self) -> None:
+    def give_back(self) -> None:
         """Give back what iterating has taken and not yielded."""
         if self._unseen:
             self._unsend(self._unseen)
@@ -254,7 +256,7 @@ class Consumer:
 
     async def end_batch(self, started: float) -> None:
         """Note that what was taken at a time was yielded, but for what a seek made void."""
-        self._give_back()
+        self.give_back()
         self._pace(self._link.now() - started)
 
     def _pace(self, elapsed: float) -> None:
@@ -547,11 +549,13 @@ class Consumer:
         await self._leave()
 
     async def _leave(self) -> None:
-        self._link.members.pop(self, None)
-        self._link.consumers.get(self.subscription, set()).discard(self)
         if not self.closed:
-            self._give_back()
-        await self._attachment.close(_CLOSE_SECONDS)
+            self.give_back()
+        await self._attachment.leave()
+
+    async def _end(self) -> None:
+        """Detach where the store is closed."""
+        await self.close()
 
     async def __aenter__(self) -> Self:
         return await self._ready()
@@ -582,6 +586,12 @@ class Consumer:
     def __repr__(self) -> str:
         state = " closed" if self.closed else ""
         return f"<remote Consumer {self.name!r} of {self.subscription!r}{state}>"
+
+
+async def _end(consumer: ref[Consumer], attachment: Attachment) -> None:
+    """Detach where the store is closed, by way of the consumer if there is one still."""
+    known = consumer()
+    await (attachment.leave() if known is None else known.owner._end())
 
 
 class Returns:
@@ -617,8 +627,8 @@ class Returns:
 
     def unsend(self, consumer: str, spans: Iterable[Span]) -> None:
         del consumer
-        release = pb.ConsumeRequest.Release(spans=spans_to(spans), unseen=True)
-        self._on_loop(lambda: self._consumer._attachment.tell(pb.ConsumeRequest(release=release)))
+        found = spans_to(spans)
+        self._on_loop(lambda: self._consumer._attachment.unsend(found))
 
     def release(
         self, consumer: str, spans: Iterable[Span], after_ns: int | None, reason: str = ""

@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from contextlib import suppress
+from typing import Any, Final, Protocol, TypeVar
+from weakref import WeakSet
 
 import grpc
 
@@ -34,6 +38,8 @@ from hstreamlite.net import hstreamlite_pb2 as pb, hstreamlite_pb2_grpc as rpc
 from hstreamlite.net.failures import error_of
 from hstreamlite.remote.address import Address
 from hstreamlite.remote.security import Calls, Security
+
+log = logging.getLogger("hstreamlite")
 
 T = TypeVar("T")
 Status = grpc.StatusCode
@@ -70,6 +76,16 @@ class Connection:
         self.stub = stub
         self.hello = hello
         self.broken = False
+
+
+class Member(Protocol):
+    """What stays at the server until it is told otherwise."""
+
+    async def leave(self) -> None:
+        """Tell it, whoever opened this being gone."""
+
+    def farewell(self) -> str:
+        """Return what to warn of; nothing where there is no need."""
 
 
 class Retries:
@@ -131,8 +147,8 @@ class Link:
         self._closing: asyncio.Task[None] | None = None
         self.ends = False
         """Whether the store is being closed."""
-        self.consumers: dict[str, set[Any]] = {}
-        """Those of each subscription."""
+        self.consumers: WeakSet[Any] = WeakSet()
+        self._lost: deque[Member] = deque()
         self.members: dict[object, Callable[[], Coroutine[Any, Any, None]]] = {}
         """How to end what is open of the store, in the order in which it was opened."""
         self.hello = pb.HelloReply()
@@ -173,6 +189,7 @@ class Link:
 
     def begin(self, opening: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
         """Start what has to be done before any later call. Its failure is told to who awaits it."""
+        self._mind_lost()
         earlier = list(self._begun)
 
         async def run() -> T:
@@ -196,8 +213,28 @@ class Link:
 
     async def begun(self) -> None:
         """Return when all that was begun before is done, or has taken as long as a call may."""
+        self._mind_lost()
         if self._begun:
             await asyncio.wait(list(self._begun), timeout=self.timeout)
+
+    # What is dropped without being closed.
+
+    def note_lost(self, member: Member) -> None:
+        """Have a member leave that nobody can close any more.
+
+        Takes no lock: it is the collector of garbage that calls, at any moment and in any thread.
+        """
+        if not self.closed and not self.forked:
+            self._lost.append(member)
+            with suppress(RuntimeError):  # the loop is closed, and the connection with it
+                self.loop.call_soon_threadsafe(self._mind_lost)
+
+    def _mind_lost(self) -> None:
+        while self._lost:
+            member = self._lost.popleft()
+            if warning := "" if self.ends else member.farewell():
+                log.warning(warning)
+            self.begin(member.leave)
 
     # Connecting.
 

@@ -54,8 +54,9 @@ class Subscription:
         """Deliver from another place on, as `hstreamlite.Subscription.seek`."""
         request = pb.SeekRequest(subscription=self.name, to=place_to(check_place("to", to)))
         await self._link.call("Seek", request, again=False)
-        for consumer in self._link.consumers.get(self.name, ()):
-            consumer.sought()
+        for consumer in self._link.consumers:
+            if consumer.subscription == self.name:
+                consumer.sought()
 
     async def redrive(self, limit: int | None = None) -> int:
         """Append dead letters to their stream again, as `hstreamlite.Subscription.redrive`."""

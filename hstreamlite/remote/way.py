@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from hstreamlite.remote.link import Link
@@ -38,6 +39,13 @@ class Way:
         """Call what ends something, as long as there is a loop to do it."""
         if not self.link.closed and not self.link.forked:
             self._thread.run(function, *args)
+
+    def post(self, function: Callable[[], object]) -> None:
+        """Have a function called on the loop, ahead of any later call. Never waits: it may be the
+        collector of garbage that calls, in any thread."""
+        if not self.link.closed and not self.link.forked:
+            with suppress(RuntimeError):  # the loop is closed
+                self.link.loop.call_soon_threadsafe(function)
 
     async def in_thread(self, function: Callable[[], object]) -> None:
         """Call what blocks beside the loop."""

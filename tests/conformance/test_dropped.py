@@ -10,16 +10,13 @@ from pathlib import Path
 import pytest
 
 import hstreamlite as hs
-from tests.conformance.faces import EMBEDDED, Face, Store, only, settled
+from tests.conformance.faces import Face, Store, settled
 
 pytestmark = pytest.mark.asyncio
 
-# A remote consumer that is dropped leaves when its store is closed.
-embedded = only(*EMBEDDED)
 modes = pytest.mark.parametrize("mode", ["ordered", "shared"])
 
 
-@embedded
 @modes
 async def test_what_a_dropped_consumer_held_goes_to_others(
     store: Store, mode: str, caplog: pytest.LogCaptureFixture
@@ -52,7 +49,6 @@ async def test_what_a_dropped_consumer_held_goes_to_others(
         assert [(d.payload, d.attempt) for d in again] == [(b"1", 2), (b"2", 2), (b"3", 2)]
 
 
-@embedded
 async def test_who_waits_gets_what_a_dropped_consumer_held(store: Store) -> None:
     await (await store.create_stream("orders")).append(b"x", key="k")
     subscription = await store.create_subscription("billing", stream="orders")
@@ -65,7 +61,6 @@ async def test_who_waits_gets_what_a_dropped_consumer_held(store: Store) -> None
         assert [d.attempt for d in await consumer.receive(1)] == [2]
 
 
-@embedded
 async def test_a_closed_consumer_and_one_of_a_closed_store_are_dropped_in_silence(
     face: Face, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -84,7 +79,6 @@ async def test_a_closed_consumer_and_one_of_a_closed_store_are_dropped_in_silenc
     assert caplog.messages == []
 
 
-@embedded
 @modes
 async def test_a_loop_that_an_error_ends_gives_back_what_it_had_not_yielded(
     store: Store, mode: str

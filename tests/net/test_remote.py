@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import multiprocessing
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -103,3 +106,25 @@ async def test_processes_share_a_subscription(tmp_path: Path) -> None:
                 seen = [payload for job in jobs for payload in job.get()]
             assert sorted(seen) == sorted(b"%d" % n for n in range(200))
             assert await subscription.lag() == hs.Lag(0, 0)
+
+
+@pytest.mark.asyncio
+async def test_the_collector_may_end_a_loop_over_deliveries_in_the_thread_of_the_connection(
+    tmp_path: Path,
+) -> None:
+    """It must not wait there for what only that thread can do."""
+    async with served(tmp_path / "s"):
+        with await asyncio.to_thread(hs.connect, f"unix:{tmp_path / 's'}") as store:
+            stream = store.create_stream("orders")
+            stream.append_many([b"x"] * 5)
+            subscription = store.create_subscription("billing", stream="orders")
+            loop: list[object] = [iter(subscription.consumer("w"))]
+            loop.append(loop)
+            next(loop[0])  # type: ignore[call-overload]
+            del loop
+            done = threading.Event()
+            store._thread.loop.call_soon_threadsafe(lambda: (gc.collect(), done.set()))
+            assert await asyncio.to_thread(done.wait, 20)
+            with subscription.consumer("w") as consumer:
+                found = consumer.receive(5)
+                assert sorted(d.attempt for d in found) == [1, 1, 1, 1, 2]
