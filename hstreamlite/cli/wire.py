@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
 import grpc
@@ -53,7 +53,9 @@ class Wire:
     def __init__(self, url: str, security: Security, timeout: float) -> None:
         self.url = url
         address = address_of(url)
-        self._target, self._secure = address.target, address.secure
+        self._dialled = ExitStack()
+        self._target = self._dialled.enter_context(address.dialled())
+        self._secure = address.secure
         self._security = security
         self.timeout = timeout
         self._channels: dict[str, grpc.Channel] = {}
@@ -103,6 +105,7 @@ class Wire:
     def close(self) -> None:
         for channel in self._channels.values():
             channel.close()
+        self._dialled.close()
 
     # Calls.
 

@@ -26,11 +26,7 @@ def run(address: Address, security: Security, *words: str) -> dict[str, Any]:
     # protocol would get in the way of other clients of HStreamDB in the same process.
     line = StringValue(value=" ".join(["server", *map(shlex.quote, words)]))
     security.check(address)
-    if address.secure:
-        made = grpc.secure_channel(address.target, security.credentials())
-    else:
-        made = grpc.insecure_channel(address.target)
-    with made as channel:
+    with address.dialled() as target, _channel(address, target, security) as channel:
         call = channel.unary_unary(
             METHOD,
             request_serializer=StringValue.SerializeToString,
@@ -43,6 +39,12 @@ def run(address: Address, security: Security, *words: str) -> dict[str, Any]:
         except grpc.RpcError as error:
             raise _refusal(address, error) from None
     return answer
+
+
+def _channel(address: Address, target: str, security: Security) -> grpc.Channel:
+    if address.secure:
+        return grpc.secure_channel(target, security.credentials())
+    return grpc.insecure_channel(target)
 
 
 def _refusal(address: Address, error: Any) -> RemoteError:

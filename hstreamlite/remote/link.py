@@ -15,7 +15,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakSet
 
@@ -71,11 +71,15 @@ class Broken(Exception):
 class Connection:
     """One channel that has been greeted."""
 
-    def __init__(self, channel: grpc.aio.Channel, stub: Any, hello: pb.HelloReply) -> None:
-        self.channel = channel
+    def __init__(self, channel: grpc.aio.Channel, stub: Any, dialled: ExitStack) -> None:
         self.stub = stub
-        self.hello = hello
         self.broken = False
+        self._channel = channel
+        self._dialled = dialled
+
+    async def close(self) -> None:
+        await self._channel.close()
+        self._dialled.close()
 
 
 class Member(Protocol):
@@ -125,7 +129,7 @@ class Link:
         security = security or Security()
         security.check(address)
         self.address = address.text
-        self._target = address.target
+        self._address = address
         self._metadata = security.metadata
         self._credentials = security.credentials() if address.secure else None
         self.timeout = (
@@ -269,29 +273,34 @@ class Link:
     async def _connect(self) -> Connection:
         """Try until it succeeds, or nobody waits for it."""
         if self._connection is not None:
-            await self._connection.channel.close()
+            await self._connection.close()
             self._connection = None
         wait = _WAIT_FIRST
         while True:
-            if self._credentials is None:
-                channel = grpc.aio.insecure_channel(self._target, options=_OPTIONS)
-            else:
-                channel = grpc.aio.secure_channel(self._target, self._credentials, options=_OPTIONS)
-            stub = Calls(rpc.HStreamLiteStub(channel), self._metadata)
+            connection = self._dial()
             try:
-                hello = await self._greet(stub)
+                self.hello = await self._greet(connection.stub)
             except BaseException as error:
-                await channel.close()
+                await connection.close()
                 if not isinstance(error, Broken):
                     raise
                 self._why = error.why
             else:
-                self.hello = hello
-                return Connection(channel, stub, hello)
+                return connection
             if not self._waiting:
                 raise ConnectionFailed(self.address, self.timeout, self._why)
             await asyncio.sleep(wait * (0.5 + self.random() / 2))
             wait = min(_WAIT_MOST, wait * 2)
+
+    def _dial(self) -> Connection:
+        dialled = ExitStack()
+        target = dialled.enter_context(self._address.dialled())
+        if self._credentials is None:
+            channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+        else:
+            channel = grpc.aio.secure_channel(target, self._credentials, options=_OPTIONS)
+        stub = Calls(rpc.HStreamLiteStub(channel), self._metadata)
+        return Connection(channel, stub, dialled)
 
     async def _greet(self, stub: Any) -> pb.HelloReply:
         request = pb.HelloRequest(version=hstreamlite.__version__)
@@ -398,7 +407,7 @@ class Link:
             await asyncio.wait([self._connecting])
         connection, self._connection = self._connection, None
         if connection is not None:
-            await connection.channel.close()
+            await connection.close()
 
     @property
     def ending(self) -> asyncio.Future[None]:

@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import gc
 import multiprocessing
+import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import hstreamlite as hs
+from hstreamlite.net.config import ServerConfig
 from hstreamlite.net.failures import error_of, failure_of
+from hstreamlite.net.server import Server
+from hstreamlite.remote import admin
 from hstreamlite.remote.address import parse
-from tests.conformance.faces import served
+from hstreamlite.remote.security import Security
+from tests.conformance.faces import served, server_loop
 from tests.test_errors import EXAMPLES
 
 pytestmark = pytest.mark.unsanitized("gRPC's own core is no build of ours")
@@ -28,10 +35,61 @@ pytestmark = pytest.mark.unsanitized("gRPC's own core is no build of ours")
         ("hstream://127.0.0.1:7000/", "dns:///127.0.0.1:7000"),
         ("hstream://[::1]:7000", "dns:///[::1]:7000"),
         ("unix:/run/store.sock", "unix:/run/store.sock"),
+        ("unix:/run/a b%20?#.sock", "unix:/run/a%20b%2520%3F%23.sock"),
     ],
 )
 def test_addresses(address: str, target: str) -> None:
-    assert parse(address).target == target
+    with parse(address).dialled() as dialled:
+        assert dialled == target
+
+
+@contextmanager
+def running(path: Path) -> Iterator[None]:
+    """Serve the store of a directory."""
+    path.parent.mkdir(exist_ok=True)
+    server = Server(ServerConfig(store=str(path), port=0, http=False))
+    server_loop().run(server.start)
+    try:
+        yield
+    finally:
+        server_loop().run(server.stop)
+
+
+@pytest.mark.parametrize("name", ["plain", "a b%20?#ü", "x" * 200, "y" * 60 + "/" + "%z" * 60])
+def test_any_directory_of_a_store_can_be_dialled(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    before = handles()
+    with running(path), hs.connect(f"unix:{path}") as store:
+        store.create_stream("orders").append(b"x")
+        with hs.connect(f"unix:{path}/server.sock") as other:
+            assert [info.name for info in other.streams()] == ["orders"]
+        assert admin.run(parse(f"unix:{path}"), Security(), "status")["type"] == "table"
+    assert handles() == before
+
+
+def handles() -> int:
+    """Return how many directories this process has open."""
+    return sum(Path(f"/proc/self/fd/{fd}").is_dir() for fd in os.listdir("/proc/self/fd"))
+
+
+def test_a_server_that_comes_later_is_found_in_its_directory(tmp_path: Path) -> None:
+    path = tmp_path / "later"
+    answers: list[str] = []
+
+    def connect() -> None:
+        with hs.connect(f"unix:{path}") as store:
+            answers.append(store.path)
+
+    thread = threading.Thread(target=connect)
+    thread.start()
+    with running(path):
+        thread.join()
+    assert answers == [str(path)]
+
+
+def test_a_socket_whose_name_is_too_long_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give it a shorter name"):
+        hs.connect(f"unix:{tmp_path}/{'x' * 120}")
 
 
 @pytest.mark.parametrize(
