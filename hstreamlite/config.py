@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal, get_args
 
@@ -257,8 +257,3 @@ def check_compression(value: object) -> int:
 LEVELS: dict[str, int] = {"memory": 0, "os": 1, "sync": 2}
 CODECS: dict[str, int] = {"none": 0, "gzip": 1, "zstd": 2}
 CODEC_NAMES: tuple[Compression, ...] = ("none", "gzip", "zstd")
-
-
-def config_fields() -> tuple[str, ...]:
-    """Return the names of all settings, in the order of this page."""
-    return tuple(field.name for field in fields(StoreConfig))

@@ -21,7 +21,6 @@ from typing import Any, Protocol, TypeAlias
 
 __all__ = [
     "Clock",
-    "Condition",
     "Env",
     "Event",
     "FileSystem",
@@ -32,7 +31,6 @@ __all__ = [
     "Rng",
     "ThreadHandle",
     "Threads",
-    "Trace",
     "system_env",
 ]
 
@@ -107,10 +105,6 @@ class Rng(Protocol):
         """Give a stream of its own; each call with the same name gives the next one."""
         ...
 
-    def chance(self, name: str, p: float) -> bool:
-        """Tell whether to take an unusual but correct path here; never in production."""
-        ...
-
     def bytes(self, n: int) -> builtins.bytes: ...
 
 
@@ -131,12 +125,6 @@ class Lock(Protocol):
     ) -> bool | None: ...
 
 
-class Condition(Lock, Protocol):
-    def wait(self, timeout: float | None = None) -> bool: ...
-    def notify(self, n: int = 1) -> None: ...
-    def notify_all(self) -> None: ...
-
-
 class Event(Protocol):
     def set(self) -> None: ...
     def clear(self) -> None: ...
@@ -155,18 +143,7 @@ class Threads(Protocol):
     def start(self, name: str, run: Callable[[], None]) -> ThreadHandle: ...
     def lock(self) -> Lock: ...
     def rlock(self) -> Lock: ...
-    def condition(self) -> Condition: ...
     def event(self) -> Event: ...
-
-
-class Trace(Protocol):
-    """What a simulation listens to; silent in production."""
-
-    def reached(self, marker: str) -> None:
-        """Note that a path was taken which tests must take at least once."""
-        ...
-
-    def event(self, kind: str, **fields: object) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -182,7 +159,6 @@ class Env:
     clock: Clock
     rng: Rng
     threads: Threads
-    trace: Trace
     pid: Callable[[], int]
     after_fork_in_child: Callable[[Callable[[], None]], None]
     threaded: bool
@@ -194,9 +170,6 @@ class _SystemRng:
 
     def fork(self, name: str) -> "_SystemRng":  # noqa: ARG002 - names matter in simulation
         return self
-
-    def chance(self, name: str, p: float) -> bool:  # noqa: ARG002 - the same
-        return False
 
     def bytes(self, n: int) -> builtins.bytes:
         return os.urandom(n)
@@ -214,19 +187,8 @@ class _SystemThreads:
     def rlock(self) -> Lock:
         return threading.RLock()
 
-    def condition(self) -> Condition:
-        return threading.Condition()
-
     def event(self) -> Event:
         return threading.Event()
-
-
-class _Silence:
-    def reached(self, marker: str) -> None:
-        pass
-
-    def event(self, kind: str, **fields: object) -> None:
-        pass
 
 
 class _ForkCallbacks:
@@ -265,7 +227,6 @@ def system_env(files: FileSystem, clock: Clock) -> Env:
         clock=clock,
         rng=_SystemRng(),
         threads=_SystemThreads(),
-        trace=_Silence(),
         pid=os.getpid,
         after_fork_in_child=_fork_callbacks.add,
         threaded=True,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from time import monotonic, time_ns
+from time import monotonic
 from typing import Any, Literal
 
 import grpc
@@ -102,7 +102,6 @@ class Node:
         self.store = store
         self.raw = RawStore(store)
         self.id = config.node_id
-        self.started_ms = time_ns() // 1_000_000
         self._started = monotonic()
         self.listeners: tuple[Listener, ...] = ()
         self.http_address: tuple[str, int] | None = None

@@ -23,25 +23,20 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
-from hstreamlite.env import Condition, Env, Event, Lock, ThreadHandle
+from hstreamlite.env import Env, Event, Lock, ThreadHandle
 from hstreamlite.testing.simfs import Profile, SimFiles
 
-__all__ = ["SimEnv", "SimRng", "SimTrace"]
+__all__ = ["SimEnv", "SimRng"]
 
 
 class SimRng:
-    """Seeded randomness in named streams.
+    """Seeded randomness in named streams."""
 
-    ``unusual`` true makes ``chance`` answer by its odds; otherwise it says no, as in production.
-    """
-
-    def __init__(self, seed: str, *, unusual: bool) -> None:
+    def __init__(self, seed: str) -> None:
         self._seed = seed
-        self._unusual = unusual
         digest = hashlib.blake2b(seed.encode(), digest_size=16).digest()
         self._random = random.Random(int.from_bytes(digest, "little"))
         self._forks: dict[str, int] = {}
-        self._chances: dict[str, SimRng] = {}
 
     def u64(self) -> int:
         """Draw 64 bits."""
@@ -50,62 +45,11 @@ class SimRng:
     def fork(self, name: str) -> "SimRng":
         """Give the next stream of this name."""
         number = self._forks[name] = self._forks.get(name, 0) + 1
-        return SimRng(f"{self._seed}/{name}.{number}", unusual=self._unusual)
-
-    def chance(self, name: str, p: float) -> bool:
-        """Decide with probability ``p``, from a stream of that name alone."""
-        if not self._unusual:
-            return False
-        stream = self._chances.get(name)
-        if stream is None:
-            stream = self._chances[name] = self.fork(f"chance:{name}")
-        return stream._random.random() < p
+        return SimRng(f"{self._seed}/{name}.{number}")
 
     def bytes(self, n: int) -> builtins.bytes:
         """Draw ``n`` bytes."""
         return self._random.randbytes(n)
-
-
-class SimTrace:
-    """What the store reported, over all lives of the machine."""
-
-    def __init__(self) -> None:
-        self.markers: set[str] = set()
-        self.events: list[tuple[str, dict[str, object]]] = []
-
-    def reached(self, marker: str) -> None:
-        """Record that a path was taken."""
-        self.markers.add(marker)
-
-    def event(self, kind: str, **fields: object) -> None:
-        """Record an event."""
-        self.events.append((kind, fields))
-
-
-class _SteppedCondition:
-    """A condition nobody else can notify: waiting lets the time pass and tells of no news."""
-
-    def __init__(self, pause: Callable[[float | None], None]) -> None:
-        self._lock = threading.RLock()
-        self._pause = pause
-        self.acquire = self._lock.acquire
-        self.release = self._lock.release
-
-    def __enter__(self) -> bool:
-        return self._lock.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        self._lock.release()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self._pause(timeout)
-        return False
-
-    def notify(self, n: int = 1) -> None:
-        pass
-
-    def notify_all(self) -> None:
-        pass
 
 
 class _SteppedEvent:
@@ -151,9 +95,6 @@ class _SteppedThreads:
     def rlock(self) -> Lock:
         return threading.RLock()
 
-    def condition(self) -> Condition:
-        return _SteppedCondition(self._pause)
-
     def event(self) -> Event:
         return _SteppedEvent(self._pause)
 
@@ -165,25 +106,21 @@ def _never_forks(callback: Callable[[], None]) -> None:
 class SimEnv(Env):
     """An ``Env`` over a simulated disk with virtual time, driven in steps.
 
-    ``capacity`` is the size of the disk in bytes. ``unusual`` true makes the store take its rare
-    paths more often: small segments, early rolls, short windows.
+    ``capacity`` is the size of the disk in bytes.
     """
 
-    __slots__ = ("_life", "_unusual", "disk", "seed")
+    __slots__ = ("_life", "disk", "seed")
 
     disk: SimFiles
     seed: int
     _life: int
-    _unusual: bool
 
     def __init__(
         self,
         *,
         seed: int = 0,
         capacity: int = 1 << 30,
-        unusual: bool = False,
         _files: SimFiles | None = None,
-        _trace: SimTrace | None = None,
         _life: int = 0,
     ) -> None:
         files = SimFiles(capacity=capacity, seed=seed) if _files is None else _files
@@ -191,40 +128,21 @@ class SimEnv(Env):
         super().__init__(
             files=files,
             clock=files,
-            rng=SimRng(f"{seed}/{_life}", unusual=unusual),
+            rng=SimRng(f"{seed}/{_life}"),
             threads=_SteppedThreads(files),
-            trace=SimTrace() if _trace is None else _trace,
             pid=lambda: pid,
             after_fork_in_child=_never_forks,
             threaded=False,
         )
-        for name, value in (
-            ("disk", files),
-            ("seed", seed),
-            ("_unusual", unusual),
-            ("_life", _life),
-        ):
+        for name, value in (("disk", files), ("seed", seed), ("_life", _life)):
             object.__setattr__(self, name, value)
 
     def _next(self, files: SimFiles) -> "SimEnv":
-        assert isinstance(self.trace, SimTrace)
-        return SimEnv(
-            seed=self.seed,
-            unusual=self._unusual,
-            _files=files,
-            _trace=self.trace,
-            _life=self._life + 1,
-        )
+        return SimEnv(seed=self.seed, _files=files, _life=self._life + 1)
 
     def after(self, files: SimFiles) -> "SimEnv":
         """Give the next process, over this disk, be it that of a crash state."""
         return self._next(files)
-
-    @property
-    def reached(self) -> set[str]:
-        """The markers reached so far, by every process on this machine."""
-        assert isinstance(self.trace, SimTrace)
-        return self.trace.markers
 
     def advance(self, seconds: float) -> None:
         """Move the clocks forward."""
@@ -244,9 +162,4 @@ class SimEnv(Env):
 
     def clone(self) -> "SimEnv":
         """Give a machine of its own with a copy of the disk as it is, no process running."""
-        return SimEnv(
-            seed=self.seed,
-            unusual=self._unusual,
-            _files=self.disk.clone(),
-            _life=self._life + 1,
-        )
+        return self._next(self.disk.clone())

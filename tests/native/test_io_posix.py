@@ -343,7 +343,6 @@ def test_the_real_environment_is_not_stepped(tmp_path: Path) -> None:
     env = real_env()
     assert env.threaded
     assert env.pid() == os.getpid()
-    assert not env.rng.chance("anything", 1.0)
     assert len(env.rng.fork("name").bytes(16)) == 16
     done = env.threads.event()
     thread = env.threads.start("test", done.set)

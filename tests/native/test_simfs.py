@@ -747,17 +747,12 @@ def test_a_stepped_environment_starts_no_thread_and_waits_in_virtual_time() -> N
     with pytest.raises(RuntimeError, match="starts no thread"):
         env.threads.start("writer", lambda: None)
     before = env.clock.mono_ns()
-    with env.threads.condition() as _, env.threads.lock(), env.threads.rlock():
+    with env.threads.lock(), env.threads.rlock():
         pass
-    condition = env.threads.condition()
-    with condition:
-        condition.notify()
-        condition.notify_all()
-        assert not condition.wait(2)
-        with pytest.raises(RuntimeError, match="for ever"):
-            condition.wait()
     event = env.threads.event()
-    assert not event.wait(1)
+    assert not event.wait(3)
+    with pytest.raises(RuntimeError, match="for ever"):
+        event.wait()
     event.set()
     assert event.wait()
     assert event.is_set()
@@ -772,12 +767,7 @@ def test_each_life_of_a_machine_draws_differently_and_repeats_by_seed() -> None:
         drawn = []
         for _ in range(3):
             drawn += [env.rng.u64(), env.rng.fork("salt").u64()]
-            env.trace.reached(f"life {env.pid()}")
-            env.trace.event("life", pid=env.pid())
             env = env.power_cut()
-        env = env.process_crash()
-        assert env.reached == {"life 1000", "life 1001", "life 1002"}
-        assert env.clone().reached == set()
         return drawn
 
     assert lives(5) == lives(5)
@@ -785,13 +775,10 @@ def test_each_life_of_a_machine_draws_differently_and_repeats_by_seed() -> None:
 
 
 def test_a_new_caller_does_not_shift_the_other_streams() -> None:
-    first, second = SimRng("seed", unusual=True), SimRng("seed", unusual=True)
+    first, second = SimRng("seed"), SimRng("seed")
     second.fork("other").u64()
-    second.chance("path", 0.5)
     assert first.fork("mine").bytes(20) == second.fork("mine").bytes(20)
-    assert first.fork("mine").u64() != SimRng("seed", unusual=True).fork("mine").u64()
-    assert {first.chance("rare", 0.5) for _ in range(50)} == {True, False}
-    assert not any(SimRng("seed", unusual=False).chance("rare", 1.0) for _ in range(5))
+    assert first.fork("mine").u64() != SimRng("seed").fork("mine").u64()
 
 
 # Against the operating system

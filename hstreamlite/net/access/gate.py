@@ -79,10 +79,6 @@ class Gate:
         if self.limited:
             self._require(self._caller(), action, kind, name)
 
-    def shows(self, kind: Kind, name: str) -> bool:
-        """Tell whether the caller of the call being served may know of a stream or subscription."""
-        return not self.limited or self._policy.allows(self._caller(), None, kind, name)
-
     @staticmethod
     def _caller() -> Caller:
         caller = CALLER.get(None)

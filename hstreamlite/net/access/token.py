@@ -7,7 +7,6 @@ of wrong tokens costs the server nothing. For the same reason a token of one's o
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import secrets
@@ -83,15 +82,6 @@ def token_in(authorization: str) -> str | None:
     if scheme.lower() not in _SCHEMES or not 1 <= len(token) <= TOKEN_CHARACTERS_MAX:
         return None
     return token
-
-
-def user_in(token: str) -> str:
-    """Return the user's name in a token made of one, else nothing."""
-    try:
-        text = base64.b64decode(token, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError, ValueError):
-        return ""
-    return text.partition(":")[0] if ":" in text else ""
 
 
 class Tokens:

@@ -216,7 +216,7 @@ def test_without_tokens_and_grants_nobody_is_asked() -> None:
     assert not gate.limited
     assert gate.identify("Basic anything", None) is OWNER
     gate.require("admin")
-    assert gate.shows("stream", "orders")
+    gate.require("read", "stream", "orders")
 
 
 def test_what_is_asked_for_outside_of_a_call_is_refused() -> None:
