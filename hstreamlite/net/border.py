@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
+from hstreamlite.net.asked import ASKED, REQUEST_ID, Asked
 from hstreamlite.net.errors import Stopping, told as tell
 from hstreamlite.net.node import CALL, Call, Listener, Node
 
@@ -66,6 +67,7 @@ class Border(grpc.aio.ServerInterceptor):
 
         async def answer(request: Any, context: Context) -> Any:
             CALL.set(Call(self._listener(), method))
+            ASKED.set(Asked(context.invocation_metadata))
             try:
                 if stopping.is_set():
                     raise Stopping
@@ -80,6 +82,7 @@ class Border(grpc.aio.ServerInterceptor):
 
         async def answer(request: Any, context: Context) -> None:
             CALL.set(Call(self._listener(), method))
+            ASKED.set(Asked(context.invocation_metadata))
             try:
                 with self._node.until_stop():
                     if generates:
@@ -98,7 +101,7 @@ class Border(grpc.aio.ServerInterceptor):
         told = (service.told if service else tell)(error)
         if told.unexpected:
             log.error("%s failed: %s", method, error, exc_info=error)
-        await context.abort(told.status, told.detail())
+        await context.abort(told.status, told.detail(), ((REQUEST_ID, ASKED.get().id),))
 
 
 async def _write(responses: AsyncGenerator[Any, None], context: Context) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import grpc
 
 from hstreamlite import errors
+from hstreamlite.net.asked import failed_here
 from hstreamlite.net.hstream_pb2 import ErrorCode
 
 Status = grpc.StatusCode
@@ -74,7 +75,7 @@ def told(error: BaseException) -> Told:
         return Told(status, 0, str(error), unexpected=not error.retryable)
     if isinstance(error, ValueError):
         return Told(Status.INVALID_ARGUMENT, 0, str(error))
-    return Told(Status.INTERNAL, 0, "The server failed in a way that it logged.", unexpected=True)
+    return Told(Status.INTERNAL, 0, failed_here(), unexpected=True)
 
 
 # First match wins, so subclasses stand before their bases. The last column names the attribute

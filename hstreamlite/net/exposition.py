@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, TypeVar
 
 from prometheus_client.core import (
@@ -30,6 +31,7 @@ from hstreamlite.net.node import Node
 from hstreamlite.position import lag
 from hstreamlite.sub.effects import GroupStats, Lag
 
+_TCP: Final = ("/proc/self/net/tcp", "/proc/self/net/tcp6")
 OTHER: Final = "_other"
 SECONDS: Final = range(13, 37)
 BYTES: Final = range(6, 26)
@@ -159,6 +161,8 @@ def documented() -> Iterator[tuple[str, str, str]]:
         yield _name("log", f"{name}_total"), "", text
     yield _name("server", "refused_calls_total"), "reason", REFUSED
     yield _name("server", "calls"), "", CALLS
+    yield _name("server", "busy_connections"), "", BUSY
+    yield _name("server", "connections"), "listener", CONNECTIONS
     yield _name("server", "info"), "version", INFO
     yield _name("server", "uptime_seconds"), "", UPTIME
 
@@ -166,6 +170,8 @@ def documented() -> Iterator[tuple[str, str, str]]:
 BLOCKED: Final = f"1 while nothing can be delivered for this reason: {', '.join(WORDS)}."
 REFUSED: Final = "Calls refused: unauthenticated, for want of permission, or by a limit's name."
 CALLS: Final = "Calls under way over gRPC."
+BUSY: Final = "Connections of gRPC that have calls under way."
+CONNECTIONS: Final = "TCP connections, used or not; on Linux only."
 INFO: Final = "1, with the version of the server."
 UPTIME: Final = "Seconds since the start."
 
@@ -315,6 +321,14 @@ class Exposition:
             refused.add_metric([reason], count)
         yield refused
         yield GaugeMetricFamily(_name("server", "calls"), CALLS, value=self._node.limits.calls)
+        busy = self._node.limits.connections
+        yield GaugeMetricFamily(_name("server", "busy_connections"), BUSY, value=busy)
+        connections = GaugeMetricFamily(
+            _name("server", "connections"), CONNECTIONS, labels=["listener"]
+        )
+        for listener, count in _connections(self._node):
+            connections.add_metric([listener], count)
+        yield connections
         info = GaugeMetricFamily(_name("server", "info"), INFO, labels=["version"])
         info.add_metric([__version__], 1)
         yield info
@@ -342,6 +356,27 @@ class Exposition:
         if len(values) > len(labels):
             family.add_metric([OTHER], known.added_up(name, other))
         return family
+
+
+_ESTABLISHED: Final = "01"
+
+
+def _connections(node: Node) -> Iterator[tuple[str, int]]:
+    """Yield how many connections each listener has, as the kernel knows of them: gRPC tells of none
+    that makes no call."""
+    listeners = {each.port: each.group for each in node.listeners if each.port}
+    if node.http_address is not None:
+        listeners[node.http_address[1]] = "http"
+    found = dict.fromkeys(listeners, 0)
+    tables = [table for table in map(Path, _TCP) if table.exists()]
+    for table in tables:
+        for line in table.read_text("ascii").splitlines()[1:]:
+            _, local, _, state, _ = line.split(maxsplit=4)
+            port = int(local.rpartition(":")[2], 16)
+            if state == _ESTABLISHED and port in found:
+                found[port] += 1
+    if tables:
+        yield from ((listeners[port], count) for port, count in found.items())
 
 
 def _gauge(

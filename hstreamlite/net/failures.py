@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from hstreamlite import errors
 from hstreamlite.errors import HStreamError, RemoteError, Unavailable
+from hstreamlite.net.asked import failed_here
 from hstreamlite.records import RecordId
 
 _ARGUMENTS: Final = ("ValueError", "TypeError", "LookupError", "KeyError")
@@ -41,7 +42,7 @@ def facts_of(error: BaseException) -> dict[str, Any]:
     for name in _ARGUMENTS:
         if isinstance(error, getattr(builtins, name)):
             return {"type": name, "message": str(error)[:_TEXT_MAX]}
-    return {"type": "RemoteError", "message": "The server failed in a way that it logged.",
+    return {"type": "RemoteError", "message": failed_here(),
             "facts": {}, "retryable": False, "outcome": "unknown"}  # fmt: skip
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
@@ -16,13 +17,15 @@ from hstreamlite.net.limits import Attended, Limits
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
+_NO_MESSAGE = "the request cannot be decoded: its bytes are no message of this call"
+
+
 class Limiter(grpc.aio.ServerInterceptor):
     """Stands around every call and keeps the limits."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
-        # One that takes many requests does not wait for the first.
         self._refusal: Handler = grpc.stream_stream_rpc_method_handler(self._refuse)
 
     async def intercept_service(
@@ -46,9 +49,10 @@ class Limiter(grpc.aio.ServerInterceptor):
         raise LimitReached("calls_max", self._limits.config.calls_max)
 
     def _wrap(self, handler: Handler) -> Handler:
+        """Return a handler that reads requests itself, since it is asked to wait for the first."""
         kinds = {
-            (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
-            (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
+            (False, False): ("unary_unary", grpc.stream_unary_rpc_method_handler),
+            (False, True): ("unary_stream", grpc.stream_stream_rpc_method_handler),
             (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
             (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
         }
@@ -56,36 +60,39 @@ class Limiter(grpc.aio.ServerInterceptor):
         behaviour = getattr(handler, name)
         around = self._many if handler.response_streaming else self._one
         made: Handler = make(
-            around(behaviour),
-            request_deserializer=_decoder(handler.request_deserializer),
+            around(behaviour, takes_many=handler.request_streaming),
+            request_deserializer=_decoder(
+                handler.request_deserializer, self._limits.receive_bytes_max
+            ),
             response_serializer=handler.response_serializer,
         )
         return made
 
-    def _one(self, behaviour: Any) -> Any:
+    def _one(self, behaviour: Any, *, takes_many: bool) -> Any:
         limits = self._limits
 
-        async def answer(request: Any, context: Any) -> Any:
+        async def answer(_requests: Any, context: Any) -> Any:
             peer = context.peer()
             limits.enter(peer)
             try:
-                many = hasattr(request, "__aiter__")
-                return await behaviour(_all(request) if many else _decoded(request), context)
+                attended = Attended(context, limits, self._checked)
+                request = attended.requests() if takes_many else await attended.request()
+                return await behaviour(request, context)
             finally:
                 limits.leave(peer)
 
         return answer
 
-    def _many(self, behaviour: Any) -> Any:
+    def _many(self, behaviour: Any, *, takes_many: bool) -> Any:
         limits = self._limits
         generates = inspect.isasyncgenfunction(behaviour)
 
-        async def answer(request: Any, context: Any) -> None:
+        async def answer(_requests: Any, context: Any) -> None:
             peer = context.peer()
             limits.enter(peer)
             try:
-                attended = Attended(context, limits, _decoded)
-                request = _all(request) if hasattr(request, "__aiter__") else _decoded(request)
+                attended = Attended(context, limits, self._checked)
+                request = attended.requests() if takes_many else await attended.request()
                 if not generates:
                     await behaviour(request, attended)
                     return
@@ -100,30 +107,30 @@ class Limiter(grpc.aio.ServerInterceptor):
 
         return answer
 
+    def _checked(self, request: Any) -> Any:
+        if not isinstance(request, _Unusable):
+            return request
+        if request.too_large:
+            raise self._limits.reached("receive_bytes_max")
+        raise ValueError(_NO_MESSAGE)
 
-class _Undecodable:
+
+@dataclass(frozen=True, slots=True)
+class _Unusable:
     """What stands in the place of a request that is none: gRPC would log each with a traceback."""
 
+    too_large: bool
 
-def _decoder(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    if decode is None:
-        return None
 
+def _decoder(decode: Callable[[bytes], Any] | None, most: int) -> Callable[[bytes], Any]:
     def decoded(raw: bytes) -> Any:
+        if len(raw) > most:
+            return _Unusable(too_large=True)
+        if decode is None:
+            return raw
         try:
             return decode(raw)
         except (DecodeError, ValueError):
-            return _Undecodable()
+            return _Unusable(too_large=False)
 
     return decoded
-
-
-def _decoded(request: Any) -> Any:
-    if type(request) is _Undecodable:
-        raise ValueError("the request cannot be decoded: its bytes are no message of this call")
-    return request
-
-
-async def _all(requests: Any) -> AsyncIterator[Any]:
-    async for request in requests:
-        yield _decoded(request)

@@ -1,16 +1,19 @@
 """Limits of what clients may hold of a server: connections, calls, time.
 
-Those of connections are kept by gRPC and uvicorn, which close what goes beyond; those of calls are
-kept here, and whoever meets one is told so by `LimitReached`. What was refused is counted.
+Who meets one is told so by `LimitReached`, and that is counted. gRPC alone sees a connection before
+its first call: it closes those that shake hands too slowly or have no calls for too long, and those
+beyond a number, and tells nobody of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from grpc.aio import EOF
 
 from hstreamlite.config import check_int, check_seconds
 from hstreamlite.errors import LimitReached
@@ -24,7 +27,9 @@ class LimitsConfig:
     """How much clients may hold. Times in seconds. A value outside its range raises ValueError."""
 
     connections_max: int = 1024
-    """Connections of each listener; further ones are closed as they come. 1 to 1,000,000."""
+    """Connections that have calls under way, and connections of HTTP; a further one gets
+    LimitReached. A listener has at most twice as many connections, used or not: one more is closed
+    as it comes. 1 to 1,000,000."""
     calls_max: int = 4096
     """Calls under way at all listeners together; further ones get LimitReached. A consumer is one
     call as long as it is attached. 1 to 1,000,000."""
@@ -35,6 +40,9 @@ class LimitsConfig:
     idle_timeout: float = 300.0
     """A connection without calls for so long is closed; clients open another by themselves. 1 to
     86400."""
+    request_timeout: float = 30.0
+    """A call over gRPC whose first request is not there after so long gets LimitReached. 0.1 to
+    3600. Too low: large batches over slow lines are refused."""
     stall_timeout: float = 300.0
     """A call whose client takes nothing for so long of what it is sent gets LimitReached, and what
     it had not acked goes to other consumers. 1 to 86400. Too low: a consumer that works long on
@@ -44,13 +52,14 @@ class LimitsConfig:
         for name in ("connections_max", "calls_max", "calls_per_connection_max"):
             check_int(name, getattr(self, name), 1, 1_000_000)
         check_seconds("handshake_timeout", self.handshake_timeout, 0.1, 3600)
+        check_seconds("request_timeout", self.request_timeout, 0.1, 3600)
         check_seconds("idle_timeout", self.idle_timeout, 1, 86_400)
         check_seconds("stall_timeout", self.stall_timeout, 1, 86_400)
 
     def options(self) -> Sequence[tuple[str, int]]:
         """Return what gRPC is told of them."""
         return (
-            ("grpc.max_allowed_incoming_connections", self.connections_max),
+            ("grpc.max_allowed_incoming_connections", 2 * self.connections_max),
             # Who heeds no error is held back here.
             ("grpc.max_concurrent_streams", 2 * self.calls_per_connection_max),
             ("grpc.server_handshake_timeout_ms", round(self.handshake_timeout * 1000)),
@@ -58,11 +67,17 @@ class LimitsConfig:
         )
 
 
+NEVER_CAME = "no_request"
+"""Among what was refused: calls whose request never came, as if given up by their client. gRPC
+refuses a request above twice the limit in this way, too, and tells its client alone why."""
+
+
 class Limits:
     """The calls under way, and how often a limit stood against one."""
 
-    def __init__(self, config: LimitsConfig) -> None:
+    def __init__(self, config: LimitsConfig, receive_bytes_max: int) -> None:
         self.config = config
+        self.receive_bytes_max = receive_bytes_max
         self.refused: Counter[str] = Counter()
         """How often each limit was met, by the name of its setting."""
         self.calls = 0
@@ -81,7 +96,14 @@ class Limits:
     def reached(self, limit: str) -> LimitReached:
         """Count, and return the error that says it."""
         self.refused[limit] += 1
+        if limit == "receive_bytes_max":
+            return LimitReached(limit, self.receive_bytes_max)
         return LimitReached(limit, round(getattr(self.config, limit)))
+
+    @property
+    def connections(self) -> int:
+        """Connections that have calls under way."""
+        return len(self._by_peer)
 
     def begin(self, task: asyncio.Task[Any] | None) -> bool:
         """Count a call until its task ends; False if there are too many."""
@@ -97,10 +119,13 @@ class Limits:
         self.calls -= 1
 
     def enter(self, peer: str) -> None:
-        """Count a call of a connection; LimitReached if that has too many."""
-        if self._by_peer[peer] >= self.config.calls_per_connection_max:
+        """Count a call of a connection; LimitReached if that has too many, or is one too many."""
+        calls = self._by_peer.get(peer, 0)
+        if not calls and len(self._by_peer) >= self.config.connections_max:
+            raise self.reached("connections_max")
+        if calls >= self.config.calls_per_connection_max:
             raise self.reached("calls_per_connection_max")
-        self._by_peer[peer] += 1
+        self._by_peer[peer] = calls + 1
 
     def leave(self, peer: str) -> None:
         self._by_peer[peer] -= 1
@@ -109,20 +134,45 @@ class Limits:
 
 
 class Attended:
-    """The context of a call whose client has to take what it is sent."""
+    """The context of a call whose client has to ask in time, and to take what it is sent."""
 
     def __init__(self, context: Any, limits: Limits, check: Callable[[Any], Any]) -> None:
         self._context = context
         self._check = check
         self._limits = limits
         self._timeout = limits.config.stall_timeout
+        self._asked = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
     async def read(self) -> Any:
-        """Return the next request."""
-        return self._check(await self._context.read())
+        """Return the next request. LimitReached if the first does not come for too long."""
+        if self._asked:
+            return self._check(await self._context.read())
+        patience = asyncio.timeout(self._limits.config.request_timeout)
+        try:
+            async with patience:
+                request = await self._context.read()
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            raise self._limits.reached("request_timeout") from None
+        self._asked = True
+        return self._check(request)
+
+    async def request(self) -> Any:
+        """Return the one request. As `read`, and ValueError if there is none."""
+        request = await self.read()
+        if request is EOF:
+            self._limits.refused[NEVER_CAME] += 1
+            raise ValueError("the call ended before its request came")
+        return request
+
+    async def requests(self) -> AsyncIterator[Any]:
+        """Yield all requests."""
+        while (request := await self.read()) is not EOF:
+            yield request
 
     async def write(self, message: Any) -> None:
         """Return when gRPC has room for more. LimitReached if it has none for too long."""

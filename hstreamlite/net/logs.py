@@ -9,6 +9,7 @@ from typing import Literal
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from hstreamlite.net.asked import ASKED
 from hstreamlite.net.node import CALL
 
 LogFormat = Literal["auto", "console", "json"]
@@ -41,7 +42,10 @@ def configure(level: LogLevel, form: LogFormat) -> None:
 
 
 def _call(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
-    """Say which call is being served; nothing of its headers, which hold tokens."""
+    """Say which request is being served; of its headers only its id: others hold tokens."""
+    asked = ASKED.get(None)
+    if asked is not None:
+        event["request_id"] = asked.id
     call = CALL.get(None)
     if call is not None:
         event["method"] = call.method

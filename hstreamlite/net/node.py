@@ -107,7 +107,7 @@ class Node:
         self.http_address: tuple[str, int] | None = None
         self.services: dict[str, Service] = {}
         self.tally = Tally()
-        self.limits = Limits(config.limits)
+        self.limits = Limits(config.limits, config.receive_bytes_max)
         self.gate = Gate(config.tokens, config.grants, self)
         self.stream_of_reader: Callable[[str], str | None] = lambda _reader: None
         """Knows the streams of shard readers; whoever keeps readers puts its own here."""

@@ -167,7 +167,8 @@ class Server:
             options=[
                 *_OPTIONS,
                 *self.config.limits.options(),
-                ("grpc.max_receive_message_length", self.config.receive_bytes_max),
+                # What is only somewhat too large is read, so that its client can be told of it.
+                ("grpc.max_receive_message_length", 2 * self.config.receive_bytes_max),
             ],
         )
         self._serve(server, node)

@@ -102,8 +102,67 @@ async def test_a_call_whose_request_never_comes_counts_and_is_refused_at_once(
 
 
 @pytest.mark.asyncio
-async def test_connections_beyond_the_limit_are_closed_and_the_others_stay(tmp_path: Path) -> None:
-    async with serving(tmp_path, connections_max=2) as server:
+async def test_a_connection_that_is_one_too_many_is_told_so_and_counted(tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path, connections_max=2) as server,
+        dial(server) as first,
+        dial(server) as second,
+        dial(server) as third,
+    ):
+        calls = [await watch(first), await watch(second)]
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await echo(third)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert json.loads(refused.value.details() or "")["extra"] == "connections_max"
+        assert server.node.limits.refused == {"connections_max": 1}
+        assert await echo(second) == "a"
+        calls[0].cancel()
+        await until(lambda: server.node.limits.connections == 1)
+        assert await echo(third) == "a"
+        calls[1].cancel()
+
+
+@pytest.mark.asyncio
+async def test_a_request_that_is_too_large_is_told_so_and_counted(tmp_path: Path) -> None:
+    most = 1 << 16
+    config = ServerConfig(store=str(tmp_path / "store"), port=0, receive_bytes_max=most)
+    async with Server(config) as server, dial(server) as channel:
+        stub = HStreamApiStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.Echo(pb.EchoRequest(msg="x" * most))
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert json.loads(refused.value.details() or "")["extra"] == "receive_bytes_max"
+        assert server.node.limits.refused == {"receive_bytes_max": 1}
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.Echo(pb.EchoRequest(msg="x" * 2 * most))
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await until(lambda: server.node.limits.refused["no_request"] == 1)
+        assert await echo(channel) == "a"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("method", [ECHO, "/hstream.server.HStreamApi/StreamingFetch"])
+async def test_a_request_that_does_not_come_in_time_is_told_so_and_counted(
+    tmp_path: Path, method: str
+) -> None:
+    async with serving(tmp_path, request_timeout=0.2) as server, dial(server) as channel:
+        slow = await Raw.open(server.node.listeners[0].port)
+        await slow.send(hello(), request(method), beginning(100, b"x"))
+        told = b""
+        async with asyncio.timeout(GUARD):
+            while b"request_timeout" not in told:
+                told += await slow.reader.read(1000)
+        assert server.node.limits.refused == {"request_timeout": 1}
+        await until(lambda: server.node.limits.calls == 0)
+        assert await echo(channel) == "a"
+        slow.close()
+
+
+@pytest.mark.asyncio
+async def test_connections_beyond_twice_the_limit_are_closed_and_the_others_stay(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path, connections_max=1) as server:
         port = server.node.listeners[0].port
         async with dial(server) as healthy:
             assert await echo(healthy) == "a"
@@ -137,7 +196,7 @@ async def test_who_says_nothing_or_nothing_more_is_closed(tmp_path: Path) -> Non
 
 @pytest.mark.asyncio
 async def test_a_call_whose_client_takes_nothing_ends_and_is_counted(tmp_path: Path) -> None:
-    limits = Limits(LimitsConfig(stall_timeout=1))
+    limits = Limits(LimitsConfig(stall_timeout=1), 1 << 20)
     ended: list[LimitReached] = []
 
     async def flood(_request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
@@ -175,7 +234,14 @@ async def test_a_call_whose_client_takes_nothing_ends_and_is_counted(tmp_path: P
 
 @pytest.mark.parametrize(
     "options",
-    [{"calls_max": 0}, {"connections_max": 10**7}, {"idle_timeout": 0}, {"stall_timeout": -1}],
+    [
+        {"calls_max": 0},
+        {"connections_max": 10**7},
+        {"idle_timeout": 0},
+        {"stall_timeout": -1},
+        {"request_timeout": 0},
+        {"request_timeout": float("nan")},
+    ],
 )
 def test_a_limit_outside_its_range_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(options))} must be from"):

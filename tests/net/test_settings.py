@@ -250,12 +250,18 @@ def test_logs_are_lines_with_their_facts(form: str) -> None:
     program = (
         "import logging; from hstreamlite.net.logs import configure; "
         f"configure('warning', '{form}'); log = logging.getLogger('hstreamlite.server'); "
+        "from hstreamlite.net.asked import ASKED, Asked; "
+        "headers = [('authorization', 'hidden'), ('x-request-id', 'abc-1')]; "
+        "ASKED.set(Asked(lambda: headers)); "
         "log.info('quiet'); log.warning('disk %s', 'full')"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     [line] = done.stderr.splitlines()
     assert "disk full" in line
+    assert "abc-1" in line
+    assert "hidden" not in line
     if form == "json":
         found = json.loads(line)
         assert (found["event"], found["level"]) == ("disk full", "warning")
         assert found["logger"] == "hstreamlite.server"
+        assert found["request_id"] == "abc-1"

@@ -59,9 +59,11 @@ class ToldHow(Protocol):
 class BadRequest(Refused):
     """A request that HTTP itself refuses, with a status that gRPC has no like of."""
 
-    def __init__(self, http: int, message: str) -> None:
-        super().__init__(grpc.StatusCode.INVALID_ARGUMENT, 0, message)
+    def __init__(self, http: int, message: str, limit: str | None = None) -> None:
+        super().__init__(grpc.StatusCode.INVALID_ARGUMENT, 0, message, limit)
         self.http = http
+        self.limit = limit
+        """The limit that stands against the request, by the name of its setting."""
 
 
 def json_answer(
@@ -151,6 +153,7 @@ class Streamed:
         try:
             await attended(incoming, self._run(send))
         except Stalled:
+            self._node.limits.refused["stall_timeout"] += 1
             log.info("%s: a client that took nothing was cut off", self._what)
             scope[CUT]()
             raise ClientDisconnect from None

@@ -31,7 +31,7 @@ async def whole_body(request: Request, config: RestConfig) -> bytes:
                     raise _too_large(most)
                 parts.append(part)
     except TimeoutError:
-        raise _too_slow(config.body_timeout) from None
+        raise _too_slow("body_timeout", config) from None
     return b"".join(parts)
 
 
@@ -50,7 +50,7 @@ async def body_pieces(
             async with asyncio.timeout(None if patient else config.lines_timeout):
                 part = await anext(stream, None)
         except TimeoutError:
-            raise _too_slow(config.lines_timeout) from None
+            raise _too_slow("lines_timeout", config) from None
         if part is None:
             break
         searched = len(rest)
@@ -97,8 +97,12 @@ def asked(kind: type[T], body: bytes) -> T:
 
 
 def _too_large(most: int) -> BadRequest:
-    return BadRequest(413, f"the body, or a line of it, is over the limit of {most} bytes")
+    return BadRequest(
+        413, f"the body, or a line of it, is over the limit of {most} bytes", "body_bytes_max"
+    )
 
 
-def _too_slow(seconds: float) -> BadRequest:
-    return BadRequest(408, f"the body did not come within {seconds:g} s; send it again, faster")
+def _too_slow(limit: str, config: RestConfig) -> BadRequest:
+    seconds = getattr(config, limit)
+    told = f"the body did not come within {seconds:g} s; send it again, faster"
+    return BadRequest(408, told, limit)

@@ -119,6 +119,8 @@ class EndpointRoute(BaseRoute):
         except ClientDisconnect:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told
+            if isinstance(error, BadRequest) and error.limit:
+                request.app.state.node.limits.refused[error.limit] += 1
             return error_answer(error, endpoint.tell, what)
 
 

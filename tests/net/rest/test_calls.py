@@ -197,7 +197,8 @@ async def test_what_makes_no_request_is_refused_with_the_reason(
     answer = await client.request(method, path, content=body or None)
     assert answer.status_code == status
     error = answer.json()
-    assert (error["error"], error["extra"]) == (0, None)
+    assert error["error"] == 0
+    assert error["extra"] == ("body_bytes_max" if status == 413 else None)
     assert why in error["message"]
     assert servicer.asked == []
     assert (await client.get("/v1/echo?msg=still")).json() == {"msg": "still"}
@@ -259,8 +260,9 @@ async def test_a_call_whose_client_goes_is_cancelled(tmp_path: Path) -> None:
 async def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
     head = b"POST /v1/echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
     rest = Rest(RestConfig(body_timeout=0.2))
-    async with serving(tmp_path, [Recorded(), rest]) as (_, client):
+    async with serving(tmp_path, [Recorded(), rest]) as (server, client):
         answer = await sent(client, head, b"{")
+        assert server.node.limits.refused == {"body_timeout": 1}
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"did not come within 0.2 s" in answer
 
@@ -269,6 +271,7 @@ async def test_a_body_without_announced_length_is_bounded(served: Serving) -> No
     head = b"POST /v1/echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     answer = await sent(served[1], head, *[b"1000\r\n" + b" " * 4096 + b"\r\n"] * 17)
     assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b'"extra":"body_bytes_max"' in answer
 
 
 @pytest.mark.parametrize("path", ["/v1/streams/s/batches", "/v1/shards/7/batches"])
@@ -415,7 +418,7 @@ async def test_every_rule_reaches_its_call(served: Serving) -> None:
 
 async def test_a_head_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
     limits = {"limits": LimitsConfig(handshake_timeout=0.3)}
-    async with serving(tmp_path, server=limits) as (_, client):
+    async with serving(tmp_path, server=limits) as (server, client):
         for parts in ([], [b"GET /v1/echo HTTP/1.1\r\nHost: lo"]):
             reader, writer = await asyncio.open_connection(
                 client.base_url.host, client.base_url.port
@@ -425,3 +428,4 @@ async def test_a_head_that_does_not_come_is_not_waited_for(tmp_path: Path) -> No
             with suppress(ConnectionError):
                 assert await asyncio.wait_for(reader.read(), 30) == b""
             writer.close()
+        assert server.node.limits.refused == {"handshake_timeout": 2}
