@@ -300,7 +300,8 @@ class Store:
 
     def transaction(self) -> Transaction:
         """Return a context manager: what is done through it happens at its end, all or nothing."""
-        return Transaction(Collected(self._engine))
+        collected = Collected(self._engine)
+        return Transaction(collected, collected.commit_and_wait)
 
     # The store itself.
 

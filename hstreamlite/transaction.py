@@ -6,12 +6,12 @@ visible to anybody before the commit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from hstreamlite.config import CODECS, STREAMS_MAX, check_name
 from hstreamlite.consumer import ConsumerBase, by_consumer
@@ -124,6 +124,13 @@ class Collected:
             {name: _ids(by_shard, shards, order) for name, (shards, order) in parts.items()}, ticket
         )
 
+    def commit_and_wait(self) -> dict[str, RecordIds]:
+        """Commit, and return the ids of the appends when all is on disk."""
+        pending = self.commit()
+        self.engine.journal.wait(pending.ticket)
+        ids: dict[str, RecordIds] = pending.value
+        return ids
+
     def _spans(self, feed: Feed) -> list[Span]:
         _, consumers = self._acks[feed.state.name]
         return [span for spans in consumers.values() for span in spans]
@@ -170,13 +177,22 @@ def _ids(by_shard: dict[int, list[Run]], shards: list[int], order: list[int] | N
     return RecordIds(own, ids_order(own, order, shards))
 
 
-class Transaction:
-    """Collects appends, acks and catalog changes; commits at the end of the `with` block.
+class Collects(Protocol):
+    """What a transaction is to do, of a store here or elsewhere."""
 
-    An exception in the block abandons it. One thread at a time.
-    """
+    ended: bool
 
-    def __init__(self, collected: Collected) -> None:
+    def check(self) -> None: ...
+    def append(self, stream: str, record: Record) -> None: ...
+    def ack(self, deliveries: object) -> None: ...
+    def create_stream(self, name: str, options: dict[str, Any]) -> None: ...
+    def delete_stream(self, name: str) -> None: ...
+
+
+class TransactionBase:
+    """What a transaction does before its commit, blocking or not."""
+
+    def __init__(self, collected: Collects) -> None:
         self._collected = collected
         self.ids: dict[str, RecordIds] = {}
 
@@ -194,6 +210,7 @@ class Transaction:
     def append_many(
         self, stream: str, records: Iterable[Payload | Record], *, key: str | None = None
     ) -> None:
+        """Append records to a stream at the commit."""
         for record in item_list(records):
             self._collected.append(
                 stream, record if isinstance(record, Record) else record_of(record, key, None)
@@ -217,13 +234,27 @@ class Transaction:
         )
 
     def delete_stream(self, name: str) -> None:
+        """Delete a stream at the commit."""
         self._collected.delete_stream(name)
+
+    def __repr__(self) -> str:
+        return f"<Transaction {'ended' if self._collected.ended else 'open'}>"
+
+
+class Transaction(TransactionBase):
+    """Collects appends, acks and catalog changes; commits at the end of the `with` block.
+
+    An exception in the block abandons it. One thread at a time. Of a remote store: ConnectionLost
+    with outcome "unknown" when the connection breaks at the commit, and it may have happened.
+    """
+
+    def __init__(self, collected: Collects, commit: Callable[[], Mapping[str, RecordIds]]) -> None:
+        super().__init__(collected)
+        self._commit = commit
 
     def commit(self) -> None:
         """Commit now; on disk when this returns."""
-        pending = self._collected.commit()
-        self._collected.engine.journal.wait(pending.ticket)
-        self.ids = pending.value
+        self.ids = dict(self._commit())
 
     def __enter__(self) -> Self:
         self._collected.check()
@@ -238,9 +269,6 @@ class Transaction:
         if kind is None and not self._collected.ended:
             self.commit()
         self._collected.ended = True
-
-    def __repr__(self) -> str:
-        return f"<Transaction {'ended' if self._collected.ended else 'open'}>"
 
 
 def record_of(payload: Payload | Record, key: str | None, attributes: object) -> Record:

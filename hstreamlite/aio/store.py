@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -16,7 +17,7 @@ from hstreamlite.aio.bell import Bell, in_thread
 from hstreamlite.aio.consumer import Consumer
 from hstreamlite.aio.producer import Producer
 from hstreamlite.aio.stream import FollowedStream, Stream
-from hstreamlite.aio.transaction import Transaction
+from hstreamlite.aio.transaction import Transaction, commit
 from hstreamlite.config import Durability, StoreConfig, check_name
 from hstreamlite.consumer import ConsumerOptions
 from hstreamlite.engine import Engine
@@ -228,7 +229,8 @@ class Store:
 
     def transaction(self) -> Transaction:
         """Return an async context manager that commits at its end, all or nothing."""
-        return Transaction(self._bell, Collected(self._engine))
+        collected = Collected(self._engine)
+        return Transaction(collected, partial(commit, self._bell, collected))
 
     @property
     def path(self) -> str:

@@ -2,68 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Self
 
 from hstreamlite.aio.bell import Bell, in_thread
-from hstreamlite.records import Payload, Record, RecordIds
-from hstreamlite.transaction import Collected, item_list, record_of
+from hstreamlite.records import RecordIds
+from hstreamlite.transaction import Collected, Collects, TransactionBase
 
 
-class Transaction:
-    """Collects appends, acks and catalog changes; commits at the end of the `async with` block."""
+class Transaction(TransactionBase):
+    """Collects appends, acks and catalog changes; commits at the end of the `async with` block.
 
-    def __init__(self, bell: Bell, collected: Collected) -> None:
-        self._bell = bell
-        self._collected = collected
-        self.ids: dict[str, RecordIds] = {}
+    An exception in the block abandons it. Of a remote store: ConnectionLost with outcome "unknown"
+    when the connection breaks at the commit, and it may have happened.
+    """
 
-    def append(
-        self,
-        stream: str,
-        payload: Payload | Record,
-        *,
-        key: str | None = None,
-        attributes: dict[str, str] | None = None,
+    def __init__(
+        self, collected: Collects, commit: Callable[[], Awaitable[Mapping[str, RecordIds]]]
     ) -> None:
-        """Append a record to a stream at the commit; its id is then in `ids[stream]`."""
-        self._collected.append(stream, record_of(payload, key, attributes))
-
-    def append_many(
-        self, stream: str, records: Iterable[Payload | Record], *, key: str | None = None
-    ) -> None:
-        for record in item_list(records):
-            self._collected.append(
-                stream, record if isinstance(record, Record) else record_of(record, key, None)
-            )
-
-    def ack(self, deliveries: object) -> None:
-        """Ack deliveries at the commit: LeaseLost then, and nothing done, if one is not held."""
-        self._collected.ack(deliveries)
-
-    def create_stream(
-        self,
-        name: str,
-        *,
-        backlog: float | timedelta = 0,
-        max_bytes: int = 0,
-        protect: Iterable[str] = (),
-    ) -> None:
-        """Create a stream at the commit; options as `Store.create_stream`."""
-        self._collected.create_stream(
-            name, {"backlog": backlog, "max_bytes": max_bytes, "protect": protect}
-        )
-
-    def delete_stream(self, name: str) -> None:
-        self._collected.delete_stream(name)
+        super().__init__(collected)
+        self._commit = commit
 
     async def commit(self) -> None:
         """Commit now; on disk when this returns."""
-        pending = await in_thread(self._collected.commit)
-        await self._bell.ticket(pending.ticket)
-        self.ids = pending.value
+        self.ids = dict(await self._commit())
 
     async def __aenter__(self) -> Self:
         self._collected.check()
@@ -79,5 +42,11 @@ class Transaction:
             await self.commit()
         self._collected.ended = True
 
-    def __repr__(self) -> str:
-        return f"<aio.Transaction {'ended' if self._collected.ended else 'open'}>"
+
+async def commit(bell: Bell, collected: Collected) -> dict[str, RecordIds]:
+    """Commit to a store that is open here, and return the ids of the appends when all is on
+    disk."""
+    pending = await in_thread(collected.commit)
+    await bell.ticket(pending.ticket)
+    ids: dict[str, RecordIds] = pending.value
+    return ids

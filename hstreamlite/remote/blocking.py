@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
+from functools import partial
 from itertools import chain
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -24,13 +25,14 @@ from hstreamlite.remote import (
     reader as readers,
     store as stores,
     stream as streams,
-    transaction as transactions,
 )
 from hstreamlite.remote.blocking_consumer import Subscription
 from hstreamlite.remote.security import Security
 from hstreamlite.remote.thread import LoopThread, threads
+from hstreamlite.remote.transaction import Collected
 from hstreamlite.remote.way import Way
 from hstreamlite.sub.retry import Backoff
+from hstreamlite.transaction import Transaction
 
 R = TypeVar("R", Record, Batch)
 
@@ -146,7 +148,9 @@ class Store:
 
     def transaction(self) -> Transaction:
         """Return a context manager: what is done through it happens at its end, all or nothing."""
-        return Transaction(self._way, self._noun.transaction())
+        self._way.link.check()
+        collected = Collected(self._way.link)
+        return Transaction(collected, partial(self._way.run, collected.commit))
 
     @property
     def address(self) -> str:
@@ -397,49 +401,6 @@ class Producer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def __repr__(self) -> str:
-        return repr(self._noun)
-
-
-class Transaction:
-    """Collects appends, acks and catalog changes; commits at the end of the `with` block.
-
-    An exception in the block abandons it. One thread at a time. ConnectionLost with outcome
-    "unknown" when the connection breaks at the commit, and it may have happened.
-    """
-
-    def __init__(self, way: Way, noun: transactions.Transaction) -> None:
-        self._way = way
-        self._noun = noun
-        self.append = noun.append
-        self.append_many = noun.append_many
-        self.ack = noun.ack
-        self.create_stream = noun.create_stream
-        self.delete_stream = noun.delete_stream
-
-    @property
-    def ids(self) -> dict[str, RecordIds]:
-        """After the commit: the ids of what was appended, by stream."""
-        return self._noun.ids
-
-    def commit(self) -> None:
-        """Commit now; on disk when this returns."""
-        self._way.run(self._noun.commit)
-
-    def __enter__(self) -> Self:
-        self._noun.check()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None and not self._noun.ended:
-            self.commit()
-        self._noun.ended = True
 
     def __repr__(self) -> str:
         return repr(self._noun)

@@ -8,6 +8,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
+from hstreamlite.aio.transaction import Transaction
 from hstreamlite.config import (
     Durability,
     check_bool,
@@ -28,7 +29,7 @@ from hstreamlite.remote.requests import stream_request, subscription_request
 from hstreamlite.remote.security import Security
 from hstreamlite.remote.stream import Stream
 from hstreamlite.remote.subscription import Subscription
-from hstreamlite.remote.transaction import Transaction
+from hstreamlite.remote.transaction import transaction_of
 from hstreamlite.sub.retry import Backoff
 
 
@@ -168,7 +169,7 @@ class Store:
     def transaction(self) -> Transaction:
         """Return an async context manager that commits at its end, all or nothing."""
         self._link.check()
-        return Transaction(self._link)
+        return transaction_of(self._link)
 
     @property
     def address(self) -> str:

@@ -32,7 +32,7 @@ from hstreamlite.records import Payload, Record, RecordId, RecordIds
 from hstreamlite.remote.link import Link
 from hstreamlite.remote.producer import Producer
 from hstreamlite.remote.reader import BatchReader, Reader
-from hstreamlite.remote.transaction import Transaction
+from hstreamlite.remote.transaction import transaction_of
 from hstreamlite.transaction import item_list, record_of
 
 MESSAGE_BYTES: Final = 4 << 20
@@ -96,7 +96,7 @@ class Stream:
         if body.decoded_bytes > limit:
             raise BatchTooLarge(body.decoded_bytes, limit)
         if len(body.payload) > MESSAGE_BYTES:
-            transaction = Transaction(self._link)
+            transaction = transaction_of(self._link)
             transaction.append_many(self.name, items, key=key)
             await transaction.commit()
             return transaction.ids[self.name]

@@ -6,21 +6,19 @@ Whether its streams exist, and whether what it acks is held, is found out at the
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from datetime import timedelta
-from types import TracebackType
-from typing import Any, Final, Protocol, Self, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from hstreamlite._native import fast
+from hstreamlite.aio.transaction import Transaction
 from hstreamlite.config import check_name
 from hstreamlite.consumer import by_consumer
 from hstreamlite.errors import RecordTooLarge, StreamExists, StreamNotFound, TransactionTooLarge
 from hstreamlite.feed import Span, spans_of
 from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.net.wire import body_to, ids_from, spans_to
-from hstreamlite.records import Payload, Record, RecordIds
+from hstreamlite.records import Record, RecordIds
 from hstreamlite.remote.link import Link
 from hstreamlite.remote.requests import stream_request
-from hstreamlite.transaction import item_list, record_of
 
 PART_BYTES: Final = 1 << 20
 SPANS_MAX: Final = 50_000
@@ -37,12 +35,8 @@ class _Attached(Protocol):
     def link(self) -> Link: ...
 
 
-class Transaction:
-    """Collects appends, acks and catalog changes; commits at the end of the `async with` block.
-
-    An exception in the block abandons it. ConnectionLost with outcome "unknown" when the
-    connection breaks at the commit, and it may have happened.
-    """
+class Collected:
+    """What a transaction is to do. Used by one thread at a time."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -50,35 +44,15 @@ class Transaction:
         self._deletes: dict[str, None] = {}
         self._appends: dict[str, list[Record]] = {}
         self._acks: dict[tuple[str, str], list[Span]] = {}
-        self.ended = False
         self._bytes = 0
-        self.ids: dict[str, RecordIds] = {}
+        self.ended = False
 
     def check(self) -> None:
         self._link.check()
         if self.ended:
             raise ValueError("the transaction has ended; begin another with store.transaction()")
 
-    def append(
-        self,
-        stream: str,
-        payload: Payload | Record,
-        *,
-        key: str | None = None,
-        attributes: dict[str, str] | None = None,
-    ) -> None:
-        """Append a record to a stream at the commit; its id is then in `ids[stream]`."""
-        self._append(stream, record_of(payload, key, attributes))
-
-    def append_many(
-        self, stream: str, records: Iterable[Payload | Record], *, key: str | None = None
-    ) -> None:
-        for record in item_list(records):
-            self._append(
-                stream, record if isinstance(record, Record) else record_of(record, key, None)
-            )
-
-    def _append(self, stream: str, record: Record) -> None:
+    def append(self, stream: str, record: Record) -> None:
         self._stream(stream)
         size = fast.record_bytes(record)
         if size > self._link.hello.batch_bytes_max:
@@ -93,7 +67,6 @@ class Transaction:
             raise StreamNotFound(name)
 
     def ack(self, deliveries: object) -> None:
-        """Ack deliveries at the commit: LeaseLost then, and nothing done, if one is not held."""
         self.check()
         for consumer, items in by_consumer(deliveries, _Attached):  # type: ignore[type-abstract]
             if consumer.link is not self._link:
@@ -103,17 +76,9 @@ class Transaction:
             place = consumer.subscription, consumer.name
             self._acks.setdefault(place, []).extend(spans_of(items))
 
-    def create_stream(
-        self,
-        name: str,
-        *,
-        backlog: float | timedelta = 0,
-        max_bytes: int = 0,
-        protect: Iterable[str] = (),
-    ) -> None:
-        """Create a stream at the commit; options as `Store.create_stream`."""
+    def create_stream(self, name: str, options: dict[str, Any]) -> None:
         self.check()
-        request = stream_request(name, backlog, max_bytes, protect)
+        request = stream_request(name, **options)
         if name in self._creates:
             raise StreamExists(name)
         self._creates[name] = request
@@ -124,15 +89,18 @@ class Transaction:
             raise ValueError(f"stream {name!r} is created in this transaction; leave both out")
         self._deletes[name] = None
 
-    async def commit(self) -> None:
-        """Commit now; on disk when this returns."""
+    async def commit(self) -> dict[str, RecordIds]:
+        """Send it, and return the ids of the appends when all is on disk.
+
+        ConnectionLost with outcome "unknown" when the connection breaks, and it may have happened.
+        """
         self.check()
         self.ended = True
         limit = self._link.hello.transaction_bytes_max
         if self._bytes > limit:
             raise TransactionTooLarge(self._bytes, limit)
         reply = await self._link.call("Commit", self._parts, again=False)
-        self.ids = {stream: ids_from(ids) for stream, ids in reply.ids.items()}
+        return {stream: ids_from(ids) for stream, ids in reply.ids.items()}
 
     async def _parts(self) -> AsyncIterator[pb.TransactionPart]:
         for create in self._creates.values():
@@ -153,22 +121,11 @@ class Transaction:
                 yield pb.TransactionPart(acks=acks)
         yield pb.TransactionPart(last=True)
 
-    async def __aenter__(self) -> Self:
-        self.check()
-        return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None and not self.ended:
-            await self.commit()
-        self.ended = True
-
-    def __repr__(self) -> str:
-        return f"<remote Transaction {'ended' if self.ended else 'open'}>"
+def transaction_of(link: Link) -> Transaction:
+    """Return a transaction that is sent to the server at its commit."""
+    collected = Collected(link)
+    return Transaction(collected, collected.commit)
 
 
 def _cut(records: list[Record]) -> Iterable[list[Record]]:

@@ -90,8 +90,6 @@ MEMBERS = {
     "Batch.decoded_bytes": "Size of the payload decompressed; 0 where a client encoded it.",
     "Batch.size": "Number of its records, trimmed ones included.",
     "Transaction.ids": "After the commit: ids of what was appended, by stream.",
-    "Transaction.append_many": "Append records to a stream at the commit.",
-    "Transaction.delete_stream": "Delete a stream at the commit.",
     "RecordIds.count": "Say how often an id occurs.",
     "RecordIds.index": "Return the index of an id.",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from hstreamlite.aio.transaction import Transaction
+from hstreamlite.aio.transaction import commit
 from hstreamlite.errors import TransactionTooLarge
 from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.net.v1.base import Base, Context
@@ -18,7 +18,6 @@ class Commits(Base):
     async def Commit(
         self, requests: AsyncIterator[pb.TransactionPart], context: Context
     ) -> pb.TransactionReply:
-        store = self.store
         collected = Collected(self.engine)
         size, limit = 0, self.engine.config.transaction_bytes_max
         whole = False
@@ -37,11 +36,8 @@ class Commits(Base):
             raise refusal
         if not whole:
             raise ValueError("a transaction came without its last part, and is not done")
-        transaction = Transaction(store._bell, collected)
-        await transaction.commit()
-        return pb.TransactionReply(
-            ids={stream: ids_to(ids) for stream, ids in transaction.ids.items()}
-        )
+        ids = await commit(self.store._bell, collected)
+        return pb.TransactionReply(ids={stream: ids_to(of) for stream, of in ids.items()})
 
     def _collect(self, collected: Collected, part: pb.TransactionPart) -> None:
         which = part.WhichOneof("part")
