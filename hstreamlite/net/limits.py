@@ -72,6 +72,10 @@ NEVER_CAME = "no_request"
 refuses a request above twice the limit in this way, too, and tells its client alone why."""
 
 
+_UNTOLD = frozenset(["unix:"])
+"""What gRPC calls every client of a Unix socket. They are the owner's own, so they go uncounted."""
+
+
 class Limits:
     """The calls under way, and how often a limit stood against one."""
 
@@ -120,6 +124,8 @@ class Limits:
 
     def enter(self, peer: str) -> None:
         """Count a call of a connection; LimitReached if that has too many, or is one too many."""
+        if peer in _UNTOLD:
+            return
         calls = self._by_peer.get(peer, 0)
         if not calls and len(self._by_peer) >= self.config.connections_max:
             raise self.reached("connections_max")
@@ -128,6 +134,8 @@ class Limits:
         self._by_peer[peer] = calls + 1
 
     def leave(self, peer: str) -> None:
+        if peer in _UNTOLD:
+            return
         self._by_peer[peer] -= 1
         if not self._by_peer[peer]:
             del self._by_peer[peer]

@@ -246,3 +246,17 @@ async def test_a_call_whose_client_takes_nothing_ends_and_is_counted(tmp_path: P
 def test_a_limit_outside_its_range_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(options))} must be from"):
         LimitsConfig(**options)
+
+
+@pytest.mark.asyncio
+async def test_clients_of_the_socket_in_the_store_are_not_one_connection(tmp_path: Path) -> None:
+    async with serving(tmp_path, calls_per_connection_max=1, connections_max=1):
+        target = f"unix:{tmp_path}/store/server.sock"
+        async with (
+            grpc.aio.insecure_channel(target, options=OWN) as first,
+            grpc.aio.insecure_channel(target, options=OWN) as second,
+        ):
+            calls = [await watch(first), await watch(second)]
+            assert await echo(second) == "a"
+            for call in calls:
+                call.cancel()
