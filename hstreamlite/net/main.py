@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hstreamlite.errors import HStreamError
 from hstreamlite.net.config import CannotListen, ServerConfig
+from hstreamlite.net.systemd import notify
 
 if TYPE_CHECKING:
     from hstreamlite.net.server import Server
@@ -111,7 +112,9 @@ async def _run(server: Server) -> None:
             host, port = server.node.http_address
             where += f", HTTP at {host}:{port}"
         print(f"hstreamlite server ready at {where}", flush=True)
+        notify("READY=1", f"STATUS=Serving at {where}")
         await server.wait()
+        notify("STOPPING=1", "STATUS=Finishing calls")
     finally:
         await server.stop()
 

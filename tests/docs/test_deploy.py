@@ -43,7 +43,7 @@ def test_the_unit_runs_the_server_with_flags_that_it_has() -> None:
     assert (Path(program).name, command) == ("hstreamlite", "server")
     options = _parser().parse_args(flags)
     assert options.config == "/etc/hstreamlite/server.toml"
-    assert unit()["Service"]["Type"] == "exec"  # it tells systemd nothing by itself
+    assert unit()["Service"]["Type"] == "notify"
 
 
 @pytest.mark.skipif(which("systemd-analyze") is None, reason="no systemd here")
