@@ -1,6 +1,7 @@
 """The table of goals: what is asked of the engine, and what this machine shows.
 
-    python -m benchmarks table [--quick] [--goal N] [--rounds N] [--dir PATH] [--json FILE]
+    python -m benchmarks table [--quick] [--goal N] [--row TEXT] [--rounds N] [--dir PATH]
+                               [--json FILE]
 
 A row is a ratio to a physical limit or to a rival that was measured in the same rounds: its median,
 and its least and greatest over the rounds. Figures count only when nothing else runs.
@@ -33,6 +34,9 @@ def main(arguments: Sequence[str]) -> int:
     commands.add_argument(
         "--goal", action="append", metavar="N", help="only the rows of this goal; may be repeated"
     )
+    commands.add_argument(
+        "--row", action="append", metavar="TEXT", help="only rows with this in their title"
+    )
     options = commands.parse_args(arguments)
     openers, versions = contenders()
     plan = plan_of(options)
@@ -41,9 +45,15 @@ def main(arguments: Sequence[str]) -> int:
         for number, make in groups(plan, openers).items()
         if not options.goal or number in options.goal
         for group in make()
+        if _asked(group, options.row)
     )
     print_rows(wanted, options, versions, heading=True)
     return 0
+
+
+def _asked(group: Group, texts: Sequence[str] | None) -> bool:
+    """Return whether a row of the group is asked for; those that share its runs come with it."""
+    return not texts or any(text in goal.title for text in texts for goal in group.goals)
 
 
 def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
