@@ -6,8 +6,10 @@
  */
 uint32_t hsl_crc32c(uint32_t crc, const void *data, size_t len);
 
-/* The variants behind it, for tests: hsl_crc32c is the second where the processor has what it
- * takes, else the first. hsl_crc32c_sse42 is the portable one where hsl_crc32c_has_sse42() is 0. */
+/* The variants behind it, for tests: hsl_crc32c is the last of them that the processor has what it
+ * takes for, which the has_ functions tell; the others may be called only then. */
 uint32_t hsl_crc32c_portable(uint32_t crc, const void *data, size_t len);
 uint32_t hsl_crc32c_sse42(uint32_t crc, const void *data, size_t len);
 int hsl_crc32c_has_sse42(void);
+uint32_t hsl_crc32c_folded(uint32_t crc, const void *data, size_t len);
+int hsl_crc32c_has_folded(void);

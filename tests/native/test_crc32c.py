@@ -11,7 +11,12 @@ from hypothesis import given, strategies as st
 
 from hstreamlite._native import ffi, lib
 
-VARIANTS = ["hsl_crc32c", "hsl_crc32c_portable", "hsl_crc32c_sse42"]
+VARIANTS = [
+    "hsl_crc32c",
+    "hsl_crc32c_portable",
+    *(["hsl_crc32c_sse42"] if lib.hsl_crc32c_has_sse42() else []),
+    *(["hsl_crc32c_folded"] if lib.hsl_crc32c_has_folded() else []),
+]
 LENGTHS = range(2049)
 ALIGNMENTS = range(8)
 CPUINFO = Path("/proc/cpuinfo")
@@ -113,4 +118,7 @@ def test_any_flipped_bit_changes_the_checksum(data: bytes, bit: int) -> None:
 @pytest.mark.skipif(bool(lib.hsl_io_portable()), reason="built without what a processor has")
 def test_the_fast_variant_is_used_where_the_processor_has_it() -> None:
     flags = CPUINFO.read_text(encoding="ascii").split()
-    assert bool(lib.hsl_crc32c_has_sse42()) == ("sse4_2" in flags and "pclmulqdq" in flags)
+    with_instruction = "sse4_2" in flags and "pclmulqdq" in flags
+    assert bool(lib.hsl_crc32c_has_sse42()) == with_instruction
+    with_folding = with_instruction and "avx512f" in flags and "vpclmulqdq" in flags
+    assert bool(lib.hsl_crc32c_has_folded()) == with_folding
