@@ -195,6 +195,7 @@ def read(
     owner: object | None,
     attempt: int,
     may_block: bool,
+    last: bool,
     /,
 ) -> list[Any] | None: ...
 def read_batches(

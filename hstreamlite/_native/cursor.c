@@ -16,6 +16,7 @@
 struct hsl_cursor {
     struct hsl_log *log;
     uint64_t shard, lsn;
+    uint64_t until; /* LSN from which on nothing will be asked for; UINT64_MAX = not known */
     uint64_t gap_from, gap_to;
     struct hsl_chunk *pinned;
     uint8_t *buf;
@@ -46,6 +47,7 @@ struct hsl_cursor *hsl_cursor_new(struct hsl_log *log, uint64_t shard, uint64_t 
         atomic_fetch_add(&log->holders, 1);
         cursor->shard = shard;
         cursor->lsn = lsn;
+        cursor->until = UINT64_MAX;
         cursor->ahead = READ_MIN;
     }
     return cursor;
@@ -72,6 +74,8 @@ void hsl_cursor_seek(struct hsl_cursor *cursor, uint64_t lsn)
 }
 
 uint64_t hsl_cursor_lsn(struct hsl_cursor *cursor) { return cursor->lsn; }
+
+void hsl_cursor_until(struct hsl_cursor *cursor, uint64_t lsn) { cursor->until = lsn; }
 
 /* The cursor stands in another block: what it kept of the last one is of no use. */
 static void turn_to(struct hsl_cursor *cursor, uint64_t block)
@@ -221,7 +225,7 @@ static uint64_t read_ahead(const struct hsl_cursor *cursor, const struct hsl_ent
         const struct hsl_entry *e = &entries[i];
         uint64_t off = (uint64_t)e->off8 * 8;
         if (e->segment != entries[at].segment || off > end + HSL_GAP_MAX ||
-            off + e->len > start + cursor->ahead)
+            off + e->len > start + cursor->ahead || e->seq >= cursor->until)
             break;
         end = off + e->len;
     }
@@ -317,11 +321,11 @@ static bool buffered(const struct hsl_cursor *cursor, const struct hsl_entry *e)
            off + e->len <= cursor->off + cursor->len;
 }
 
-/* Has the disk fetch what follows, if the cursor reads on. */
-static void announce(struct hsl_cursor *cursor, int fd, uint64_t from)
+/* Has the disk fetch what follows a block, if the cursor reads on. */
+static void announce(struct hsl_cursor *cursor, const struct hsl_entry *e, int fd, uint64_t from)
 {
     const struct hsl_entry *last = &cursor->page[cursor->page_len - 1];
-    if (cursor->ahead == READ_MIN)
+    if (cursor->ahead == READ_MIN || cursor->until <= e->seq + e->count)
         return;
     if (!cursor->announced)
         hsl_announce_blocks(cursor->log, fd, cursor->page, cursor->page_len, from);
@@ -350,7 +354,7 @@ static int fill(struct hsl_cursor *cursor, const struct hsl_entry *e, uint64_t f
     if (rc != HSL_OK)
         return rc;
     if (cursor->page_len > 0 && cursor->page[0].segment == e->segment)
-        announce(cursor, fd, end);
+        announce(cursor, e, fd, end);
     size_t got = 0;
     int err = 0;
     uint64_t begin = log->io->mono_ns(log->io->ctx);
@@ -489,7 +493,8 @@ static int view_file(struct hsl_cursor *cursor, const struct hsl_entry *e, uint6
     if (!buffered(cursor, e)) {
         if (!may_block)
             return HSL_AGAIN;
-        if (cursor->ahead == READ_MIN && records != HSL_WHOLE) {
+        bool near = cursor->ahead == READ_MIN || cursor->until < e->seq + e->count;
+        if (near && records != HSL_WHOLE) {
             struct hsl_marks marks;
             sought = !hsl_marks_get(cursor->log, e, &marks);
             int rc = sought ? HSL_DAMAGED : view_part(cursor, e, &marks, records, out);

@@ -551,6 +551,8 @@ struct hsl_cursor *hsl_cursor_new(struct hsl_log *log, uint64_t shard, uint64_t 
 void hsl_cursor_free(struct hsl_cursor *cursor);
 void hsl_cursor_seek(struct hsl_cursor *cursor, uint64_t lsn);
 uint64_t hsl_cursor_lsn(struct hsl_cursor *cursor);
+/* Nothing from this LSN on will be asked for, unless it is UINT64_MAX: so it is not read ahead. */
+void hsl_cursor_until(struct hsl_cursor *cursor, uint64_t lsn);
 struct hsl_block_view {
     struct hsl_block_header header;
     const uint8_t *payload; /* bytes [from, from + len) of the payload; all, if it is compressed */

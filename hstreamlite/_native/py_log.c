@@ -873,12 +873,12 @@ static PyObject *read_result(struct reading *r, int rc)
     return r->records;
 }
 
-/* read(cursor, who, max_records, max_bytes, end LSN, owner or None, attempt, may_block)
- * -> list of records, empty at the tail or at the end LSN; None if it would block */
+/* read(cursor, who, max_records, max_bytes, end LSN, owner or None, attempt, may_block, last: no
+ * record behind these will be asked for) -> list of records, empty at the tail or at the end LSN; None if it would block */
 static PyObject *py_read(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     uint64_t max_records, max_bytes, end, attempt;
-    if (!hsl_py_takes("read", nargs, 8))
+    if (!hsl_py_takes("read", nargs, 9))
         return NULL;
     struct hsl_cursor *cursor = get_cursor(args[0]);
     if (!cursor || !get_u64(args[2], &max_records) || !get_u64(args[3], &max_bytes) ||
@@ -894,7 +894,11 @@ static PyObject *py_read(PyObject *module, PyObject *const *args, Py_ssize_t nar
     };
     if (!r.records)
         return NULL;
-    return read_result(&r, read_up_to(&r, max_records, end, 0, (uint32_t)attempt));
+    if (args[8] == Py_True && max_records < end - hsl_cursor_lsn(cursor))
+        hsl_cursor_until(cursor, hsl_cursor_lsn(cursor) + max_records);
+    PyObject *result = read_result(&r, read_up_to(&r, max_records, end, 0, (uint32_t)attempt));
+    hsl_cursor_until(cursor, UINT64_MAX);
+    return result;
 }
 
 /* Where a read of runs[i] and of those that follow it closely ends. */

@@ -420,15 +420,17 @@ class Cursor:
         owner: object | None = None,
         attempt: int = 1,
         may_block: bool = True,
+        last: bool = False,
     ) -> list[Any] | None:
         """Return the next records; empty at the tail, None where that would block.
 
+        last: none behind these will be asked for, so nothing is read ahead.
         The one that reaches `max_bytes` is the last, going by the average of its block.
         RecordTrimmed, once, when records at the position are gone: the cursor then stands at the
         first kept one. MalformedBatch likewise: it then stands behind that batch.
         """
         records: list[Any] | None = fast.read(
-            self._cursor, self, max_records, max_bytes, end, owner, attempt, may_block
+            self._cursor, self, max_records, max_bytes, end, owner, attempt, may_block, last
         )
         return records
 

@@ -136,7 +136,8 @@ class Scan:
             if step is None:
                 return []
             cursor, count, end = step
-            records = cursor.read(count, end=end, max_bytes=_BYTES, may_block=may_block)
+            last = count == self._left
+            records = cursor.read(count, end=end, max_bytes=_BYTES, may_block=may_block, last=last)
             if records is None:
                 raise NotReady
             if self._key is not None:

@@ -130,7 +130,7 @@ def test_any_steps_read_what_was_appended(
                 assert sum(len(batch.body) for batch in raw[:-1]) < most
                 assert cursor.lsn == (raw[-1].batch_id + raw[-1].end if raw else at + 1)
                 continue
-            got = cursor.read(count, max_bytes=most)
+            got = cursor.read(count, max_bytes=most, last=most % 2 == 0)
             assert got is not None
             assert len(got) <= count
             assert payloads(got) == expected[at : at + len(got)]
@@ -169,6 +169,22 @@ def test_a_block_that_was_sought_is_read_in_part(first: int, count: int) -> None
         if first // 300 == (first + count - 1) // 300:
             assert bytes_read(store) - before <= 4096 * pages_of(first, expected)
         assert payloads(cursor.read(1000, end=601)) == EXPECTED[first + count :]
+
+
+def test_the_last_records_across_two_blocks_are_read_in_parts() -> None:
+    with stored(LARGE, reopened=True) as (_, store):
+        whole = 0
+        for first in (1, 301):
+            before = bytes_read(store)
+            assert new_cursor(store, first).read(1)
+            whole = bytes_read(store) - before
+        stream = store.stream("s")
+        tail = stream.tail()
+        assert tail is not None
+        start = hs.RecordId(tail.shard_id, 1, 270)
+        before = bytes_read(store)
+        assert payloads(list(stream.read(start=start, limit=60))) == EXPECTED[270:330]
+        assert bytes_read(store) - before < whole
 
 
 @given(first=st.integers(0, 599))
