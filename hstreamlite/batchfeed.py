@@ -7,7 +7,7 @@ id, time and compression.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
@@ -175,13 +175,18 @@ def _part(raw: RawBatch, spans: list[tuple[int, int]]) -> bytes:
 
 def ack_ids(feed: Feed, ids: Iterable[tuple[int, int, int] | RecordId]) -> RawAcks:
     """Ack records by (shard, batch, index), each by itself: nothing about an id is an error."""
-    feed.check()
-    by_shard: dict[int, list[int]] = {}
+    places: dict[int, list[int]] = {}
     for shard, lsn in map(_place, ids):
-        by_shard.setdefault(shard, []).append(lsn)
+        places.setdefault(shard, []).append(lsn)
+    return ack_places(feed, places)
+
+
+def ack_places(feed: Feed, places: Mapping[int, list[int]]) -> RawAcks:
+    """Ack records by the LSNs in each shard, as `ack_ids`; 0 is the LSN of none."""
+    feed.check()
     counts = [0, 0, 0, 0]
     attend = False
-    for shard, lsns in by_shard.items():
+    for shard, lsns in places.items():
         address = feed.addresses.get(shard)
         if address is None:
             counts[3] += len(lsns)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 from hstreamlite._native import fast
 from hstreamlite.aio.bell import Bell, in_thread
-from hstreamlite.batchfeed import BatchFeed, RawAcks, RawDelivery, Wait, ack_ids
+from hstreamlite.batchfeed import BatchFeed, RawAcks, RawDelivery, Wait, ack_ids, ack_places
 from hstreamlite.config import check_seconds
 from hstreamlite.errors import ConsumerClosed, StoreClosed, SubscriptionNotFound
 from hstreamlite.feed import Feed
@@ -117,6 +117,12 @@ class RawConsumer:
         Progress is on disk within `progress_interval`. SubscriptionNotFound when it is deleted.
         """
         acks = ack_ids(self._feed, ids)
+        self._feed.note_ack(self.name)
+        return acks
+
+    def ack_places(self, places: Mapping[int, list[int]]) -> RawAcks:
+        """Ack records by their LSNs in each shard, as `ack`; 0 is the LSN of none."""
+        acks = ack_places(self._feed, places)
         self._feed.note_ack(self.name)
         return acks
 

@@ -12,6 +12,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from hstreamlite.errors import LimitReached
+from hstreamlite.net.encoded import encoder
 from hstreamlite.net.limits import Attended, Limits
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -64,7 +65,7 @@ class Limiter(grpc.aio.ServerInterceptor):
             request_deserializer=_decoder(
                 handler.request_deserializer, self._limits.receive_bytes_max
             ),
-            response_serializer=handler.response_serializer,
+            response_serializer=encoder(handler.response_serializer),
         )
         return made
 
@@ -90,8 +91,8 @@ class Limiter(grpc.aio.ServerInterceptor):
         async def answer(_requests: Any, context: Any) -> None:
             peer = context.peer()
             limits.enter(peer)
+            attended = Attended(context, limits, self._checked)
             try:
-                attended = Attended(context, limits, self._checked)
                 request = attended.requests() if takes_many else await attended.request()
                 if not generates:
                     await behaviour(request, attended)
@@ -103,6 +104,7 @@ class Limiter(grpc.aio.ServerInterceptor):
                 finally:
                     await responses.aclose()
             finally:
+                attended.end()
                 limits.leave(peer)
 
         return answer

@@ -142,7 +142,8 @@ class Limits:
 
 
 class Attended:
-    """The context of a call whose client has to ask in time, and to take what it is sent."""
+    """The context of a call whose client has to ask in time, and to take what it is sent. One
+    write at a time."""
 
     def __init__(self, context: Any, limits: Limits, check: Callable[[Any], Any]) -> None:
         self._context = context
@@ -150,6 +151,11 @@ class Attended:
         self._limits = limits
         self._timeout = limits.config.stall_timeout
         self._asked = False
+        self._loop = asyncio.get_running_loop()
+        self._since: float | None = None
+        self._writer: asyncio.Task[Any] | None = None
+        self._stalled = False
+        self._timer: asyncio.TimerHandle | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
@@ -184,14 +190,36 @@ class Attended:
 
     async def write(self, message: Any) -> None:
         """Return when gRPC has room for more. LimitReached if it has none for too long."""
-        patience = asyncio.timeout(self._timeout)
-        self._limits._writing += 1
+        limits = self._limits
+        limits._writing += 1
+        self._since = self._loop.time()
+        self._writer = asyncio.current_task()
+        if self._timer is None:  # one for all writes: most take no time, and a timer does
+            self._timer = self._loop.call_at(self._since + self._timeout, self._look)
         try:
-            async with patience:
-                await self._context.write(message)
-        except TimeoutError:
-            if not patience.expired():
-                raise
-            raise self._limits.reached("stall_timeout") from None
+            await self._context.write(message)
+        except asyncio.CancelledError:
+            if self._stalled and self._writer is not None and self._writer.uncancel() == 0:
+                raise limits.reached("stall_timeout") from None
+            raise
         finally:
-            self._limits._writing -= 1
+            self._since = None
+            limits._writing -= 1
+
+    def _look(self) -> None:
+        """End a write that takes too long; look again when the one under way may."""
+        self._timer = None
+        if self._since is None or self._writer is None:
+            return
+        end = self._since + self._timeout
+        if self._loop.time() < end:
+            self._timer = self._loop.call_at(end, self._look)
+            return
+        self._stalled = True
+        self._writer.cancel()
+
+    def end(self) -> None:
+        """Look no more: the call is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -11,7 +11,7 @@ from dataclasses import replace
 from logging import getLogger
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from hstreamlite.aio import open as open_store
 from hstreamlite.net import needs
@@ -192,11 +192,12 @@ class Server:
         return known[0]
 
     def _serve(self, server: grpc.aio.Server, node: Node) -> None:
+        generic: Any = _Generic(server)
         for service in node.services.values():
-            service.add(service.servicer, server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+            service.add(service.servicer, generic)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, generic)
         names = [*node.services, health.SERVICE_NAME, reflection.SERVICE_NAME]
-        reflection.enable_server_reflection(names, server)
+        reflection.enable_server_reflection(names, generic)
 
     def _short(self, path: str) -> str | None:
         """Return a path of the socket that fits into an address and says the same in a URI."""
@@ -263,6 +264,17 @@ class Server:
         trace: TracebackType | None,
     ) -> None:
         await self.stop()
+
+
+class _Generic:
+    """A gRPC server to which services are added by name only, and not each of their methods, too:
+    grpc.aio looks at all of those for every call that comes."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
+        """Nothing: they are among the generic ones."""
 
 
 def _target(host: str, port: int) -> str:

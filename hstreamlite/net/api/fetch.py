@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
+from hstreamlite._native import fast
 from hstreamlite.aio.raw import RawConsumer, RawDelivery
 from hstreamlite.errors import ConsumerClosed, ConsumerExists, StoreClosed, SubscriptionNotFound
 from hstreamlite.net import hstream_pb2 as pb
 from hstreamlite.net.api.messages import check_subscription, delivery_message
 from hstreamlite.net.api.served import Context, Served
+from hstreamlite.net.encoded import Encoded
 from hstreamlite.net.errors import Refused, Status
 from hstreamlite.net.node import Node
 
@@ -49,7 +51,7 @@ class Fetch(Served):
 
     async def StreamingFetch(
         self, requests: AsyncIterator[pb.StreamingFetchRequest], context: Context
-    ) -> AsyncIterator[pb.StreamingFetchResponse]:
+    ) -> AsyncIterator[Encoded]:
         first = await anext(requests, None)
         if first is None:
             return
@@ -113,9 +115,7 @@ class Fetch(Served):
         tally = self.node.tally
         tally.requested(consumer.subscription)
         if request.ackIds:
-            acks = consumer.ack(
-                (id_.shardId, id_.batchId, id_.batchIndex) for id_ in request.ackIds
-            )
+            acks = consumer.ack_places(fast.ack_places(request.SerializeToString()))
             tally.acked(consumer.subscription, acks.new)
 
     def _count_sent(self, subscription: str, delivery: RawDelivery) -> None:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from hstreamlite._native import fast
 from hstreamlite.aio.raw import Point, RawDelivery, Time
 from hstreamlite.config import CODECS
 from hstreamlite.log.catalog import StreamState
 from hstreamlite.log.reader import Batch
 from hstreamlite.net import hstream_pb2 as pb
+from hstreamlite.net.encoded import Encoded
 from hstreamlite.net.errors import Refused, Status
 from hstreamlite.place import EARLIEST, LATEST
 from hstreamlite.records import RecordId
@@ -106,18 +108,21 @@ def add_batch(received: Received, batch: Batch) -> None:
     fill_record(message.record, batch.compression, batch.append_time_ms, batch.size, batch.payload)
 
 
-def delivery_message(delivery: RawDelivery) -> pb.StreamingFetchResponse:
-    message = pb.StreamingFetchResponse()
-    received = message.receivedRecords
-    add_ids(received.recordIds, delivery.shard_id, delivery.batch_id, delivery.indexes)
-    fill_record(
-        received.record,
-        delivery.compression,
+def append_answer(stream: str, shard_id: int, batch_id: int, records: int) -> Encoded:
+    return Encoded(pb.AppendResponse, fast.append_answer(stream, shard_id, batch_id, records))
+
+
+def delivery_message(delivery: RawDelivery) -> Encoded:
+    indexes = delivery.indexes
+    raw = fast.delivery(
+        delivery.shard_id,
+        delivery.batch_id,
+        len(indexes) if delivery.whole else tuple(indexes),
+        CODECS[delivery.compression],
         delivery.publish_time_ms,
-        len(delivery.indexes),
         delivery.payload,
     )
-    return message
+    return Encoded(pb.StreamingFetchResponse, raw)
 
 
 def fill_record(

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from hstreamlite.net.encoded import message_of
 from hstreamlite.net.errors import Refused, Stopping, Told
 from hstreamlite.net.node import CALL, Call, Node, Service
 from hstreamlite.net.rest.answers import (
@@ -98,7 +99,7 @@ class RpcCall:
             ) from None
         finally:
             context.end()
-        return Response(to_json(answer), media_type=JSON)
+        return Response(to_json(message_of(answer)), media_type=JSON)
 
     async def _streamed(self, request: Request, answers: AsyncGenerator[Any]) -> ASGIApp:
         """Answer with a stream, or with the error that comes in place of its first message."""
@@ -161,7 +162,7 @@ async def _lines(
     try:
         answer = await first
         while answer is not None:
-            yield [Line(to_json(answer))]
+            yield [Line(to_json(message_of(answer)))]
             answer = await anext(answers, None)
     finally:
         if not first.done():

@@ -1,0 +1,69 @@
+"""Messages that are made and read as bytes are those that protobuf makes and reads."""
+
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given, strategies as st
+
+from hstreamlite._native import fast
+from hstreamlite.net import hstream_pb2 as pb
+from hstreamlite.sub.ackmap import LSN_MAX
+
+NUMBERS = st.integers(0, 2**64 - 1) | st.integers(0, 300)
+INDEXES = st.integers(0, 2**32 - 1) | st.integers(0, 300)
+IDS = st.lists(st.tuples(NUMBERS, NUMBERS, INDEXES) | st.tuples(st.just(7), NUMBERS, INDEXES))
+
+
+def ids(places: Iterable[tuple[int, int, int]]) -> list[pb.RecordId]:
+    return [pb.RecordId(shardId=s, batchId=b, batchIndex=i) for s, b, i in places]
+
+
+@given(st.text(max_size=200), NUMBERS, NUMBERS, st.integers(0, 300))
+def test_an_answer_to_an_append_has_the_ids_of_its_records(
+    stream: str, shard: int, batch: int, records: int
+) -> None:
+    made = pb.AppendResponse(
+        streamName=stream,
+        shardId=shard,
+        recordIds=ids((shard, batch, index) for index in range(records)),
+    )
+    assert fast.append_answer(stream, shard, batch, records) == made.SerializeToString()
+
+
+@given(
+    NUMBERS,
+    NUMBERS,
+    st.lists(INDEXES, max_size=200).map(tuple) | st.integers(0, 200),
+    st.sampled_from([0, 1, 2]),
+    st.integers(0, 2**42),
+    st.binary(max_size=300),
+)
+def test_a_delivery_is_the_batch_and_its_ids(
+    shard: int, batch: int, indexes: tuple[int, ...] | int, codec: int, ms: int, payload: bytes
+) -> None:
+    listed = range(indexes) if isinstance(indexes, int) else indexes
+    record = pb.BatchedRecord(compressionType=codec, batchSize=len(listed), payload=payload)
+    record.publishTime.FromMilliseconds(ms)
+    received = pb.ReceivedRecord(
+        recordIds=ids((shard, batch, index) for index in listed), record=record
+    )
+    message = pb.StreamingFetchResponse(receivedRecords=received)
+    made = fast.delivery(shard, batch, indexes, codec, ms, payload)
+    assert made == message.SerializeToString()
+
+
+@given(IDS)
+def test_acks_are_read_by_shard(places: list[tuple[int, int, int]]) -> None:
+    request = pb.StreamingFetchRequest(subscriptionId="s", consumerName="c", ackIds=ids(places))
+    wanted: dict[int, list[int]] = {}
+    for shard, batch, index in places:
+        lsn = batch + index
+        known = batch > 0 and lsn < LSN_MAX
+        wanted.setdefault(shard, []).append(lsn if known else 0)
+    assert fast.ack_places(request.SerializeToString()) == wanted
+
+
+@pytest.mark.parametrize("raw", [b"\x1a\x05\x08", b"\x1a\x02\x08\x80", b"\x03"])
+def test_acks_that_are_malformed_are_refused(raw: bytes) -> None:
+    with pytest.raises(ValueError, match="malformed request"):
+        fast.ack_places(raw)
