@@ -77,7 +77,7 @@ class SubscriptionInfo:
 
     @classmethod
     def of(cls, feed: Feed) -> Self:
-        state, stats = feed.state, feed.stats()
+        state, stats = feed.state, feed.counts()
         return cls(
             name=state.name,
             stream=feed.engine.catalog.stream_name(state.stream_id),
@@ -169,6 +169,14 @@ def _rates_in(told: Mapping[str, Any]) -> dict[str, Rates]:
 def _group_from(told: Mapping[str, Any]) -> GroupStats:
     attached = tuple(ConsumerStats(**consumer) for consumer in told["attached"])
     return GroupStats(**{**told, "consumers": tuple(told["consumers"]), "attached": attached})
+
+
+def streams_of(engine: Engine) -> list[StreamInfo]:
+    """Return what is known of each stream, by name."""
+    engine.check_open()
+    with engine.lock:
+        states = sorted(engine.catalog.streams.values(), key=lambda state: state.name)
+        return [StreamInfo.of(engine, state) for state in states]
 
 
 def stats_of(engine: Engine, feeds: Feeds, meters: Meters) -> StoreStats:

@@ -35,7 +35,7 @@ from hstreamlite.errors import (
 )
 from hstreamlite.feed import Feed
 from hstreamlite.follower import CONSUME, Follower, feeds_of
-from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo, stats_of
+from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo, stats_of, streams_of
 from hstreamlite.log.recovery import RecoveryReport
 from hstreamlite.place import EARLIEST, Place
 from hstreamlite.position import lag, seek, set_paused
@@ -212,10 +212,7 @@ class Store:
 
     def streams(self) -> list[StreamInfo]:
         """Return what there is, by name."""
-        self._engine.check_open()
-        with self._engine.lock:
-            states = sorted(self._engine.catalog.streams.values(), key=lambda s: s.name)
-            return [StreamInfo.of(self._engine, state) for state in states]
+        return streams_of(self._engine)
 
     def delete_stream(self, name: str, *, force: bool = False) -> None:
         """Delete a stream and its records.

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from hstreamlite.aio.bell import Bell, in_thread
 from hstreamlite.aio.tasks import Tasks
@@ -27,7 +27,7 @@ class _Done:
         yield
 
 
-_DONE = _Done()
+DONE: Final = _Done()
 
 
 class Consumer(ConsumerBase):
@@ -35,7 +35,7 @@ class Consumer(ConsumerBase):
 
     _may_block = False
     _work: Tasks | None = None
-    _ack_answer = _DONE
+    _ack_answer = DONE
 
     def __init__(self, bell: Bell, feed: Feed, options: ConsumerOptions) -> None:
         self._bell = bell
@@ -195,11 +195,11 @@ class Consumer(ConsumerBase):
         self, delivery: Delivery, after: float | timedelta | None, reason: str | None
     ) -> Awaitable[None]:
         self._release_items(delivery, after, reason)
-        return _DONE
+        return DONE
 
     def _extend(self, delivery: Delivery, by: float | timedelta) -> Awaitable[None]:
         self._extend_items(delivery, by)
-        return _DONE
+        return DONE
 
     async def __aenter__(self) -> Self:
         return self

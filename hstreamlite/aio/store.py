@@ -24,7 +24,7 @@ from hstreamlite.engine import Engine
 from hstreamlite.env import Env
 from hstreamlite.errors import HStreamError
 from hstreamlite.follower import CONSUME, Follower, feeds_of
-from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo, stats_of
+from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo, stats_of, streams_of
 from hstreamlite.log.recovery import RecoveryReport
 from hstreamlite.place import EARLIEST, Place
 from hstreamlite.position import lag, seek, set_paused
@@ -155,8 +155,7 @@ class Store:
 
     async def streams(self) -> list[StreamInfo]:
         """Return what there is, by name."""
-        self._engine.check_open()
-        return await in_thread(_stream_infos, self._engine)
+        return await in_thread(streams_of, self._engine)
 
     async def delete_stream(self, name: str, *, force: bool = False) -> None:
         """Delete a stream and its records, as `hstreamlite.Store.delete_stream`."""
@@ -350,12 +349,6 @@ class FollowedStore(Store):
     async def backup(self, path: object, **_: object) -> NoReturn:  # noqa: ARG002 - refused
         """Raise ReadOnly: what is copied is held in place by the process that writes."""
         self._engine.refuse("hold its files in place for a backup")
-
-
-def _stream_infos(engine: Engine) -> list[StreamInfo]:
-    with engine.lock:
-        states = sorted(engine.catalog.streams.values(), key=lambda state: state.name)
-        return [StreamInfo.of(engine, state) for state in states]
 
 
 class Subscription:

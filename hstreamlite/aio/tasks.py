@@ -116,7 +116,7 @@ class Tasks:
         except Exception as error:  # noqa: BLE001 - it is told, and the record comes again
             await self._failed(turn, error)
         except asyncio.CancelledError as error:
-            if not _is_cancelled():
+            if not is_cancelled():
                 await self._failed(turn, error)  # the handler waited for what was cancelled
                 return
             self.handling.failed(turn, error)
@@ -155,7 +155,8 @@ async def _settled(result: object) -> None:
         await result
 
 
-def _is_cancelled() -> bool:
+def is_cancelled() -> bool:
+    """Tell whether the task that runs is to end: if not, what raises is what it waited for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 

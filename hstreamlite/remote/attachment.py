@@ -13,6 +13,7 @@ from weakref import WeakMethod
 
 import grpc
 
+from hstreamlite.aio.tasks import is_cancelled
 from hstreamlite.consumer import ConsumerOptions
 from hstreamlite.errors import (
     ConnectionFailed,
@@ -25,7 +26,7 @@ from hstreamlite.errors import (
 )
 from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.net.failures import error_of
-from hstreamlite.remote.link import Broken, Connection, Link, Retries, is_cancelled
+from hstreamlite.remote.link import Broken, Connection, Link, Retries
 
 LEASE_SECONDS: Final = 10.0
 """How long the server waits for a sign of life before others get what a consumer holds."""

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 from weakref import ref
 
+from hstreamlite.aio.consumer import DONE
 from hstreamlite.aio.tasks import Tasks
 from hstreamlite.config import (
     ACK_TIMEOUT_SECONDS_MAX,
@@ -361,7 +362,7 @@ class Consumer:
         if _running_loop() is self._link.loop:
             answer = post()
             if answer is None:
-                return _DONE
+                return DONE
             self._link.hold(answer)
             return _Later(answer)
 
@@ -371,7 +372,7 @@ class Consumer:
                 await answer
 
         asyncio.run_coroutine_threadsafe(ask(), self._link.loop).result()
-        return _DONE
+        return DONE
 
     def _ack(self, delivery: Delivery) -> Awaitable[None]:
         def post() -> Answer:
@@ -663,17 +664,6 @@ class Returns:
         """End what the run waits for if it has stopped; else the server wakes who waits."""
         if not self._consumer._link.closed:
             self._on_loop(self._consumer.interrupt)
-
-
-class _Done:
-    """Awaitable that is done."""
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return
-        yield
-
-
-_DONE: Final = _Done()
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

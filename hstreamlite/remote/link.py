@@ -23,6 +23,7 @@ import grpc
 
 import hstreamlite
 from hstreamlite._native.files import real_env
+from hstreamlite.aio.tasks import is_cancelled
 from hstreamlite.config import check_seconds
 from hstreamlite.env import Env
 from hstreamlite.errors import (
@@ -419,8 +420,3 @@ def _look_at(task: asyncio.Future[Any]) -> None:
     """Take note of a failure: those who waited for it may be gone."""
     if not task.cancelled():
         task.exception()
-
-
-def is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
