@@ -10,7 +10,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -175,7 +175,11 @@ _END: Any = object()
 
 
 async def _call(function: Callable[..., T], *args: Any, **options: Any) -> T:
-    return await asyncio.to_thread(function, *args, **options)
+    # A thread lets go of its work and of the result a moment after they were waited for, and who
+    # drops a noun would not be the last that holds it.
+    work, found = [partial(function, *args, **options)], []
+    await asyncio.to_thread(lambda: found.append(work.pop()()))
+    return found.pop()
 
 
 class _Blocking:
