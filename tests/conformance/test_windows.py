@@ -57,11 +57,12 @@ async def test_nothing_goes_out_while_the_window_in_bytes_is_full(store: Store, 
         assert stats.in_flight_bytes == weight(held)
         assert stats.blocked.startswith("window full (max_unacked_bytes): oldest unacked id ")
         seen = len(held)
-        waiting = asyncio.ensure_future(two.receive(100))
+        waiting = asyncio.ensure_future(two.receive(100, timeout=5))
         while held:
             await settled(held.pop(0).ack())
             if not waiting.done() and weight(held) < 10_000:
                 batch = await waiting
+                assert batch
                 assert weight(list(batch)[:-1]) + weight(held) < 10_000
                 seen += len(batch)
                 break
