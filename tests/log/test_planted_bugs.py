@@ -6,18 +6,12 @@ copy anew where that line is C, runs a named part of the suite there and expects
 
 from __future__ import annotations
 
-import os
-import shlex
-import shutil
-import subprocess
-import sys
-import sysconfig
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.log.plot import Bug, Objects, verdict
+
 STATES = "tests/log/test_recovery_states.py"
 RUNS = "tests/log/test_crash_states.py"
 SEQUENCES = "tests/log/test_operation_sequences.py"
@@ -47,17 +41,6 @@ LOCK = "    pthread_mutex_lock(&log->stage_mu);\n"
 SUBMIT = """    if (may_overlap(log))
         submit(log);
 """
-
-
-@dataclass(frozen=True)
-class Bug:
-    """One planted line and the test that must notice it."""
-
-    file: str
-    good: str
-    bad: str
-    test: str
-    only: str = ""
 
 
 BUGS = {
@@ -885,75 +868,16 @@ BUGS = {
 }
 
 
-# The copy that the bugs are planted in.
-
-FLAGS = ["-O1", "-fPIC", "-std=c11", "-pthread", "-fvisibility=hidden", "-w"]
-
-
-def compile_one(source: Path, target: Path) -> None:
-    cc = [*shlex.split(sysconfig.get_config_var("CC")), *FLAGS]
-    if not sysconfig.get_config_var("Py_GIL_DISABLED"):
-        cc.append("-DPy_LIMITED_API=0x030B0000")
-    for include in (source.parent, sysconfig.get_path("include")):
-        cc.append(f"-I{include}")
-    subprocess.run([*cc, "-c", source, "-o", target], check=True, capture_output=True)
-
-
 @pytest.fixture(scope="session")
-def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compile the core once: a planted line costs one file and a link."""
-    built = tmp_path_factory.mktemp("objects")
-    native = ROOT / "hstreamlite" / "_native"
-    generated = built / "_lib.c"
-    generate = (
-        "from hstreamlite._native.build import ffibuilder; import sys;"
-        "ffibuilder.emit_c_code(sys.argv[1])"
-    )
-    subprocess.run([sys.executable, "-c", generate, generated], cwd=ROOT, check=True)
-    sources = [path for path in native.glob("*.c") if path.name != "_lib.c"]
-    for source in sources:
-        compile_one(source, built / f"{source.stem}.o")
-    shutil.copytree(native, built / "native", ignore=shutil.ignore_patterns("*.so", "*.o"))
-    (built / "native" / "_lib.c").write_text(generated.read_text())
-    compile_one(built / "native" / "_lib.c", built / "_lib.o")
-    return built
-
-
-def link(objects: Path, changed: Path, module: Path) -> None:
-    """Compile the changed file, and put it in the place of its object."""
-    fresh = changed.with_suffix(".o")
-    compile_one(changed, fresh)
-    others = [path for path in objects.glob("*.o") if path.name != fresh.name]
-    linker = shlex.split(sysconfig.get_config_var("LDSHARED"))
-    subprocess.run([*linker, "-pthread", fresh, *others, "-o", module], check=True)
-
-
-def plant(bug: Bug, tree: Path, objects: Path) -> None:
-    skipped = shutil.ignore_patterns("*.o")  # compiled modules stay true: times are copied too
-    shutil.copytree(ROOT / "hstreamlite", tree / "hstreamlite", ignore=skipped)
-    shutil.copytree(ROOT / "tests", tree / "tests", ignore=skipped)
-    shutil.copy(ROOT / "pyproject.toml", tree)
-    path = tree / "hstreamlite" / bug.file
-    source = path.read_text()
-    assert source.count(bug.good) == 1, f"{bug.file} no longer has the line of this case"
-    path.write_text(source.replace(bug.good, bug.bad))
-    if path.suffix == ".c":
-        for module in path.parent.glob("_lib*.so"):
-            module.unlink()
-            link(objects, path, module)
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Objects:
+    # One directory for the workers of pytest-xdist, whose own ones lie in it.
+    own = tmp_path_factory.getbasetemp()
+    return Objects(own.parent / "objects" if own.name.startswith("popen-") else own / "objects")
 
 
 @pytest.mark.planted
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", BUGS)
-def test_planted_bug_is_caught(name: str, tmp_path: Path, objects: Path) -> None:
-    bug = BUGS[name]
-    plant(bug, tmp_path, objects)
-    env = os.environ | {"PYTHONPATH": str(tmp_path), "HYPOTHESIS_PROFILE": "planted"}
-    run = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout=120"]
-    # Faces behind a connection find nothing more, and take time.
-    only = f"({bug.only}) and not remote" if bug.only else "not remote"
-    result = subprocess.run(
-        [*run, bug.test, "-k", only], cwd=tmp_path, env=env, capture_output=True, text=True
-    )
-    assert result.returncode == 1, f"not caught: {result.stdout[-2000:]}{result.stderr[-500:]}"
+def test_planted_bug_is_caught(name: str, tmp_path: Path, objects: Objects) -> None:
+    code, said = verdict(BUGS[name], tmp_path, objects)
+    assert code == pytest.ExitCode.TESTS_FAILED, f"not caught: {said[-2500:]}"
