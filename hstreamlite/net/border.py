@@ -97,6 +97,8 @@ class Border(grpc.aio.ServerInterceptor):
     async def _tell(self, error: Exception, method: str, context: Context) -> NoReturn:
         if isinstance(error, grpc.aio.AbortError):
             raise error
+        if isinstance(error, Stopping):
+            self._node.turned_away += 1
         service = self._node.services.get(method.split("/")[1])
         told = (service.told if service else tell)(error)
         if told.unexpected:

@@ -11,6 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 from grpc.aio import EOF
@@ -86,6 +87,8 @@ class Limits:
         """How often each limit was met, by the name of its setting."""
         self.calls = 0
         """Calls under way."""
+        self.last_call = 0.0
+        """When the last one began, on the monotonic clock."""
         self._by_peer: Counter[str] = Counter()
         self._writing = 0
 
@@ -115,6 +118,7 @@ class Limits:
             self.refused["calls_max"] += 1
             return False
         self.calls += 1
+        self.last_call = monotonic()
         assert task is not None, "gRPC serves a call in a task of its own"
         task.add_done_callback(self._end)
         return True

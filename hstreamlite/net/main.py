@@ -104,7 +104,12 @@ async def _run(server: Server) -> None:
         loop.add_signal_handler(number, server.begin_stop)
     try:
         await server.start()
-    except (HStreamError, CannotListen, OSError, ValueError) as error:
+    except OSError as error:
+        raise _CannotStart(
+            f"The store {server.config.store} cannot be used: {error}. It has to be a directory "
+            f"that user {os.getuid()} can read and write, on a disk that takes files."
+        ) from error
+    except (HStreamError, CannotListen, ValueError) as error:
         raise _CannotStart(str(error)) from error
     try:
         where = f"{server.address} (store {server.node.store.path})"

@@ -112,6 +112,8 @@ class Node:
         self.stream_of_reader: Callable[[str], str | None] = lambda _reader: None
         """Knows the streams of shard readers; whoever keeps readers puts its own here."""
         self.stopping = asyncio.Event()
+        self.turned_away = 0
+        """Calls refused because the server stops."""
         self._live: set[asyncio.Task[Any]] = set()
 
     def uptime(self) -> float:

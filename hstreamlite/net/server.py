@@ -6,10 +6,11 @@ import asyncio
 import os
 import socket
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from logging import getLogger
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 log = getLogger("hstreamlite.server")
 
 SOCKET_PATH_MAX = 107
+_TURNING_AWAY_MAX = 1.0
+_BUSY = 1.0
+_QUIET = 0.02
+"""Seconds without a call after which none is thought to wait in gRPC."""
 _EVERYWHERE = {"0.0.0.0", "::", "[::]", "*"}  # noqa: S104 - told apart, not listened on
 _OPTIONS = [
     ("grpc.so_reuseport", 0),  # two servers on one port would share its clients between them
@@ -181,9 +186,10 @@ class Server:
             else:
                 port = server.add_secure_port(target, credentials)
         except RuntimeError as error:
+            advice = "remove what is there, or give --no-unix-socket" if path else "choose another"
             raise CannotListen(
                 f"Cannot listen on {listener.path or target}: it is in use, or not an address of "
-                "this machine, or not allowed; choose another."
+                f"this machine, or not allowed; {advice}."
             ) from error
         self._servers.append(server)
         if not path:
@@ -231,14 +237,30 @@ class Server:
         node = self.node
         await self._health.enter_graceful_shutdown()
         grace = self.config.drain_timeout
-        stops = [asyncio.ensure_future(server.stop(grace)) for server in self._servers]
         node.begin_stop()
+        if monotonic() - node.limits.last_call < _BUSY:
+            await self._turn_away(min(grace, _TURNING_AWAY_MAX))
+        stops = [asyncio.ensure_future(server.stop(grace)) for server in self._servers]
         if self._http is not None:
             stops.append(asyncio.ensure_future(self._http.stop()))
         for part in self._parts:
             await part.drain(node)
         if stops:
             await asyncio.wait(stops)
+
+    async def _turn_away(self, seconds: float) -> None:
+        """Refuse calls until no more come, at most for so long.
+
+        gRPC would end with CANCELLED what still waits in it, and a client could not tell whether
+        that was done.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                for _ in range(2):
+                    before = -1
+                    while self.node.turned_away != before:
+                        before = self.node.turned_away
+                        await asyncio.sleep(_QUIET)
 
     def begin_stop(self) -> None:
         """Make `wait` return."""

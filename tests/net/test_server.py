@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import grpc
@@ -172,3 +173,27 @@ def test_wrong_usage_does_nothing(
     assert main(["--store", str(tmp_path / "store"), *arguments]) == 2
     assert arguments[0].strip("-") in capsys.readouterr().err
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.asyncio
+async def test_a_busy_server_that_stops_cancels_no_call(tmp_path: Path) -> None:
+    server = Server(config(tmp_path))
+    ends: list[grpc.StatusCode] = []
+    went = asyncio.Event()
+
+    async def busy(stub: HStreamApiStub) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            while True:
+                await stub.Echo(pb.EchoRequest(msg="x"), timeout=60)
+                went.set()
+        ends.append(ended.value.code())
+
+    async with server, AsyncExitStack() as stack:
+        own = [("grpc.use_local_subchannel_pool", 1)]
+        made = [grpc.aio.insecure_channel(server.address, options=own) for _ in range(4)]
+        stubs = [HStreamApiStub(await stack.enter_async_context(each)) for each in made]
+        clients = [asyncio.create_task(busy(stub)) for stub in stubs for _ in range(16)]
+        await went.wait()
+        await server.stop()
+        await asyncio.gather(*clients)
+    assert set(ends) == {grpc.StatusCode.UNAVAILABLE}
