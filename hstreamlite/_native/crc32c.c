@@ -22,8 +22,8 @@
  *
  * Source: Gopal et al., "Fast CRC Computation for iSCSI Polynomial Using CRC32 Instruction", Intel
  * 2011, and "Fast CRC Computation for Generic Polynomials Using PCLMULQDQ Instruction", Intel 2009
- * (folding); Kounavis and Berry, "A Systematic Approach to Building High Performance Software-based CRC
- * Generators", 2005 (the slices).
+ * (folding); Kounavis and Berry, "A Systematic Approach to Building High Performance Software-based
+ * CRC Generators", 2005 (the slices).
  */
 #include "hsl.h"
 

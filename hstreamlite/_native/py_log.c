@@ -874,7 +874,8 @@ static PyObject *read_result(struct reading *r, int rc)
 }
 
 /* read(cursor, who, max_records, max_bytes, end LSN, owner or None, attempt, may_block, last: no
- * record behind these will be asked for) -> list of records, empty at the tail or at the end LSN; None if it would block */
+ * record behind these will be asked for) -> list of records, empty at the tail or at the end LSN;
+ * None if it would block */
 static PyObject *py_read(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     uint64_t max_records, max_bytes, end, attempt;

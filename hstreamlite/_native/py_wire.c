@@ -1,5 +1,5 @@
-/* Messages of HStreamDB's protocol that have an entry for each record of a batch: made and read here,
- * since from Python a protobuf library takes longer for them than all else of a call.
+/* Messages of HStreamDB's protocol that have an entry for each record of a batch: made and read
+ * here, since from Python a protobuf library takes longer for them than all else of a call.
  *
  *   AppendResponse           1 streamName  2 shardId  3 recordIds: repeated RecordId
  *   StreamingFetchResponse   1 receivedRecords: ReceivedRecord
