@@ -39,6 +39,7 @@ class StreamInfo:
     protect: tuple[str, ...]
     records: int
     bytes: int
+    shards: int
 
     @classmethod
     def of(cls, engine: Engine, state: StreamState) -> Self:
@@ -51,7 +52,28 @@ class StreamInfo:
             protect=state.protect,
             records=records,
             bytes=size,
+            shards=len(state.shard_ids),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardRange:
+    """A shard: the hashes of its keys, both ends included, and the records kept of it."""
+
+    id: int
+    start: int
+    end: int
+    records: int
+
+
+def shard_ranges(engine: Engine, name: str) -> list[ShardRange]:
+    """Return the shards of a stream, in the order of their hashes."""
+    with engine.lock:
+        kept = [(shard, engine.journal.info(shard.id)) for shard in engine.stream(name).shards]
+    return [
+        ShardRange(id=s.id, start=s.start, end=s.end, records=max(0, i.durable_next - i.first))
+        for s, i in kept
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +96,7 @@ class SubscriptionInfo:
     max_unacked_bytes: int | None
     max_unacked_per_consumer: int | None
     max_unacked_bytes_per_consumer: int | None
+    unit: str
 
     @classmethod
     def of(cls, feed: Feed) -> Self:
@@ -95,6 +118,7 @@ class SubscriptionInfo:
             max_unacked_bytes=state.max_unacked_bytes or None,
             max_unacked_per_consumer=state.max_unacked_per_consumer or None,
             max_unacked_bytes_per_consumer=state.max_unacked_bytes_per_consumer or None,
+            unit=state.unit,
         )
 
 

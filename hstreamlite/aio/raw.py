@@ -71,6 +71,8 @@ class RawStore:
         backlog: float | timedelta = 0,
         shards: int = 1,
         replication: int = 1,
+        max_bytes: int = 0,
+        protect: Iterable[str] = (),
         exists_ok: bool = False,
     ) -> StreamState:
         """Create a stream of so many shards, as `Store.create_stream`.
@@ -83,6 +85,8 @@ class RawStore:
             backlog=backlog,
             shards=shards,
             replication=replication,
+            max_bytes=max_bytes,
+            protect=protect,
             exists_ok=exists_ok,
         )
         await self._bell.ticket(pending.ticket)

@@ -14,12 +14,11 @@ from hstreamlite.cli.completion import complete_streams, complete_subscriptions
 from hstreamlite.cli.exits import Exit, told
 from hstreamlite.cli.output import Output, plain
 from hstreamlite.cli.records import formatted, liner, separated
-from hstreamlite.cli.shards import Shards, shards_at
+from hstreamlite.cli.shards import create_stream, ranges_of
 from hstreamlite.cli.values import DURATION, PLACE, PLACES, SIZE, InputFile
 from hstreamlite.errors import MalformedBatch, RecordTrimmed, StreamNotFound
 
 if TYPE_CHECKING:
-    from hstreamlite.info import StreamInfo
     from hstreamlite.place import Place
     from hstreamlite.records import Record
     from hstreamlite.stream import Reader
@@ -42,8 +41,8 @@ only_shard = click.option("--shard", type=int, metavar="ID", help="Only records 
 @reaches
 def list_streams(access: Access, output: Output, /) -> None:
     """List the streams, by name."""
-    with access.reading() as store, shards_at(access, store) as shards:
-        rows = [_facts(info, shards) for info in store.streams()]
+    with access.reading() as store:
+        rows = [plain(info) for info in store.streams()]
     columns = ("name", "records", "bytes", "backlog", "shards", "created")
     output.rows(rows, columns, "no streams yet; `hstreamlite stream create NAME` makes one")
 
@@ -76,9 +75,9 @@ def create(
     access: Access, output: Output, /, name: str, *, exists_ok: bool, **options: Any
 ) -> None:
     """Create a stream, and the store if the directory is absent or empty."""
-    with access.writing(create=True) as store, shards_at(access, store) as shards:
-        shards.create_stream(name, exists_ok=exists_ok, **options)
-        facts = _facts(store.stream(name).info(), shards)
+    with access.writing(create=True) as store:
+        create_stream(store, name, exists_ok=exists_ok, **options)
+        facts = plain(store.stream(name).info())
     output.done(f"stream {name!r} is there", facts)
 
 
@@ -87,8 +86,8 @@ def create(
 @reaches
 def describe(access: Access, output: Output, /, name: str) -> None:
     """Tell all about a stream."""
-    with access.reading() as store, shards_at(access, store) as shards:
-        facts = _facts(store.stream(name).info(), shards)
+    with access.reading() as store:
+        facts: dict[str, Any] = plain(store.stream(name).info())
         tail = store.stream(name).tail()
         facts["tail"] = None if tail is None else str(tail)
         facts["subscriptions"] = [s.name for s in store.subscriptions() if s.stream == name]
@@ -124,8 +123,11 @@ def delete(
 @reaches
 def list_shard(access: Access, output: Output, /, name: str) -> None:
     """List the shards of a stream: id, range of key hashes, records."""
-    with access.reading() as store, shards_at(access, store) as shards:
-        rows = shards.ranges(name)
+    with access.reading() as store:
+        rows = [
+            {"id": s.id, "start": str(s.start), "end": str(s.end), "records": s.records}
+            for s in ranges_of(store, name)
+        ]
     output.rows(rows, ("id", "start", "end", "records"), "no shards")
 
 
@@ -297,9 +299,3 @@ def append(
         pour = Pour(target, skip)
         pour.run(file, layout)
         output.done(pour.said(name), {"stream": name, **pour.facts()})
-
-
-def _facts(info: StreamInfo, shards: Shards) -> dict[str, Any]:
-    facts: dict[str, Any] = plain(info)
-    facts["shards"] = shards.count(info.name)
-    return facts

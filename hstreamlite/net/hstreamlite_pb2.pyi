@@ -383,12 +383,14 @@ class StreamInfo(_message.Message):
     PROTECT_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     created_ms: _builtins.int
     backlog_s: _builtins.float
     max_bytes: _builtins.int
     records: _builtins.int
     bytes: _builtins.int
+    shards: _builtins.int
     @_builtins.property
     def protect(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -401,14 +403,65 @@ class StreamInfo(_message.Message):
         protect: _abc.Iterable[_builtins.str] | None = ...,
         records: _builtins.int = ...,
         bytes: _builtins.int = ...,
+        shards: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog_s", b"backlog_s", "bytes", b"bytes", "created_ms", b"created_ms", "max_bytes", b"max_bytes", "name", b"name", "protect", b"protect", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog_s", b"backlog_s", "bytes", b"bytes", "created_ms", b"created_ms", "max_bytes", b"max_bytes", "name", b"name", "protect", b"protect", "records", b"records", "shards", b"shards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StreamInfo: _TypeAlias = StreamInfo  # noqa: Y015
+
+@_typing.final
+class Shard(_message.Message):
+    """A slice of the key space: the first and the last hash of its keys, 128 bits as decimal numbers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    start: _builtins.str
+    end: _builtins.str
+    records: _builtins.int
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        start: _builtins.str = ...,
+        end: _builtins.str = ...,
+        records: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "id", b"id", "records", b"records", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Shard: _TypeAlias = Shard  # noqa: Y015
+
+@_typing.final
+class ShardList(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___Shard]: ...
+    def __init__(
+        self,
+        *,
+        shards: _abc.Iterable[Global___Shard] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShardList: _TypeAlias = ShardList  # noqa: Y015
 
 @_typing.final
 class ListRequest(_message.Message):
@@ -454,10 +507,15 @@ class CreateStreamRequest(_message.Message):
     MAX_BYTES_FIELD_NUMBER: _builtins.int
     PROTECT_FIELD_NUMBER: _builtins.int
     EXISTS_OK_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
+    REPLICATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     backlog_s: _builtins.float
     max_bytes: _builtins.int
     exists_ok: _builtins.bool
+    shards: _builtins.int
+    """0 is 1, in both."""
+    replication: _builtins.int
     @_builtins.property
     def protect(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -468,10 +526,12 @@ class CreateStreamRequest(_message.Message):
         max_bytes: _builtins.int = ...,
         protect: _abc.Iterable[_builtins.str] | None = ...,
         exists_ok: _builtins.bool = ...,
+        shards: _builtins.int = ...,
+        replication: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog_s", b"backlog_s", "exists_ok", b"exists_ok", "max_bytes", b"max_bytes", "name", b"name", "protect", b"protect"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog_s", b"backlog_s", "exists_ok", b"exists_ok", "max_bytes", b"max_bytes", "name", b"name", "protect", b"protect", "replication", b"replication", "shards", b"shards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1079,6 +1139,7 @@ class SubscriptionInfo(_message.Message):
     MAX_UNACKED_BYTES_FIELD_NUMBER: _builtins.int
     MAX_UNACKED_PER_CONSUMER_FIELD_NUMBER: _builtins.int
     MAX_UNACKED_BYTES_PER_CONSUMER_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     stream: _builtins.str
     created_ms: _builtins.int
@@ -1093,6 +1154,8 @@ class SubscriptionInfo(_message.Message):
     max_unacked_bytes: _builtins.int
     max_unacked_per_consumer: _builtins.int
     max_unacked_bytes_per_consumer: _builtins.int
+    unit: _builtins.str
+    """What is kept in order at one consumer: "key", or "shard"."""
     @_builtins.property
     def consumers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -1116,10 +1179,11 @@ class SubscriptionInfo(_message.Message):
         max_unacked_bytes: _builtins.int | None = ...,
         max_unacked_per_consumer: _builtins.int | None = ...,
         max_unacked_bytes_per_consumer: _builtins.int | None = ...,
+        unit: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_backoff", b"_backoff", "_dead_letter", b"_dead_letter", "_max_unacked_bytes", b"_max_unacked_bytes", "_max_unacked_bytes_per_consumer", b"_max_unacked_bytes_per_consumer", "_max_unacked_per_consumer", b"_max_unacked_per_consumer", "backoff", b"backoff", "dead_letter", b"dead_letter", "max_unacked_bytes", b"max_unacked_bytes", "max_unacked_bytes_per_consumer", b"max_unacked_bytes_per_consumer", "max_unacked_per_consumer", b"max_unacked_per_consumer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_backoff", b"_backoff", "_dead_letter", b"_dead_letter", "_max_unacked_bytes", b"_max_unacked_bytes", "_max_unacked_bytes_per_consumer", b"_max_unacked_bytes_per_consumer", "_max_unacked_per_consumer", b"_max_unacked_per_consumer", "ack_timeout_s", b"ack_timeout_s", "backlog", b"backlog", "backoff", b"backoff", "consumers", b"consumers", "created_ms", b"created_ms", "dead_letter", b"dead_letter", "max_attempts", b"max_attempts", "max_unacked", b"max_unacked", "max_unacked_bytes", b"max_unacked_bytes", "max_unacked_bytes_per_consumer", b"max_unacked_bytes_per_consumer", "max_unacked_per_consumer", b"max_unacked_per_consumer", "mode", b"mode", "name", b"name", "paused", b"paused", "stream", b"stream", "unacked", b"unacked"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_backoff", b"_backoff", "_dead_letter", b"_dead_letter", "_max_unacked_bytes", b"_max_unacked_bytes", "_max_unacked_bytes_per_consumer", b"_max_unacked_bytes_per_consumer", "_max_unacked_per_consumer", b"_max_unacked_per_consumer", "ack_timeout_s", b"ack_timeout_s", "backlog", b"backlog", "backoff", b"backoff", "consumers", b"consumers", "created_ms", b"created_ms", "dead_letter", b"dead_letter", "max_attempts", b"max_attempts", "max_unacked", b"max_unacked", "max_unacked_bytes", b"max_unacked_bytes", "max_unacked_bytes_per_consumer", b"max_unacked_bytes_per_consumer", "max_unacked_per_consumer", b"max_unacked_per_consumer", "mode", b"mode", "name", b"name", "paused", b"paused", "stream", b"stream", "unacked", b"unacked", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__backoff: _TypeAlias = _typing.Literal["backoff"]  # noqa: Y015
     _WhichOneofArgType__backoff: _TypeAlias = _typing.Literal["_backoff", b"_backoff"]  # noqa: Y015

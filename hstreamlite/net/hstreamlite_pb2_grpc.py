@@ -5,7 +5,7 @@ import warnings
 
 from hstreamlite.net import hstreamlite_pb2 as hstreamlite_dot_net_dot_hstreamlite__pb2
 
-GRPC_GENERATED_VERSION = '1.80.0'
+GRPC_GENERATED_VERSION = '1.80.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -63,6 +63,11 @@ class HStreamLiteStub(object):
                 '/hstreamlite.v1.HStreamLite/ListStreams',
                 request_serializer=hstreamlite_dot_net_dot_hstreamlite__pb2.ListRequest.SerializeToString,
                 response_deserializer=hstreamlite_dot_net_dot_hstreamlite__pb2.StreamList.FromString,
+                _registered_method=True)
+        self.ListShards = channel.unary_unary(
+                '/hstreamlite.v1.HStreamLite/ListShards',
+                request_serializer=hstreamlite_dot_net_dot_hstreamlite__pb2.StreamRequest.SerializeToString,
+                response_deserializer=hstreamlite_dot_net_dot_hstreamlite__pb2.ShardList.FromString,
                 _registered_method=True)
         self.DeleteStream = channel.unary_unary(
                 '/hstreamlite.v1.HStreamLite/DeleteStream',
@@ -185,6 +190,12 @@ class HStreamLiteServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListStreams(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListShards(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -325,6 +336,11 @@ def add_HStreamLiteServicer_to_server(servicer, server):
                     servicer.ListStreams,
                     request_deserializer=hstreamlite_dot_net_dot_hstreamlite__pb2.ListRequest.FromString,
                     response_serializer=hstreamlite_dot_net_dot_hstreamlite__pb2.StreamList.SerializeToString,
+            ),
+            'ListShards': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListShards,
+                    request_deserializer=hstreamlite_dot_net_dot_hstreamlite__pb2.StreamRequest.FromString,
+                    response_serializer=hstreamlite_dot_net_dot_hstreamlite__pb2.ShardList.SerializeToString,
             ),
             'DeleteStream': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteStream,
@@ -574,6 +590,33 @@ class HStreamLite(object):
             '/hstreamlite.v1.HStreamLite/ListStreams',
             hstreamlite_dot_net_dot_hstreamlite__pb2.ListRequest.SerializeToString,
             hstreamlite_dot_net_dot_hstreamlite__pb2.StreamList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListShards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hstreamlite.v1.HStreamLite/ListShards',
+            hstreamlite_dot_net_dot_hstreamlite__pb2.StreamRequest.SerializeToString,
+            hstreamlite_dot_net_dot_hstreamlite__pb2.ShardList.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,7 @@ class HStreamLiteStub:
     CreateStream: _grpc.UnaryUnaryMultiCallable[_hstreamlite_pb2.CreateStreamRequest, _hstreamlite_pb2.Done]
     DescribeStream: _grpc.UnaryUnaryMultiCallable[_hstreamlite_pb2.StreamRequest, _hstreamlite_pb2.StreamInfo]
     ListStreams: _grpc.UnaryUnaryMultiCallable[_hstreamlite_pb2.ListRequest, _hstreamlite_pb2.StreamList]
+    ListShards: _grpc.UnaryUnaryMultiCallable[_hstreamlite_pb2.StreamRequest, _hstreamlite_pb2.ShardList]
     DeleteStream: _grpc.UnaryUnaryMultiCallable[_hstreamlite_pb2.DeleteRequest, _hstreamlite_pb2.Done]
     Tail: _grpc.UnaryUnaryMultiCallable[_hstreamlite_pb2.StreamRequest, _hstreamlite_pb2.TailReply]
     Trim: _grpc.UnaryUnaryMultiCallable[_hstreamlite_pb2.TrimRequest, _hstreamlite_pb2.Done]
@@ -71,6 +72,7 @@ class HStreamLiteAsyncStub(HStreamLiteStub):
     CreateStream: _aio.UnaryUnaryMultiCallable[_hstreamlite_pb2.CreateStreamRequest, _hstreamlite_pb2.Done]  # type: ignore[assignment]
     DescribeStream: _aio.UnaryUnaryMultiCallable[_hstreamlite_pb2.StreamRequest, _hstreamlite_pb2.StreamInfo]  # type: ignore[assignment]
     ListStreams: _aio.UnaryUnaryMultiCallable[_hstreamlite_pb2.ListRequest, _hstreamlite_pb2.StreamList]  # type: ignore[assignment]
+    ListShards: _aio.UnaryUnaryMultiCallable[_hstreamlite_pb2.StreamRequest, _hstreamlite_pb2.ShardList]  # type: ignore[assignment]
     DeleteStream: _aio.UnaryUnaryMultiCallable[_hstreamlite_pb2.DeleteRequest, _hstreamlite_pb2.Done]  # type: ignore[assignment]
     Tail: _aio.UnaryUnaryMultiCallable[_hstreamlite_pb2.StreamRequest, _hstreamlite_pb2.TailReply]  # type: ignore[assignment]
     Trim: _aio.UnaryUnaryMultiCallable[_hstreamlite_pb2.TrimRequest, _hstreamlite_pb2.Done]  # type: ignore[assignment]
@@ -132,6 +134,13 @@ class HStreamLiteServicer(metaclass=_abc_1.ABCMeta):
         request: _hstreamlite_pb2.ListRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_hstreamlite_pb2.StreamList, _abc.Awaitable[_hstreamlite_pb2.StreamList]]: ...
+
+    @_abc_1.abstractmethod
+    def ListShards(
+        self,
+        request: _hstreamlite_pb2.StreamRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_hstreamlite_pb2.ShardList, _abc.Awaitable[_hstreamlite_pb2.ShardList]]: ...
 
     @_abc_1.abstractmethod
     def DeleteStream(

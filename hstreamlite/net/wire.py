@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from hstreamlite._native import fast
 from hstreamlite.config import CODEC_NAMES, CODECS
 from hstreamlite.feed import Span
-from hstreamlite.info import StreamInfo, SubscriptionInfo
+from hstreamlite.info import ShardRange, StreamInfo, SubscriptionInfo
 from hstreamlite.log.journal import compress, decompress
 from hstreamlite.log.reader import Batch
 from hstreamlite.net import hstreamlite_pb2 as pb
@@ -227,6 +227,7 @@ def stream_info_to(info: StreamInfo) -> pb.StreamInfo:
         protect=info.protect,
         records=info.records,
         bytes=info.bytes,
+        shards=info.shards,
     )
 
 
@@ -239,6 +240,17 @@ def stream_info_from(info: pb.StreamInfo) -> StreamInfo:
         protect=tuple(info.protect),
         records=info.records,
         bytes=info.bytes,
+        shards=info.shards,
+    )
+
+
+def shard_to(shard: ShardRange) -> pb.Shard:
+    return pb.Shard(id=shard.id, start=str(shard.start), end=str(shard.end), records=shard.records)
+
+
+def shard_from(shard: pb.Shard) -> ShardRange:
+    return ShardRange(
+        id=shard.id, start=int(shard.start), end=int(shard.end), records=shard.records
     )
 
 
@@ -260,6 +272,7 @@ def subscription_info_to(info: SubscriptionInfo) -> pb.SubscriptionInfo:
         max_unacked_bytes=info.max_unacked_bytes,
         max_unacked_per_consumer=info.max_unacked_per_consumer,
         max_unacked_bytes_per_consumer=info.max_unacked_bytes_per_consumer,
+        unit=info.unit,
     )
 
 
@@ -281,6 +294,7 @@ def subscription_info_from(info: pb.SubscriptionInfo) -> SubscriptionInfo:
         max_unacked_bytes=info.max_unacked_bytes or None,
         max_unacked_per_consumer=info.max_unacked_per_consumer or None,
         max_unacked_bytes_per_consumer=info.max_unacked_bytes_per_consumer or None,
+        unit=info.unit,
     )
 
 

@@ -95,8 +95,22 @@ def test_shards(remote: Person) -> None:
     shards = remote.json("stream", "list-shard", "wide")
     assert (shards[0]["start"], shards[-1]["end"]) == ("0", str(2**128 - 1))
     assert remote.json("stream", "list")[0]["shards"] == 3
-    assert remote.fails("stream", "create", "more", "-s", "3", "--max-bytes", "1G")[0] == 2
-    assert remote.fails("stream", "create", "more", "-s", "1000")[0] == 1
+    assert sum(shard["records"] for shard in shards) == 0
+    keyed = "".join(f"key-{n}:x\n" for n in range(20)).encode()
+    remote.json("stream", "append", "wide", "--separator", ":", given=keyed)
+    counts = {s["id"]: s["records"] for s in remote.json("stream", "list-shard", "wide")}
+    assert sum(counts.values()) == 20
+    for shard, records in counts.items():
+        assert len(remote.lines("stream", "read", "wide", "--shard", str(shard))) == records
+    assert remote.fails("stream", "create", "more", "-s", "1000")[0] == 2
+
+
+def test_bounds_of_several_shards(remote: Person) -> None:
+    bounds = ("--max-bytes", "1G", "--protect", "a", "--protect", "b", "-b", "90m")
+    made = remote.json("stream", "create", "wide", "-s", "3", "-r", "2", *bounds)
+    wanted = {"shards": 3, "max_bytes": 1 << 30, "protect": ["a", "b"], "backlog": 5400.0}
+    assert made.items() >= wanted.items()
+    assert remote.json("stream", "describe", "wide").items() >= wanted.items()
 
 
 def test_nodes(remote: Person) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, Self, TypeAlias
 
-from hstreamlite.cli.shards import OpenShards
+from hstreamlite.cli.shards import create_stream
 from hstreamlite.config import Compression, Durability
 from hstreamlite.consumer import Consumer
 from hstreamlite.records import Record
@@ -61,12 +61,9 @@ class StoreTarget:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._shards = OpenShards(store)
 
     def create_stream(self, name: str, *, shards: int, backlog: float, replication: int) -> None:
-        self._shards.create_stream(
-            name, exists_ok=False, shards=shards, backlog=backlog, replication=replication
-        )
+        create_stream(self._store, name, shards=shards, backlog=backlog, replication=replication)
 
     def delete_stream(self, name: str) -> None:
         self._store.delete_stream(name, force=True)

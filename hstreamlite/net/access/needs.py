@@ -143,6 +143,7 @@ _OWN: Mapping[str, Call] = {
     "CreateStream": call(on("create", "stream", "name")),
     "DescribeStream": call(on(None, "stream", "stream")),
     "ListStreams": listed("stream", "streams", "name"),
+    "ListShards": call(on(None, "stream", "stream")),
     "DeleteStream": call(on("delete", "stream", "name")),
     "Tail": call(on(None, "stream", "stream")),
     "Trim": call(on("delete", "stream", "stream")),

@@ -9,10 +9,11 @@ from time import perf_counter_ns
 from typing import Any
 
 import hstreamlite
+from hstreamlite.aio.bell import in_thread
 from hstreamlite.aio.stream import BatchReader, Reader
 from hstreamlite.config import CODEC_NAMES
 from hstreamlite.errors import RecordTrimmed, StreamNotFound
-from hstreamlite.info import stats_facts
+from hstreamlite.info import shard_ranges, stats_facts
 from hstreamlite.log.catalog import StreamState
 from hstreamlite.log.reader import Batch, Scan
 from hstreamlite.net import hstreamlite_pb2 as pb
@@ -27,6 +28,7 @@ from hstreamlite.net.wire import (
     pieces_of,
     place_from,
     scan_to,
+    shard_to,
     stream_info_to,
 )
 
@@ -52,11 +54,13 @@ class Streams(Base):
         return pb.StatsReply(stats=json.dumps(stats_facts(stats)).encode())
 
     async def CreateStream(self, request: pb.CreateStreamRequest, context: Context) -> pb.Done:
-        await self.store.create_stream(
+        await self.node.raw.create_stream(
             request.name,
             backlog=request.backlog_s,
             max_bytes=request.max_bytes,
             protect=list(request.protect),
+            shards=request.shards or 1,
+            replication=request.replication or 1,
             exists_ok=request.exists_ok,
         )
         return pb.Done()
@@ -66,6 +70,10 @@ class Streams(Base):
 
     async def ListStreams(self, request: pb.ListRequest, context: Context) -> pb.StreamList:
         return pb.StreamList(streams=map(stream_info_to, await self.store.streams()))
+
+    async def ListShards(self, request: pb.StreamRequest, context: Context) -> pb.ShardList:
+        found = await in_thread(shard_ranges, self.engine, request.stream)
+        return pb.ShardList(shards=map(shard_to, found))
 
     async def DeleteStream(self, request: pb.DeleteRequest, context: Context) -> pb.Done:
         await self.store.delete_stream(request.name, force=request.force)
