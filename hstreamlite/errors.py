@@ -795,10 +795,10 @@ class PermissionDenied(RemoteError):
     name: str
 
     def __init__(self, role: str, action: str, kind: str, name: str = "") -> None:
-        what = f" {name!r}" if name else ""
+        what = f"{kind} {name!r}" if name else f"the {kind}"
         super().__init__(
-            f"Role {role!r} may not {action} on {kind}{what}; "
-            "have it granted in the configuration of the server.",
+            f"Role {role!r} was not granted {action!r} for {what}; "
+            "grants are made in the settings of the server.",
             role=role,
             action=action,
             kind=kind,

@@ -15,6 +15,7 @@ import grpc
 from hstreamlite.cli.exits import Exit, Refusal
 from hstreamlite.net import hstream_pb2 as pb, hstream_pb2_grpc as rpc
 from hstreamlite.remote.address import Address, parse
+from hstreamlite.remote.diagnosis import explained
 from hstreamlite.remote.security import Security
 
 T = TypeVar("T")
@@ -97,8 +98,9 @@ class Wire:
         if status in _UNKNOWN:
             return Refusal(f"{self.url}: {text}; say who you are with --token or --tls-cert")
         if status in _UNREACHABLE:
+            why = explained(text, secure=self._secure)
             return Refusal(
-                f"no answer from {self.url}: {text}; is a server running there?", Exit.UNREACHABLE
+                f"no answer from {self.url}: {why}; is a server running there?", Exit.UNREACHABLE
             )
         return Refusal(text)
 
@@ -123,10 +125,6 @@ class Wire:
     def shards(self, stream: str) -> list[pb.Shard]:
         reply = self.call(self.stub.ListShards, pb.ListShardsRequest(streamName=stream))
         return list(reply.shards)
-
-    def shard_counts(self) -> dict[str, int]:
-        reply = self.call(self.stub.ListStreams, pb.ListStreamsRequest())
-        return {stream.streamName: stream.shardCount for stream in reply.streams}
 
     def nodes(self) -> list[dict[str, Any]]:
         """Return the nodes of the cluster, as `node list` prints them."""

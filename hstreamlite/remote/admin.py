@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import json
 import shlex
-from typing import Any, Final
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Final, cast
 
 import grpc
 from google.protobuf.wrappers_pb2 import StringValue
 
-from hstreamlite.errors import ConnectionFailed, RemoteError
+from hstreamlite.errors import (
+    ConnectionFailed,
+    PermissionDenied,
+    RemoteError,
+    Unauthenticated,
+    _restore,
+)
 from hstreamlite.remote.address import Address
+from hstreamlite.remote.diagnosis import explained
 from hstreamlite.remote.security import Security
 
 METHOD: Final = "/hstream.server.HStreamApi/SendAdminCommand"
 _TIMEOUT: Final = 30.0
+_REFUSALS: Final[Mapping[grpc.StatusCode, type[RemoteError]]] = {
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
+}
 
 
 def run(address: Address, security: Security, *words: str) -> dict[str, Any]:
     """Run a command at a server and return its answer: an object with `type` and `content`.
 
-    ConnectionFailed where there is no server; RemoteError where it refuses.
+    ConnectionFailed where there is no server; Unauthenticated, PermissionDenied or RemoteError
+    where it refuses.
     """
     # Its request and its answer are one text in field 1 each, as this message is; that of the
     # protocol would get in the way of other clients of HStreamDB in the same process.
@@ -49,6 +63,9 @@ def _channel(address: Address, target: str, security: Security) -> grpc.Channel:
 
 def _refusal(address: Address, error: Any) -> RemoteError:
     said = error.details() or str(error.code())
+    with suppress(ValueError, KeyError, TypeError):
+        said = str(json.loads(said)["message"])
     if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
-        return ConnectionFailed(address.text, _TIMEOUT, said)
-    return RemoteError(said)
+        return ConnectionFailed(address.text, _TIMEOUT, explained(said, secure=address.secure))
+    kind = _REFUSALS.get(error.code(), RemoteError)
+    return cast("RemoteError", _restore(kind, said, {}))

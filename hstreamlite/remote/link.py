@@ -38,6 +38,7 @@ from hstreamlite.errors import (
 from hstreamlite.net import hstreamlite_pb2 as pb, hstreamlite_pb2_grpc as rpc
 from hstreamlite.net.failures import error_of
 from hstreamlite.remote.address import Address
+from hstreamlite.remote.diagnosis import explained
 from hstreamlite.remote.security import Calls, Security
 
 log = logging.getLogger("hstreamlite")
@@ -314,7 +315,8 @@ class Link:
                 raise Broken("no answer", sent=False) from None
             failure = self.failure_of(error)
             if isinstance(failure, Broken):
-                raise failure from None
+                why = explained(failure.why, secure=self._credentials is not None)
+                raise Broken(why, sent=failure.sent) from None
             if isinstance(failure, Unavailable):
                 raise Broken(failure.why, sent=False) from None
             raise failure from None

@@ -59,6 +59,7 @@ async def test_certificates_and_tokens_are_shown(tmp_path: Path, person: Person)
         assert await asyncio.to_thread(
             person.json, "sql", "--stats", statement, *shown, "--token", token
         ) == [{"name": "orders"}]
+        assert await fails("sql", "--stats", statement, *shown) == 1
         assert await fails("stream", "create", "other", *shown) == 1
         assert await fails("stream", "list", "--token", token) == 3
         person.url = f"hstream://{server.address}"

@@ -90,13 +90,23 @@ async def test_a_handshake_that_fails_is_no_connection(
 ) -> None:
     url, files = f"hstreams://{server.address}", shown(certificates, tmp_path)
     without_certificate = {"ca": files["ca"]}
-    for address, options in (
-        (url, without_certificate),
-        (url, {}),  # who signed the server's certificate is not believed
-        (f"hstream://{server.address}", {}),
+    for address, options, advice in (
+        (url, without_certificate, "`certificate` and `key`"),
+        (url, {}, "`ca`"),  # who signed the server's certificate is not believed
+        (f"hstream://{server.address}", {}, "take hstreams://"),
     ):
-        with pytest.raises(hs.ConnectionFailed):
+        with pytest.raises(hs.ConnectionFailed, match=advice):
             await aio.connect(address, token=BOSS, timeout=0.5, **options)
+
+
+async def test_a_server_without_tls_is_told_of(tmp_path: Path) -> None:
+    async with Server(config(tmp_path, http=True, http_port=0)) as server:
+        with pytest.raises(hs.ConnectionFailed, match="take hstream://"):
+            await aio.connect(f"hstreams://{server.address}", timeout=0.5)
+        assert server.node.http_address is not None
+        host, port = server.node.http_address
+        with pytest.raises(hs.ConnectionFailed, match="HTTP is served at that port"):
+            await aio.connect(f"hstream://{host}:{port}", timeout=0.5)
 
 
 @pytest.mark.parametrize(

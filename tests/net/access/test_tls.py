@@ -106,7 +106,7 @@ async def test_the_common_name_of_a_certificate_is_a_role(
     for role in ("billing", "unknown"):
         code, detail = found[role]
         assert code is grpc.StatusCode.PERMISSION_DENIED
-        assert f"Role '{role}' may not admin" in json.loads(detail)["message"]
+        assert f"Role '{role}' was not granted 'admin'" in json.loads(detail)["message"]
 
 
 @pytest.mark.asyncio
@@ -167,7 +167,7 @@ async def test_http_knows_clients_by_the_same_certificates_and_tokens(
             query = {"sql": "SELECT", "queryName": "q"}
             denied = await client.post(f"{base}/v1/queries", json=query)
             assert denied.status_code == 403
-            assert "Role 'billing' may not admin" in denied.json()["message"]
+            assert "Role 'billing' was not granted 'admin'" in denied.json()["message"]
             metrics = await client.get(f"{base}/metrics")
             assert metrics.status_code == 403
             boss = {"Authorization": f"Bearer {TOKEN}"}
