@@ -46,9 +46,10 @@ Command = Callable[[argparse.Namespace], Awaitable[Content]]
 
 
 class Unparsed(Refused):
-    """A line that is no command. The wire has its text as it is."""
+    """A line that is no command. gRPC tells of it as HStreamDB does: INTERNAL, with plain text."""
 
     plain = True
+    http = 400
 
     def __init__(self, why: str) -> None:
         super().__init__(Status.INTERNAL, 0, why)
@@ -56,7 +57,8 @@ class Unparsed(Refused):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise Unparsed(f"{self.prog}: {message}")
+        words = f"{self.prog.strip()}: " if self.prog.strip() else ""
+        raise Unparsed(f"this is no command: {words}{message}")
 
 
 def table(headers: Iterable[str], rows: Iterable[Iterable[object]]) -> Content:
@@ -89,7 +91,7 @@ class Administration:
         try:
             words = shlex.split(line)
         except ValueError as error:
-            raise Unparsed(f"{line[:100]!r} is no command line: {error}") from None
+            raise Unparsed(f"this is no command: {error} in {line[:100]!r}") from None
         options = self._parser.parse_args(words)
         try:
             answer = json.dumps(await options.run(options), ensure_ascii=False)

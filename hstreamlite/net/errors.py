@@ -22,6 +22,8 @@ class Refused(Exception):
 
     plain = False
     """Whether the detail is the message alone, where HStreamDB's is no JSON either."""
+    http: int | None = None
+    """The status over HTTP, where it is not the one that goes with that of gRPC."""
 
     def __init__(
         self, status: grpc.StatusCode, code: int, message: str, extra: object = None

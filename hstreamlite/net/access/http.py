@@ -18,6 +18,8 @@ CERTIFICATE = "hstreamlite.certificate"
 
 PATHS: Mapping[str, Action | None] = {"/metrics": "monitor"}
 """What paths need that are not calls of a protocol. Nothing here: to be known."""
+OPEN = frozenset({"/healthz"})
+"""What answers everybody, as the health service of gRPC does."""
 
 
 class HttpGate:
@@ -28,7 +30,7 @@ class HttpGate:
         self._gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not _is_preflight(scope):
+        if scope["type"] == "http" and scope["path"] not in OPEN and not _is_preflight(scope):
             try:
                 self._enter(scope)
             except (Unauthenticated, PermissionDenied) as error:

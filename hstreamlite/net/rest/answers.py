@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 from hstreamlite.net.errors import Refused, Told
 from hstreamlite.net.http import CUT
 from hstreamlite.net.node import Node
+from hstreamlite.net.rest.advice import advised
 from hstreamlite.net.rest.config import RestConfig
 
 T = TypeVar("T")
@@ -77,9 +78,10 @@ def error_object(error: Exception, tell: ToldHow, what: str) -> tuple[int, dict[
     told = tell(error)
     if told.unexpected:
         log.error("%s failed: %s", what, error, exc_info=error)
-    status = error.http if isinstance(error, BadRequest) else HTTP_STATUS[told.status]
+    status = (isinstance(error, Refused) and error.http) or HTTP_STATUS[told.status]
     extra = told.extra if isinstance(told.extra, str | int | float | dict | list) else None
-    return status, {"error": told.code, "message": told.message, "extra": extra}
+    message = advised(error, told.message)
+    return status, {"error": told.code, "message": message, "extra": extra}
 
 
 def error_answer(error: Exception, tell: ToldHow, what: str) -> Response:

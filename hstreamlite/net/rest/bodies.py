@@ -12,7 +12,7 @@ from starlette.requests import Request
 from hstreamlite.net.rest.answers import BadRequest
 from hstreamlite.net.rest.config import RestConfig
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 async def whole_body(request: Request, config: RestConfig) -> bytes:
@@ -80,6 +80,8 @@ def media_type(request: Request, *allowed: str) -> str:
 
 def decoded(body: bytes, what: str = "the body") -> Any:
     """Return the value of JSON text; 400 where it is none."""
+    if not body.strip():
+        raise BadRequest(400, f"{what} is no JSON: it is empty")
     try:
         return msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -93,7 +95,10 @@ def asked(kind: type[T], body: bytes) -> T:
     try:
         return msgspec.convert(decoded(body), kind)
     except msgspec.ValidationError as error:
-        raise BadRequest(400, f"this is not what is asked for here: {error}") from None
+        names = ", ".join(field.encode_name for field in msgspec.structs.fields(kind))
+        raise BadRequest(
+            400, f"this is not what is asked for here: {error}; there are: {names}"
+        ) from None
 
 
 def _too_large(most: int) -> BadRequest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hstreamlite.config import SHARDS_MAX
 from hstreamlite.net.rest.answers import EVENTS, JSON, LINES
 from hstreamlite.net.rest.records import IDENTITY, SHAPE
 
@@ -15,6 +16,7 @@ _FLAG: Schema = {"type": "boolean", "default": False}
 _IDS: Schema = {"type": "array", "items": _TEXT}
 _SECONDS: Schema = {"type": "number", "minimum": 0}
 _COUNT: Schema = {"type": "integer"}
+_WINDOW: Schema = {"type": ["integer", "null"], "minimum": 1}
 _PLACE: Schema = {
     "type": "string",
     "description": "earliest, latest, a record id, milliseconds since 1970, or a time with its "
@@ -91,14 +93,29 @@ SCHEMAS: Mapping[str, Schema] = {
         **SHAPE,
         attempt={"type": "integer", "description": "1 when it is delivered for the first time."},
     ),
+    "StreamInfo": _object(
+        ("stream", "created", "backlog", "maxBytes", "protect", "shards", "records", "bytes"),
+        stream=_TEXT,
+        created={"type": "string", "format": "date-time"},
+        backlog={**_SECONDS, "description": "How long records are kept; 0 = for ever."},
+        maxBytes={**_COUNT, "description": "How much is kept; 0 = everything."},
+        protect={**_IDS, "description": "Subscriptions for which unread records are kept."},
+        shards=_COUNT,
+        records=_COUNT,
+        bytes={**_COUNT, "description": "As stored."},
+    ),
     "SubscriptionInfo": _object(
         ("subscription", "stream", "mode", "consumers", "unacked", "backlog", "paused"),
         subscription=_TEXT,
         stream=_TEXT,
         created={"type": "string", "format": "date-time"},
         mode=_TEXT,
+        unit={"enum": ["key", "shard"], "description": "What is kept in order."},
         ackTimeout=_SECONDS,
         maxUnacked=_COUNT,
+        maxUnackedBytes=_WINDOW,
+        maxUnackedPerConsumer=_WINDOW,
+        maxUnackedBytesPerConsumer=_WINDOW,
         maxAttempts=_COUNT,
         deadLetter={"type": ["string", "null"]},
         backoff={"type": ["object", "null"]},
@@ -319,6 +336,30 @@ DOCUMENT = {
 _BACKOFF = _object(("first", "most"), first=_SECONDS, most=_SECONDS, factor=_SECONDS)
 _INFO = _content(json=_ref("SubscriptionInfo"))
 
+MAKE = _operation(
+    "Streams",
+    "makeStream",
+    "Make a stream",
+    "With all that it may have. An empty body is fine: then it keeps everything for ever.",
+    body=_content(
+        json=_object(
+            backlog={**_SECONDS, "default": 0, "description": "Seconds that records are kept."},
+            maxBytes={**_COUNT, "minimum": 0, "default": 0},
+            protect={**_IDS, "description": "Drop nothing that these have not acked."},
+            shards={**_COUNT, "minimum": 1, "maximum": SHARDS_MAX, "default": 1},
+            replicationFactor={**_COUNT, "minimum": 1, "default": 1},
+            existsOk={**_FLAG, "description": "Leave one that is there as it is."},
+        )
+    ),
+    answer=_content(json=_ref("StreamInfo")),
+)
+STREAM = _operation(
+    "Streams",
+    "getStreamInfo",
+    "Tell of a stream",
+    "Its settings, and what is kept of it.",
+    answer=_content(json=_ref("StreamInfo")),
+)
 SUBSCRIBE = _operation(
     "Consuming",
     "subscribe",
@@ -333,6 +374,9 @@ SUBSCRIBE = _operation(
             mode={"enum": ["ordered", "shared"], "default": "ordered"},
             ackTimeout={**_SECONDS, "default": 60},
             maxUnacked={"type": "integer", "minimum": 1, "default": 10000},
+            maxUnackedBytes=_WINDOW,
+            maxUnackedPerConsumer=_WINDOW,
+            maxUnackedBytesPerConsumer=_WINDOW,
             start={**_PLACE, "default": "earliest"},
             maxAttempts={"type": "integer", "minimum": 0, "default": 0},
             deadLetter=_TEXT,

@@ -19,6 +19,7 @@ from hstreamlite.net.rest.bodies import asked, whole_body
 from hstreamlite.net.rest.config import RestConfig
 from hstreamlite.net.rest.endpoints import Endpoint
 from hstreamlite.net.rest.query import Query, place_of
+from hstreamlite.net.rest.records import iso
 from hstreamlite.net.rest.rules import Template
 from hstreamlite.sub.retry import Backoff
 
@@ -30,6 +31,9 @@ class Given(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     mode: str = "ordered"
     ack_timeout: float = 60.0
     max_unacked: int = 10_000
+    max_unacked_bytes: int | None = None
+    max_unacked_per_consumer: int | None = None
+    max_unacked_bytes_per_consumer: int | None = None
     start: str = "earliest"
     max_attempts: int = 0
     dead_letter: str | None = None
@@ -78,6 +82,9 @@ class Managing:
             mode=wanted.mode,
             ack_timeout=wanted.ack_timeout,
             max_unacked=wanted.max_unacked,
+            max_unacked_bytes=wanted.max_unacked_bytes,
+            max_unacked_per_consumer=wanted.max_unacked_per_consumer,
+            max_unacked_bytes_per_consumer=wanted.max_unacked_bytes_per_consumer,
             start=place_of("start", wanted.start),
             max_attempts=wanted.max_attempts,
             dead_letter=wanted.dead_letter,
@@ -126,10 +133,14 @@ async def _told(subscription: Subscription) -> ASGIApp:
         {
             "subscription": info.name,
             "stream": info.stream,
-            "created": info.created.isoformat(timespec="milliseconds"),
+            "created": iso(info.created),
             "mode": info.mode,
+            "unit": info.unit,
             "ackTimeout": info.ack_timeout,
             "maxUnacked": info.max_unacked,
+            "maxUnackedBytes": info.max_unacked_bytes,
+            "maxUnackedPerConsumer": info.max_unacked_per_consumer,
+            "maxUnackedBytesPerConsumer": info.max_unacked_bytes_per_consumer,
             "maxAttempts": info.max_attempts,
             "deadLetter": info.dead_letter,
             "backoff": None if info.backoff is None else asdict(info.backoff),

@@ -25,6 +25,7 @@ from hstreamlite.net.rest.manage import Managing
 from hstreamlite.net.rest.openapi import Document
 from hstreamlite.net.rest.read import Reading
 from hstreamlite.net.rest.rules import Template, rules_of
+from hstreamlite.net.rest.streams import Streams
 from hstreamlite.net.rest.viewer import Viewer
 
 
@@ -84,6 +85,7 @@ class Rest(Part):
             Appending(node, self.config),
             Reading(node, self.config),
             self._consuming,
+            Streams(node, self.config),
             Managing(node, self.config),
         )
         for group in groups:

@@ -59,7 +59,11 @@ def given(value: object, key: str | None, attributes: dict[str, str]) -> Record:
     try:
         return msgspec.convert(value, Given).record(key, attributes)
     except msgspec.ValidationError as error:
-        raise BadRequest(400, f"this is no record: {error}") from None
+        raise BadRequest(
+            400,
+            f"this is no record: {error}. A record is an object with `value`, an object, or `raw`, "
+            "bytes in base64; with ?plain=true the whole object is the payload",
+        ) from None
 
 
 def plain(value: object, key: str | None, attributes: dict[str, str]) -> Record:
@@ -69,12 +73,18 @@ def plain(value: object, key: str | None, attributes: dict[str, str]) -> Record:
     return Record(value, key=key, attributes=attributes or None)
 
 
+def iso(time: datetime) -> str:
+    """Return a time as RFC 3339 in UTC, to the millisecond."""
+    text = time.astimezone(UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
 def shown(record: Record) -> dict[str, object]:
     """Return a record as it is told."""
     ms = record.append_time_ms or 0
     told: dict[str, object] = {
         "id": str(record.id),
-        "time": datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds"),
+        "time": iso(datetime.fromtimestamp(ms / 1000, UTC)),
     }
     if record.key:
         told["key"] = record.key

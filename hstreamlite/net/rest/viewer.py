@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp
 
 from hstreamlite.net.rest import described
@@ -42,9 +42,14 @@ class Viewer:
         yield Endpoint("GET", document, self.document, told, takes_body=False, is_open=True)
         page = Template.parse("/docs")
         yield Endpoint("GET", page, self.page, takes_body=False, is_open=True)
+        top = Template.parse("/")
+        yield Endpoint("GET", top, self.top, takes_body=False, is_open=True)
 
     async def document(self, _request: Request, _variables: Mapping[str, str]) -> ASGIApp:
         return Response(self._document, media_type=JSON)
+
+    async def top(self, _request: Request, _variables: Mapping[str, str]) -> ASGIApp:
+        return RedirectResponse("/docs")
 
     async def page(self, _request: Request, _variables: Mapping[str, str]) -> ASGIApp:
         headers = {"Content-Security-Policy": self._policy, "X-Content-Type-Options": "nosniff"}

@@ -218,6 +218,14 @@ async def test_errors_of_the_store_are_told_as_over_grpc(served: Serving) -> Non
     assert answer.json()["extra"] == "s"
 
 
+async def test_a_line_that_is_no_command_is_the_fault_of_who_sent_it(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (_, client):
+        for line in ("", "nonsense", "server nonsense", "server sql", "server stats x y", "a 'b"):
+            answer = await client.post("/v1/cluster/admin", json={"command": line})
+            assert answer.status_code == 400, line
+            assert answer.json()["message"].startswith("this is no command: "), line
+
+
 async def test_what_the_context_is_told_counts(served: Serving) -> None:
     answers = [await served[1].get(f"/v1/echo?msg={msg}") for msg in ("abort", "code")]
     assert [answer.status_code for answer in answers] == [409, 500]

@@ -43,6 +43,66 @@ async def test_a_subscription_has_what_was_asked_for(running: Running) -> None:
     assert told == found | {"age": told["age"]}
 
 
+async def test_what_is_kept_in_order_is_told(running: Running) -> None:
+    assert (await made(running, "by-key"))["unit"] == "key"
+    settings = {"subscriptionId": "wire", "streamName": "by-key", "ackTimeoutSeconds": 10}
+    answer = await running.client.post(
+        "/v1/subscriptions", json=settings | {"maxUnackedRecords": 5}
+    )
+    assert answer.status_code == 200, answer.text
+    assert (await running.client.get("/v1/subscriptions/wire/info")).json()["unit"] == "shard"
+
+
+async def test_a_subscription_has_windows(running: Running) -> None:
+    windows = {
+        "maxUnackedBytes": 1 << 20,
+        "maxUnackedPerConsumer": 7,
+        "maxUnackedBytesPerConsumer": 1 << 10,
+    }
+    assert windows.items() <= (await made(running, "windows", **windows)).items()
+
+
+async def test_a_stream_has_what_was_asked_for(running: Running) -> None:
+    settings = {"backlog": 90.0, "maxBytes": 1 << 20, "protect": ["a", "b"], "shards": 3}
+    url = "/v1/streams/asked-stream"
+    answer = await running.client.put(url, json=settings | {"replicationFactor": 2})
+    assert answer.status_code == 200, answer.text
+    assert settings.items() <= answer.json().items()
+    await running.client.post(f"{url}/records", json={"raw": ""})
+    told = (await running.client.get(f"{url}/info")).json()
+    assert (told["records"], told["created"]) == (1, answer.json()["created"])
+    assert (await running.client.get(url)).json()["stream"]["shardCount"] == 3
+    plain = await running.client.put("/v1/streams/plain-stream")
+    assert plain.json().items() >= {"backlog": 0, "maxBytes": 0, "shards": 1}.items()
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "why"),
+    [
+        ({"backlog": -1}, 400, "backlog"),
+        ({"shards": 0}, 400, "shards"),
+        ({"protect": "a"}, 400, "protect"),
+        ({"maxByte": 1}, 400, "there are: backlog, maxBytes"),
+        ({}, 409, "PUT /v1/streams/there with"),
+        ({"existsOk": True}, 200, ""),
+    ],
+)
+async def test_a_stream_that_cannot_be_made_is_refused(
+    running: Running, body: object, status: int, why: str
+) -> None:
+    await running.stream("there", exists_ok=True)
+    name = "there" if status in {200, 409} else "other-stream"
+    answer = await running.client.put(f"/v1/streams/{name}", json=body)
+    assert answer.status_code == status, answer.text
+    assert why in answer.text.replace("\\", "")
+    assert (await running.client.get("/v1/streams/other-stream/info")).status_code == 404
+
+
+async def test_the_top_leads_to_the_page(running: Running) -> None:
+    answer = await running.client.get("/")
+    assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
+
+
 async def test_each_key_is_kept_in_order(running: Running) -> None:
     await made(running, "keys")
     stream = running.server.node.store.stream("keys")
@@ -112,8 +172,8 @@ async def test_what_cannot_be_made_is_refused(
 
 TOKENS = {role: f"{role}-token-of-this-test-{'x' * 20}" for role in ("reader", "writer", "worker")}
 ALLOWED = {
-    "reader": {"read"},
-    "writer": {"append", "webhook", "producer"},
+    "reader": {"read", "stream"},
+    "writer": {"append", "webhook", "producer", "stream"},
     "worker": {"fetch", "consume", "ack", "release", "pause", "info"},
 }
 REQUESTS = {
@@ -127,6 +187,8 @@ REQUESTS = {
     "pause": ("POST", "/v1/subscriptions/s:pause", None),
     "info": ("GET", "/v1/subscriptions/s/info", None),
     "subscribe": ("PUT", "/v1/subscriptions/t", {"stream": "s"}),
+    "make": ("PUT", "/v1/streams/t", {}),
+    "stream": ("GET", "/v1/streams/s/info", None),
 }
 
 
