@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from importlib import import_module
 
 import click
@@ -41,6 +42,15 @@ class Tree(RichGroup):
         module, name = where
         command: click.Command = getattr(import_module(module), name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, *_ = args
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            like = get_close_matches(name, COMMANDS, 1)
+            ctx.fail(f"No such command {name!r}." + "".join(f" Did you mean {n!r}?" for n in like))
+        return super().resolve_command(ctx, args)
 
 
 _EPILOG = "Exit codes: " + "; ".join(f"{code:d} {text}" for code, text in MEANINGS.items()) + "."
@@ -96,6 +106,8 @@ def _usage(error: click.ClickException, path: str) -> str:
     if isinstance(error, click.UsageError) and error.ctx is not None:
         path = error.ctx.command_path
     message = " ".join(error.format_message().split())
+    if message[-1:] not in {".", "?", ")"}:
+        message += "."
     return f"{path}: {message} See `{path} --help`."
 
 

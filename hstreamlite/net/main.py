@@ -31,6 +31,7 @@ exit codes:
 
 def main(arguments: Sequence[str]) -> int:
     """Run a server until a signal stops it, and return the exit code of the process."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # each handshake that fails makes lines else
     try:
         from hstreamlite.net.settings import BadSetting, as_toml, load
     except ImportError as error:

@@ -106,6 +106,8 @@ def test_wrong_usage_is_one_line(person: Person) -> None:
         code, said = person.fails(*words)
         assert code == 2
         assert "--help`" in said
+    assert person.fails("sevrer")[1].count("Did you mean 'server'?") == 1
+    assert "no-file. See" not in person.fails("stream", "append", "s", "no-file")[1]
     assert "Missing command" in person.fails()[1]
     for bare in ([], ["stream"]):
         assert cli.main(bare) == 2
@@ -124,7 +126,7 @@ def test_failure_of_the_program_itself_is_told_whole(
     def fails(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(stream, "_facts", fails)
+    monkeypatch.setattr(stream, "plain", fails)
     assert orders.types("stream", "list")[0] == Exit.UNREACHABLE
     assert "ZeroDivisionError: a bug" in orders.said
 
