@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import doctest
 import importlib
 import inspect
+import json
 import os
 import pkgutil
 import re
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -52,23 +56,50 @@ def blocks(page: Path) -> str:
     return "".join(text.strip() for language, text in parts(page) if language == "python")
 
 
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(hs.__file__).parent.parent)}
+
+
 @contextmanager
-def server(path: str) -> Iterator[None]:
-    """Serve a store as a page says, but where no other test listens."""
-    where = ["--store", path, "--port", "0"]
-    environment = os.environ | {"PYTHONPATH": str(Path(hs.__file__).parent.parent)}
+def server(*words: str) -> Iterator[dict[str, str]]:
+    """Run a server as a page says, but where no other test listens: yield where it listens, by
+    what the page has instead."""
     with subprocess.Popen(
-        [sys.executable, "-m", "hstreamlite", "server", *where],
-        env=environment,
+        [sys.executable, "-m", "hstreamlite", "server", *words, "--port", "0"],
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        text=True,
     ) as process:
         assert process.stdout is not None
-        assert b"ready" in process.stdout.readline()
+        ready = process.stdout.readline()
+        found = re.search(r"ready at \S+:(\d+) .*, HTTP at \S+:(\d+)", ready)
+        assert found is not None, ready
         try:
-            yield
+            yield {
+                "localhost:6570": f"localhost:{found[1]}",
+                "localhost:6580": f"localhost:{found[2]}",
+            }
         finally:
             process.terminate()
+
+
+def shell(block: str, listening: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Run commands as a person would, in the current directory; return what they print."""
+    for told, real in listening.items():
+        block = block.replace(told, real)
+    commands = (
+        f'python() {{ "{sys.executable}" "$@"; }}\n'
+        'hstreamlite() { python -m hstreamlite "$@"; }\n'
+        "curl() { command curl -sS --fail-with-body --noproxy '*' \"$@\"; }\n"
+    )
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands + block],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), block
+    return done.stdout
 
 
 @pytest.fixture
@@ -84,11 +115,30 @@ def in_own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 def test_examples_run(page: Path) -> None:
     names = {"__name__": page.stem}
     with ExitStack() as servers:
+        listening: dict[str, str] = {}
         for language, text in parts(page):
             if language == "python":
                 exec(compile(text, str(page), "exec", dont_inherit=True), names)
+            elif language.startswith("python "):
+                Path(language.removeprefix("python ")).write_text(text, encoding="utf-8")
             elif language == "sh" and (started := SERVER.search(text)):
-                servers.enter_context(server(started[1]))
+                listening = servers.enter_context(server("--store", started[1]))
+            elif language == "sh" and page.name == "tutorial.md":
+                shell(text, listening)
+
+
+@pytest.mark.usefixtures("in_own_directory")
+@pytest.mark.skipif(None in map(shutil.which, ("curl", "openssl")), reason="no curl or openssl")
+def test_steps_to_tls_and_tokens_work() -> None:
+    page = (ROOT / "docs" / "operation.md").read_text(encoding="utf-8")
+    _, _, page = page.partition("### TLS and tokens, step by step")
+    made, asked = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    made, started, _ = made.partition("hstreamlite server --config server.toml\n")
+    assert started
+    shell(made.replace("-out server.pem", "-out server.pem 2> log"))
+    with server("--config", "server.toml") as listening:
+        (record,) = json.loads(shell(asked, listening).splitlines()[-1])["records"]
+    assert record["raw"] == base64.b64encode(b"hello").decode()
 
 
 def test_there_are_examples() -> None:
@@ -111,22 +161,14 @@ def test_tables_are_what_the_code_says(page: Path) -> None:
     assert reference.filled(text) == text, "run tests/docs/reference.py --write"
 
 
+@pytest.mark.usefixtures("in_own_directory")
 def test_commands_for_shells_run(tmp_path: Path) -> None:
     (block,) = re.findall(
         r"^```sh\n(.*?)^```",
         reference.CLI_PAGE.read_text(encoding="utf-8"),
         re.MULTILINE | re.DOTALL,
     )
-    program = f'hstreamlite() {{ "{sys.executable}" -m hstreamlite "$@"; }}\n'
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", program + block],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(hs.__file__).parent.parent)},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert 'customer-17 1\ncustomer-17 2\ncustomer-17 3\n9 {"' in done.stdout
+    assert 'customer-17 1\ncustomer-17 2\ncustomer-17 3\n9 {"' in shell(block)
     with hs.open(tmp_path / "shop", read_only=True) as store:
         assert store.stream("orders").info().records == 4
 
