@@ -11,8 +11,9 @@ The core here never waits; its shells do.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from hstreamlite._native import fast
 from hstreamlite.config import (
@@ -24,12 +25,15 @@ from hstreamlite.config import (
 )
 from hstreamlite.engine import Engine
 from hstreamlite.errors import BufferFull, DuplicateAppend, ProducerClosed, RecordTooLarge
-from hstreamlite.log.journal import PRODUCERS, Run
+from hstreamlite.log.journal import PRODUCERS, Op, Run
 from hstreamlite.log.producers import ProducerState, StoredBatch, stage_op
 from hstreamlite.log.routing import ids_order, record_ids
 from hstreamlite.records import RecordIds
 
 _RECORD_OVERHEAD = 64
+
+Stage: TypeAlias = Callable[[list[Op], int], tuple[int, list[Run]] | None]
+"""Stages ops in one frame; None where that would have to wait, and may not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +68,12 @@ class ProducerOptions:
 class OpenBatch:
     """Records submitted together; settled once by an error or by ids and a ticket."""
 
-    __slots__ = ("born_ns", "bytes", "error", "first", "ids", "records", "ticket")
+    __slots__ = ("body", "born_ns", "bytes", "error", "first", "ids", "records", "ticket")
 
     def __init__(self, first: int, born_ns: int) -> None:
         self.records: list[Any] = []
+        self.body: tuple[int, bytes, int, int] | None = None
+        """In place of records: codec, payload, number of records, bytes of it unpacked."""
         self.bytes = 0
         self.first = first
         self.born_ns = born_ns
@@ -211,30 +217,55 @@ class ProducerCore:
         try:
             if self.failure is not None:
                 raise self.failure
-            self._stage(batch)
+            self._stage(batch, self.engine.journal.stage)
         except Exception as error:  # noqa: BLE001 - it is the outcome of the batch
             batch.error = error
         except BaseException as error:
             batch.error = error
             raise
 
-    def _stage(self, batch: OpenBatch) -> None:
+    def try_stage(self, batch: OpenBatch) -> bool:
+        """Stage a detached batch as `stage` does; False, and nothing done, if it would wait."""
+        if not self.engine.lock.acquire(blocking=False):
+            return False
+        try:
+            if self.failure is not None:
+                raise self.failure
+            return self._stage(batch, self.engine.journal.try_stage)
+        except Exception as error:  # noqa: BLE001 - it is the outcome of the batch
+            batch.error = error
+            return True
+        finally:
+            self.engine.lock.release()
+
+    def _stage(self, batch: OpenBatch, stage: Stage) -> bool:
         engine = self.engine
         state = engine.stream(self.stream)
         if state.id != self._stream_id:
             raise ProducerClosed(self.stream, why="lost its stream: this is a new one of its name")
-        ops, order = engine.ops_of(state, batch.records, None, self.codec)
+        ops: list[Op]
+        if batch.body is not None:
+            (shard,) = state.shard_ids
+            ops, order = [(shard, *batch.body)], None
+        else:
+            ops, order = engine.ops_of(state, batch.records, None, self.codec)
         if self.known is None:
-            batch.ticket, runs = engine.journal.stage(ops, self.level)
+            staged = stage(ops, self.level)
+            if staged is None:
+                return False
+            batch.ticket, runs = staged
             batch.ids = record_ids(runs, order, ops)
-            return
+            return True
         parts = [Run(op[0], 0, op[3] if len(op) > 3 else len(op[1])) for op in ops]
         op_order = _op_order(order, parts)
         extra = stage_op(state.id, self.options.name or "", batch.first, parts, op_order)
         with engine.lock:
             if batch.first != self.known.last + 1:
                 raise ProducerClosed(self.stream, why="lost its name to another producer")
-            batch.ticket, runs = engine.journal.stage([*ops, extra], self.level)
+            staged = stage([*ops, extra], self.level)
+            if staged is None:
+                return False
+            batch.ticket, runs = staged
             runs = [run for run in runs if run.shard != PRODUCERS]
             batch.ids = record_ids(runs, order, ops)
             stored = StoredBatch(
@@ -244,6 +275,7 @@ class ProducerCore:
                 batch.ticket,
             )
             self.known.put(stored)
+        return True
 
     def reap(self) -> None:
         """Give back the room of batches that have reached their level."""

@@ -82,31 +82,54 @@ def ids_from(ids: pb.Ids) -> RecordIds:
 
 def body_to(items: Sequence[Any], key: str | None, codec: int) -> pb.Body:
     """Encode items to append, packed if that makes them smaller."""
+    body = pb.Body()
+    fill_body(body, items, key, codec)
+    return body
+
+
+def fill_body(body: pb.Body, items: Sequence[Any], key: str | None, codec: int) -> None:
+    """Encode items into an empty body, as `body_to`; to put that into a message makes a copy."""
     plain = fast.encode_batch(items, key)
+    body.records = len(items)
+    body.decoded_bytes = len(plain)
     if codec:
         packed = compress(codec, plain)
         if len(packed) < len(plain):
-            return pb.Body(
-                payload=packed,
-                records=len(items),
-                codec=pb.Codec.ValueType(codec),
-                decoded_bytes=len(plain),
-            )
-    return pb.Body(payload=plain, records=len(items), decoded_bytes=len(plain))
+            body.payload = packed
+            body.codec = pb.Codec.ValueType(codec)
+            return
+    body.payload = plain
 
 
 def items_from(body: pb.Body, limit: int) -> list[Record]:
     """Decode what is to be appended; ValueError for what is no such body, or beyond so many bytes
     when it is unpacked."""
-    plain = body.payload
-    if body.codec:
-        if not 0 < body.decoded_bytes <= limit:
-            raise ValueError(f"a body of {body.decoded_bytes} bytes is over the limit of {limit}")
-        plain = decompress(body.codec, plain, body.decoded_bytes)
-    records = fast.decode_batch(plain, 0, 0)
+    records = fast.decode_batch(_unpacked(body, body.payload, limit), 0, 0)
     if len(records) != body.records:
-        raise ValueError(f"a body holds {len(records)} records, not {body.records} as it says")
+        raise ValueError(_miscounted(len(records), body))
     return records
+
+
+def stored_from(body: pb.Body, payload: bytes) -> tuple[int, bytes, int, int]:
+    """Return codec, payload, number of records and unpacked size of a body that is stored as it
+    came; ValueError as `items_from`."""
+    plain = _unpacked(body, payload, body.decoded_bytes)
+    records = fast.count_batch(plain)
+    if records != body.records:
+        raise ValueError(_miscounted(records, body))
+    return body.codec, payload, records, len(plain)
+
+
+def _unpacked(body: pb.Body, payload: bytes, limit: int) -> bytes:
+    if not body.codec:
+        return payload
+    if not 0 < body.decoded_bytes <= limit:
+        raise ValueError(f"a body of {body.decoded_bytes} bytes is over the limit of {limit}")
+    return decompress(body.codec, payload, body.decoded_bytes)
+
+
+def _miscounted(records: int, body: pb.Body) -> str:
+    return f"a body holds {records} records, not {body.records} as it says"
 
 
 def piece_of_batch(batch: Batch) -> pb.Piece:

@@ -27,7 +27,7 @@ from hstreamlite.errors import (
 )
 from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.net.failures import error_of
-from hstreamlite.net.wire import DURABILITIES, body_to, ids_from
+from hstreamlite.net.wire import DURABILITIES, fill_body, ids_from
 from hstreamlite.records import Payload, Record, RecordId, RecordIds
 from hstreamlite.remote.link import Broken, Link, Retries
 from hstreamlite.transaction import record_of
@@ -41,9 +41,10 @@ class Gathered:
 
     def __init__(self, link: Link, first: int) -> None:
         self.first = first
+        self.born = link.now()
         self.records: list[Any] = []
         self.bytes = 0
-        self.body: pb.Body | None = None
+        self.request: pb.ProduceRequest | None = None
         self.sent = False
         self.stored: asyncio.Future[RecordIds] = link.loop.create_future()
 
@@ -86,7 +87,11 @@ class Submitted:
 
 class Producer:
     """Gathers records into batches, as `hstreamlite.aio.Producer`; what it sends again when a
-    connection breaks is stored once, also without a name."""
+    connection breaks is stored once, also without a name.
+
+    Belongs to the loop, but for `take`, which gathers from any thread. The lock guards what it
+    touches: the open batch, those that wait, what is buffered, and the failure.
+    """
 
     def __init__(self, link: Link, stream: str, options: ProducerOptions) -> None:
         self._link = link
@@ -96,11 +101,13 @@ class Producer:
         self._session = link.random_bytes(16)
         self._stream_id = 0
         self._next = 1
+        self._lock = link.env.threads.rlock()
         self._open: Gathered | None = None
         self._waiting: deque[Gathered] = deque()
         self._flying: deque[Gathered] = deque()
         self._stored: deque[tuple[int, Gathered]] = deque(maxlen=PRODUCER_WINDOW)
         self._buffered = 0
+        self._most = min(options.batch_bytes, link.hello.transaction_bytes_max // 4)
         self._closed = False
         self._failure: Exception | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -108,6 +115,7 @@ class Producer:
         self._call: Any = None
         self._life: asyncio.Task[None] | None = None
         self._opening = link.begin(self._begin)
+        self._is_open = False
         link.members[self] = self._end
 
     async def _ready(self) -> Self:
@@ -202,7 +210,9 @@ class Producer:
     def _settle(self, stored: pb.ProduceReply.Stored) -> None:
         while self._flying and self._flying[0].first <= stored.first:
             batch = self._flying.popleft()
-            self._buffered -= batch.bytes
+            batch.request = None
+            with self._lock:
+                self._buffered -= batch.bytes
             if not stored.failure:
                 batch.settle(ids_from(stored.ids))
                 self._stored.append((len(batch.records), batch))
@@ -215,58 +225,85 @@ class Producer:
 
     def _fail(self, error: Exception) -> None:
         """End: records behind lost ones would break the order."""
-        if self._failure is None:
-            self._failure = error
-        for batch in self._flying:
+        with self._lock:
+            if self._failure is None:
+                self._failure = error
+            flying, waiting = list(self._flying), list(self._waiting)
+            if self._open is not None:
+                waiting.append(self._open)
+            self._open = None
+            self._flying.clear()
+            self._waiting.clear()
+            self._buffered -= sum(batch.bytes for batch in (*flying, *waiting))
+        for batch in flying:
             told = error
             if isinstance(error, ConnectionFailed | ConnectionLost) and batch.sent:
                 told = ConnectionLost(self._link.address, why="broke for good")
             batch.settle(told)
-            self._buffered -= batch.bytes
-        self._flying.clear()
-        if self._open is not None:
-            self._waiting.append(self._open)
-            self._open = None
-        for batch in self._waiting:
+        for batch in waiting:
             batch.settle(error)
-            self._buffered -= batch.bytes
-        self._waiting.clear()
 
     # Batches.
 
     def send(self, batch: Gathered | None = None) -> None:
         """Let the open batch go out; or nothing, if it is not the one given."""
-        if self._open is None or batch not in {None, self._open}:
-            return
-        gathered, self._open = self._open, None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._waiting.append(gathered)
-        if self._failure is not None:
-            self._fail(self._failure)
+        with self._lock:
+            if self._open is None or batch not in {None, self._open}:
+                return
+            self._detach()
         self._fill()
+
+    def _detach(self) -> None:
+        """Let nothing more into the open batch; the caller has the lock."""
+        if self._open is not None:
+            self._waiting.append(self._open)
+            self._open = None
 
     def _fill(self) -> None:
         """Send as many as may be on their way."""
+        if self._failure is not None:
+            self._fail(self._failure)
         while self._waiting and len(self._flying) < IN_FLIGHT_MAX and self._outgoing is not None:
             batch = self._waiting.popleft()
-            batch.body = body_to(batch.records, None, CODECS[self._options.compression])
+            request = batch.request = pb.ProduceRequest()
+            request.batch.first = batch.first
+            fill_body(request.batch.body, batch.records, None, CODECS[self._options.compression])
             self._flying.append(batch)
             self._put(batch)
 
     def _put(self, batch: Gathered) -> None:
         assert self._outgoing is not None
-        numbered = pb.ProduceRequest.Numbered(first=batch.first, body=batch.body, again=batch.sent)
+        assert batch.request is not None
+        if batch.sent:
+            batch.request.batch.again = True
         batch.sent = True
-        self._outgoing.put_nowait(pb.ProduceRequest(batch=numbered))
+        self._outgoing.put_nowait(batch.request)
+
+    def _attend(self) -> None:
+        """See to batches that were begun or closed."""
+        self._fill()
+        self._age()
 
     def _age(self) -> None:
+        """Send the open batch if it is old enough, else look again when it is."""
+        batch = self._open
+        if batch is None or self._timer is not None:
+            return
+        left = batch.born + self._options.batch_age - self._link.now()
+        if left > 0:
+            self._timer = self._link.loop.call_later(left, self._ring)
+        else:
+            self.send(batch)
+
+    def _ring(self) -> None:
         self._timer = None
-        self.send()
+        self._age()
 
     def _check(self) -> None:
         self._link.check()
+        self._check_open()
+
+    def _check_open(self) -> None:
         if self._failure is not None:
             raise self._failure
         if self._closed:
@@ -281,38 +318,71 @@ class Producer:
         sequence: int | None = None,
     ) -> Submitted:
         """Take a record in; waits only while the buffer is full."""
-        item: Any = payload
+        item = payload
         if type(payload) is not bytes or key is not None or attributes is not None:
             item = record_of(payload, key, attributes)
         self._check()
-        await self._ready()
+        if not self._is_open:
+            await self._ready()
+            self._is_open = True
+        while (taken := self._take(item, sequence)) is None:
+            if self._options.on_full == "raise":
+                size = record_size(item, self._link.hello.batch_bytes_max)
+                raise BufferFull(size, self._options.buffer_bytes, self._stream)
+            self.send()
+            with self._lock:
+                oldest = (self._flying or self._waiting)[0].stored
+            await asyncio.wait([oldest])
+            self._link.check()
+        submitted, news = taken
+        if news:
+            self._attend()
+            if self._open is None:
+                await asyncio.sleep(0)  # it goes out while the next one gathers
+        return submitted
+
+    def take(
+        self, payload: Payload | Record, key: str | None, attributes: dict[str, str] | None
+    ) -> Submitted | None:
+        """Take a record in as `submit`, from any thread; None where that would have to wait."""
+        item = payload
+        if type(payload) is not bytes or key is not None or attributes is not None:
+            item = record_of(payload, key, attributes)
+        self._check()
+        taken = self._take(item, None) if self._is_open else None
+        if taken is None:
+            return None
+        submitted, news = taken
+        if news:
+            self._link.loop.call_soon_threadsafe(self._attend)
+        return submitted
+
+    def _take(self, item: Any, sequence: int | None) -> tuple[Submitted, bool] | None:
+        """Take a record in, and tell whether the loop has to see to a batch now; None if there is
+        no room."""
         options = self._options
         size = record_size(item, self._link.hello.batch_bytes_max)
-        self._check()
-        while self._buffered and self._buffered + size > options.buffer_bytes:
-            if options.on_full == "raise":
-                raise BufferFull(size, options.buffer_bytes, self._stream)
-            self.send()
-            oldest = (self._flying or self._waiting)[0]
-            await asyncio.wait([oldest.stored])
-            self._check()
-        if sequence is not None:
-            known = self._duplicate(sequence)
-            if known is not None:
-                return Submitted(self, *known)
-        batch = self._open
-        if batch is None:
-            batch = self._open = Gathered(self._link, self._next)
-            self._timer = self._link.loop.call_later(options.batch_age, self._age)
-        batch.records.append(item)
-        batch.bytes += size
-        self._buffered += size
-        self._next += 1
-        submitted = Submitted(self, batch, len(batch.records) - 1)
-        most = min(options.batch_bytes, self._link.hello.transaction_bytes_max // 4)
-        if len(batch.records) >= options.batch_records or batch.bytes >= most:
-            self.send()
-        return submitted
+        with self._lock:
+            self._check_open()
+            if self._buffered and self._buffered + size > options.buffer_bytes:
+                return None
+            if sequence is not None:
+                known = self._duplicate(sequence)
+                if known is not None:
+                    return Submitted(self, *known), False
+            batch = self._open
+            news = batch is None
+            if batch is None:
+                batch = self._open = Gathered(self._link, self._next)
+            batch.records.append(item)
+            batch.bytes += size
+            self._buffered += size
+            self._next += 1
+            submitted = Submitted(self, batch, len(batch.records) - 1)
+            if len(batch.records) >= options.batch_records or batch.bytes >= self._most:
+                self._detach()
+                news = True
+        return submitted, news
 
     def _duplicate(self, sequence: int) -> tuple[Gathered, int] | None:
         """Return where a number was submitted or stored before, or None for the next one."""
@@ -337,7 +407,8 @@ class Producer:
         if self._failure is None:
             await self._ready()
             self.send()
-        pending = [batch.stored for batch in (*self._flying, *self._waiting)]
+        with self._lock:
+            pending = [batch.stored for batch in (*self._flying, *self._waiting)]
         if pending:
             await asyncio.wait(pending)
         if self._failure is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
 from hstreamlite.aio.bell import in_thread
 from hstreamlite.batcher import OpenBatch, ProducerCore, ProducerOptions
@@ -19,7 +18,7 @@ from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.net.failures import failure_of
 from hstreamlite.net.node import Node
 from hstreamlite.net.v1.base import Base, Context
-from hstreamlite.net.wire import DURABILITY_NAMES, ids_to, items_from
+from hstreamlite.net.wire import DURABILITY_NAMES, ids_to, items_from, stored_from
 
 _TAKEN = "lost its name to another producer"
 _WAITING_MAX = 8
@@ -110,7 +109,7 @@ class Producing(Base):
         try:
             if self._owners.get((core._stream_id, begin.name)) != begin.session:
                 raise ProducerClosed(begin.stream, why=_TAKEN)
-            items: list[Any] = items_from(numbered.body, self.engine.config.transaction_bytes_max)
+            self._fill(batch, begin.stream, numbered.body)
             if first <= known.last:
                 if not numbered.again:
                     raise ProducerClosed(begin.stream, why=_TAKEN)
@@ -120,17 +119,28 @@ class Producing(Base):
                 batch.ids, batch.ticket = found[0].ids, found[0].ticket
                 return batch
             known.last = first - 1  # what lies between was lost, at a level that allows it
-            batch.records = items
         except Exception as error:  # noqa: BLE001 - told to who sent it
             batch.error = error
             return batch
-        staging = asyncio.ensure_future(in_thread(core.stage, batch))
-        await asyncio.shield(staging)
+        if not core.try_stage(batch):
+            staging = asyncio.ensure_future(in_thread(core.stage, batch))
+            await asyncio.shield(staging)
         if batch.error is not None:
             core.failure = batch.error
         else:
-            self.node.tally.appended(begin.stream, len(items), len(numbered.body.payload))
+            self.node.tally.appended(begin.stream, numbered.body.records, batch.bytes)
         return batch
+
+    def _fill(self, batch: OpenBatch, stream: str, body: pb.Body) -> None:
+        """Take in the records of a body: as it came where it can be a block of the one shard."""
+        config = self.engine.config
+        payload = body.payload  # each look makes a copy
+        batch.bytes = len(payload)
+        single = len(self.engine.stream(stream).shard_ids) == 1
+        if single and payload and max(len(payload), body.decoded_bytes) <= config.batch_bytes_max:
+            batch.body = stored_from(body, payload)
+        else:
+            batch.records = items_from(body, config.transaction_bytes_max)
 
     async def _answer(
         self, begin: pb.ProduceRequest.Begin, first: int, batch: OpenBatch
