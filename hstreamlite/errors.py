@@ -169,14 +169,21 @@ class StoreReplaced(StoreError):
 
 
 class Forked(StoreError):
-    """The store was opened before a fork and is used in the child. The parent's is unharmed."""
+    """The store was opened before a fork and is used in the child. The parent's is unharmed.
+
+    So it is for who connects in a child of a process that was connected, or had a server.
+    """
 
     path: str
     owner_pid: int
 
-    def __init__(self, path: str, owner_pid: int) -> None:
+    def __init__(self, path: str, owner_pid: int, *, connecting: bool = False) -> None:
         super().__init__(
-            f"The store at {path!r} belongs to process {owner_pid}, which forked this one; "
+            f"{path!r} cannot be reached in this process: process {owner_pid}, which forked it, "
+            "has used gRPC, and that works on one side of a fork only; connect after the fork "
+            'alone, or start processes anew, as multiprocessing does with "spawn".'
+            if connecting
+            else f"The store at {path!r} belongs to process {owner_pid}, which forked this one; "
             "open stores after the fork.",
             path=path,
             owner_pid=owner_pid,

@@ -31,6 +31,7 @@ from hstreamlite.config import (
 from hstreamlite.engine import Engine
 from hstreamlite.env import Env
 from hstreamlite.errors import (
+    ConsumerClosed,
     HStreamError,
     LeaseLost,
     MalformedBatch,
@@ -240,13 +241,19 @@ class Feed:
             self.consumers += 1
         self.engine.wake()
 
-    def renew(self, consumer: str) -> None:
-        """Note that a consumer with a lease is still there; ConsumerClosed if that has run out."""
+    def renew(self, consumer: str, gate: fast.AckGate) -> None:
+        """Note that the consumer with this gate is still there; ConsumerClosed if its lease has run
+        out, whoever has its name by now."""
         with self.lock:
             self.check()
             now = self.now()
             self._mind_gone(now)
+            self._check_known(consumer, gate)
             self.group.renew(consumer, now)
+
+    def _check_known(self, consumer: str, gate: fast.AckGate) -> None:
+        if not self.sentry.knows(consumer, gate):
+            raise ConsumerClosed(self.state.name, consumer)
 
     def detach(self, consumer: str, gate: fast.AckGate) -> None:
         """Hand back what the consumer holds, at once, and store progress.
@@ -372,16 +379,19 @@ class Feed:
         self,
         consumer: str,
         max_records: int,
-        owner: object,
+        owner: fast.AckGate,
         *,
         may_block: bool = True,
     ) -> DeliveryBatch | None:
         """Hand out up to max_records; empty when there is nothing, None where it would block.
 
+        ConsumerClosed unless the owner is attached under the name: its lease may have run out.
+
         An empty answer puts the consumer in line until it fetches again or `leave_line`s.
         CorruptionError, once, when records cannot be read: they stay undelivered, and others go on.
         MalformedBatch, once, when a batch cannot be decoded: it then counts as acked.
         """
+        self._check_known(consumer, owner)
         while True:
             try:
                 return self._fetch(consumer, max_records, owner, may_block=may_block)

@@ -93,6 +93,16 @@ def files_of(path: str) -> dict[str, bytes]:
 
 def uses_of(store: hs.Store) -> dict[str, Callable[[], object]]:
     """Return every use of everything a store gives."""
+    here = {
+        "compact": store.compact,
+        "backup": lambda: store.backup(f"{store.path}.copy"),
+        "tick": store.tick,
+    }
+    return here | nouns_of(store)
+
+
+def nouns_of(store: Any) -> dict[str, Callable[[], object]]:
+    """Return every use of what a store gives, be it of another process."""
     stream = store.create_stream("orders", exists_ok=True)
     stream.append_many([b"%d" % n for n in range(100)])
     subscription = store.create_subscription("s", stream="orders", exists_ok=True)
@@ -151,9 +161,6 @@ def uses_of(store: hs.Store) -> dict[str, Callable[[], object]]:
         "delete_subscription": lambda: store.delete_subscription("s", force=True),
         "stats": store.stats,
         "sync": store.sync,
-        "compact": store.compact,
-        "backup": lambda: store.backup(f"{store.path}.copy"),
-        "tick": store.tick,
         "close reader": fresh.close,
         "close follower": following.close,
         "close consumer": consumer.close,

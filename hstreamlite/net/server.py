@@ -14,8 +14,9 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from hstreamlite._native.files import real_env
 from hstreamlite.aio import open as open_store
-from hstreamlite.net import needs
+from hstreamlite.net import forks, needs
 from hstreamlite.net.config import SOCKET_NAME, CannotListen, ServerConfig
 
 try:
@@ -97,6 +98,7 @@ class Server:
 
     async def _start(self) -> None:
         config = self.config
+        forks.grpc.begin(real_env(), config.store)
         store = await open_store(config.store, config=config.store_config)
         self._open.push_async_callback(store.close)
         node = self._node = Node(config, store)

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 import grpc
 from google.protobuf.wrappers_pb2 import StringValue
 
+from hstreamlite._native.files import real_env
 from hstreamlite.errors import (
     ConnectionFailed,
     PermissionDenied,
@@ -18,6 +19,7 @@ from hstreamlite.errors import (
     Unauthenticated,
     _restore,
 )
+from hstreamlite.net import forks
 from hstreamlite.remote.address import Address
 from hstreamlite.remote.diagnosis import explained
 from hstreamlite.remote.security import Security
@@ -40,6 +42,7 @@ def run(address: Address, security: Security, *words: str) -> dict[str, Any]:
     # protocol would get in the way of other clients of HStreamDB in the same process.
     line = StringValue(value=" ".join(["server", *map(shlex.quote, words)]))
     security.check(address)
+    forks.grpc.begin(real_env(), address.text)
     with address.dialled() as target, _channel(address, target, security) as channel:
         call = channel.unary_unary(
             METHOD,

@@ -29,7 +29,10 @@ from hstreamlite.net.failures import error_of
 from hstreamlite.remote.link import Broken, Connection, Link, Retries
 
 LEASE_SECONDS: Final = 10.0
-"""How long the server waits for a sign of life before others get what a consumer holds."""
+LEASE_SECONDS_MIN: Final = 0.1
+LEASE_SECONDS_MAX: Final = 300.0
+_SILENCE_SECONDS: Final = 10.0
+"""A server that does not answer for so long is gone; with a shorter lease, for that long."""
 _BEATS: Final = 3
 _LEAVE_SECONDS: Final = 5.0
 
@@ -59,12 +62,18 @@ class Attachment:
         self.mode = ""
         self.ack_timeout = 0.0
         self._hear = WeakMethod(hear, self._note_lost)
-        self._session = link.random_bytes(16)
+        self._lease_ms = (options.lease_ns or int(LEASE_SECONDS * 1e9)) // 1_000_000
+        self._place = subscription, options.name
+        former = link.sessions.take(self._place)
+        self._session = former or link.random_bytes(16)
+        self._is_there = former is not None
+        """Whether the server may count it as there."""
         self._numbers = 0
         self._asked: dict[int, tuple[Answer, pb.ConsumeRequest]] = {}
         self._outgoing: asyncio.Queue[pb.ConsumeRequest | None] | None = None
         self._call: Any = None
-        self._heard = 0.0
+        self._missed = 0
+        """Beats since the server was heard of."""
         self._failure: Exception | None = None
         self._life: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -100,26 +109,31 @@ class Attachment:
                 subscription=self.subscription,
                 name=self.name,
                 session=self._session,
-                lease_ms=int(LEASE_SECONDS * 1000),
+                lease_ms=self._lease_ms,
                 max_unacked=self._options.max_unacked,
                 max_unacked_bytes=self._options.max_unacked_bytes,
             )
             outgoing.put_nowait(pb.ConsumeRequest(attach=attach))
             self._call = connection.stub.Consume(_requests(outgoing))
+            self._is_there = True
             try:
-                async with asyncio.timeout(retries.left(LEASE_SECONDS)):
+                async with asyncio.timeout(retries.left(_SILENCE_SECONDS)):
                     reply = await self._reply()
+                if reply is None:
+                    raise Broken("was ended", sent=True)
             except (Broken, Unavailable, TimeoutError) as error:
                 self._call.cancel()
                 link.lost(connection)
                 await retries.wait(error)
                 continue
-            assert reply is not None
+            except HStreamError:
+                self._is_there = False
+                raise
             self.mode = reply.attached.mode
             self.ack_timeout = reply.attached.ack_timeout_s
             self.count += 1
-            self._heard = link.now()
             self._outgoing = outgoing
+            self._missed = 0
             for number, (_, request) in list(self._asked.items()):
                 request.number = number
                 outgoing.put_nowait(request)
@@ -134,12 +148,7 @@ class Attachment:
             if self._call.cancelled() and not is_cancelled():
                 raise Broken("was silent for too long", sent=True) from None
             raise
-        if reply is grpc.aio.EOF:
-            if self.closed:
-                return None
-            raise Broken("was ended", sent=True)
-        found: pb.ConsumeReply = reply
-        return found
+        return None if reply is grpc.aio.EOF else reply
 
     async def _listen(self, connection: Connection | None) -> None:
         """Pass on what comes, and attach again when the connection breaks."""
@@ -158,9 +167,12 @@ class Attachment:
                         self.link.lost(connection)
                         connection = None
                     continue
-                if reply is None:
-                    return
-                self._heard = self.link.now()
+                if reply is None:  # of this call alone: its lease ran out
+                    self._outgoing = connection = None
+                    if self.closed:
+                        return
+                    continue
+                self._missed = 0
                 self._take(reply)
         except HStreamError as error:
             self._outgoing = None
@@ -172,13 +184,15 @@ class Attachment:
 
     async def _beat(self) -> None:
         """Tell the server of the consumer, and find out whether there is one."""
+        interval = min(self._lease_ms / 1000, _SILENCE_SECONDS) / _BEATS
         while not self.closed:
-            await asyncio.sleep(LEASE_SECONDS / _BEATS)
+            await asyncio.sleep(interval)
             if self._outgoing is None:
                 continue
-            if self.link.now() - self._heard > LEASE_SECONDS:
+            if self._missed == _BEATS:
                 self._call.cancel()
             else:
+                self._missed += 1
                 self._outgoing.put_nowait(pb.ConsumeRequest(beat=True))
 
     def _take(self, reply: pb.ConsumeReply) -> None:
@@ -301,7 +315,11 @@ class Attachment:
         if self._outgoing is not None and not self.link.closed:
             _, answer = self.ask(pb.ConsumeRequest(close=True))
             self.closed = True
-            await asyncio.wait([answer], timeout=_LEAVE_SECONDS)
+            waits: list[asyncio.Future[Any]] = [answer]
+            if self._life is not None:
+                waits.append(self._life)
+            await asyncio.wait(waits, timeout=_LEAVE_SECONDS, return_when="FIRST_COMPLETED")
+            self._is_there = not answer.done()
             if self._outgoing is not None:
                 self._outgoing.put_nowait(None)
         self.closed = True
@@ -309,6 +327,8 @@ class Attachment:
         if self._life is not None:
             self._life.cancel()
             await asyncio.wait([self._life])
+        if self._is_there:
+            self.link.sessions.keep(self._place, self._session, self._lease_ms / 1000)
         if self._call is not None:
             self._call.cancel()
         self._outgoing = None

@@ -16,6 +16,7 @@ from hstreamlite.info import SubscriptionInfo
 from hstreamlite.place import Place
 from hstreamlite.records import Delivery
 from hstreamlite.remote import consumer as consumers, subscription as subscriptions
+from hstreamlite.remote.attachment import LEASE_SECONDS
 from hstreamlite.remote.link import Link
 from hstreamlite.remote.way import Way
 from hstreamlite.sub.effects import Event, Gap, Lag
@@ -39,15 +40,21 @@ class Subscription:
         prefetch: int = 100,
         max_unacked: int | None = None,
         max_unacked_bytes: int | None = None,
+        lease: float | timedelta = LEASE_SECONDS,
     ) -> Consumer:
         """Attach a consumer, as `hstreamlite.Subscription.consumer`; ConsumerExists if the name is
-        attached already."""
+        attached already.
+
+        lease: for how many seconds, 0.1 to 300, the server waits for a sign of life before others
+        get what the consumer holds. A thread of this process gives one thrice in that time.
+        """
         noun = self._way.made(
             self._noun.consumer,
             name,
             prefetch=prefetch,
             max_unacked=max_unacked,
             max_unacked_bytes=max_unacked_bytes,
+            lease=lease,
         )
         return Consumer(self._way, noun)
 

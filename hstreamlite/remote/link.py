@@ -35,7 +35,7 @@ from hstreamlite.errors import (
     StoreClosed,
     Unavailable,
 )
-from hstreamlite.net import hstreamlite_pb2 as pb, hstreamlite_pb2_grpc as rpc
+from hstreamlite.net import forks, hstreamlite_pb2 as pb, hstreamlite_pb2_grpc as rpc
 from hstreamlite.net.failures import error_of
 from hstreamlite.remote.address import Address
 from hstreamlite.remote.diagnosis import explained
@@ -118,6 +118,29 @@ class Retries:
         self._wait = min(_WAIT_MOST, self._wait * 2)
 
 
+class Sessions:
+    """Those of consumers that left without being able to say so, as long as they count as there.
+
+    Who attaches under the name of one takes its place, and has to wait for nothing.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._kept: dict[tuple[str, str], tuple[bytes, float]] = {}
+
+    def keep(self, place: tuple[str, str], session: bytes, seconds: float) -> None:
+        """Keep the session of a consumer, that is of a subscription and a name."""
+        now = self._link.now()
+        over = [known for known, (_, end) in self._kept.items() if end <= now]
+        for known in over:
+            del self._kept[known]
+        self._kept[place] = session, now + seconds
+
+    def take(self, place: tuple[str, str]) -> bytes | None:
+        """Return the session that has the name, for one consumer that attaches now."""
+        return self._kept.pop(place, (None, 0))[0]
+
+
 class Link:
     """The way to one server. Belongs to one event loop."""
 
@@ -140,6 +163,7 @@ class Link:
             else check_seconds("timeout", timeout, 0.001, _TIMEOUT_MAX)
         )
         self.env = env or real_env()
+        forks.grpc.begin(self.env, address.text)
         self._pid = self.env.pid()
         self._rng = self.env.rng.fork("reconnect")
         self.loop = asyncio.get_running_loop()
@@ -154,6 +178,7 @@ class Link:
         self.ends = False
         """Whether the store is being closed."""
         self.consumers: WeakSet[Any] = WeakSet()
+        self.sessions = Sessions(self)
         self._lost: deque[Member] = deque()
         self.members: dict[object, Callable[[], Coroutine[Any, Any, None]]] = {}
         """How to end what is open of the store, in the order in which it was opened."""

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from hstreamlite.config import check_int
+from dataclasses import replace
+from datetime import timedelta
+
+from hstreamlite.config import check_duration, check_int
 from hstreamlite.consumer import ConsumerOptions
 from hstreamlite.info import SubscriptionInfo
 from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.net.wire import lag_from, place_to, subscription_info_from
 from hstreamlite.place import Place, check_place
+from hstreamlite.remote.attachment import (
+    LEASE_SECONDS,
+    LEASE_SECONDS_MAX,
+    LEASE_SECONDS_MIN,
+)
 from hstreamlite.remote.consumer import Consumer
 from hstreamlite.remote.link import Link
 from hstreamlite.sub.effects import Lag
@@ -29,12 +37,17 @@ class Subscription:
         prefetch: int = 100,
         max_unacked: int | None = None,
         max_unacked_bytes: int | None = None,
+        lease: float | timedelta = LEASE_SECONDS,
     ) -> Consumer:
         """Begin to attach a consumer: await it, enter it or use it to be told whether it could be.
 
-        ConsumerExists if the name is attached already. Options as with `hstreamlite`.
+        ConsumerExists if the name is attached already. Options as with `hstreamlite`, and lease:
+        for how many seconds, 0.1 to 300, the server waits for a sign of life before others get what
+        the consumer holds. It gives one thrice in that time, as long as the event loop goes round.
         """
         options = ConsumerOptions.of(name, prefetch, max_unacked, max_unacked_bytes)
+        seconds = check_duration("lease", lease, LEASE_SECONDS_MAX, least=LEASE_SECONDS_MIN)
+        options = replace(options, lease_ns=int(seconds * 1e9))
         self._link.check()
         return Consumer(self._link, self.name, options)
 

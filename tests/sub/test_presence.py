@@ -272,7 +272,7 @@ class TestOfStore:
         far, near = leased(subscription, "far", 5), subscription.consumer("near")
         held = far.receive()
         clock.advance(4)
-        subscription._feed().renew("far")
+        subscription._feed().renew("far", far._gate)
         clock.advance(4)
         assert near.receive(timeout=0) == ()
         with caplog.at_level(logging.WARNING):
@@ -283,7 +283,7 @@ class TestOfStore:
         with pytest.raises(ConsumerClosed):
             far.receive()
         with pytest.raises(ConsumerClosed):
-            subscription._feed().renew("far")
+            subscription._feed().renew("far", far._gate)
         with pytest.raises(LeaseLost), store.transaction() as transaction:
             transaction.ack(held)
         assert far.ack(held).new == 4, "near holds them, and no ack of it would have counted less"

@@ -2,7 +2,9 @@
 
 Requests are done in the order they come, but for fetches, which wait beside the others. Answers go
 out in the order in which they arise. A consumer whose client is silent for as long as its lease is
-gone; one whose connection breaks hands back what it holds at once.
+gone; one whose connection breaks hands back what it holds at once. In both cases the call ends
+without an error, and so it does for who attaches again, as the same session, on another connection:
+that takes the place of its former self, of which nobody may have told yet that it is gone.
 """
 
 from __future__ import annotations
@@ -10,11 +12,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from weakref import WeakValueDictionary
 
 from hstreamlite.aio.consumer import Consumer
 from hstreamlite.config import ACK_TIMEOUT_SECONDS_MAX, check_int, check_reason
 from hstreamlite.consumer import ConsumerOptions
-from hstreamlite.errors import ConsumerClosed, Unavailable
+from hstreamlite.errors import ConsumerClosed
 from hstreamlite.feed import DeliveryBatch, check_receive
 from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.net.failures import failure_of
@@ -46,10 +49,10 @@ class Session:
         """Do what is asked for, until nothing more comes."""
         try:
             async for request in requests:
-                self._feed.renew(self.consumer.name)
+                self._feed.renew(self.consumer.name, self.consumer._gate)
                 await self._do(request)
         except ConsumerClosed:
-            self._answers.put_nowait(Unavailable("", "the lease of the consumer ran out"))
+            self._answers.put_nowait(None)
         except Exception as error:  # noqa: BLE001 - the border tells of it
             self._answers.put_nowait(error)
         else:
@@ -69,7 +72,9 @@ class Session:
             return
         try:
             reply = await self._done(which, request)
-        except Exception as error:  # noqa: BLE001 - told to who asked
+        except Exception as error:
+            if isinstance(error, ConsumerClosed) and not self.consumer.closed:
+                raise  # its lease ran out
             reply = pb.ConsumeReply(failure=failure_of(error))
         self._answer(number, reply)
 
@@ -118,6 +123,10 @@ class Session:
             batch = await consumer.receive(check_receive(fetch.max_records), wait)
         except asyncio.CancelledError:
             pass
+        except ConsumerClosed:
+            if not consumer.closed:  # its lease ran out
+                self._answers.put_nowait(None)
+            return
         except Exception as error:  # noqa: BLE001 - told to who asked
             reply = pb.ConsumeReply(failure=failure_of(error))
         else:
@@ -161,7 +170,7 @@ class Session:
         if self._leaving is None:
             self._leaving = asyncio.ensure_future(self.consumer.close())
         await asyncio.shield(self._leaving)
-        self._answers.put_nowait(Unavailable("", "the consumer attached again"))
+        self._answers.put_nowait(None)
 
 
 class Consuming(Base):
@@ -170,6 +179,7 @@ class Consuming(Base):
     def __init__(self, node: Node) -> None:
         super().__init__(node)
         self._sessions: dict[tuple[str, str], Session] = {}
+        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def Consume(
         self, requests: AsyncIterator[pb.ConsumeRequest], context: Context
@@ -199,16 +209,18 @@ class Consuming(Base):
             raise ValueError(f"a consumer's name must have 1 to {_NAME_MAX} characters")
         lease_ms = check_int("lease_ms", attach.lease_ms, LEASE_MS_MIN, LEASE_MS_MAX)
         feed = store._feeds.get(attach.subscription)
-        key = (attach.subscription, attach.name)
-        before = self._sessions.get(key)
-        if before is not None and attach.session and before.token == attach.session:
-            await before.stop()
         options = ConsumerOptions.of(
             attach.name, 1, attach.max_unacked or None, attach.max_unacked_bytes or None
         )
         options = replace(options, lease_ns=lease_ms * 1_000_000)
-        consumer = Consumer(store._bell, feed, options)
-        session = self._sessions[key] = Session(self.node, consumer, attach.session)
+        key = (attach.subscription, attach.name)
+        turn = self._turns.setdefault(key, asyncio.Lock())
+        async with turn:  # nobody gets the name while its owner takes the place of itself
+            before = self._sessions.get(key)
+            if before is not None and attach.session and before.token == attach.session:
+                await before.stop()
+            consumer = Consumer(store._bell, feed, options)
+            session = self._sessions[key] = Session(self.node, consumer, attach.session)
         attached = pb.ConsumeReply.Attached(
             mode=feed.state.mode, ack_timeout_s=feed.state.ack_timeout, lease_ms=lease_ms
         )
