@@ -33,10 +33,16 @@ LEASE_SECONDS_MIN: Final = 0.1
 LEASE_SECONDS_MAX: Final = 300.0
 _SILENCE_SECONDS: Final = 10.0
 """A server that does not answer for so long is gone; with a shorter lease, for that long."""
+_ATTACH_SECONDS: Final = 5.0
+"""A connection on which nobody can attach in that time is given up, for all that use it."""
 _BEATS: Final = 3
 _LEAVE_SECONDS: Final = 5.0
 
 Answer = asyncio.Future[pb.ConsumeReply]
+
+
+class _Silent(Broken):
+    """One call brought nothing for too long; its connection may be as good as ever."""
 
 
 class Attachment:
@@ -117,7 +123,7 @@ class Attachment:
             self._call = connection.stub.Consume(_requests(outgoing))
             self._is_there = True
             try:
-                async with asyncio.timeout(retries.left(_SILENCE_SECONDS)):
+                async with asyncio.timeout(retries.left(_ATTACH_SECONDS)):
                     reply = await self._reply()
                 if reply is None:
                     raise Broken("was ended", sent=True)
@@ -146,7 +152,7 @@ class Attachment:
             raise self.link.failure_of(error) from None
         except asyncio.CancelledError:
             if self._call.cancelled() and not is_cancelled():
-                raise Broken("was silent for too long", sent=True) from None
+                raise _Silent("was silent for too long", sent=True) from None
             raise
         return None if reply is grpc.aio.EOF else reply
 
@@ -159,13 +165,13 @@ class Attachment:
                     if connection is None:
                         connection = await self._attach()
                     reply = await self._reply()
-                except (Broken, Unavailable):
+                except (Broken, Unavailable) as error:
                     self._outgoing = None
                     if self.closed:
                         return
-                    if connection is not None:
+                    if connection is not None and not isinstance(error, _Silent):
                         self.link.lost(connection)
-                        connection = None
+                    connection = None
                     continue
                 if reply is None:  # of this call alone: its lease ran out
                     self._outgoing = connection = None
