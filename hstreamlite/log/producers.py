@@ -85,6 +85,13 @@ class ProducerTable:
         for key in [key for key in self._states if key[0] == stream_id]:
             del self._states[key]
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._states
+
+    def names(self) -> list[tuple[int, str]]:
+        """Return stream id and name of each producer."""
+        return list(self._states)
+
     def drop(self, stream_id: int, name: str) -> None:
         """Forget a producer whose name nobody will use again."""
         self._states.pop((stream_id, name), None)

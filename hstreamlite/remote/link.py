@@ -95,11 +95,11 @@ class Member(Protocol):
 
 
 class Retries:
-    """The attempts at one thing: they end after the store's timeout, and grow rarer."""
+    """The attempts at one thing: they end after the store's timeout, or before, and grow rarer."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, most: float = _TIMEOUT_MAX) -> None:
         self._link = link
-        self.deadline = link.now() + link.timeout
+        self.deadline = link.now() + min(link.timeout, most)
         self._wait = _WAIT_FIRST
 
     def left(self, most: float) -> float:

@@ -27,6 +27,7 @@ from hstreamlite.errors import (
 )
 from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.net.failures import error_of
+from hstreamlite.net.unnamed import RETURN_SECONDS, name_of
 from hstreamlite.net.wire import DURABILITIES, fill_body, ids_from
 from hstreamlite.records import Payload, Record, RecordId, RecordIds
 from hstreamlite.remote.link import Broken, Link, Retries
@@ -97,7 +98,7 @@ class Producer:
         self._link = link
         self._stream = stream
         self._options = options
-        self._name = options.name or f"~{link.random_bytes(8).hex()}"
+        self._name = options.name or name_of(link.random_bytes(8))
         self._session = link.random_bytes(16)
         self._stream_id = 0
         self._next = 1
@@ -147,7 +148,8 @@ class Producer:
     async def _connect(self) -> pb.ProduceReply.Begun:
         """Begin, or go on, and send again what was not answered."""
         link, options = self._link, self._options
-        retries = Retries(link)
+        unnamed = options.name is None and self._flying  # what it sent may be forgotten some time
+        retries = Retries(link, RETURN_SECONDS if unnamed else link.timeout)
         while True:
             connection = await link.connection(retries.deadline)
             outgoing: asyncio.Queue[pb.ProduceRequest | None] = asyncio.Queue()

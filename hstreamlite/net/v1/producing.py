@@ -17,6 +17,7 @@ from hstreamlite.log.producers import drop_op
 from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.net.failures import failure_of
 from hstreamlite.net.node import Node
+from hstreamlite.net.unnamed import Idle, Key, is_unnamed
 from hstreamlite.net.v1.base import Base, Context
 from hstreamlite.net.wire import DURABILITY_NAMES, ids_to, items_from, stored_from
 
@@ -32,7 +33,12 @@ class Producing(Base):
 
     def __init__(self, node: Node) -> None:
         super().__init__(node)
-        self._owners: dict[tuple[int, str], bytes] = {}
+        self._owners: dict[Key, bytes] = {}
+        unnamed = filter(is_unnamed, self.engine.producers.names())
+        self._idle = Idle(unnamed, self._now())
+
+    def _now(self) -> float:
+        return self.engine.env.clock.mono_ns() / 1e9
 
     async def Produce(
         self, requests: AsyncIterator[pb.ProduceRequest], context: Context
@@ -43,16 +49,23 @@ class Producing(Base):
             raise ValueError("a producer must begin first")
         begin = first.begin
         core, begun = self._begin(begin)
+        key = (core._stream_id, begin.name)
         answers: asyncio.Queue[Answer] = asyncio.Queue(_WAITING_MAX)
-        yield pb.ProduceReply(begun=begun)
+        self._idle.begin(key)
         storing = asyncio.ensure_future(self._store_all(begin, core, requests, answers))
         try:
+            yield pb.ProduceReply(begun=begun)
             while (answer := await answers.get()) is not None:
                 if isinstance(answer, Exception):
                     raise answer
                 yield await self._answer(begin, *answer)
         finally:
             storing.cancel()
+            self._idle.end(key, self._now())
+            if not is_unnamed(key) or key not in self._owners:
+                self._idle.forget(key)
+            for over in self._idle.over(self._now()):
+                self._forget(over)
 
     def _begin(self, begin: pb.ProduceRequest.Begin) -> tuple[ProducerCore, pb.ProduceReply.Begun]:
         engine = self.engine
@@ -90,7 +103,7 @@ class Producing(Base):
                     batch = await self._store(begin, core, request.batch)
                     await answers.put((request.batch.first, batch))
                 elif request.forget:
-                    self._forget(core)
+                    self._forget((core._stream_id, begin.name))
         except Exception as error:  # noqa: BLE001 - the border tells of it
             await answers.put(error)
         else:
@@ -158,10 +171,11 @@ class Producing(Base):
             stored.failure = failure_of(error)
         return pb.ProduceReply(stored=stored)
 
-    def _forget(self, core: ProducerCore) -> None:
+    def _forget(self, key: Key) -> None:
         """Forget a name that nobody will use again."""
-        engine, name = self.engine, core.options.name or ""
+        engine = self.engine
+        self._owners.pop(key, None)
         with engine.lock:
-            self._owners.pop((core._stream_id, name), None)
-            engine.journal.stage([drop_op(core._stream_id, name)], LEVELS["memory"], system=True)
-            engine.producers.drop(core._stream_id, name)
+            if not engine.closed and key in engine.producers:
+                engine.journal.stage([drop_op(*key)], LEVELS["memory"], system=True)
+                engine.producers.drop(*key)
