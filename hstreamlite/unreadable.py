@@ -47,12 +47,15 @@ class Unreadable:
             self._told.add(place)
         feed.journal.poke()
         log.warning(
-            "subscription %r: records %d to %d of shard %d cannot be read, and are set aside: %s",
+            "subscription %r: records %d to %d of shard %d cannot be read, and are set aside: %s "
+            "Restore the file from a backup and open the store again, or give the records up: "
+            "hstreamlite subscription skip-damaged %s",
             feed.state.name,
             first,
             end - 1,
             shard,
             error,
+            feed.state.name,
         )
         raise CorruptionError(
             error.path,

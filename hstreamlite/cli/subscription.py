@@ -168,6 +168,20 @@ def redrive(access: Access, output: Output, /, name: str, limit: int | None) -> 
     output.done(f"{count:,} dead letters went back", {"name": name, "records": count})
 
 
+@subscription.command("skip-damaged")
+@named
+@reaches
+def skip_damaged(access: Access, output: Output, /, name: str) -> None:
+    """Give up the records that consumers came to and that cannot be read.
+
+    They count as acked from now on. Of a store that no server has open, nobody has come to any:
+    `seek` goes past them.
+    """
+    with access.writing() as store:
+        count = store.subscription(name).skip_damaged()
+    output.done(f"{count:,} records were given up", {"name": name, "records": count})
+
+
 @subscription.command()
 @named
 @click.option(

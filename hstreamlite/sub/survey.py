@@ -76,7 +76,9 @@ class Survey:
         if why and unburied and not why.startswith("own") and self._dispatch.count_waiting()[1]:
             return f"doomed records cannot be moved: {unburied}"
         damaged = self._dispatch.damaged()
-        if damaged and (why == "no records" or why.startswith("keys blocked")):
+        # Where a shard is one unit, what lies behind the damage is not even looked at.
+        held = why or any(map(self._dispatch.can_assign, attached))
+        if damaged and (not held or why == "no records" or why.startswith("keys blocked")):
             shard, first, end = damaged[0]
             first_id, last_id = names.id(shard, first), names.id(shard, end - 1)
             why = f"damaged: records {first_id} to {last_id} cannot be read"

@@ -125,7 +125,15 @@ def test_dropped_records_are_told_of(billing: Person) -> None:
 
 
 def test_no_subscription_is_1_and_bad_words_are_2(billing: Person) -> None:
-    for words in (["describe"], ["consume"], ["delete"], ["pause"], ["resume"], ["redrive"]):
+    for words in (
+        ["describe"],
+        ["consume"],
+        ["delete"],
+        ["pause"],
+        ["resume"],
+        ["redrive"],
+        ["skip-damaged"],
+    ):
         assert billing.fails("subscription", *words, "nope")[0] == 1
         assert "There is no subscription 'nope'; `hstreamlite subscription list`" in billing.said
         assert billing.fails("subscription", *words)[0] == 2

@@ -124,6 +124,8 @@ SCHEMAS: Mapping[str, Schema] = {
         unacked={**_COUNT, "description": "Delivered and not acked."},
         backlog={**_COUNT, "description": "Not yet delivered."},
         age={**_SECONDS, "description": "Seconds since the oldest of both was appended."},
+        damaged={**_COUNT, "description": "Set aside because they cannot be read."},
+        blocked={**_TEXT, "description": "Why nothing can be delivered now, or empty."},
     ),
     "Event": _object(gap=_object(), damaged=_object(), sought=_object())
     | {
@@ -408,6 +410,14 @@ REDRIVE = _operation(
     "The oldest first, up to `limit`, or all that there are.",
     body=_content(json=_object(limit={"type": "integer", "minimum": 0})),
     answer=_content(json=_object(("redriven",), redriven=_COUNT)),
+)
+SKIP_DAMAGED = _operation(
+    "Consuming",
+    "skipDamaged",
+    "Give up records that cannot be read",
+    "Those that consumers came to count as acked from now on. Until then they hold up those behind "
+    "them of the same shard, where batches are handed out shard by shard.",
+    answer=_content(json=_object(("skipped",), skipped=_COUNT)),
 )
 PAUSE = _operation(
     "Consuming", "pause", "Deliver nothing for now", "Until it is resumed.", answer=_INFO

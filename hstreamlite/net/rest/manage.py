@@ -64,6 +64,8 @@ class Managing:
         yield Endpoint("GET", info, self.info, described.INFO, takes_body=False)
         yield Endpoint("POST", Template.parse(at + ":seek"), self.seek, described.SEEK)
         yield Endpoint("POST", Template.parse(at + ":redrive"), self.redrive, described.REDRIVE)
+        skip = Template.parse(at + ":skip-damaged")
+        yield Endpoint("POST", skip, self.skip_damaged, described.SKIP_DAMAGED, takes_body=False)
         for verb, told in (("pause", described.PAUSE), ("resume", described.RESUME)):
             path = Template.parse(f"{at}:{verb}")
             yield Endpoint("POST", path, getattr(self, verb), told, takes_body=False)
@@ -107,6 +109,10 @@ class Managing:
         subscription = self._subscription(request, variables, "consume")
         return json_answer({"redriven": await subscription.redrive(wanted.limit)})
 
+    async def skip_damaged(self, request: Request, variables: Mapping[str, str]) -> ASGIApp:
+        subscription = self._subscription(request, variables, "consume")
+        return json_answer({"skipped": await subscription.skip_damaged()})
+
     async def pause(self, request: Request, variables: Mapping[str, str]) -> ASGIApp:
         subscription = self._subscription(request, variables, "consume")
         await subscription.pause()
@@ -129,6 +135,7 @@ class Managing:
 async def _told(subscription: Subscription) -> ASGIApp:
     info = await subscription.info()
     lag = await subscription.lag()
+    group = subscription._store._feeds.get(info.name).stats()
     return json_answer(
         {
             "subscription": info.name,
@@ -149,5 +156,7 @@ async def _told(subscription: Subscription) -> ASGIApp:
             "unacked": lag.unacked,
             "backlog": lag.backlog,
             "age": lag.age,
+            "damaged": group.damaged,
+            "blocked": group.blocked,
         }
     )
