@@ -33,6 +33,8 @@ class Bug:
     bad: str
     test: str
     only: str = ""
+    remote: bool = False
+    """Whether it is one of what lies behind a connection."""
 
 
 def _compile(source: Path, target: Path) -> None:
@@ -124,7 +126,9 @@ def verdict(bug: Bug, tree: Path, objects: Objects) -> tuple[int | None, str]:
     """Return how pytest exits where the bug is planted, and what it says."""
     _plant(bug, tree, objects)
     # Faces behind a connection find nothing more, and take time.
-    only = f"({bug.only}) and not remote" if bug.only else "not remote"
+    only = " and ".join(
+        [f"({part})" for part in (bug.only, "" if bug.remote else "not remote") if part]
+    )
     plugins = [f"-p{name}" for name in (*PLUGINS, "no:cacheprovider")]
     run = ["-x", "-q", "--timeout=120", "--assert=plain", f"--basetemp={tree / 'tmp'}"]
     out = tree / "out.txt"
