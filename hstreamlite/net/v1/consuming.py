@@ -28,6 +28,10 @@ from hstreamlite.net.wire import event_to, pieces_of, spans_from
 LEASE_MS_MIN, LEASE_MS_MAX = 100, 300_000
 _AFTER_NS_MAX = int(ACK_TIMEOUT_SECONDS_MAX * 1e9)
 _NAME_MAX = 1000
+_FETCHES_MAX = 100
+"""Fetches of one consumer that wait at a time."""
+_ANSWERS_MAX = 1000
+"""Answers that wait for their client before it may ask for more."""
 
 
 class Session:
@@ -39,6 +43,7 @@ class Session:
         self._tally = node.tally
         self._feed = consumer._feed
         self._answers: asyncio.Queue[pb.ConsumeReply | Exception | None] = asyncio.Queue()
+        self._taken = asyncio.Event()
         self._fetches: dict[int, asyncio.Task[None]] = {}
         self._releases = 0
         self._leaving: asyncio.Future[None] | None = None
@@ -51,6 +56,9 @@ class Session:
             async for request in requests:
                 self._feed.renew(self.consumer.name, self.consumer._gate)
                 await self._do(request)
+                while self._answers.qsize() >= _ANSWERS_MAX:
+                    self._taken.clear()
+                    await self._taken.wait()
         except ConsumerClosed:
             self._answers.put_nowait(None)
         except Exception as error:  # noqa: BLE001 - the border tells of it
@@ -62,6 +70,12 @@ class Session:
         number = request.number
         which = request.WhichOneof("request")
         if which == "fetch":
+            if number in self._fetches or len(self._fetches) >= _FETCHES_MAX:
+                told = (
+                    f"fetches that wait need numbers of their own, and are {_FETCHES_MAX} at most"
+                )
+                self._answer(number, pb.ConsumeReply(failure=failure_of(ValueError(told))))
+                return
             task = asyncio.ensure_future(self._fetch(number, request.fetch))
             self._fetches[number] = task
             task.add_done_callback(lambda _: self._fetches.pop(number, None))
@@ -157,6 +171,7 @@ class Session:
         """Give what is to be sent, until the consumer is closed."""
         while True:
             answer = await self._answers.get()
+            self._taken.set()
             if answer is None:
                 return
             if isinstance(answer, Exception):
