@@ -126,7 +126,7 @@ GOOD: dict[str, tuple[Callable[[hs.Store], Args], tuple[int, ...]]] = {
     "cursor_lsn": (lambda s: [cursor(s)], (0,)),
     "cursor_seek": (lambda s: [cursor(s), 1], (0, 1)),
     "mono_ns": (lambda _: [posix_files()._address], (0,)),
-    "read": (lambda s: [cursor(s), handle(s), 9, 99, END, None, 1, True], (0, 2, 3, 4, 6)),
+    "read": (lambda s: [cursor(s), handle(s), 9, 99, END, None, 1, True, False], (0, 2, 3, 4, 6)),
     "read_batches": (lambda s: [cursor(s), handle(s), 9, 99, END, True], (0, 2, 3, 4)),
     "record_bytes": (lambda _: [b"x"], (0,)),
     "stage": (lambda s: [handle(s), [(SHARD, [b"x"], None)], SYNC, False, True], (0, 2)),
@@ -153,7 +153,7 @@ def test_a_wrong_argument_is_refused_and_nothing_done(name: str, store: hs.Store
 
 @pytest.mark.parametrize("name", [*GOOD, "set_hooks"])
 def test_a_wrong_number_of_arguments_is_told(name: str) -> None:
-    for args in ((), (None,) * 9):
+    for args in ((), (None,) * 12):
         with pytest.raises(TypeError, match=f"{name} takes . arguments, got {len(args)}"):
             getattr(fast, name)(*args)
 
