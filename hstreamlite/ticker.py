@@ -21,6 +21,9 @@ from hstreamlite.meters import Meters
 log = logging.getLogger("hstreamlite")
 
 _RETRY_NS = 1_000_000_000
+_ROOM_NS = 1_000_000_000
+_ROOM_TOLD_NS = 60_000_000_000
+"""A full disk is looked for, and told of, so often."""
 
 
 class TimedProducer(Protocol):
@@ -54,6 +57,8 @@ class Ticker:
         engine.wake = self.wake
         self._next_retention_ns = engine.env.clock.mono_ns() + self._retention_ns
         self._next_regroup_ns: int | None = None
+        self._full = 0
+        self._next_room_ns = 0
 
     def start(self) -> None:
         if self._engine.env.threaded:
@@ -123,6 +128,7 @@ class Ticker:
         if at is not None:
             deadlines.append(max(at, now + 1_000_000))
         deadlines.append(self.meters.tick(now))
+        self._tell_full(now)
         if self._feeds.busy():
             deadlines.append(now + self._progress_ns)
         if now >= self._next_retention_ns:
@@ -136,6 +142,21 @@ class Ticker:
         if self._next_regroup_ns is not None:
             deadlines.append(self._next_regroup_ns)
         return min(deadlines)
+
+    def _tell_full(self, now: int) -> None:
+        """Warn of appends that found no room, whoever made them."""
+        if now < self._next_room_ns:
+            return
+        self._next_room_ns = now + _ROOM_NS
+        found = self._engine.journal.refused_for_room()
+        if found > self._full:
+            log.warning(
+                "no room on the disk of %r: %d appends were refused; trim or delete streams, "
+                "shorten their retention, or free space, and appends go on by themselves",
+                self._engine.path,
+                found - self._full,
+            )
+            self._full, self._next_room_ns = found, now + _ROOM_TOLD_NS
 
     def _regroup(self) -> int | None:
         """Do a piece of regrouping; return when to go on, resting as long as it took."""

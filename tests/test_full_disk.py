@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,7 +81,9 @@ def ids_of(stream: hs.Stream) -> list[hs.RecordId | None]:
     return [record.id for record in stream.read()]
 
 
-def test_a_full_disk_refuses_appends_and_loses_nothing(path: Path) -> None:
+def test_a_full_disk_refuses_appends_is_told_of_and_loses_nothing(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with hs.open(path, config=CONFIG) as store:
         stream = store.create_stream("orders")
         ids = fill(stream)
@@ -95,6 +98,15 @@ def test_a_full_disk_refuses_appends_and_loses_nothing(path: Path) -> None:
             assert caught.value.outcome == "none"
         assert ids_of(stream) == ids
         assert store.stats().log["failed"] == 0
+        now = time.monotonic_ns()
+        for seconds in (61, 62, 122, 183):  # nothing new was refused after the first
+            store._ticker._tell_full(now + seconds * 10**9)
+        with pytest.raises(hs.StorageFull):
+            stream.append_many([RECORD] * 20)
+        store._ticker._tell_full(now + 184 * 10**9)
+    told = [line for line in caplog.messages if "no room on the disk" in line]
+    assert 2 <= len(told) <= 3, "the store may have told of the first by itself"
+    assert "1 appends were refused" in told[-1]
     with hs.open(path, config=CONFIG) as store:
         assert store.recovery.clean
         assert ids_of(store.stream("orders")) == ids

@@ -343,6 +343,12 @@ class Journal:
             name: int(getattr(out, name)) for name, _ in ffi.typeof("struct hsl_log_stats").fields
         }
 
+    def refused_for_room(self) -> int:
+        """Return how many appends found the disk full since this was opened."""
+        out = ffi.new("struct hsl_log_stats *")
+        lib.hsl_log_stats(self.log, out)
+        return int(out.full)
+
     def check_invariants(self) -> None:
         """Verify the index against itself; costs O(blocks)."""
         line = lib.hsl_log_check(self.log)
