@@ -6,10 +6,12 @@ import json
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, Final
+from io import BufferedIOBase
+from typing import Any, Final, TypeAlias
 
 from hstreamlite.records import JsonObject, Record
 
+READ_BYTES: Final = 64 << 10
 LINE_BYTES_MAX: Final = 64 << 20
 """No record is near as long; so that a file without line ends does not fill the memory."""
 
@@ -78,25 +80,54 @@ def _object(line: bytes) -> JsonObject:
     return found
 
 
-def records_of(file: IO[bytes], layout: Layout) -> Iterator[tuple[int, int, Record]]:
-    """Yield records with the number and the size of their lines; BadLine ends it.
+Parsed: TypeAlias = tuple[int, int, Record]
+"""A record, behind the number and the size of its line."""
+
+
+def records_of(file: BufferedIOBase, layout: Layout) -> Iterator[list[Parsed]]:
+    """Yield records, those together whose lines came together; BadLine ends it.
 
     Every line is a record, save that blank ones are left out where lines are JSON.
     """
     parse = layout.parser()
+    blank = layout.form != "raw"
     number = 0
-    while line := file.readline(LINE_BYTES_MAX + 1):
-        number += 1
-        if len(line) > LINE_BYTES_MAX:
-            raise BadLine(number, f"is longer than {LINE_BYTES_MAX} bytes")
-        content = line.removesuffix(b"\n")
-        if layout.form != "raw" and not content.strip():
-            continue
-        try:
-            record = parse(content)
-        except (ValueError, TypeError) as error:
-            raise BadLine(number, _why(error)) from None
-        yield number, len(line), record
+    for lines in _lines_of(file):
+        found: list[Parsed] = []
+        for line in lines:
+            number += 1
+            content = line.removesuffix(b"\n")
+            if blank and not content.strip():
+                continue
+            try:
+                if len(line) > LINE_BYTES_MAX:
+                    raise ValueError(f"is longer than {LINE_BYTES_MAX} bytes")
+                found.append((number, len(line), parse(content)))
+            except (ValueError, TypeError) as error:
+                yield found
+                raise BadLine(number, _why(error)) from None
+        yield found
+
+
+def _lines_of(file: BufferedIOBase) -> Iterator[list[bytes]]:
+    """Yield the lines of a file with their ends, together what can be read at once.
+
+    One that grows too long ends it as it is.
+    """
+    begun: list[bytes] = []
+    size = 0
+    while piece := file.read1(READ_BYTES):
+        *ended, rest = piece.split(b"\n")
+        if ended:
+            ended[0] = b"".join([*begun, ended[0]])
+            yield [line + b"\n" for line in ended]
+            begun, size = [], 0
+        begun.append(rest)
+        size += len(rest)
+        if size > LINE_BYTES_MAX:
+            break
+    if size:
+        yield [b"".join(begun)]
 
 
 def _why(error: Exception) -> str:

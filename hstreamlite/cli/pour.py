@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedIOBase
 from time import monotonic
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from hstreamlite.cli.exits import Refusal, told
-from hstreamlite.cli.lines import BadLine, Layout, records_of
+from hstreamlite.cli.lines import BadLine, Layout, Parsed, records_of
 from hstreamlite.errors import BatchTooLarge, RecordTooLarge
 
 if TYPE_CHECKING:
     from hstreamlite.producer import Producer, Submitted
-
-_SHOW_EVERY = 1000
+    from hstreamlite.records import Record
+    from hstreamlite.remote.blocking import Producer as RemoteProducer
 
 
 class Pour:
@@ -33,7 +34,7 @@ class Pour:
         self._last: Submitted | None = None
         self._seconds = 0.0
 
-    def run(self, file: IO[bytes], layout: Layout) -> None:
+    def run(self, file: BufferedIOBase, layout: Layout) -> None:
         """Append what the file holds; Refusal at the first line that cannot be."""
         started = monotonic()
         try:
@@ -47,22 +48,29 @@ class Pour:
             ) from None
         self._seconds = monotonic() - started
 
-    def _submit(self, file: IO[bytes], layout: Layout, show: Callable[[int, int], object]) -> None:
+    def _submit(
+        self, file: BufferedIOBase, layout: Layout, show: Callable[[int, int], object]
+    ) -> None:
         read = 0
-        for number, size, record in records_of(file, layout):
-            read += size
-            if self._skipped < self._skip:
-                self._skipped += 1
-                continue
-            try:
-                self._last = self._producer.submit(record)
-            except (RecordTooLarge, BatchTooLarge) as error:
-                raise BadLine(number, f"is too long: {told(error)}") from None
-            self._first = self._first or self._last
-            self._records += 1
-            self._bytes += size
-            if self._records % _SHOW_EVERY == 0:
-                show(read, self._records)
+        for found in records_of(file, layout):
+            read += sum(size for _, size, _ in found)
+            left = max(0, self._skip - self._skipped)
+            self._skipped += len(found[:left])
+            self._send(found[left:])
+            show(read, self._records)
+
+    def _send(self, found: Sequence[Parsed]) -> None:
+        """Hand records to the producer; BadLine for one that it refuses."""
+        made: list[Submitted] = []
+        try:
+            submit_each(self._producer, [record for _, _, record in found], made)
+        except (RecordTooLarge, BatchTooLarge) as error:
+            raise BadLine(found[len(made)][0], f"is too long: {told(error)}") from None
+        finally:
+            if made:
+                self._first, self._last = self._first or made[0], made[-1]
+            self._records += len(made)
+            self._bytes += sum(size for _, size, _ in found[: len(made)])
 
     def facts(self) -> dict[str, object]:
         return {
@@ -84,8 +92,20 @@ class Pour:
         )
 
 
+def submit_each(producer: Producer, records: Sequence[Record], made: list[Submitted]) -> None:
+    """Submit records, and keep what each is from then on, also of those before an error."""
+    way = getattr(producer, "_way", None)
+    if way is None:
+        for record in records:
+            made.append(producer.submit(record))  # noqa: PERF401 - those before an error count
+        return
+    from hstreamlite.remote.blocking import submit_each as submit_there
+
+    submit_there(cast("RemoteProducer", producer), records, cast("Any", made))
+
+
 @contextmanager
-def _bar(file: IO[bytes]) -> Iterator[Callable[[int, int], object]]:
+def _bar(file: BufferedIOBase) -> Iterator[Callable[[int, int], object]]:
     """Show on a terminal how far reading has come: in bytes, of a file whose size is known."""
     if sys.stderr is None or not sys.stderr.isatty() or file.isatty():
         if file.isatty() and sys.stderr is not None:
@@ -101,7 +121,7 @@ def _bar(file: IO[bytes]) -> Iterator[Callable[[int, int], object]]:
         yield lambda read, records: progress.update(task, completed=read, records=records)
 
 
-def _size(file: IO[bytes]) -> int | None:
+def _size(file: BufferedIOBase) -> int | None:
     try:
         status = os.fstat(file.fileno())
     except OSError:  # io.UnsupportedOperation is one: a file that is none of the system's

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from io import BufferedIOBase
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 from rich_click import RichGroup
@@ -265,7 +266,7 @@ def append(
     output: Output,
     /,
     name: str,
-    file: IO[bytes],
+    file: BufferedIOBase,
     form: str,
     key: str | None,
     key_field: str | None,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import hstreamlite as hs
+from hstreamlite.cli.lines import READ_BYTES
 from tests.cli.person import Person
 
 CREATED = {"name": "orders", "backlog": 0.0, "max_bytes": 0, "protect": [], "shards": 1}
@@ -85,6 +86,13 @@ class TestAppend:
         assert orders.prints("stream", "read", "orders", "--format", "raw") == b"".join(
             line + b"\n" for line in lines
         )
+
+    @pytest.mark.parametrize("end", [b"", b"\n"])
+    def test_lines_may_come_in_pieces(self, end: bytes, orders: Person) -> None:
+        lines = [b"%d" % n * size for n, size in enumerate([1, 70_000, 0, 200_000, 3, READ_BYTES])]
+        done = orders.json("stream", "append", "orders", given=b"\n".join(lines) + end)
+        assert done["bytes"] == sum(map(len, lines)) + len(lines) - 1 + len(end)
+        assert orders.payloads() == lines
 
     def test_keys(self, orders: Person) -> None:
         orders.json("stream", "append", "orders", "-k", "all", given=b"a\nb@c\n")
