@@ -58,7 +58,7 @@ def status(access: Access, output: Output, /, number: int | None) -> None:
 )  # fmt: skip
 @reaches
 def check_running(access: Access, output: Output, /, number: int) -> None:
-    """Exit with 0 if so many nodes run, with 1 if not."""
+    """Exit with 0 if so many nodes run, with 1 if not, with 3 if nobody answers."""
     running = [node for node in _nodes(access) if node["state"] == "running"]
     said = f"{len(running)} of {number} nodes run"
     if len(running) < number:

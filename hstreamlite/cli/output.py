@@ -29,7 +29,7 @@ class Output:
         elif not found:
             self.text(none)
         else:
-            self._table(columns, [[shown(row[name]) for name in columns] for row in found])
+            self._table(columns, [[_cell(name, row[name]) for name in columns] for row in found])
 
     def facts(self, facts: Row) -> None:
         """Print what is known of one thing: a table of two columns, or a JSON object."""
@@ -37,7 +37,7 @@ class Output:
         if self.as_json:
             self.text(json.dumps(found, indent=2))
         else:
-            self._table([], [[title(name), shown(value)] for name, value in found.items()])
+            self._table([], [[title(name), _cell(name, value)] for name, value in found.items()])
 
     def done(self, said: str, facts: Row) -> None:
         """Say what was done."""
@@ -119,6 +119,29 @@ def iso(time: datetime) -> str:
     return text.replace("+00:00", "Z")
 
 
+_DURATIONS = frozenset({"ack_timeout", "age", "backlog", "first", "most"})
+_UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+
+
+def _cell(name: str, value: object) -> str:
+    """Return the value of a field as a person reads it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{title(part)} {_cell(part, item)}" for part, item in value.items())
+    return duration(value) if name in _DURATIONS and isinstance(value, float) else shown(value)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as options take it, to two units: 1h30m, 7d, 2.5s."""
+    if seconds < 60:
+        return f"{shown(seconds)}s" if seconds else "0"
+    left, parts = round(seconds), []
+    for size, unit in _UNITS:
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts[:2])
+
+
 def shown(value: object) -> str:
     """Return a plain value as a person reads it."""
     if value is None or value in ([], ""):
@@ -132,5 +155,5 @@ def shown(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(shown(item) for item in value)
     if isinstance(value, dict):
-        return ", ".join(f"{title(name)} {shown(item)}" for name, item in value.items())
+        return ", ".join(f"{title(name)} {_cell(name, item)}" for name, item in value.items())
     return str(value)

@@ -84,6 +84,10 @@ def list_subscriptions(access: Access, output: Output, /) -> None:
 @reaches
 def create(access: Access, output: Output, /, name: str, **options: Any) -> None:
     """Create a subscription of a stream."""
+    if options["max_attempts"] and options["dead_letter"] is None:
+        raise click.UsageError(
+            "--max-attempts needs --dead-letter, the stream for what was delivered so often."
+        )
     with access.writing() as store:
         store.create_subscription(name, **options)
         facts = plain(store.subscription(name).info())

@@ -85,7 +85,7 @@ def _directory(kept: Path | None) -> Path:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m hstreamlite demo",
+        prog="hstreamlite demo",
         description="Replay a year of flights through a store whose processes are killed at "
         "random, and check that no record is lost, doubled or out of order.",
     )

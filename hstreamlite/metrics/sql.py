@@ -33,6 +33,7 @@ _LIMITS: Final = {
 }
 _ALLOWED: Final = frozenset([sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION])
 _NEAR: Final = re.compile(r'near "(.+)"', re.DOTALL)
+_MISSING: Final = re.compile(r"no such (table|column): (\S+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,10 @@ def select(statement: str, tables: Mapping[str, Table]) -> Answer:
         for name, table in tables.items():
             database.execute(f'CREATE TABLE "{name}" ({", ".join(map(_quoted, table.columns))})')
         read: set[str] = set()
-        _run(database, statement, read)  # on empty tables: which does it read?
+        try:
+            _run(database, statement, read)  # on empty tables: which does it read?
+        except SqlError as error:
+            raise _with_names(error, statement, tables) from None
         database.set_authorizer(None)
         database.set_progress_handler(None, 0)
         for name in sorted(read & tables.keys()):
@@ -69,6 +73,19 @@ def select(statement: str, tables: Mapping[str, Table]) -> Answer:
                 tables[name].rows(),
             )
         return _run(database, statement, set())
+
+
+def _with_names(error: SqlError, statement: str, tables: Mapping[str, Table]) -> SqlError:
+    """Return the error of a statement, with the names that it might have meant."""
+    found = _MISSING.fullmatch(error.why)
+    if found is None:
+        return error
+    names = list(tables)
+    if found[1] == "column":
+        named = [table for name, table in tables.items() if name in statement]
+        names = [column for table in named for column in table.columns]
+    position = max(0, statement.find(found[2]))
+    return SqlError(f"{error.why}; there are {', '.join(names)}", position)
 
 
 def _quoted(name: str) -> str:

@@ -106,8 +106,9 @@ async def _run(server: Server) -> None:
     try:
         await server.start()
     except OSError as error:
+        why = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         raise _CannotStart(
-            f"The store {server.config.store} cannot be used: {error}. It has to be a directory "
+            f"The store {server.config.store} cannot be used: {why}. It has to be a directory "
             f"that user {os.getuid()} can read and write, on a disk that takes files."
         ) from error
     except (HStreamError, CannotListen, ValueError) as error:
@@ -163,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
             groups[table] = parser.add_argument_group(
                 f"settings of {table}" if table else "settings"
             )
-        told = f" ({setting.default})" if setting.default not in {None, ""} else ""
+        told = f" ({setting.default})" if setting.default not in {None, "", ()} else ""
         groups[table].add_argument(
             setting.flag,
             dest=setting.key,

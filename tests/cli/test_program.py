@@ -17,6 +17,8 @@ from hstreamlite import cli
 from hstreamlite.cli import stream
 from hstreamlite.cli.exits import Exit
 from hstreamlite.cli.index import COMMANDS, CORE
+from hstreamlite.cli.output import duration
+from hstreamlite.cli.values import seconds_of
 from tests.cli.person import Person
 
 PROGRAM = [sys.executable, "-m", "hstreamlite"]
@@ -217,3 +219,13 @@ def test_terminal_gets_tables_text_and_colour(orders: Person, tmp_path: Path) ->
     assert "\x1b[3" not in plain
     assert on_terminal("stream", "read", "orders", *where).splitlines()[0].endswith("a line")
     assert '"records": 3' in on_terminal("stream", "list", "--json", *where)
+    on_terminal("stream", "create", "kept", "-b", "1h30m", *where)
+    assert "1h30m" in on_terminal("stream", "list", *where)
+    assert "1h30m" in on_terminal("stream", "describe", "kept", *where)
+
+
+@pytest.mark.parametrize("text", ["0", "0.25s", "59.5s", "1m", "1h30m", "7d", "1d1m"])
+def test_durations_are_shown_as_options_take_them(text: str) -> None:
+    seconds = seconds_of(text)
+    assert seconds is not None
+    assert duration(seconds) == text

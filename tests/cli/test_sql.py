@@ -29,6 +29,10 @@ def test_a_directory_is_read_and_its_rates_are_said_to_be_none(orders: Person) -
 def test_a_statement_that_is_wrong_is_refused(orders: Person) -> None:
     code, said = orders.fails("sql", "--stats", "DROP TABLE streams")
     assert (code, "only one SELECT" in said) == (2, True)
+    code, said = orders.fails("sql", "--stats", "SELECT * FROM lags")
+    assert (code, "at character 14" in said, ", ".join(COLUMNS) in said) == (2, True, True)
+    code, said = orders.fails("sql", "--stats", "SELECT byte FROM lag")
+    assert (code, f"there are {', '.join(COLUMNS['lag'])}" in said) == (2, True)
     assert orders.fails("sql", "SELECT 1")[0] == 2  # without --stats
     assert orders.fails("sql", "--stats", "--service-url", "http://x", "SELECT 1")[0] == 2
 

@@ -147,6 +147,7 @@ def test_no_subscription_is_1_and_bad_words_are_2(billing: Person) -> None:
     for words in (
         ["--ack-timeout", "-1"], ["--ack-timeout", "soon"], ["--mode", "wild"],
         ["--offset", "here"], ["--max-unacked-records", "0"], ["--max-attempts", "-1"],
+        ["--max-attempts", "3"],
         ["--backoff", "1s"], ["--backoff", "5m:1s"], ["--backoff", "x:y"],
     ):  # fmt: skip
         assert billing.fails(*create, "orders", *words)[0] == 2, words
