@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Any, TypeVar
 
+from google.protobuf.message import Message
+
 from hstreamlite._native import fast
 from hstreamlite.config import CODEC_NAMES, CODECS
-from hstreamlite.feed import Span
+from hstreamlite.feed import DeliveryBatch, Span
 from hstreamlite.info import ShardRange, StreamInfo, SubscriptionInfo
 from hstreamlite.log.journal import compress, decompress
 from hstreamlite.log.reader import Batch
@@ -17,6 +20,7 @@ from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.place import EARLIEST, LATEST, Place
 from hstreamlite.records import Delivery, Record, RecordId, RecordIds
 from hstreamlite.sub.effects import Damaged, Event, Gap, Lag, Sought
+from hstreamlite.sub.keytab import runs_of
 from hstreamlite.sub.retry import Backoff
 
 DURABILITIES = {None: 0, "memory": 1, "os": 2, "sync": 3}
@@ -163,22 +167,79 @@ def batch_from(piece: pb.Piece) -> Batch:
 
 def pieces_of(records: Iterable[Record]) -> Iterator[pb.Piece]:
     """Return pieces that hold these records and no others, in their order."""
-    for (shard, batch, _, attempt), run in groupby(enumerate(records), key=_run_of):
-        part = [record for _, record in run]
-        head = part[0]
-        assert head.id is not None
-        payload = fast.encode_batch(part)
-        yield pb.Piece(
-            shard=shard,
-            batch=batch,
-            base=head.id.batch_index,
-            first=head.id.batch_index,
-            records=len(part),
-            append_time_ms=head.append_time_ms or 0,
-            decoded_bytes=len(payload),
-            payload=payload,
-            attempt=attempt,
-        )
+    for (_, _, _, attempt), run in groupby(enumerate(records), key=_run_of):
+        piece, payload = _piece([record for _, record in run], attempt)
+        piece.payload = payload
+        yield piece
+
+
+def deliveries_of(batch: DeliveryBatch) -> bytes:
+    """Return the field of a `ConsumeReply` that delivers a batch, serialized: most of it is
+    payload, and a message would copy that twice more."""
+    parts: list[bytes] = []
+    for piece, payload in _delivered(batch):
+        head = piece.SerializeToString() + _PAYLOAD + _varint(len(payload))
+        parts += (_PIECE + _varint(len(head) + len(payload)) + head, payload)
+    size = sum(map(len, parts))
+    return b"".join((_DELIVERIES + _varint(size), *parts))
+
+
+def _delivered(batch: DeliveryBatch) -> Iterator[tuple[pb.Piece, bytes]]:
+    """Yield what `pieces_of` does, payloads beside the pieces, with a look at each batch where that
+    one takes one at each record."""
+    runs = [(run.size, run.attempt) for _, some in batch._runs for run in runs_of(some)]
+    if sum(size for size, _ in runs) != len(batch):
+        for (_, _, _, attempt), run in groupby(enumerate(batch), key=_run_of):
+            yield _piece([record for _, record in run], attempt)
+        return
+    at = 0
+    for size, attempt in runs:
+        end = at + size
+        while at < end:
+            behind = bisect_right(batch, batch[at].id.batch_id, at, end, key=_batch_of)
+            yield _piece(batch[at:behind], attempt)
+            at = behind
+
+
+def _batch_of(delivery: Delivery) -> int:
+    return delivery.id.batch_id
+
+
+def _piece(part: Sequence[Record], attempt: int) -> tuple[pb.Piece, bytes]:
+    """Return a piece of records that lie side by side in one batch, and its payload."""
+    head = part[0].id
+    assert head is not None
+    payload = fast.encode_batch(part)
+    piece = pb.Piece(
+        shard=head.shard_id,
+        batch=head.batch_id,
+        base=head.batch_index,
+        first=head.batch_index,
+        records=len(part),
+        append_time_ms=part[0].append_time_ms or 0,
+        decoded_bytes=len(payload),
+        attempt=attempt,
+    )
+    return piece, payload
+
+
+def _head(message: type[Message], field: str) -> bytes:
+    """Return the tag of a field of bytes or of a message."""
+    return _varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | 2)
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+_DELIVERIES = _head(pb.ConsumeReply, "deliveries")
+_PIECE = _head(pb.ConsumeReply.Deliveries, "pieces")
+_PAYLOAD = _head(pb.Piece, "payload")
 
 
 def _run_of(item: tuple[int, Record]) -> tuple[int, int, int, int]:

@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from hstreamlite.net import hstreamlite_pb2 as pb
+from hstreamlite.net.encoded import message_of
 from hstreamlite.net.hstreamlite_pb2_grpc import HStreamLiteStub
 from hstreamlite.net.server import Server
 from hstreamlite.net.v1.consuming import _ANSWERS_MAX, _FETCHES_MAX, Session
@@ -69,7 +70,7 @@ async def test_who_takes_no_answers_is_not_listened_to(server: Server) -> None:
         reading = asyncio.create_task(session.read(requests()))
         await until(lambda: asked == _ANSWERS_MAX)
         assert not reading.done()
-        assert [answer.number async for answer in session.answers()] == [
+        assert [message_of(answer).number async for answer in session.answers()] == [
             *range(1, 2 * _ANSWERS_MAX + 1)
         ]
         await reading

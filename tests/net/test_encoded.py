@@ -1,12 +1,15 @@
 """Messages that are made and read as bytes are those that protobuf makes and reads."""
 
 from collections.abc import Iterable
+from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
+import hstreamlite as hs
 from hstreamlite._native import fast
-from hstreamlite.net import hstream_pb2 as pb
+from hstreamlite.net import hstream_pb2 as pb, hstreamlite_pb2 as pb1
+from hstreamlite.net.wire import deliveries_from, deliveries_of, pieces_of
 from hstreamlite.sub.ackmap import LSN_MAX
 
 NUMBERS = st.integers(0, 2**64 - 1) | st.integers(0, 300)
@@ -67,3 +70,24 @@ def test_acks_are_read_by_shard(places: list[tuple[int, int, int]]) -> None:
 def test_acks_that_are_malformed_are_refused(raw: bytes) -> None:
     with pytest.raises(ValueError, match="malformed request"):
         fast.ack_places(raw)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(1, 200), st.data())
+@settings(max_examples=5)
+def test_deliveries_are_serialized_as_the_pieces_of_their_batches(
+    sizes: list[int], most: int, data: st.DataObject
+) -> None:
+    with TemporaryDirectory() as path, hs.open(path) as store:
+        stream = store.create_stream("s")
+        for size in sizes:
+            keys = [data.draw(st.sampled_from([None, "a", "b"])) for _ in range(size)]
+            stream.append_many([hs.Record(b"x", key=key) for key in keys])
+        consumer = store.create_subscription("g", stream="s").consumer("c")
+        first = consumer.receive(most)
+        consumer.release(first[:: data.draw(st.integers(1, 5))])
+        for batch in (first, consumer.receive(most)):
+            reply = pb1.ConsumeReply.FromString(deliveries_of(batch))
+            assert list(reply.deliveries.pieces) == list(pieces_of(batch))
+            assert [d.id for p in reply.deliveries.pieces for d in deliveries_from(p, None)] == [
+                delivery.id for delivery in batch
+            ]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 from weakref import WeakValueDictionary
 
 from hstreamlite.aio.consumer import Consumer
@@ -20,10 +21,11 @@ from hstreamlite.consumer import ConsumerOptions
 from hstreamlite.errors import ConsumerClosed
 from hstreamlite.feed import DeliveryBatch, check_receive
 from hstreamlite.net import hstreamlite_pb2 as pb
+from hstreamlite.net.encoded import Encoded
 from hstreamlite.net.failures import failure_of
 from hstreamlite.net.node import Node
 from hstreamlite.net.v1.base import Base, Context
-from hstreamlite.net.wire import event_to, pieces_of, spans_from
+from hstreamlite.net.wire import deliveries_of, event_to, spans_from
 
 LEASE_MS_MIN, LEASE_MS_MAX = 100, 300_000
 _AFTER_NS_MAX = int(ACK_TIMEOUT_SECONDS_MAX * 1e9)
@@ -42,7 +44,7 @@ class Session:
         self.consumer = consumer
         self._tally = node.tally
         self._feed = consumer._feed
-        self._answers: asyncio.Queue[pb.ConsumeReply | Exception | None] = asyncio.Queue()
+        self._answers: asyncio.Queue[pb.ConsumeReply | Encoded | Exception | None] = asyncio.Queue()
         self._taken = asyncio.Event()
         self._fetches: dict[int, asyncio.Task[None]] = {}
         self._releases = 0
@@ -131,6 +133,7 @@ class Session:
     async def _fetch(self, number: int, fetch: pb.ConsumeRequest.Fetch) -> None:
         consumer = self.consumer
         reply = pb.ConsumeReply(deliveries=pb.ConsumeReply.Deliveries())
+        delivered = b""
         releases = self._releases
         try:
             wait = fetch.wait_ms / 1000 if fetch.HasField("wait_ms") else None
@@ -146,11 +149,11 @@ class Session:
         else:
             if self._releases != releases:
                 batch = self._held(batch)
-            reply.deliveries.pieces.extend(pieces_of(batch))
+            delivered = deliveries_of(batch)
+            reply.ClearField("deliveries")
             if batch:
-                size = sum(len(piece.payload) for piece in reply.deliveries.pieces)
-                self._tally.sent(consumer.subscription, len(batch), size)
-        self._answer(number, reply)
+                self._tally.sent(consumer.subscription, len(batch), len(delivered))
+        self._answer(number, reply, delivered)
 
     def _held(self, batch: DeliveryBatch) -> DeliveryBatch:
         """Leave out what was taken back with an earlier record of its key, before it was sent."""
@@ -159,15 +162,19 @@ class Session:
 
     # Answers.
 
-    def _answer(self, number: int, reply: pb.ConsumeReply) -> None:
+    def _answer(self, number: int, reply: pb.ConsumeReply, more: bytes = b"") -> None:
+        """Queue an answer, which may have a serialized field more."""
         reply.number = number
         try:
             reply.events.extend(map(event_to, self.consumer.events()))
         except Exception:  # noqa: BLE001 - whoever asks next is told why
             reply.ClearField("events")
-        self._answers.put_nowait(reply)
+        if more:
+            self._answers.put_nowait(Encoded(pb.ConsumeReply, reply.SerializeToString() + more))
+        else:
+            self._answers.put_nowait(reply)
 
-    async def answers(self) -> AsyncIterator[pb.ConsumeReply]:
+    async def answers(self) -> AsyncIterator[pb.ConsumeReply | Encoded]:
         """Give what is to be sent, until the consumer is closed."""
         while True:
             answer = await self._answers.get()
@@ -198,7 +205,7 @@ class Consuming(Base):
 
     async def Consume(
         self, requests: AsyncIterator[pb.ConsumeRequest], context: Context
-    ) -> AsyncIterator[pb.ConsumeReply]:
+    ) -> AsyncIterator[Any]:
         requests = aiter(requests)
         first = await anext(requests, None)
         if first is None or not first.HasField("attach"):
