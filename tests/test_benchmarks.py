@@ -80,3 +80,15 @@ def test_subscriptions_are_held_against_rivals_and_bounds(data: Path, tmp_path: 
     assert {"lists of 100, 4 consumers", "delivery.ack()", "memory of 1,000 in flight"} <= titles
     assert all(title in shown for title in titles)
     assert list(data.iterdir()) == []
+
+
+@pytest.mark.unsanitized("processes of their own that measure what tests of the server run too")
+def test_the_server_is_held_against_one_that_does_nothing(data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    arguments = ("--scale", "tiny", "--rounds", "1", "--dir", str(data), "--json", str(file))
+    shown = run(*arguments, "--only", "16 in flight", module="benchmarks.server")
+    (row,) = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    assert row["beside"] == "empty"
+    assert row["ratio"] > 0
+    assert row["title"] in shown
+    assert list(data.iterdir()) == []

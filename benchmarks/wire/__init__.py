@@ -1,0 +1,1 @@
+"""What `benchmarks.server` measures: servers as processes of their own, and one client process."""
