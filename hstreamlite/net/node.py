@@ -17,6 +17,7 @@ from hstreamlite.aio import Store
 from hstreamlite.aio.raw import RawStore
 from hstreamlite.net.access.gate import CALLER, Gate
 from hstreamlite.net.access.policy import Caller
+from hstreamlite.net.access.token import one_of
 from hstreamlite.net.config import ServerConfig
 from hstreamlite.net.errors import Stopping, Teller, told
 from hstreamlite.net.limits import Limits
@@ -146,10 +147,8 @@ class Node:
         call = CALL.get(None)
         if call is None:
             return self.gate.identify(None, None)
-        authorization = None
-        for name, value in context.invocation_metadata() or ():
-            if name == "authorization":
-                authorization = str(value)
+        metadata = context.invocation_metadata() or ()
+        authorization = one_of(str(value) for name, value in metadata if name == "authorization")
         names = context.auth_context().get("x509_common_name", ())
         certificate = next(iter(names), b"").decode(errors="replace")
         local = call.listener.kind == "unix"

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from hstreamlite.errors import HStreamError, PermissionDenied, Unauthenticated
 from hstreamlite.net.access.config import Action
 from hstreamlite.net.access.gate import CALLER, Gate
+from hstreamlite.net.access.token import one_of
 
 CERTIFICATE = "hstreamlite.certificate"
 """In a scope: the common name of the client's certificate, which was verified."""
@@ -42,7 +43,9 @@ class HttpGate:
 
     def _enter(self, scope: Scope) -> None:
         headers = HTTPConnection({**scope, "type": "http"}).headers
-        caller = self._gate.identify(headers.get("authorization"), scope.get(CERTIFICATE))
+        caller = self._gate.identify(
+            one_of(headers.getlist("authorization")), scope.get(CERTIFICATE)
+        )
         CALLER.set(caller)
         if scope["path"] in PATHS:
             self._gate.require(PATHS[scope["path"]])

@@ -72,6 +72,16 @@ def _digest(salt: bytes, token: str) -> bytes:
     return hmac.digest(salt, token.encode(errors="surrogatepass"), "sha256")
 
 
+def one_of(authorizations: Iterable[str]) -> str | None:
+    """Return the one ``authorization`` header, None if there is none.
+
+    Several become one that holds no token: which of them counts is nothing to guess about, since
+    what stands in between may have looked at another.
+    """
+    found = list(authorizations)
+    return ", ".join(found) if found else None
+
+
 def token_in(authorization: str) -> str | None:
     """Return the token of an ``authorization`` header, None if it holds none.
 

@@ -60,6 +60,11 @@ async def test_calls_with_a_good_token_are_answered_and_others_refused(server: S
             assert detail["error"] == 0
             assert "token" in detail["message"]
         assert server.node.gate.refused["unauthenticated"] == 4
+        for two in ((TOKEN, "x" * 43), ("x" * 43, TOKEN), (TOKEN, TOKEN)):
+            both = [pair for each in two for pair in metadata(each)]
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stub.Echo(pb.EchoRequest(), metadata=both)
+            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 @pytest.mark.asyncio

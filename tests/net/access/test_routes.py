@@ -110,6 +110,9 @@ async def test_a_grant_opens_what_it_says_over_http(server: Server) -> None:
         listed = [client_.get("/v1/streams") for client_ in (reader, nobody)]
         seen = [(await each).json().get("streams", []) for each in listed]
         assert [len(each) for each in seen] == [1, 0]
+        both = [("Authorization", f"Bearer {token}") for token in TOKENS.values()]
+        async with httpx.AsyncClient(base_url=reader.base_url) as two:
+            assert (await two.get("/v1/streams", headers=both)).status_code == 401
 
 
 @pytest.mark.asyncio
