@@ -70,14 +70,18 @@ class RawAcks:
 class BatchFeed:
     """What one consumer takes of a subscription."""
 
-    def __init__(self, feed: Feed, consumer: str) -> None:
+    def __init__(self, feed: Feed, consumer: str, gate: fast.AckGate) -> None:
         self._feed = feed
         self._consumer = consumer
+        self._gate = gate
         self._cursors = CursorPool(feed.journal)
         self._most = _MOST[feed.state.mode]
 
     def fetch(self, *, may_block: bool) -> RawDelivery | Wait:
         """Hand out the next batch; an empty answer puts the consumer in line, as `Feed.fetch`.
+
+        ConsumerClosed when it has left, whoever has its name by now: this may be called in a thread
+        that was slower.
 
         CorruptionError, once, when it cannot be read: it stays undelivered, as `Feed.fetch` says;
         where shards are kept in order, so does what lies behind it.
@@ -95,7 +99,9 @@ class BatchFeed:
 
     def _fetch(self, *, may_block: bool) -> RawDelivery | Wait:
         handout = self._feed._handout
-        parts = handout.take(self._consumer, self._most, may_block=may_block, whole=True)
+        parts = self._feed.take(
+            self._consumer, self._most, self._gate, may_block=may_block, whole=True
+        )
         if not parts:
             return Wait.FOR_FILES if parts is None else Wait.FOR_RECORDS
         part, *others = parts

@@ -252,6 +252,7 @@ class Feed:
             self.group.renew(consumer, now)
 
     def _check_known(self, consumer: str, gate: fast.AckGate) -> None:
+        """ConsumerClosed unless the consumer with this gate is attached. Takes no lock."""
         if not self.sentry.knows(consumer, gate):
             raise ConsumerClosed(self.state.name, consumer)
 
@@ -391,7 +392,6 @@ class Feed:
         CorruptionError, once, when records cannot be read: they stay undelivered, and others go on.
         MalformedBatch, once, when a batch cannot be decoded: it then counts as acked.
         """
-        self._check_known(consumer, owner)
         while True:
             try:
                 return self._fetch(consumer, max_records, owner, may_block=may_block)
@@ -399,11 +399,11 @@ class Feed:
                 self.unreadable.meet(consumer, found)
 
     def _fetch(
-        self, consumer: str, max_records: int, owner: object, *, may_block: bool
+        self, consumer: str, max_records: int, owner: fast.AckGate, *, may_block: bool
     ) -> DeliveryBatch | None:
         """Hand out up to max_records; Unread when what comes first cannot be read."""
         gaps_passed = self.gaps_passed
-        parts = self._handout.take(consumer, max_records, may_block=may_block)
+        parts = self.take(consumer, max_records, owner, may_block=may_block)
         if not parts:
             return None if parts is None else EMPTY
         found: list[Delivery] = []
@@ -443,6 +443,30 @@ class Feed:
         batch = DeliveryBatch(found)
         batch._runs = tuple(runs)
         return batch
+
+    def take(
+        self,
+        consumer: str,
+        max_records: int,
+        gate: fast.AckGate,
+        *,
+        may_block: bool,
+        whole: bool = False,
+    ) -> Any:
+        """Let the group assign records, as `Handout.take`.
+
+        ConsumerClosed where the consumer with this gate has left, whoever has its name by now: it
+        may be a slower thread that asks, and would take what is the other's.
+        """
+        self._check_known(consumer, gate)
+        parts = self._handout.take(consumer, max_records, may_block=may_block, whole=whole)
+        try:
+            self._check_known(consumer, gate)
+        except ConsumerClosed:
+            for part in parts or ():
+                self._handout.confirm_some(part, 0)
+            raise
+        return parts
 
     def _room(self, consumer: str) -> int | None:
         """Return how many bytes the windows have free; None where bytes are not counted."""

@@ -85,7 +85,7 @@ class Life:
         if name not in self.consumers:
             gate = fast.AckGate(self.feed.gate, None, self.feed.addresses, None)
             self.feed.attach(name, gate)
-            self.consumers[name] = BatchFeed(self.feed, name), gate
+            self.consumers[name] = BatchFeed(self.feed, name, gate), gate
 
     def leave(self, name: str) -> None:
         if name in self.consumers:

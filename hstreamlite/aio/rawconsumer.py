@@ -31,7 +31,7 @@ class RawConsumer:
         self._fetching: asyncio.Future[RawDelivery | Wait] | None = None
         self._gate = fast.AckGate(feed.gate, self, feed.addresses, None)
         feed.attach(name, self._gate)
-        self._batches = BatchFeed(feed, name)
+        self._batches = BatchFeed(feed, name, self._gate)
 
     @property
     def closed(self) -> bool:

@@ -165,6 +165,19 @@ async def test_who_leaves_hands_back_at_once_and_frees_the_name(raw: RawStore) -
         assert [d.batch_id for d in await several(again, 2)] == [5, 9]
 
 
+async def test_a_slow_thread_of_one_that_left_takes_nothing_for_who_has_its_name(
+    raw: RawStore,
+) -> None:
+    await filled(raw, 1)
+    await subscribed(raw)
+    one = raw.consumer("sub", "one")
+    await one.close()
+    async with raw.consumer("sub", "one") as again:
+        with pytest.raises(hs.ConsumerClosed):
+            await asyncio.to_thread(one._batches.fetch, may_block=True)
+        assert (await got(again)).attempt == 1
+
+
 async def several_turns() -> None:
     for _ in range(20):
         await asyncio.sleep(0)

@@ -265,6 +265,18 @@ class TestOfStore:
         return clock, store, store.create_subscription("s", stream="jobs", mode=mode)
 
     @each_mode
+    def test_a_slow_thread_of_one_that_left_takes_nothing_for_who_has_its_name(
+        self, mode: str
+    ) -> None:
+        _, _, subscription = self.start(mode)
+        gone = subscription.consumer("far")
+        gone.close()
+        with subscription.consumer("far") as later:
+            with pytest.raises(ConsumerClosed):
+                gone._fetch(10, may_block=True)
+            assert [d.attempt for d in later.receive()] == [1] * 4
+
+    @each_mode
     def test_its_records_go_to_others_and_the_log_tells(
         self, mode: str, caplog: pytest.LogCaptureFixture
     ) -> None:
