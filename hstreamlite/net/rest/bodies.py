@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 from starlette.requests import Request
 
+from hstreamlite.net.node import Node
 from hstreamlite.net.rest.answers import BadRequest
 from hstreamlite.net.rest.config import RestConfig
 
@@ -16,20 +17,23 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 async def whole_body(request: Request, config: RestConfig) -> bytes:
-    """Return the body; 413 above the limit of size, 408 where it does not come in time."""
+    """Return the body; 413 above the limit of size, 408 where it does not come in time, 503 where
+    the server stops before it has come."""
     most = config.body_bytes_max
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > most:
         raise _too_large(most)
     parts = []
     size = 0
+    node: Node = request.app.state.node
     try:
-        async with asyncio.timeout(config.body_timeout):
-            async for part in request.stream():
-                size += len(part)
-                if size > most:
-                    raise _too_large(most)
-                parts.append(part)
+        with node.until_stop():
+            async with asyncio.timeout(config.body_timeout):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > most:
+                        raise _too_large(most)
+                    parts.append(part)
     except TimeoutError:
         raise _too_slow("body_timeout", config) from None
     return b"".join(parts)

@@ -275,6 +275,21 @@ async def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path) -> No
     assert b"did not come within 0.2 s" in answer
 
 
+async def test_a_body_that_is_not_there_when_the_server_stops_is_not_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = b"POST /v1/echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+    async with serving(tmp_path, [Recorded(), Rest(RestConfig())]) as (server, client):
+        url = client.base_url
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(head + b"Expect: 100-continue\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+        await server.stop()
+        assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 503 ")
+        writer.close()
+    assert not caplog.records
+
+
 async def test_a_body_without_announced_length_is_bounded(served: Serving) -> None:
     head = b"POST /v1/echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     answer = await sent(served[1], head, *[b"1000\r\n" + b" " * 4096 + b"\r\n"] * 17)
