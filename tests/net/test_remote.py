@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from hstreamlite.net.server import Server
 from hstreamlite.remote import admin
 from hstreamlite.remote.address import parse
 from hstreamlite.remote.security import Security
+from hstreamlite.remote.thread import LoopThread
 from tests.conformance.faces import served, server_loop
 from tests.test_errors import EXAMPLES
 
@@ -186,3 +188,33 @@ async def test_the_collector_may_end_a_loop_over_deliveries_in_the_thread_of_the
             with subscription.consumer("w") as consumer:
                 found = consumer.receive(5)
                 assert sorted(d.attempt for d in found) == [1, 1, 1, 1, 2]
+
+
+def test_threads_that_share_a_producer_ask_nobody_to_take_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads, records, together = 4, 100, 40
+    with running(tmp_path / "store"), hs.connect(f"unix:{tmp_path / 'store'}") as store:
+        stream = store.create_stream("s")
+        with stream.producer(batch_records=together, batch_age=3600) as producer:
+            producer.submit(b"first").result()
+            asked = []
+            call = LoopThread.run
+            monkeypatch.setattr(LoopThread, "run", lambda *a, **o: asked.append(a) or call(*a, **o))
+            with ThreadPoolExecutor(threads) as pool:
+                shares = list(
+                    pool.map(
+                        lambda name: [
+                            producer.submit(b"%d-%d" % (name, at)) for at in range(records)
+                        ],
+                        range(threads),
+                    )
+                )
+            assert asked == []
+            producer.flush()
+            ids = [[submitted.result() for submitted in share] for share in shares]
+        assert [sorted(share) for share in ids] == ids
+        found = {record.id: record.payload for record in stream.read()}
+        assert len(found) == 1 + threads * records
+        for name, share in enumerate(ids):
+            assert [found[id_] for id_ in share] == [b"%d-%d" % (name, at) for at in range(records)]
