@@ -6,6 +6,7 @@ copy anew where that line is C, runs a named part of the suite there and expects
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -881,3 +882,19 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> Objects:
 def test_planted_bug_is_caught(name: str, tmp_path: Path, objects: Objects) -> None:
     code, said = verdict(BUGS[name], tmp_path, objects)
     assert code == pytest.ExitCode.TESTS_FAILED, f"not caught: {said[-2500:]}"
+
+
+@pytest.mark.planted
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "begin a lease where the last one ended",
+        "count what was acked as in the hands of its consumer",
+        "bury twice what is held again",
+    ],
+)
+def test_without_the_bug_the_same_run_passes(name: str, tmp_path: Path, objects: Objects) -> None:
+    bug = BUGS[name]
+    code, said = verdict(replace(bug, bad=bug.good), tmp_path, objects)
+    assert code == pytest.ExitCode.OK, said[-2500:]
