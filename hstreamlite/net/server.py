@@ -205,7 +205,7 @@ class Server:
             service.add(service.servicer, generic)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, generic)
         names = [*node.services, health.SERVICE_NAME, reflection.SERVICE_NAME]
-        reflection.enable_server_reflection(names, generic)
+        reflection.enable_server_reflection(names, server)  # asks what kind of server it is
 
     def _short(self, path: str) -> str | None:
         """Return a path of the socket that fits into an address and says the same in a URI."""
