@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -149,8 +150,15 @@ class Attended:
     """The context of a call whose client has to ask in time, and to take what it is sent. One
     write at a time."""
 
-    def __init__(self, context: Any, limits: Limits, check: Callable[[Any], Any]) -> None:
+    def __init__(
+        self,
+        context: Any,
+        limits: Limits,
+        check: Callable[[Any], Any],
+        waiting: Callable[[], AbstractContextManager[None]],
+    ) -> None:
         self._context = context
+        self._waiting = waiting
         self._check = check
         self._limits = limits
         self._timeout = limits.config.stall_timeout
@@ -170,8 +178,9 @@ class Attended:
             return self._check(await self._context.read())
         patience = asyncio.timeout(self._limits.config.request_timeout)
         try:
-            async with patience:
-                request = await self._context.read()
+            with self._waiting():
+                async with patience:
+                    request = await self._context.read()
         except TimeoutError:
             if not patience.expired():
                 raise

@@ -168,7 +168,7 @@ class Server:
         server = grpc.aio.server(
             interceptors=[
                 Border(node, lambda: known[0]),
-                Limiter(node.limits),
+                Limiter(node.limits, node.until_stop),
                 *(each for part in parts for each in part.interceptors(node, listener)),
             ],
             options=[

@@ -159,6 +159,22 @@ async def test_a_request_that_does_not_come_in_time_is_told_so_and_counted(
 
 
 @pytest.mark.asyncio
+async def test_a_request_that_is_not_there_when_the_server_stops_is_not_waited_for(
+    tmp_path: Path,
+) -> None:
+    # A client that heeds no farewell is waited for until then, call or not.
+    config = ServerConfig(store=str(tmp_path / "store"), port=0, drain_timeout=0.3)
+    async with Server(config) as server:
+        slow = await Raw.open(server.node.listeners[0].port)
+        await slow.send(hello(), request(ECHO), beginning(100, b"x"))
+        await until(lambda: server.node.limits.connections == 1)
+        await server.stop()
+        told = await slow.reader.read()
+        assert b"The server is stopping" in told
+        slow.close()
+
+
+@pytest.mark.asyncio
 async def test_connections_beyond_twice_the_limit_are_closed_and_the_others_stay(
     tmp_path: Path,
 ) -> None:
