@@ -16,7 +16,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from textwrap import indent
 from types import MappingProxyType
 
 import pytest
@@ -78,15 +80,22 @@ def server(*words: str) -> Iterator[dict[str, str]]:
             yield {
                 "localhost:6570": f"localhost:{found[1]}",
                 "localhost:6580": f"localhost:{found[2]}",
+                "127.0.0.1:6570": f"127.0.0.1:{found[1]}",
             }
         finally:
             process.terminate()
 
 
-def shell(block: str, listening: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Run commands as a person would, in the current directory; return what they print."""
+def placed(block: str, listening: Mapping[str, str]) -> str:
+    """Return a block that finds the server where it listens."""
     for told, real in listening.items():
         block = block.replace(told, real)
+    return block
+
+
+def shell(block: str, listening: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Run commands as a person would, in the current directory; return what they print."""
+    block = placed(block, listening)
     commands = (
         f'python() {{ "{sys.executable}" "$@"; }}\n'
         'hstreamlite() { python -m hstreamlite "$@"; }\n'
@@ -138,7 +147,24 @@ def test_steps_to_tls_and_tokens_work() -> None:
     shell(made.replace("-out server.pem", "-out server.pem 2> log"))
     with server("--config", "server.toml") as listening:
         (record,) = json.loads(shell(asked, listening).splitlines()[-1])["records"]
+        (block,) = re.findall(r"^```py\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+        token = Path("billing.token").read_text(encoding="utf-8").split()[1]
+        exec(placed(block, listening), {"hs": hs, "token": token})
     assert record["raw"] == base64.b64encode(b"hello").decode()
+    with hs.open("data") as store:
+        assert [r.payload for r in store.stream("orders").read()] == [b"hello", b"hello"]
+
+
+@pytest.mark.usefixtures("in_own_directory")
+@pytest.mark.skipif(find_spec("hstreamdb") is None, reason="HStreamDB's client is not there")
+def test_example_of_hstreamdbs_client_runs() -> None:
+    page = (ROOT / "docs" / "server.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```py\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    with server("--store", "data") as listening:
+        program = f"import asyncio\nasync def main():\n{indent(placed(block, listening), '  ')}"
+        subprocess.run([sys.executable, "-c", f"{program}\nasyncio.run(main())"], check=True)
+    with hs.open("data") as store:
+        assert [r.payload for r in store.stream("orders").read()] == [b"first", {"n": 2}]
 
 
 def test_there_are_examples() -> None:
