@@ -13,7 +13,6 @@ from weakref import WeakMethod
 
 import grpc
 
-from hstreamlite.aio.tasks import is_cancelled
 from hstreamlite.consumer import ConsumerOptions
 from hstreamlite.errors import (
     ConnectionFailed,
@@ -147,12 +146,10 @@ class Attachment:
 
     async def _reply(self) -> pb.ConsumeReply | None:
         try:
-            reply = await self._call.read()
-        except grpc.aio.AioRpcError as error:
-            raise self.link.failure_of(error) from None
-        except asyncio.CancelledError:
-            if self._call.cancelled() and not is_cancelled():
-                raise _Silent("was silent for too long", sent=True) from None
+            reply = await self.link.read(self._call)
+        except Broken as error:
+            if self._missed == _BEATS:
+                raise _Silent(error.why, sent=True) from None
             raise
         return None if reply is grpc.aio.EOF else reply
 

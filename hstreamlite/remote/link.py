@@ -413,9 +413,22 @@ class Link:
         except grpc.aio.AioRpcError as error:
             raise self.failure_of(error) from None
         except asyncio.CancelledError:
-            if self.closed and not is_cancelled():
-                raise StoreClosed(self.path) from None
-            raise
+            if is_cancelled():
+                raise
+            self.check()
+            raise Broken("was given up", sent=True) from None
+
+    async def read(self, call: Any) -> Any:
+        """Return what a call brings next; the EOF of gRPC at its end."""
+        try:
+            return await call.read()
+        except grpc.aio.AioRpcError as error:
+            raise self.failure_of(error) from None
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+            # Another call broke, and with it the connection was given up.
+            raise Broken("was given up", sent=True) from None
 
     async def close(self) -> None:
         """End what is open of the store, and all calls with StoreClosed."""

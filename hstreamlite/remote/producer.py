@@ -179,10 +179,7 @@ class Producer:
             return reply.begun
 
     async def _reply(self) -> pb.ProduceReply:
-        try:
-            reply = await self._call.read()
-        except grpc.aio.AioRpcError as error:
-            raise self._link.failure_of(error) from None
+        reply = await self._link.read(self._call)
         if reply is grpc.aio.EOF:
             raise Broken("was ended", sent=True)
         found: pb.ProduceReply = reply

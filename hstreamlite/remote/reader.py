@@ -80,12 +80,10 @@ class _Reader(Generic[T]):
         """Return the next part, None at the end."""
         try:
             async with asyncio.timeout(seconds):
-                part = await self._call.read()
+                part = await self._link.read(self._call)
         except TimeoutError:
             self._call.cancel()
             raise Broken(f"was silent for {seconds:g} s", sent=True) from None
-        except grpc.aio.AioRpcError as error:
-            raise self._link.failure_of(error) from None
         return None if part is grpc.aio.EOF else part
 
     async def _more(self) -> list[T]:

@@ -78,6 +78,15 @@ BUGS = {
         "any_directory",
         remote=True,
     ),
+    "let a connection that was given up cancel who reads on it": Bug(
+        "remote/link.py",
+        "            # Another call broke, and with it the connection was given up.\n"
+        '            raise Broken("was given up", sent=True) from None\n',
+        "            raise\n",
+        "tests/net/test_remote_restarts.py",
+        "after_a_restart",
+        remote=True,
+    ),
     "take a producer for idle whose other call goes on": Bug(
         "net/unnamed.py",
         "        if not self._calls[key]:\n",
