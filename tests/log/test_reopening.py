@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
@@ -46,6 +47,29 @@ def test_store_rolls_segments_after_replaying_much_of_the_mapped_stage() -> None
     for number in range(8, 40):
         store.stream("a").append(bytes([number]) * 3800)
     assert [r.payload for r in store.stream("a").read()] == [bytes([n]) * 3800 for n in range(40)]
+
+
+@pytest.mark.parametrize("level", ["os", "memory"])
+def test_a_record_too_large_for_the_mapped_stage_joins_a_block_and_is_kept(level: str) -> None:
+    """What is acknowledged behind it waits with it for the disk."""
+    env = SimEnv(seed=1)
+    config = replace(
+        SMALL,
+        segment_bytes_max=1 << 20,
+        frame_bytes=128 << 10,
+        eager_bytes=64 << 10,
+        batch_bytes_max=64 << 10,
+        transaction_bytes_max=128 << 10,
+        stage_bytes=2 << 20,
+        chunk_bytes=256 << 10,
+    )
+    store = hs.open("/db", config=config, env=env)
+    stream = store.create_stream("a")
+    for payload, durability in ((b"small", "os"), (b"x" * 40_000, level), (b"y", "os")):
+        stream.append(payload, durability=durability)
+    store = hs.open("/db", config=config, env=env.process_crash())
+    found = [record.payload for record in store.stream("a").read()]
+    assert found == [b"small", b"x" * 40_000, b"y"]
 
 
 def staged(env: SimEnv, payload: bytes = b"%d" * 300) -> hs.Store:
