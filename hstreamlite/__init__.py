@@ -63,7 +63,7 @@ if TYPE_CHECKING:
         UnknownPlace,
         UnknownRecord,
     )
-    from hstreamlite.feed import AckResult, DeliveryBatch
+    from hstreamlite.feed import AckResult
     from hstreamlite.info import StoreStats, StreamInfo, SubscriptionInfo
     from hstreamlite.log.reader import Batch
     from hstreamlite.log.recovery import RecoveryReport
@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     )
     from hstreamlite.place import EARLIEST, LATEST, Place
     from hstreamlite.producer import Producer, Submitted
-    from hstreamlite.records import Delivery, Payload, Record, RecordId, RecordIds
+    from hstreamlite.records import Delivery, DeliveryBatch, Payload, Record, RecordId, RecordIds
     from hstreamlite.remote import connect
     from hstreamlite.signals import exit_on_sigterm
     from hstreamlite.store import (
@@ -156,10 +156,7 @@ _NAMES = {
         "UnknownPlace",
         "UnknownRecord",
     ),
-    "hstreamlite.feed": (
-        "AckResult",
-        "DeliveryBatch",
-    ),
+    "hstreamlite.feed": ("AckResult",),
     "hstreamlite.info": (
         "StoreStats",
         "StreamInfo",
@@ -181,6 +178,7 @@ _NAMES = {
     ),
     "hstreamlite.records": (
         "Delivery",
+        "DeliveryBatch",
         "Payload",
         "Record",
         "RecordId",

@@ -1,9 +1,9 @@
-"""Records that a consumer has read and nobody has got yet.
+"""Records that were read and that nobody has got yet.
 
 While the group has nothing to decide its hatch is open: then a consumer takes the next records
-there, in one call and without the lock. It has read them ahead, which is nobody's business: they
-are delivered when they are taken, and whoever takes them first has them. So the records of the few
-that work in turns are read by several of them, and fewer are read ahead when that shows.
+there, in one call and without the lock. They were read ahead, which is nobody's business: they are
+delivered when they are taken. All consumers of a subscription take from the same excerpt, so that
+what one of them read is not read again by another that comes next.
 """
 
 from __future__ import annotations
@@ -13,80 +13,106 @@ from typing import TYPE_CHECKING, Final
 
 from hstreamlite._native import fast
 from hstreamlite.errors import HStreamError
-from hstreamlite.feed import DeliveryBatch
-from hstreamlite.sub.keytab import run_bytes
 
 if TYPE_CHECKING:
     from hstreamlite.feed import Feed
-    from hstreamlite.records import Delivery
 
 _RECORDS_MAX: Final = 1024
-_BYTES_MAX: Final = 128 << 10
 _CALLS: Final = 4
 """How many calls what is read ahead is to last for at first."""
 
+_Stock = tuple[fast.Excerpt, int, int]
+"""What was read, the LSN of its first record, and the one behind its last."""
+
 
 class Ahead:
-    """What one consumer has read ahead of one shard, and its way to the hatch."""
+    """What was read ahead of a subscription, and the way to its hatch."""
 
-    def __init__(self, feed: Feed, consumer: str, gate: fast.AckGate) -> None:
+    def __init__(self, feed: Feed) -> None:
         self._feed = feed
         self._hatch = feed.group.hatch()
-        self._number = feed.group.hatch_number(consumer)
-        self._consumer = consumer
-        self._gate = gate
-        self._shard = feed.shards[0]
+        self._shard = feed.shards[0] if self._hatch is not None else 0
         self._clock = feed.engine.env.clock
-        self._sentry = feed.sentry
-        self._records: list[Delivery] = []
-        self._base = 0
-        self._end = 0
-        self._taken_end = 0
+        self._asked = feed.sentry.asked
+        self._moved = feed.sentry.moved
         self._count = 0
+        self._stock: _Stock = fast.Excerpt(), 0, 0
+        self._threads = feed.engine.env.threads
+        self._reading = self._threads.lock()
+        self._read_done = self._threads.event()
 
-    def take(self, max_records: int) -> DeliveryBatch | None:
+    def take(
+        self,
+        consumer: str,
+        gate: fast.AckGate,
+        number: int,
+        max_records: int,
+        *,
+        may_block: bool,
+    ) -> fast.DeliveryBatch | None:
         """Take the next records at the hatch; None if the group has to be asked."""
-        if self._taken_end >= self._end or self._hatch is None:
-            return None
-        now = self._clock.mono_ns()
-        run = self._hatch.take(
-            self._gate, self._taken_end, self._end, max_records, self._number, now
-        )
-        if run is None:
-            return None
-        first, end = run
-        self._taken_end = end
-        self._sentry.asked(self._consumer, now)
-        self._sentry.moved(now)
-        batch = DeliveryBatch(self._records[first - self._base : end - self._base])
-        batch._runs = ((self._shard, run_bytes(first, end - first, 1)),)
-        return batch
-
-    def read(self, max_records: int, batch: DeliveryBatch) -> None:
-        """Read ahead, behind what the group has just handed out, if the hatch is open there."""
         hatch = self._hatch
         if hatch is None:
+            return None
+        now = self._clock.mono_ns()
+        excerpt, base, end = self._stock
+        run = hatch.take(gate, base, end, max_records, number, now)
+        if run is None:
+            if not self._refill(gate, max_records, now, may_block=may_block):
+                return None
+            excerpt, base, end = self._stock
+            run = hatch.take(gate, base, end, max_records, number, now)
+            if run is None:
+                return None
+        self._asked(consumer, now)
+        self._moved(now)
+        return excerpt.batch(run[0] - base, run[1] - base, gate)
+
+    def _refill(self, gate: fast.AckGate, max_records: int, now: int, *, may_block: bool) -> bool:
+        """Read on, or wait for another thread that does; False if the group has to be asked.
+
+        Nobody waits for the lock: who is woken with it waits for Python's own lock next, and would
+        hold up all others meanwhile.
+        """
+        hatch = self._hatch
+        if hatch is None or hatch.wants(gate, max_records, now) is None:
+            return False
+        if not self._reading.acquire(blocking=False):
+            if may_block:
+                self._read_done.wait()
+            return may_block
+        done = self._read_done = self._threads.event()
+        try:
+            lsn = hatch.wants(gate, max_records, now)  # somebody may have read it meanwhile
+            if lsn is not None:
+                self._read(lsn, max_records, may_block=may_block)
+        finally:
+            self._reading.release()
+            done.set()
+        return True
+
+    def _read(self, lsn: int, max_records: int, *, may_block: bool) -> None:
+        """Read on, unless there is enough from an LSN on."""
+        before, base, end = self._stock
+        left = end - lsn if base <= lsn <= end else 0
+        if left >= max_records:
             return
-        left = self._end - self._taken_end
-        end = batch[-1].id.lsn + 1
-        if not hatch.reaches(end):
-            return
-        wanted = self._count // 2 if left >= max_records else self._count * 2
-        least = _CALLS * max_records
-        self._count = min(max(wanted, least), max(_RECORDS_MAX, max_records))
-        self._records = []
+        self._count = min(
+            max(self._count * 2, _CALLS * max_records), max(_RECORDS_MAX, max_records)
+        )
+        excerpt = before.rest(lsn - base) if left else fast.Excerpt()
         with suppress(HStreamError):  # who is to get it will be told
-            self._records = self._feed.read_on(
-                self._shard, end, self._count, _BYTES_MAX, self._gate
+            self._feed.read_on(
+                self._shard, lsn + left, self._count, into=excerpt, may_block=may_block
             )
-        self._base = self._taken_end = end
-        self._end = end + len(self._records)
+        self._stock = excerpt, lsn, lsn + len(excerpt)
 
     def shut(self) -> None:
-        """Have the group asked by whoever takes next. Takes no lock."""
+        """Have the group asked by whoever takes next."""
         if self._hatch is not None:
             self._hatch.close()
 
     def clear(self) -> None:
-        self._records = []
-        self._end = self._taken_end = 0
+        """Forget what was read: nobody is there who would take it."""
+        self._stock = fast.Excerpt(), 0, 0
+        self._count = 0

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from hstreamlite._native import fast
-from hstreamlite.ahead import Ahead
 from hstreamlite.config import (
     ACK_TIMEOUT_SECONDS_MAX,
     MAX_UNACKED_BYTES_MAX,
@@ -25,17 +24,9 @@ from hstreamlite.config import (
     check_window,
 )
 from hstreamlite.errors import ConsumerClosed
-from hstreamlite.feed import (
-    EMPTY,
-    AckResult,
-    Deliveries,
-    DeliveryBatch,
-    Feed,
-    check_receive,
-    spans_of,
-)
+from hstreamlite.feed import EMPTY, AckResult, Deliveries, Feed, check_receive, spans_of
 from hstreamlite.handling import WIDTH_MAX, Handling, OnError, check_handler
-from hstreamlite.records import Delivery
+from hstreamlite.records import Delivery, DeliveryBatch
 from hstreamlite.sub.effects import Event, Gap
 from hstreamlite.workers import Workers
 
@@ -102,7 +93,8 @@ class ConsumerBase:
             max_unacked=options.max_unacked,
             max_unacked_bytes=options.max_unacked_bytes,
         )
-        self._ahead = Ahead(feed, name, self._gate)
+        self._ahead = feed.ahead
+        self._number = feed.group.hatch_number(name)
         with feed.lock:
             feed.takers.add(self)
 
@@ -122,13 +114,11 @@ class ConsumerBase:
         return self._feed.engine.env.clock.mono_ns() + int(seconds * 1e9)
 
     def _fetch(self, max_records: int, *, may_block: bool) -> DeliveryBatch | None:
-        batch = self._ahead.take(max_records)
+        batch = self._ahead.take(
+            self.name, self._gate, self._number, max_records, may_block=may_block
+        )
         if batch is None:
             batch = self._feed.fetch(self.name, max_records, self._gate, may_block=may_block)
-            if batch:
-                self._ahead.read(max_records, batch)
-        if batch:
-            batch.consumer = self
         return batch
 
     def _start_handling(self, width: int, drain_timeout: float) -> Handling:
@@ -218,7 +208,6 @@ class ConsumerBase:
             self._give_back()
             self._closed = True
             self._gate.close()
-            self._ahead.clear()
             self._feed.detach(self.name, self._gate)
 
     def gaps(self) -> tuple[Gap, ...]:
@@ -258,9 +247,8 @@ class Consumer(ConsumerBase):
         """
         check_receive(max_records)
         seconds = check_timeout(timeout)
-        batch = self._ahead.take(max_records)
+        batch = self._ahead.take(self.name, self._gate, self._number, max_records, may_block=True)
         if batch is not None:
-            batch.consumer = self
             return batch
         return self._poll(self._fetch, max_records, self._end_of(seconds))
 

@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 from weakref import WeakSet, ref
 
 from hstreamlite._native import fast
+from hstreamlite.ahead import Ahead
 from hstreamlite.config import (
     CONSUMERS_MAX,
     LEVELS,
@@ -44,7 +45,7 @@ from hstreamlite.log.catalog import SubscriptionState
 from hstreamlite.log.journal import PROGRESS, Op
 from hstreamlite.metrics.traffic import Outflow
 from hstreamlite.recordnames import RecordNames
-from hstreamlite.records import Delivery, RecordId
+from hstreamlite.records import Delivery, DeliveryBatch, RecordId
 from hstreamlite.sentry import Sentry
 from hstreamlite.sub.ackmap import AckCounts, AckFlag
 from hstreamlite.sub.checkpoint import Progress
@@ -75,32 +76,8 @@ Deliveries = Delivery | RecordId | Iterable[Delivery | RecordId]
 """What names deliveries: one, its id, several, or what `receive` returned."""
 
 
-class DeliveryBatch(tuple[Delivery, ...]):  # noqa: SLOT001 - a tuple can have no slots of its own
-    """Deliveries of one `receive`; falsy when there were none.
-
-    In log order per shard, but for what comes again, which comes first.
-
-    A tuple that remembers which records it covers, so that acking it whole costs one call.
-    """
-
-    _runs: tuple[Runs, ...] = ()
-    consumer: Any = None
-
-    @property
-    def spans(self) -> list[Span]:
-        return [
-            (shard, run.first, run.first + run.size)
-            for shard, runs in self._runs
-            for run in runs_of(runs)
-        ]
-
-    def __repr__(self) -> str:
-        if not self:
-            return "()"
-        return f"<DeliveryBatch of {len(self)}: {self[0].id} to {self[-1].id}>"
-
-
 EMPTY: Final = DeliveryBatch()
+_NOTHING: Final = fast.Excerpt()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +167,7 @@ class Feed:
         self.unreadable = Unreadable(self)
         self.seeks = 0
         """How often the subscription was moved: what was handed out at another count is void."""
+        self.ahead = Ahead(self)
         self.trimmed({shard: engine.journal.bounds(shard)[0] for shard in self.shards})
 
     @property
@@ -280,6 +258,8 @@ class Feed:
     def _forget(self, consumer: str) -> None:
         self.sentry.detach(consumer)
         self.consumers -= 1
+        if not self.consumers:
+            self.ahead.clear()
 
     def _mind_gone(self, now: int) -> None:
         """Take note of consumers that are lost, or whose leases ran out. Lock held."""
@@ -406,7 +386,7 @@ class Feed:
         parts = self.take(consumer, max_records, owner, may_block=may_block)
         if not parts:
             return None if parts is None else EMPTY
-        found: list[Delivery] = []
+        found: list[tuple[fast.Excerpt, int, int]] = []
         runs: list[Runs] = []
         blocked = full = False
         left = list(parts)
@@ -417,22 +397,23 @@ class Feed:
                 full = full or room == 0
                 if not (blocked or full):
                     wait = may_block and not found
-                    got = self._handout.read(part, owner, room, may_block=wait)
+                    got = self._handout.read(part, room, may_block=wait)
                 blocked = blocked or got is None
-                sizes = [fast.record_bytes(delivery) for delivery in got or ()] if room else ()
-                deliveries, confirmed = self._handout.confirm(part, got or [], sizes)
+                excerpt = got or _NOTHING
+                sizes = excerpt.sizes() if room else ()
+                ranges, confirmed = self._handout.confirm(part, len(excerpt), sizes)
                 del left[0]
-                full = full or len(deliveries) < len(sizes)
-                found += deliveries
+                full = full or sum(end - first for first, end in ranges) < len(sizes)
+                found += [(excerpt, first, end) for first, end in ranges]
                 runs += confirmed
         except BaseException as error:
             if isinstance(error, MalformedBatch) and not found:
                 self._pass_malformed(left.pop(0), error)
             for part in left:
-                self._handout.confirm(part, [], ())
+                self._handout.confirm(part, 0, ())
             if not found or not isinstance(error, Exception):
                 with suppress(HStreamError):
-                    self.unsend(consumer, spans_of(found))
+                    self.unsend(consumer, spans_in(runs))
                 raise
             # What is handed out is told first: the next fetch meets the error again.
         if not found:
@@ -440,7 +421,14 @@ class Feed:
                 return self._fetch(consumer, max_records, owner, may_block=may_block)
             return None if blocked and not may_block else EMPTY
         self.sentry.moved(self.now())
-        batch = DeliveryBatch(found)
+        if len(found) == 1:
+            excerpt, first, end = found[0]
+            return excerpt.batch(first, end, owner)
+        batch = DeliveryBatch(
+            delivery
+            for excerpt, first, end in found
+            for delivery in excerpt.deliveries(first, end, owner)
+        )
         batch._runs = tuple(runs)
         return batch
 
@@ -515,11 +503,11 @@ class Feed:
         return sum(info.bytes for info in infos) / records if records else 0.0
 
     def read_on(
-        self, shard: int, lsn: int, max_records: int, max_bytes: int, owner: object
-    ) -> list[Delivery]:
-        """Return what comes next in the log and is at hand, for whoever takes it at the hatch."""
+        self, shard: int, lsn: int, max_records: int, *, into: fast.Excerpt, may_block: bool
+    ) -> None:
+        """Read what comes next in the log, for whoever takes it at the hatch."""
         assert isinstance(self._handout, SharedHandout)
-        return self._handout.read_on(shard, lsn, max_records, max_bytes, owner)
+        self._handout.read_on(shard, lsn, max_records, into=into, may_block=may_block)
 
     def begin(self, consumer: str) -> int:
         """Prepare the group for a fetch, and return the time. Lock held."""
@@ -620,6 +608,9 @@ class Feed:
         self, batch: DeliveryBatch, gate: fast.AckGate, *, may_block: bool = True
     ) -> AckResult:
         """Ack all of a batch; without a lock where that passes the gate."""
+        whole = gate.ack_batch(batch)
+        if whole is not None:
+            return self._ack_result([AckCounts(*whole)], may_block=may_block)
         counts = []
         for shard, runs in batch._runs:
             passed = gate.ack_runs(shard, runs)
@@ -883,6 +874,11 @@ class Feed:
         with self.lock:
             self.check()
             return self.group.events(consumer)
+
+
+def spans_in(runs: Iterable[Runs]) -> list[Span]:
+    """Return runs as ranges."""
+    return [(shard, r.first, r.first + r.size) for shard, part in runs for r in runs_of(part)]
 
 
 def leading(runs: bytes, first: int, end: int) -> int:

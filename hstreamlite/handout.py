@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from hstreamlite._native import fast
@@ -21,10 +22,13 @@ from hstreamlite.unreadable import Unread
 if TYPE_CHECKING:
     from hstreamlite.feed import Feed, Runs
     from hstreamlite.log.journal import Cursor, Journal
-    from hstreamlite.records import Delivery
 
 Part = TypeVar("Part", Assignment, Parcel)
+Range = tuple[int, int]
+"""Numbers of records of an excerpt: the first, and the one behind the last."""
+
 _READ_BYTES = 8 << 20
+_AHEAD_BYTES = 128 << 10
 _IDLE_CURSORS = 4
 
 
@@ -42,16 +46,15 @@ class Handout(Protocol, Generic[Part]):
     def runs(self, part: Part) -> bytes:
         """Return the records of a part as runs of a key table."""
 
-    def read(
-        self, part: Part, owner: object, room: int | None, *, may_block: bool
-    ) -> list[Delivery] | None:
+    def read(self, part: Part, room: int | None, *, may_block: bool) -> fast.Excerpt | None:
         """Return the first records of a part, about as many as have room, or all; None where that
         would have to wait."""
 
     def confirm(
-        self, part: Part, got: list[Delivery], sizes: Sequence[int]
-    ) -> tuple[list[Delivery], list[Runs]]:
-        """Return what of the records that were read may be handed out; the rest goes back."""
+        self, part: Part, count: int, sizes: Sequence[int]
+    ) -> tuple[list[Range], list[Runs]]:
+        """Return which of the first records of a part, that were read, may be handed out, by their
+        numbers; the rest goes back."""
 
     def confirm_some(self, part: Part, count: int, sizes: Sequence[int] = ()) -> Runs:
         """Have so many records of a part handed out, and the rest go back; return what is out."""
@@ -90,6 +93,10 @@ class CursorPool:
         return sum(size for size, _ in told), sum(records for _, records in told)
 
 
+def _lsns(runs: bytes) -> Iterator[int]:
+    return (lsn for run in runs_of(runs) for lsn in range(run.first, run.first + run.size))
+
+
 def _most(room: int | None) -> int:
     """Return how many bytes to read at once."""
     return _READ_BYTES if room is None else min(room, _READ_BYTES)
@@ -116,45 +123,42 @@ class SharedHandout:
         with feed.lock:
             return feed.group.fetch(consumer, max_records, feed.begin(consumer), queue=True)
 
-    def read(
-        self, part: Assignment, owner: object, room: int | None, *, may_block: bool
-    ) -> list[Delivery] | None:
+    def read(self, part: Assignment, room: int | None, *, may_block: bool) -> fast.Excerpt | None:
         shard, first, end, attempt, _ = part
         with self._cursors.lend(shard, first) as cursor:
             try:
-                return cursor.read(
+                return cursor.excerpt(
                     end - first,
                     end=end,
                     max_bytes=_most(room),
-                    owner=owner,
                     attempt=attempt,
                     may_block=may_block,
                 )
             except RecordTrimmed:
                 self._feed.pass_gap(shard, cursor.gap()[1])
-                return []
+                return fast.Excerpt()
             except CorruptionError as error:
                 raise Unread(error, (shard, *_damage(cursor, end))) from error
 
     def read_on(
-        self, shard: int, lsn: int, max_records: int, max_bytes: int, owner: object
-    ) -> list[Delivery]:
-        """Return records from an LSN on that nobody has to wait for, where a part ended."""
+        self, shard: int, lsn: int, max_records: int, *, into: fast.Excerpt, may_block: bool
+    ) -> None:
+        """Read records from an LSN on, where a part or an excerpt ended."""
         with self._cursors.lend(shard, lsn) as cursor:
-            return cursor.read(max_records, max_bytes=max_bytes, owner=owner, may_block=False) or []
+            cursor.excerpt(max_records, max_bytes=_AHEAD_BYTES, into=into, may_block=may_block)
 
     def told(self) -> tuple[int, int]:
         return self._cursors.told()
 
     def confirm(
-        self, part: Assignment, got: list[Delivery], sizes: Sequence[int]
-    ) -> tuple[list[Delivery], list[Runs]]:
-        run = self._confirm(part, part.first_lsn + len(got), sizes)
+        self, part: Assignment, count: int, sizes: Sequence[int]
+    ) -> tuple[list[Range], list[Runs]]:
+        run = self._confirm(part, part.first_lsn + count, sizes)
         if run is None:
             return [], []
         first, end = run
         runs = run_bytes(first, end - first, part.attempt)
-        return got[first - part.first_lsn : end - part.first_lsn], [(part.shard_id, runs)]
+        return [(first - part.first_lsn, end - part.first_lsn)], [(part.shard_id, runs)]
 
     def runs(self, part: Assignment) -> bytes:
         return run_bytes(part.first_lsn, part.records, part.attempt)
@@ -231,17 +235,13 @@ class OrderedHandout:
             told = told or bool(hashes)
         return told
 
-    def read(
-        self, part: Parcel, owner: object, room: int | None, *, may_block: bool
-    ) -> list[Delivery] | None:
+    def read(self, part: Parcel, room: int | None, *, may_block: bool) -> fast.Excerpt | None:
         with self._cursors.lend(part.shard_id, 1) as cursor:
             try:
-                return cursor.read_runs(
-                    part.runs, max_bytes=_most(room), owner=owner, may_block=may_block
-                )
+                return cursor.excerpt_runs(part.runs, max_bytes=_most(room), may_block=may_block)
             except RecordTrimmed:
                 self._feed.pass_gap(part.shard_id, cursor.gap()[1])
-                return []
+                return fast.Excerpt()
             except CorruptionError as error:
                 span = part.shard_id, *_damage(cursor, cursor.lsn + 1)
                 raise Unread(error, span) from error
@@ -250,13 +250,17 @@ class OrderedHandout:
         return self._cursors.told()
 
     def confirm(
-        self, part: Parcel, got: list[Delivery], sizes: Sequence[int]
-    ) -> tuple[list[Delivery], list[Runs]]:
-        count, runs = self._confirm(part, len(got), sizes)
-        if count < len(got):
-            kept = {lsn for r in runs_of(runs) for lsn in range(r.first, r.first + r.size)}
-            got = [delivery for delivery in got if delivery.id.lsn in kept]
-        return got, [(part.shard_id, runs)] if runs else []
+        self, part: Parcel, count: int, sizes: Sequence[int]
+    ) -> tuple[list[Range], list[Runs]]:
+        kept, runs = self._confirm(part, count, sizes)
+        if not runs:
+            return [], []
+        ranges = [(0, count)]
+        if kept < count:
+            out = set(_lsns(runs))
+            lsns = islice(_lsns(part.runs), count)
+            ranges = [(n, n + 1) for n, lsn in enumerate(lsns) if lsn in out]
+        return ranges, [(part.shard_id, runs)]
 
     def runs(self, part: Parcel) -> bytes:
         return part.runs

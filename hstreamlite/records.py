@@ -14,9 +14,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, ClassVar, Protocol, TypeAlias, overload
 
-from hstreamlite._native._lib import Delivery, Record, RecordId
+from hstreamlite._native._lib import Delivery, DeliveryBatch, Record, RecordId
 
-__all__ = ["Delivery", "JsonObject", "Payload", "Record", "RecordId", "RecordIds", "Run"]
+__all__ = [
+    "Delivery",
+    "DeliveryBatch",
+    "JsonObject",
+    "Payload",
+    "Record",
+    "RecordId",
+    "RecordIds",
+    "Run",
+]
+Sequence.register(DeliveryBatch)
 
 JsonObject: TypeAlias = dict[str, Any]
 """A dict that JSON can hold: str keys, finite numbers, integers up to 2**53, nested 32 deep."""

@@ -12,9 +12,8 @@ from typing import Protocol
 
 from hstreamlite.env import Lock
 from hstreamlite.errors import HStreamError
-from hstreamlite.feed import DeliveryBatch
 from hstreamlite.handling import Handled, Handling, Holder, OnError, inside
-from hstreamlite.records import Delivery
+from hstreamlite.records import Delivery, DeliveryBatch
 from hstreamlite.sub.turns import Turn
 
 _SLICE_SECONDS = 0.25

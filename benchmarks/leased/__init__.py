@@ -50,6 +50,9 @@ class Worker(Protocol):
     def take_list(self, limit: int) -> Any:
         """Return deliveries that are to be acked together; falsy if there are none."""
 
+    def payloads(self, deliveries: Any) -> Sequence[bytes]:
+        """Return the payloads of what `take_list` returned."""
+
     def ack_list(self, deliveries: Any) -> object:
         """Ack what `take_list` returned."""
 

@@ -41,6 +41,9 @@ class LeanQueue:
     def ack_list(self, deliveries: Sequence[Any]) -> object:
         return self._core.ack_batch([delivery[0] for delivery in deliveries])
 
+    def payloads(self, deliveries: Sequence[Any]) -> Sequence[bytes]:
+        return [delivery[1] for delivery in deliveries]
+
     def left(self) -> int:
         return int(self._core.available() + self._core.in_flight())
 

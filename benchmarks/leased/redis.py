@@ -72,6 +72,9 @@ class RedisWorker:
     def ack_one(self, delivery: Any) -> object:
         return self._client.xack(_STREAM, _GROUP, delivery[0])
 
+    def payloads(self, deliveries: Sequence[Any]) -> Sequence[bytes]:
+        return [fields[b"p"] for _, fields in deliveries]
+
     def ack_list(self, deliveries: Sequence[Any]) -> object:
         return self._client.xack(_STREAM, _GROUP, *(delivery[0] for delivery in deliveries))
 

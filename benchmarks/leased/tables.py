@@ -113,6 +113,9 @@ class LeaseTable:
 
     ack_list = ack_one
 
+    def payloads(self, deliveries: Leased) -> Sequence[bytes]:
+        return deliveries.payloads
+
     def left(self) -> int:
         held = sum(len(leased.payloads) for leased in self._held.values())
         assert self._table.leases() == len(self._held)

@@ -134,6 +134,13 @@ void hsl_ackmap_reset(struct hsl_ackmap *m, uint64_t low)
     m->watch_count = m->woken_len = 0;
 }
 
+/* Pages of which no bit was ever set cost no memory. */
+static void copy(uint64_t *to, uint64_t word)
+{
+    if (word)
+        *to = word;
+}
+
 static int grow(struct hsl_ackmap *m, uint64_t span)
 {
     uint64_t words = m->word_mask + 1, mask, lsn;
@@ -155,11 +162,11 @@ static int grow(struct hsl_ackmap *m, uint64_t span)
     mask = words - 1;
     for (lsn = m->low; lsn < m->next; lsn = next_word(lsn)) {
         uint64_t to = (lsn / WORD_BITS) & mask;
-        acked[to] = *word_at(m->acked, m, lsn);
-        dirty[to] = *word_at(m->dirty, m, lsn);
-        held[to] = *word_at(m->held, m, lsn);
+        copy(&acked[to], *word_at(m->acked, m, lsn));
+        copy(&dirty[to], *word_at(m->dirty, m, lsn));
+        copy(&held[to], *word_at(m->held, m, lsn));
         if (watched)
-            watched[to] = *word_at(m->watched, m, lsn);
+            copy(&watched[to], *word_at(m->watched, m, lsn));
     }
     free(m->acked);
     free(m->watched);

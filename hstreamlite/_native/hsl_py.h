@@ -87,5 +87,21 @@ struct hsl_py_place {
 PyObject *hsl_py_decode(const uint8_t *body, size_t len, struct hsl_py_place *place,
                         uint64_t shard, uint64_t batch, uint32_t first, uint32_t count,
                         uint64_t append_ms, PyObject *owner, uint32_t attempt, PyObject *list);
+/* -1, with the ValueError for a body that is malformed at pos (got < 0), or holds too few. */
+int hsl_py_bad_batch(int got, uint64_t shard, uint64_t batch, const uint8_t *body, size_t len,
+                     const uint8_t *pos, uint64_t wanted);
+
+/* ---- excerpts, and batches of deliveries: py_batch.c ---- */
+
+int hsl_py_batch_install(PyObject *module);
+/* An empty excerpt. */
+PyObject *hsl_py_excerpt(void);
+int hsl_py_is_excerpt(PyObject *o);
+/* As hsl_py_decode, but the records are copied to the end of an excerpt; 0, or -1. */
+int hsl_py_excerpt_add(PyObject *excerpt, const uint8_t *body, size_t len,
+                       struct hsl_py_place *place, uint64_t shard, uint64_t batch, uint32_t first,
+                       uint32_t count, uint64_t append_ms, uint32_t attempt);
+/* 1 where the records of a batch of deliveries follow one another: these then. */
+int hsl_py_batch_run(PyObject *batch, uint64_t *shard, uint64_t *first, uint64_t *end);
 
 #endif

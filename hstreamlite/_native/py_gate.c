@@ -137,6 +137,12 @@ static struct hsl_ackmap *map_of(const struct gate *gate, uint64_t shard)
     return NULL;
 }
 
+static PyObject *counts_result(const struct hsl_ack_counts *c)
+{
+    return Py_BuildValue("(KKKI)", (unsigned long long)c->fresh, (unsigned long long)c->duplicate,
+                         (unsigned long long)c->voided, c->flags);
+}
+
 static PyObject *gate_ack_runs(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct gate *gate = (struct gate *)self;
@@ -155,9 +161,24 @@ static PyObject *gate_ack_runs(PyObject *self, PyObject *const *args, Py_ssize_t
     if (counts.flags & HSL_ACK_UNKNOWN)
         Py_RETURN_NONE;
     gate->acks += counts.fresh;
-    return Py_BuildValue("(KKKI)", (unsigned long long)counts.fresh,
-                         (unsigned long long)counts.duplicate, (unsigned long long)counts.voided,
-                         counts.flags);
+    return counts_result(&counts);
+}
+
+static PyObject *gate_ack_batch(PyObject *self, PyObject *batch)
+{
+    struct gate *gate = (struct gate *)self;
+    struct hsl_ack_counts counts;
+    uint64_t shard, first, end;
+    struct hsl_ackmap *map = NULL;
+    if (is_open(gate) && hsl_py_batch_run(batch, &shard, &first, &end))
+        map = map_of(gate, shard);
+    if (map == NULL)
+        Py_RETURN_NONE;
+    hsl_ackmap_ack_range(map, first, end, &counts);
+    if (counts.flags & HSL_ACK_UNKNOWN)
+        Py_RETURN_NONE;
+    gate->acks += counts.fresh;
+    return counts_result(&counts);
 }
 
 static PyObject *gate_taken(PyObject *self, PyObject *unused)
@@ -214,6 +235,9 @@ static PyMethodDef gate_methods[] = {
      "ack_runs($self, shard, runs, /)\n--\n\n"
      "Ack runs of a key table: (new, duplicate, void, flags). None where there is no way through, "
      "or any of it is unknown: then nothing was done."},
+    {"ack_batch", gate_ack_batch, METH_O,
+     "ack_batch($self, batch, /)\n--\n\n"
+     "The same for a batch of deliveries that follow one another; None also where they do not."},
     {"taken", gate_taken, METH_NOARGS,
      "taken($self, /)\n--\n\nReturn how many records its consumer took since the last call."},
     {"leave", gate_leave, METH_NOARGS,

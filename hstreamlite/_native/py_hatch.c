@@ -16,11 +16,14 @@
 #define FIRST_NOTES 16u
 
 struct note {
-    uint64_t first, end;
+    uint64_t first;
     uint64_t lease; /* 0: taken here, under none */
     int64_t due;
+    uint32_t records;
     uint32_t consumer; /* 0: taken out of the notes */
 };
+
+static uint64_t end_of(const struct note *n) { return n->first + n->records; }
 
 struct hatch {
     PyObject_HEAD
@@ -49,7 +52,7 @@ static void drop_first(struct hatch *h)
 /* Forgets the first notes whose records are all done, or that were taken out. */
 static void settle(struct hatch *h, uint64_t low)
 {
-    while (h->count && (at(h, 0)->end <= low || !at(h, 0)->consumer))
+    while (h->count && (end_of(at(h, 0)) <= low || !at(h, 0)->consumer))
         drop_first(h);
 }
 
@@ -78,9 +81,10 @@ static void add(struct hatch *h, struct note note)
     struct note *last = h->count ? at(h, h->count - 1) : NULL;
     if (last && last->due > note.due)
         note.due = last->due;
-    if (last && last->end == note.first && last->due == note.due && !last->lease && !note.lease &&
-        last->consumer == note.consumer)
-        last->end = note.end;
+    if (last && end_of(last) == note.first && last->due == note.due && !last->lease &&
+        !note.lease && last->consumer == note.consumer &&
+        last->records <= UINT32_MAX - note.records)
+        last->records += note.records;
     else
         *at(h, h->count++) = note;
 }
@@ -91,7 +95,7 @@ static size_t find(const struct hatch *h, uint64_t lsn)
     size_t low = 0, high = h->count;
     while (low < high) {
         size_t middle = (low + high) / 2;
-        if (at(h, middle)->end > lsn)
+        if (end_of(at(h, middle)) > lsn)
             high = middle;
         else
             low = middle + 1;
@@ -102,7 +106,7 @@ static size_t find(const struct hatch *h, uint64_t lsn)
 static int append_note(PyObject *list, const struct note *n)
 {
     PyObject *item = Py_BuildValue("(KKLKI)", (unsigned long long)n->first,
-                                   (unsigned long long)n->end, (long long)n->due,
+                                   (unsigned long long)end_of(n), (long long)n->due,
                                    (unsigned long long)n->lease, (unsigned)n->consumer);
     int rc = item ? PyList_Append(list, item) : -1;
     Py_XDECREF(item);
@@ -123,36 +127,59 @@ static int u64_args(PyObject *const *args, Py_ssize_t n, uint64_t *out)
 
 /* ---- methods ---- */
 
+/* Which records would be taken now, up to most: [*first, *stop). False: none. */
+static bool next_run(struct hatch *h, uint64_t most, int64_t now, uint64_t *first, uint64_t *stop)
+{
+    struct hsl_ack_state s;
+    uint64_t unacked;
+    hsl_ackmap_state(h->map, &s);
+    settle(h, s.low);
+    if (now >= h->until || (h->count && now >= at(h, 0)->due))
+        return false;
+    unacked = s.next - s.low - s.acked;
+    if (s.next >= h->tail || unacked >= h->most || s.next - s.low >= h->span || !most)
+        return false;
+    if (most > UINT32_MAX)
+        most = UINT32_MAX;
+    *first = s.next;
+    *stop = s.next + (most < h->most - unacked ? most : h->most - unacked);
+    if (*stop > h->tail)
+        *stop = h->tail;
+    if (*stop > s.low + h->span)
+        *stop = s.low + h->span;
+    return true;
+}
+
 static PyObject *hatch_take(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct hatch *h = (struct hatch *)self;
-    struct hsl_ack_state s;
-    uint64_t a[5], stop, unacked; /* first, end, most, consumer, now */
+    uint64_t a[5], first, stop; /* first, end, most, consumer, now */
     if (!hsl_py_takes("take", n, 6))
         return NULL;
     if (!h->open || !hsl_py_gate_takes(args[0]))
         Py_RETURN_NONE;
     if (u64_args(args + 1, 5, a) < 0)
         return NULL;
-    hsl_ackmap_state(h->map, &s);
-    settle(h, s.low);
-    if ((int64_t)a[4] >= h->until || (h->count && (int64_t)a[4] >= at(h, 0)->due))
+    if (!next_run(h, a[2], (int64_t)a[4], &first, &stop) || first < a[0] || stop > a[1] ||
+        !make_room(h) || hsl_ackmap_advance(h->map, stop, 0) < 0)
         Py_RETURN_NONE;
-    unacked = s.next - s.low - s.acked;
-    if (s.next < a[0] || s.next >= a[1] || s.next >= h->tail || unacked >= h->most ||
-        s.next - s.low >= h->span || !a[2])
+    add(h, (struct note){first, 0, (int64_t)a[4] + h->timeout, (uint32_t)(stop - first),
+                         (uint32_t)a[3]});
+    hsl_py_gate_took(args[0], stop - first);
+    h->taken += stop - first;
+    return Py_BuildValue("(KK)", (unsigned long long)first, (unsigned long long)stop);
+}
+
+static PyObject *hatch_wants(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hatch *h = (struct hatch *)self;
+    uint64_t a[2], first, stop; /* most, now */
+    if (!hsl_py_takes("wants", n, 3) || u64_args(args + 1, 2, a) < 0)
+        return NULL;
+    if (!h->open || !hsl_py_gate_takes(args[0]) ||
+        !next_run(h, a[0], (int64_t)a[1], &first, &stop))
         Py_RETURN_NONE;
-    stop = s.next + (a[2] < h->most - unacked ? a[2] : h->most - unacked);
-    if (stop > h->tail)
-        stop = h->tail;
-    if (stop > s.low + h->span)
-        stop = s.low + h->span;
-    if (stop > a[1] || !make_room(h) || hsl_ackmap_advance(h->map, stop, 0) < 0)
-        Py_RETURN_NONE;
-    add(h, (struct note){s.next, stop, 0, (int64_t)a[4] + h->timeout, (uint32_t)a[3]});
-    hsl_py_gate_took(args[0], stop - s.next);
-    h->taken += stop - s.next;
-    return Py_BuildValue("(KK)", (unsigned long long)s.next, (unsigned long long)stop);
+    return PyLong_FromUnsignedLongLong(first);
 }
 
 static PyObject *hatch_open(PyObject *self, PyObject *const *args, Py_ssize_t n)
@@ -174,24 +201,16 @@ static PyObject *hatch_close(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-static PyObject *hatch_reaches(PyObject *self, PyObject *const *args, Py_ssize_t n)
-{
-    struct hatch *h = (struct hatch *)self;
-    uint64_t lsn;
-    if (!hsl_py_takes("reaches", n, 1) || u64_args(args, 1, &lsn) < 0)
-        return NULL;
-    return PyBool_FromLong(h->open && lsn < h->tail);
-}
-
 static PyObject *hatch_note(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct hatch *h = (struct hatch *)self;
     uint64_t a[5]; /* first, end, due, lease, consumer */
     if (!hsl_py_takes("note", n, 5) || u64_args(args, 5, a) < 0)
         return NULL;
-    if ((h->count && at(h, h->count - 1)->end > a[0]) || !make_room(h))
+    if ((h->count && end_of(at(h, h->count - 1)) > a[0]) || a[1] - a[0] > UINT32_MAX ||
+        !make_room(h))
         Py_RETURN_FALSE;
-    add(h, (struct note){a[0], a[1], a[3], (int64_t)a[2], (uint32_t)a[4]});
+    add(h, (struct note){a[0], a[3], (int64_t)a[2], (uint32_t)(a[1] - a[0]), (uint32_t)a[4]});
     Py_RETURN_TRUE;
 }
 
@@ -317,8 +336,9 @@ static PyMethodDef hatch_methods[] = {
     FAST("open", hatch_open,
          "open($self, tail, until, /)\n--\n\nLet records below tail be taken until a time."),
     {"close", hatch_close, METH_NOARGS, "close($self, /)\n--\n\nLet nothing be taken."},
-    FAST("reaches", hatch_reaches,
-         "reaches($self, lsn, /)\n--\n\nTell whether it is open, and a record below its tail."),
+    FAST("wants", hatch_wants,
+         "wants($self, gate, most, now, /)\n--\n\n"
+         "Return the first record that a consumer may take now, None if it may take none."),
     FAST("note", hatch_note,
          "note($self, first, end, due, lease, consumer, /)\n--\n\n"
          "Note what was handed out otherwise; False if it is out of order."),

@@ -773,7 +773,7 @@ static int plain_body(struct hsl_cursor *cursor, const struct hsl_block_view *vi
 /* Decodes the records of a block from the cursor's LSN on, so many at most, and steps over them;
  * returns their number, or 0 with an exception. */
 static uint64_t decode_some(struct hsl_cursor *cursor, const struct hsl_block_view *view,
-                            uint64_t most, uint64_t max_bytes, PyObject *owner, uint32_t attempt,
+                            uint64_t most, uint64_t max_bytes, uint32_t attempt,
                             PyObject *records, uint64_t *bytes)
 {
     const struct hsl_block_header *h = &view->header;
@@ -788,11 +788,17 @@ static uint64_t decode_some(struct hsl_cursor *cursor, const struct hsl_block_vi
     if (max_bytes < len && take > max_bytes * in_view / len + 1)
         take = max_bytes * in_view / len + 1;
     struct hsl_py_place place = {view->index, view->at - view->from};
-    PyObject *got = hsl_py_decode(body, len, &place, h->shard, h->seq, first, (uint32_t)take,
-                                  h->time_ms, owner, attempt, records);
-    if (!got)
-        return 0;
-    Py_DECREF(got);
+    if (hsl_py_is_excerpt(records)) {
+        if (hsl_py_excerpt_add(records, body, len, &place, h->shard, h->seq, first, (uint32_t)take,
+                               h->time_ms, attempt) < 0)
+            return 0;
+    } else {
+        PyObject *got = hsl_py_decode(body, len, &place, h->shard, h->seq, first, (uint32_t)take,
+                                      h->time_ms, NULL, 0, records);
+        if (!got)
+            return 0;
+        Py_DECREF(got);
+    }
     *bytes += len * take / in_view;
     hsl_cursor_advance(cursor, view, take, view->from + place.at);
     return take;
@@ -810,7 +816,7 @@ static void tell_malformed(PyObject *who, struct hsl_cursor *cursor,
 }
 
 struct reading {
-    PyObject *who, *owner, *records;
+    PyObject *who, *records; /* a list, or an excerpt */
     struct hsl_cursor *cursor;
     uint64_t max_bytes, bytes, count, batches;
     struct hsl_block_view view;
@@ -844,8 +850,8 @@ static int read_up_to(struct reading *r, uint64_t max_records, uint64_t end, uin
             stay(cursor, lsn);
         if (rc != 1)
             return rc == 2 && r->count == 0 ? 2 : rc < 0 && r->count == 0 ? -1 : 0;
-        uint64_t got = decode_some(cursor, &r->view, most, r->max_bytes - r->bytes, r->owner,
-                                   attempt, r->records, &r->bytes);
+        uint64_t got = decode_some(cursor, &r->view, most, r->max_bytes - r->bytes, attempt,
+                                   r->records, &r->bytes);
         if (got == 0 && r->count > 0) {
             stay(cursor, lsn);
             return 0;
@@ -873,9 +879,9 @@ static PyObject *read_result(struct reading *r, int rc)
     return r->records;
 }
 
-/* read(cursor, who, max_records, max_bytes, end LSN, owner or None, attempt, may_block, last: no
- * record behind these will be asked for) -> list of records, empty at the tail or at the end LSN;
- * None if it would block */
+/* read(cursor, who, max_records, max_bytes, end LSN, into, attempt, may_block, last: no record
+ * behind these will be asked for) -> list of records, empty at the tail or at the end LSN; None if
+ * it would block. Into an excerpt that is given they are copied, and it comes back. */
 static PyObject *py_read(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     uint64_t max_records, max_bytes, end, attempt;
@@ -887,8 +893,7 @@ static PyObject *py_read(PyObject *module, PyObject *const *args, Py_ssize_t nar
         return NULL;
     struct reading r = {
         .who = args[1],
-        .owner = args[5] == Py_None ? NULL : args[5],
-        .records = PyList_New(0),
+        .records = hsl_py_is_excerpt(args[5]) ? Py_NewRef(args[5]) : PyList_New(0),
         .cursor = cursor,
         .max_bytes = max_bytes,
         .may_block = args[7] == Py_True,
@@ -911,28 +916,25 @@ static uint64_t reach(const struct hsl_key_run *runs, size_t i, size_t n)
     return end;
 }
 
-/* read_runs(cursor, who, runs, max_bytes, owner, may_block): as read, run after run; a list that is
- * shorter than the runs ends where reading did. */
+/* read_runs(cursor, who, runs, max_bytes, may_block) -> excerpt: as read, run after run; one that
+ * is shorter than the runs ends where reading did. */
 static PyObject *py_read_runs(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     uint64_t max_bytes;
     char *bytes;
     Py_ssize_t len;
-    if (nargs != 6) {
-        PyErr_SetString(PyExc_TypeError, "read_runs takes 6 arguments");
+    if (!hsl_py_takes("read_runs", nargs, 5))
         return NULL;
-    }
     struct hsl_cursor *cursor = get_cursor(args[0]);
     if (!cursor || PyBytes_AsStringAndSize(args[2], &bytes, &len) < 0 ||
         !get_u64(args[3], &max_bytes))
         return NULL;
     struct reading r = {
         .who = args[1],
-        .owner = args[4],
-        .records = PyList_New(0),
+        .records = hsl_py_excerpt(),
         .cursor = cursor,
         .max_bytes = max_bytes,
-        .may_block = args[5] == Py_True,
+        .may_block = args[4] == Py_True,
     };
     if (!r.records)
         return NULL;

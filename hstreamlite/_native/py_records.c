@@ -489,10 +489,11 @@ static PyObject *get_id(PyObject *self, void *unused)
     return hsl_py_record_id(r->shard, r->batch, r->index);
 }
 
-/* The two attributes that every loop looks at are found without a search of the type. */
+/* The two attributes that every loop looks at are found without a search of the type. Not so for
+ * deliveries: Python finds a method faster, and `ack` is one, where it may look for itself. */
 static PyObject *record_getattro(PyObject *self, PyObject *name)
 {
-    if (Py_IS_TYPE(self, record_type) || Py_IS_TYPE(self, delivery_type)) {
+    if (Py_IS_TYPE(self, record_type)) {
         if (name == name_payload)
             return get_payload(self, NULL);
         if (name == name_id)
@@ -854,6 +855,19 @@ failed:
     return NULL;
 }
 
+int hsl_py_bad_batch(int got, uint64_t shard, uint64_t batch, const uint8_t *body, size_t len,
+                     const uint8_t *pos, uint64_t wanted)
+{
+    if (got < 0)
+        PyErr_Format(PyExc_ValueError, "malformed batch %llu-%llu of %zu bytes, at byte %zd",
+                     (unsigned long long)shard, (unsigned long long)batch, len, pos - body);
+    else
+        PyErr_Format(PyExc_ValueError, "batch %llu-%llu holds %llu records, too few for %llu",
+                     (unsigned long long)shard, (unsigned long long)batch,
+                     (unsigned long long)hsl_codec_count(body, len), (unsigned long long)wanted);
+    return -1;
+}
+
 static int decode_into(struct batch *b, const uint8_t *body, size_t len,
                        struct hsl_py_place *place, uint32_t first, uint32_t count, PyObject *list)
 {
@@ -872,18 +886,9 @@ static int decode_into(struct batch *b, const uint8_t *body, size_t len,
             n++;
         }
     }
-    if (got < 0) {
-        PyErr_Format(PyExc_ValueError, "malformed batch %llu-%llu of %zu bytes, at byte %zd",
-                     (unsigned long long)b->shard, (unsigned long long)b->batch, len, pos - body);
-        return -1;
-    }
-    if (got == 0 && !(skipped && count == HSL_PY_ALL)) {
-        PyErr_Format(PyExc_ValueError, "batch %llu-%llu holds %llu records, too few for %llu",
-                     (unsigned long long)b->shard, (unsigned long long)b->batch,
-                     (unsigned long long)hsl_codec_count(body, len),
-                     (unsigned long long)first + (count == HSL_PY_ALL ? 0 : count));
-        return -1;
-    }
+    if (got < 0 || (got == 0 && !(skipped && count == HSL_PY_ALL)))
+        return hsl_py_bad_batch(got, b->shard, b->batch, body, len, pos,
+                                (uint64_t)first + (count == HSL_PY_ALL ? 0 : count));
     *place = (struct hsl_py_place){first + n, (size_t)(pos - body)};
     return 0;
 }
@@ -1172,6 +1177,7 @@ static PyType_Slot delivery_slots[] = {
     {Py_tp_dealloc, record_dealloc},
     {Py_tp_traverse, delivery_traverse},
     {Py_tp_clear, delivery_clear},
+    {Py_tp_getattro, PyObject_GenericGetAttr},
     {Py_tp_members, delivery_members},
     {Py_tp_getset, delivery_getset},
     {Py_tp_methods, delivery_methods},

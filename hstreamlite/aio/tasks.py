@@ -10,9 +10,8 @@ from functools import partial
 from typing import Protocol
 
 from hstreamlite.errors import HStreamError
-from hstreamlite.feed import DeliveryBatch
 from hstreamlite.handling import Handled, Handling, Holder, OnError, inside
-from hstreamlite.records import Delivery
+from hstreamlite.records import Delivery, DeliveryBatch
 from hstreamlite.sub.turns import Turn
 
 

@@ -20,8 +20,8 @@ from hstreamlite.errors import MalformedBatch, SubscriptionNotFound
 
 if TYPE_CHECKING:
     from hstreamlite.consumer import Consumer
-    from hstreamlite.feed import DeliveryBatch
     from hstreamlite.place import Place
+    from hstreamlite.records import DeliveryBatch
     from hstreamlite.store import Store
 
 _RECEIVE = 100

@@ -16,7 +16,7 @@ import weakref
 import zlib
 from collections.abc import Callable, Sequence
 from os import fsencode
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from hstreamlite._native import fast, ffi, lib
 from hstreamlite.config import StoreConfig
@@ -423,8 +423,6 @@ class Cursor:
         *,
         end: int = END,
         max_bytes: int = 1 << 62,
-        owner: object | None = None,
-        attempt: int = 1,
         may_block: bool = True,
         last: bool = False,
     ) -> list[Any] | None:
@@ -435,19 +433,34 @@ class Cursor:
         RecordTrimmed, once, when records at the position are gone: the cursor then stands at the
         first kept one. MalformedBatch likewise: it then stands behind that batch.
         """
-        records: list[Any] | None = fast.read(
-            self._cursor, self, max_records, max_bytes, end, owner, attempt, may_block, last
+        records = fast.read(
+            self._cursor, self, max_records, max_bytes, end, None, 0, may_block, last
         )
-        return records
+        return cast("list[Any] | None", records)
 
-    def read_runs(
-        self, runs: bytes, *, max_bytes: int, owner: object, may_block: bool
-    ) -> list[Any] | None:
-        """Return the records of runs of a key table, as `read` does; or the first of them."""
-        records: list[Any] | None = fast.read_runs(
-            self._cursor, self, runs, max_bytes, owner, may_block
+    def excerpt(
+        self,
+        max_records: int,
+        *,
+        end: int = END,
+        max_bytes: int = 1 << 62,
+        into: fast.Excerpt | None = None,
+        attempt: int = 1,
+        may_block: bool = True,
+    ) -> fast.Excerpt | None:
+        """Return the next records undecoded, to be delivered, under the same rules as `read`.
+
+        They come behind what is in `into`, which nobody else may use yet.
+        """
+        excerpt = fast.Excerpt() if into is None else into
+        found = fast.read(
+            self._cursor, self, max_records, max_bytes, end, excerpt, attempt, may_block, False
         )
-        return records
+        return cast("fast.Excerpt | None", found)
+
+    def excerpt_runs(self, runs: bytes, *, max_bytes: int, may_block: bool) -> fast.Excerpt | None:
+        """Return the records of runs of a key table, as `excerpt` does; or the first of them."""
+        return fast.read_runs(self._cursor, self, runs, max_bytes, may_block)
 
     def key_hashes(self, max_records: int, *, end: int, seed: int, may_block: bool) -> bytes | None:
         """Return hashes of the next records' keys, 8 bytes each, under the same rules as `read`."""

@@ -12,13 +12,13 @@ from google.protobuf.message import Message
 
 from hstreamlite._native import fast
 from hstreamlite.config import CODEC_NAMES, CODECS
-from hstreamlite.feed import DeliveryBatch, Span
+from hstreamlite.feed import Span
 from hstreamlite.info import ShardRange, StreamInfo, SubscriptionInfo
 from hstreamlite.log.journal import compress, decompress
 from hstreamlite.log.reader import Batch
 from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.place import EARLIEST, LATEST, Place
-from hstreamlite.records import Delivery, Record, RecordId, RecordIds
+from hstreamlite.records import Delivery, DeliveryBatch, Record, RecordId, RecordIds
 from hstreamlite.sub.effects import Damaged, Event, Gap, Lag, Sought
 from hstreamlite.sub.keytab import runs_of
 from hstreamlite.sub.retry import Backoff

@@ -10,11 +10,11 @@ from typing import Any, Self
 from hstreamlite.config import check_bool, check_int
 from hstreamlite.consumer import check_timeout
 from hstreamlite.errors import ConsumerClosed
-from hstreamlite.feed import AckResult, Deliveries, DeliveryBatch, check_receive
+from hstreamlite.feed import AckResult, Deliveries, check_receive
 from hstreamlite.handling import WIDTH_MAX, OnError, check_handler
 from hstreamlite.info import SubscriptionInfo
 from hstreamlite.place import Place
-from hstreamlite.records import Delivery
+from hstreamlite.records import Delivery, DeliveryBatch
 from hstreamlite.remote import consumer as consumers, subscription as subscriptions
 from hstreamlite.remote.attachment import LEASE_SECONDS
 from hstreamlite.remote.link import Link

@@ -23,19 +23,11 @@ from hstreamlite.config import (
 from hstreamlite.consumer import ConsumerOptions, check_timeout
 from hstreamlite.env import Env
 from hstreamlite.errors import ConsumerClosed, HStreamError
-from hstreamlite.feed import (
-    EMPTY,
-    AckResult,
-    Deliveries,
-    DeliveryBatch,
-    Span,
-    check_receive,
-    spans_of,
-)
+from hstreamlite.feed import EMPTY, AckResult, Deliveries, Span, check_receive, spans_of
 from hstreamlite.handling import WIDTH_MAX, Handling, OnError, check_handler
 from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.net.wire import deliveries_from, event_from, spans_to
-from hstreamlite.records import Delivery
+from hstreamlite.records import Delivery, DeliveryBatch
 from hstreamlite.remote.attachment import Answer, Attachment
 from hstreamlite.remote.link import Link
 from hstreamlite.sub.effects import Event, Gap, Sought

@@ -156,7 +156,7 @@ async def test_a_cancelled_receive_loses_no_delivery(store: aio.Store) -> None:
             await turns(i % 7)
             task.cancel()
             (batch,) = await asyncio.gather(task, return_exceptions=True)
-            if isinstance(batch, tuple):
+            if isinstance(batch, hs.DeliveryBatch):
                 got += batch
             await appending
         got += await drain(consumer, TURNS_MAX - len(got))
@@ -180,7 +180,7 @@ async def test_a_receive_cancelled_during_a_cold_read_gives_back(tmp_path: Path)
             await turns(i % 5)
             task.cancel()
             (batch,) = await asyncio.gather(task, return_exceptions=True)
-            if isinstance(batch, tuple):
+            if isinstance(batch, hs.DeliveryBatch):
                 got += batch
                 await consumer.ack(batch)
         while len(got) < 1600:

@@ -96,8 +96,9 @@ def read_some_runs(cursor: Cursor, expected: list[bytes], seed: int, most: int) 
     wanted = [(lsn, n) for first, size, n in runs for lsn in range(first, first + size)]
     packed = b"".join(run_bytes(*run) for run in runs)
     most = source.choice((most, 1 << 30))
-    got = cursor.read_runs(packed, max_bytes=most, owner=None, may_block=True)
-    assert got
+    excerpt = cursor.excerpt_runs(packed, max_bytes=most, may_block=True)
+    assert excerpt
+    got = excerpt.deliveries(0, len(excerpt), object())
     assert most < 1 << 30 or len(got) == len(wanted)
     assert [(record.id.lsn, record.attempt) for record in got] == wanted[: len(got)]
     assert payloads(got) == [expected[lsn - 1] for lsn, _ in wanted[: len(got)]]

@@ -132,7 +132,7 @@ BUGS = {
     ),
     "forget who took a record that is not acked": Bug(
         "_native/py_hatch.c",
-        "at(h, 0)->end <= low",
+        "end_of(at(h, 0)) <= low",
         "at(h, 0)->first <= low",
         "tests/sub/test_hatch.py",
         "comes_again_after_its_deadline",

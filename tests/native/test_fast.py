@@ -49,6 +49,7 @@ ACKS = AckMap(1, 100)
 
 def acks() -> int:
     fast.ackmap_reset(ACKS.address, 1)
+    fast.ackmap_attention(ACKS.address, 1 << 62)
     fast.ackmap_advance(ACKS.address, 40, False)
     return ACKS.address
 
@@ -56,7 +57,7 @@ def acks() -> int:
 HATCH: dict[str, Args] = {
     "take": [fast.AckGate(), 1, 9, 1, 1, 0],
     "open": [9, 9],
-    "reaches": [1],
+    "wants": [fast.AckGate(), 1, 0],
     "note": [1, 2, 9, 1, 1],
     "settle": [1],
     "due": [0],
@@ -69,7 +70,7 @@ def test_a_hatch_refuses_wrong_arguments(name: str) -> None:
     hatch = fast.Hatch(AckMap(1, 100), 100, 100, 10)
     hatch.open(9, 9)
     call, args = getattr(hatch, name), HATCH[name]
-    for place in range(name == "take", len(args)):
+    for place in range(name in ("take", "wants"), len(args)):
         wrong = [*args]
         wrong[place] = "1"
         with pytest.raises(TypeError):

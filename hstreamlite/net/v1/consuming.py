@@ -19,13 +19,14 @@ from hstreamlite.aio.consumer import Consumer
 from hstreamlite.config import ACK_TIMEOUT_SECONDS_MAX, check_int, check_reason
 from hstreamlite.consumer import ConsumerOptions
 from hstreamlite.errors import ConsumerClosed
-from hstreamlite.feed import DeliveryBatch, check_receive
+from hstreamlite.feed import check_receive
 from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.net.encoded import Encoded
 from hstreamlite.net.failures import failure_of
 from hstreamlite.net.node import Node
 from hstreamlite.net.v1.base import Base, Context
 from hstreamlite.net.wire import deliveries_of, event_to, spans_from
+from hstreamlite.records import DeliveryBatch
 
 LEASE_MS_MIN, LEASE_MS_MAX = 100, 300_000
 _AFTER_NS_MAX = int(ACK_TIMEOUT_SECONDS_MAX * 1e9)
