@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BufferedIOBase
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from hstreamlite.cli.exits import Refusal, told
 from hstreamlite.cli.lines import BadLine, Layout, Parsed, records_of
@@ -17,8 +17,6 @@ from hstreamlite.errors import BatchTooLarge, RecordTooLarge
 
 if TYPE_CHECKING:
     from hstreamlite.producer import Producer, Submitted
-    from hstreamlite.records import Record
-    from hstreamlite.remote.blocking import Producer as RemoteProducer
 
 
 class Pour:
@@ -63,7 +61,8 @@ class Pour:
         """Hand records to the producer; BadLine for one that it refuses."""
         made: list[Submitted] = []
         try:
-            submit_each(self._producer, [record for _, _, record in found], made)
+            for _, _, record in found:
+                made.append(self._producer.submit(record))
         except (RecordTooLarge, BatchTooLarge) as error:
             raise BadLine(found[len(made)][0], f"is too long: {told(error)}") from None
         finally:
@@ -90,18 +89,6 @@ class Pour:
             f"appended {self._records:,} records, {self._bytes:,} bytes, to {name!r}{skipped} in "
             f"{self._seconds:.1f} s{last}"
         )
-
-
-def submit_each(producer: Producer, records: Sequence[Record], made: list[Submitted]) -> None:
-    """Submit records, and keep what each is from then on, also of those before an error."""
-    way = getattr(producer, "_way", None)
-    if way is None:
-        for record in records:
-            made.append(producer.submit(record))  # noqa: PERF401 - those before an error count
-        return
-    from hstreamlite.remote.blocking import submit_each as submit_there
-
-    submit_there(cast("RemoteProducer", producer), records, cast("Any", made))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ thread at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from functools import partial
 from itertools import chain
@@ -408,18 +408,6 @@ class Producer:
 
     def __repr__(self) -> str:
         return repr(self._noun)
-
-
-def submit_each(producer: Producer, records: Sequence[Record], made: list[Submitted]) -> None:
-    """Submit records in one visit to the loop, which costs more than a record does; what they are
-    from then on is in made, also of those before one that is refused."""
-    way, noun = producer._way, producer._noun
-
-    async def submit() -> None:
-        for record in records:
-            made.append(Submitted(way, await noun.submit(record)))  # noqa: PERF401 - as said
-
-    way.run(submit)
 
 
 class _Scanner(Generic[R]):
