@@ -7,18 +7,18 @@ import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from http import HTTPStatus
+from functools import partial
+from typing import cast
 
-import msgspec
 import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hstreamlite.net.access.http import CERTIFICATE, HttpGate
+from hstreamlite.net.access.http import HttpGate
 from hstreamlite.net.asked import ASKED, REQUEST_ID, Asked
-from hstreamlite.net.limits import Limits
+from hstreamlite.net.httpconnection import HttpConnection
 from hstreamlite.net.node import Node
 from hstreamlite.net.part import Part
 
@@ -37,7 +37,7 @@ class HttpServer:
         tls = node.config.tls
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=HttpConnection,
             ws="none",
             log_config=None,
             log_level="error",  # what clients do wrong fills no log
@@ -52,9 +52,9 @@ class HttpServer:
             ),
         )
         config.load()
-        config.http_protocol_class = bounded(config.http_protocol_class, node.limits)
-        if tls is not None and tls.client_authority:
-            config.http_protocol_class = knowing_clients(config.http_protocol_class)
+        config.http_protocol_class = cast(
+            "type[asyncio.Protocol]", partial(HttpConnection, limits=node.limits)
+        )
         self._uvicorn = _Uvicorn(config)
         self._task: asyncio.Task[None] | None = None
 
@@ -82,155 +82,6 @@ class HttpServer:
         self._uvicorn.should_exit = True
         if self._task is not None:
             await self._task
-
-
-CUT = "hstreamlite.cut"
-"""In a scope: what ends its connection at once, whatever has not been sent."""
-
-
-HEAD_BYTES_MAX = 64 << 10
-"""Of a request's path and headers, and of what stands around the pieces of its body."""
-
-
-class _TooLarge(Exception):
-    """A head, or what stands around a body, is over the limit."""
-
-
-def bounded(protocol: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Protocol]:
-    """Return a protocol that ends connections beyond their number, and those whose next request
-    does not come in time once it has begun, or has too long a head, or which begin none, or take no
-    answer; and lets the app end them."""
-    config = limits.config
-
-    class Bounded(protocol):  # type: ignore[valid-type, misc]
-        _due: asyncio.TimerHandle | None = None
-        _waits_for = ""
-        _serving = 0
-        _head = 0
-        _around = 0
-
-        def connection_made(self, transport: asyncio.Transport) -> None:
-            super().connection_made(transport)
-            self._transport = transport
-            if len(self.connections) > config.connections_max:
-                self._refuse(429, str(limits.reached("connections_max")))
-                return
-            app: ASGIApp = self.app  # type: ignore[has-type]
-
-            async def told(scope: Scope, receive: Receive, send: Send) -> None:
-                self._heard()
-                scope[CUT] = self._transport.abort
-                self._serving += 1
-                try:
-                    await app(scope, receive, send)
-                finally:
-                    self._serving -= 1
-                    if transport.get_write_buffer_size():
-                        self._await("stall_timeout")
-
-            self.app = told
-            self._await("handshake_timeout")
-
-        def data_received(self, data: bytes) -> None:
-            if self._transport.is_closing():
-                return
-            if not self._serving:
-                self._await("handshake_timeout")
-            self._around += len(data)
-            super().data_received(data)
-            if self._around > HEAD_BYTES_MAX and not self._transport.is_closing():
-                self._refuse_head()
-
-        def on_message_begin(self) -> None:
-            self._head = 0
-            super().on_message_begin()
-
-        def on_url(self, url: bytes) -> None:
-            self._count(len(url))
-            super().on_url(url)
-
-        def on_header(self, name: bytes, value: bytes) -> None:
-            self._count(len(name) + len(value))
-            super().on_header(name, value)
-
-        def on_headers_complete(self) -> None:
-            self._around = 0
-            super().on_headers_complete()
-
-        def on_body(self, body: bytes) -> None:
-            self._around = 0
-            super().on_body(body)
-
-        def _count(self, size: int) -> None:
-            self._head += size
-            if self._head > HEAD_BYTES_MAX:
-                raise _TooLarge  # the parser ends with it, and `send_400_response` is called
-
-        def send_400_response(self, msg: str) -> None:
-            if self._head > HEAD_BYTES_MAX:
-                self._refuse_head()
-            else:
-                self._refuse(400, msg)
-
-        def _refuse_head(self) -> None:
-            limits.refused["head_bytes_max"] += 1
-            self._refuse(431, f"the head is over the limit of {HEAD_BYTES_MAX} bytes")
-
-        def _refuse(self, status: int, message: str) -> None:
-            """Answer what no app is asked, and end the connection."""
-            body = msgspec.json.encode({"error": 0, "message": message, "extra": None})
-            head = (
-                f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
-                "content-type: application/json\r\n"
-                f"content-length: {len(body)}\r\n"
-                "connection: close\r\n\r\n"
-            )
-            self._transport.write(head.encode() + body)
-            self._transport.close()
-            self._await("stall_timeout")
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._heard()
-            super().connection_lost(exc)
-
-        def _await(self, limit: str) -> None:
-            if self._due is None:
-                self._waits_for = limit
-                seconds = getattr(config, limit)
-                self._due = asyncio.get_running_loop().call_later(seconds, self._end)
-
-        def _end(self) -> None:
-            """End what is not about to end by itself."""
-            self._due = None
-            limits.refused[self._waits_for] += 1
-            self._transport.abort()
-
-        def _heard(self) -> None:
-            if self._due is not None:
-                self._due.cancel()
-                self._due = None
-
-    return Bounded
-
-
-def knowing_clients(protocol: type[asyncio.Protocol]) -> type[asyncio.Protocol]:
-    """Return a protocol that tells the app the common name of a client's certificate."""
-
-    class Knowing(protocol):  # type: ignore[valid-type, misc]
-        def connection_made(self, transport: asyncio.Transport) -> None:
-            super().connection_made(transport)
-            certificate = transport.get_extra_info("peercert") or {}
-            subject = dict(pair for part in certificate.get("subject", ()) for pair in part)
-            app: ASGIApp = self.app  # type: ignore[has-type]
-            name = subject.get("commonName")
-
-            async def told(scope: Scope, receive: Receive, send: Send) -> None:
-                scope[CERTIFICATE] = name
-                await app(scope, receive, send)
-
-            self.app = told
-
-    return Knowing
 
 
 class Named:

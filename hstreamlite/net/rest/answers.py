@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from hstreamlite.net.errors import Refused, Told
-from hstreamlite.net.http import CUT
+from hstreamlite.net.httpconnection import CUT
 from hstreamlite.net.node import Node
 from hstreamlite.net.rest.advice import advised
 from hstreamlite.net.rest.config import RestConfig

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from hstreamlite.net.http import HEAD_BYTES_MAX
+from hstreamlite.net.httpconnection import HEAD_BYTES_MAX
 from hstreamlite.net.limits import LimitsConfig
 from tests.net.rest.conftest import Running, sent, serving
 
