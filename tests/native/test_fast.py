@@ -108,6 +108,8 @@ GOOD: dict[str, tuple[Callable[[hs.Store], Args], tuple[int, ...]]] = {
     "ackmap_ack": (lambda _: [acks(), 9], (0, 1)),
     "ackmap_ack_many": (lambda _: [acks(), [9]], (0, 1)),
     "ackmap_ack_range": (lambda _: [acks(), 1, 9], (0, 1, 2)),
+    "ackmap_ack_runs": (lambda _: [acks(), run_bytes(1, 8, 1)], (0, 1)),
+    "ackmap_acked_ever": (lambda _: [acks()], (0,)),
     "ackmap_advance": (lambda _: [acks(), 50, True], (0, 1)),
     "ackmap_attention": (lambda _: [acks(), 9], (0, 1)),
     "ackmap_check": (lambda _: [acks()], (0,)),
@@ -116,6 +118,7 @@ GOOD: dict[str, tuple[Callable[[hs.Store], Args], tuple[int, ...]]] = {
     "ackmap_hold": (lambda _: [acks(), 1, 9, True], (0, 1, 2)),
     "ackmap_known": (lambda _: [acks(), 9], (0, 1)),
     "ackmap_next_unacked": (lambda _: [acks(), 9], (0, 1)),
+    "ackmap_reserve_load": (lambda _: [acks(), 9], (0, 1)),
     "ackmap_reset": (lambda _: [acks(), 1], (0, 1)),
     "ackmap_runs": (lambda _: [acks(), 0, 1, 9, 5], (0, 1, 2, 3, 4)),
     "ackmap_skip": (lambda _: [acks(), 9], (0, 1)),
@@ -127,6 +130,7 @@ GOOD: dict[str, tuple[Callable[[hs.Store], Args], tuple[int, ...]]] = {
     "cursor_lsn": (lambda s: [cursor(s)], (0,)),
     "cursor_seek": (lambda s: [cursor(s), 1], (0, 1)),
     "mono_ns": (lambda _: [posix_files()._address], (0,)),
+    "pack_below": (lambda _: [1, [(3, 4)], 1], (0, 2)),
     "read": (lambda s: [cursor(s), handle(s), 9, 99, END, None, 1, True, False], (0, 2, 3, 4, 6)),
     "read_batches": (lambda s: [cursor(s), handle(s), 9, 99, END, True], (0, 2, 3, 4)),
     "record_bytes": (lambda _: [b"x"], (0,)),
@@ -134,6 +138,13 @@ GOOD: dict[str, tuple[Callable[[hs.Store], Args], tuple[int, ...]]] = {
     "wait": (lambda s: [handle(s), 1], (0, 1)),
 }
 """Arguments that do, and which of them are looked at before anything is done."""
+
+
+@pytest.mark.parametrize("items", [[("3",)], [(3, 4), (5,)]])
+def test_only_tuples_of_numbers_are_packed(items: list[Any]) -> None:
+    with pytest.raises((TypeError, IndexError)):
+        fast.pack_below(1, items, 1)
+    assert fast.pack_below(2, [(3, 4)], 1) == (1).to_bytes(4, "little") + (4).to_bytes(4, "little")
 
 
 def kept(store: hs.Store) -> list[Any]:
