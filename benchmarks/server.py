@@ -22,7 +22,6 @@ from importlib.metadata import PackageNotFoundError, version as version_of
 from benchmarks.cases import Case, Line, Run
 from benchmarks.contenders import version
 from benchmarks.goals import Goal, Group, Sense
-from benchmarks.leased import redis as redis_queue
 from benchmarks.plan import Plan
 from benchmarks.report import figures
 from benchmarks.rounds import Result
@@ -69,8 +68,10 @@ def _versions() -> dict[str, str]:
             found[package] = version_of(package)
         except PackageNotFoundError:
             continue
-    with suppress(OSError):
-        found |= redis_queue.versions()
+    with suppress(ImportError, OSError):
+        from benchmarks.leased import redis
+
+        found |= redis.versions()
     return found
 
 
