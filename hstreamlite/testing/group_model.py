@@ -28,6 +28,10 @@ class RecordState:
     may_come_again: bool = True
     doomed: str = ""
 
+    def most(self) -> int:
+        """Return how often it was delivered at most, also before a restart that forgot some."""
+        return max(self.deliveries, self.most_deliveries)
+
 
 @dataclass
 class ShardModel:
@@ -384,7 +388,12 @@ class GroupModel:
             stored |= set(range(first, end))
         assert stored <= truth, f"S10: stored acks {sorted(stored - truth)} never happened"
         assert not exact or truth <= stored, f"S4: acks {sorted(truth - stored)} are forgotten"
-        records = {lsn: RecordState(acked=True, deliveries=1) for lsn in stored}
+        same = model.records if generation == model.generation else {}
+        records = {
+            # How often it was delivered comes up again if the next restart finds less stored.
+            lsn: RecordState(1, same.get(lsn, RecordState()).most(), acked=True)
+            for lsn in stored
+        }
         for first, end, count in self.counts(progress, shard):
             for lsn in range(first, end):
                 if lsn in stored:
@@ -394,8 +403,8 @@ class GroupModel:
                 if most and count >= most:
                     records[lsn].doomed = "restart"
                 if generation == model.generation:
-                    was, most = model.records[lsn].deliveries, model.records[lsn].most_deliveries
-                    assert count <= max(was, most), f"{lsn}: {count} stored, {most} happened"
+                    was, most = model.records[lsn].deliveries, model.records[lsn].most()
+                    assert count <= most, f"{lsn}: {count} stored, {most} happened"
                     assert not exact or count == was, f"{lsn}: {count} stored of {was} deliveries"
         self.shards[shard] = ShardModel(
             state.origin,
