@@ -140,14 +140,14 @@ class OrderedGroupMachine(GroupMachine):
     def ack_several(self, data: st.DataObject, count: int, ranged: bool) -> None:
         shard = self.draw_shard(data)
         first = self.draw_lsn(data, shard)
-        lsns = list(range(first, first + count))
+        self.acks(shard, list(range(first, first + count)), ranged=ranged)
+
+    def acks(self, shard: int, lsns: list[int], *, ranged: bool) -> None:
+        """Ack together; singly where there may be two answers, of which a sum does not tell."""
         if any(len(self.model.flags(shard, lsn)) > 1 for lsn in lsns):
             for lsn in lsns:
                 self.ack_one(shard, lsn)
             return
-        self.acks(shard, lsns, ranged=ranged)
-
-    def acks(self, shard: int, lsns: list[int], *, ranged: bool) -> None:
         if not self.model.acceptable(shard, lsns):
             with pytest.raises(UnknownRecord):
                 self.call_acks(shard, lsns, ranged=ranged)
