@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
 from typing import Any, TypeVar
 
 from hstreamlite._native import ffi, lib
@@ -28,6 +30,9 @@ class Bell:
         self._wanted = 0
         self._kicking = False
         self._engine: Engine | None = None
+        self._turn = asyncio.Lock()
+        self.waiting = 0
+        """Appends that wait for room. Those that are called after them come `in_turn`, too."""
         self.loop = asyncio.get_running_loop()
 
     def attach(self, engine: Engine) -> None:
@@ -97,6 +102,17 @@ class Bell:
             self.loop.call_soon(self._kick)
         return future
 
+    async def in_turn(self, attempt: Callable[[], T | None], wait: Callable[[], T]) -> T:
+        """Return what the attempt gives once it is this call's turn; if that is None, wait for it
+        in a thread. So appends are stored in the order of their calls, whichever finds no room."""
+        self.waiting += 1
+        try:
+            async with self._turn:
+                found = attempt()
+                return await in_thread(wait) if found is None else found
+        finally:
+            self.waiting -= 1
+
     async def change(self, durable: int, seconds: float | None) -> None:
         """Return after the next group or poke, or after so many seconds."""
         engine = self._engine
@@ -135,5 +151,9 @@ def _settle(future: asyncio.Future[None]) -> None:
 
 
 async def in_thread(function: Callable[..., T], *args: Any, **options: Any) -> T:
-    """Run what may block in a worker thread; a cancelled caller does not stop it."""
-    return await asyncio.to_thread(function, *args, **options)
+    """Run what may block in a worker thread; a cancelled caller does not stop it.
+
+    Nor does it take the call out of the line for a thread, as it would of `asyncio.to_thread`.
+    """
+    call = partial(copy_context().run, function, *args, **options)
+    return await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, call))

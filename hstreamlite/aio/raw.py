@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
+from functools import partial
 
 from hstreamlite.aio.batches import RawReader
 from hstreamlite.aio.bell import in_thread
@@ -139,9 +140,12 @@ class RawStore:
         shard_of(engine, shard_id, stream)
         ops = [batch_op(engine, shard_id, payload, compression, batch_size)]
         try:
-            staged = engine.journal.try_stage(ops, level)
+            staged = None if self._bell.waiting else engine.journal.try_stage(ops, level)
             if staged is None:
-                staged = await in_thread(engine.journal.stage, ops, level)
+                staged = await self._bell.in_turn(
+                    partial(engine.journal.try_stage, ops, level),
+                    partial(engine.journal.stage, ops, level),
+                )
         except StreamNotFound:
             raise StreamNotFound(stream) from None  # deleted meanwhile
         ticket, (run,) = staged

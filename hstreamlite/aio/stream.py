@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
+from functools import partial
 from typing import Any, NoReturn, Self
 
 from hstreamlite._native import fast
@@ -32,6 +33,13 @@ def _append(
 ) -> tuple[RecordId, int]:
     """Stage a record; waits for room."""
     return fast.append(engine.handle, shard, item, key, level, False)
+
+
+def _try_append(
+    engine: Engine, shard: int, item: object, key: str | None, level: int
+) -> tuple[RecordId, int] | None:
+    """Stage a record, or return None where that would have to wait for room."""
+    return fast.append(engine.handle, shard, item, key, level, None)
 
 
 class Stream:
@@ -73,9 +81,11 @@ class Stream:
         else:
             shard = engine.shard_for(state, item.key if isinstance(item, Record) else key)
         try:
-            staged = fast.append(engine.handle, shard, item, key, level, None)
+            bell = self._bell
+            call = (engine, shard, item, key, level)
+            staged = None if bell.waiting else _try_append(*call)
             if staged is None:
-                staged = await in_thread(_append, engine, shard, item, key, level)
+                staged = await bell.in_turn(partial(_try_append, *call), partial(_append, *call))
         except StreamNotFound:
             raise StreamNotFound(self.name) from None
         record_id, ticket = staged
@@ -102,9 +112,12 @@ class Stream:
         else:
             ops, order = engine.ops_of(state, items, key, codec)
         try:
-            staged = engine.journal.try_stage(ops, level)
+            staged = None if self._bell.waiting else engine.journal.try_stage(ops, level)
             if staged is None:
-                staged = await in_thread(engine.journal.stage, ops, level)
+                staged = await self._bell.in_turn(
+                    partial(engine.journal.try_stage, ops, level),
+                    partial(engine.journal.stage, ops, level),
+                )
         except StreamNotFound:
             raise StreamNotFound(self.name) from None
         except TransactionTooLarge as error:
