@@ -19,7 +19,7 @@ from hstreamlite.errors import HStreamError
 log = logging.getLogger("hstreamlite")
 
 
-_open: set[Callable[[], None]] = set()
+_open: dict[Callable[[], None], None] = {}
 
 
 def exit_on_sigterm() -> None:
@@ -37,20 +37,20 @@ def _exit(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - given
 
 
 def close_at_exit(close: Callable[[], None]) -> None:
-    """Call this when the interpreter ends, unless `closed` comes first.
+    """Call this when the interpreter ends, the last one first, unless `closed` comes before.
 
     It keeps the store until then: its own threads go on, whoever may have forgotten it.
     """
-    _open.add(close)
+    _open[close] = None
 
 
 def closed(close: Callable[[], None]) -> None:
-    _open.discard(close)
+    _open.pop(close, None)
 
 
 @atexit.register
 def _close_all() -> None:
-    for close in list(_open):
+    for close in reversed(list(_open)):
         try:
             close()
         except HStreamError as error:

@@ -24,7 +24,7 @@ from hstreamlite.log.reader import Batch
 from hstreamlite.log.recovery import RecoveryReport
 from hstreamlite.net.config import ServerConfig
 from hstreamlite.net.server import Server
-from hstreamlite.remote.thread import LoopThread
+from hstreamlite.remote.thread import LoopThread, new_loop
 from hstreamlite.store import config_for
 from hstreamlite.sub.effects import Event, Gap, Lag
 
@@ -553,7 +553,7 @@ async def served(
 def server_loop() -> LoopThread:
     """Return the loop of all servers: not that of a test, which calls of the blocking face hold
     up."""
-    return LoopThread(real_env())
+    return LoopThread(real_env(), new_loop())
 
 
 class RemoteAsyncioFace:
