@@ -187,8 +187,6 @@ struct hsl_keytab *hsl_keytab_new(struct hsl_ackmap *acks)
     if (!t)
         return NULL;
     t->acks = acks;
-    t->free_key = NO_KEY;
-    t->keys_cap = 0;
     t->cells = calloc(FIRST_CELLS, sizeof *t->cells);
     t->cell_mask = FIRST_CELLS - 1;
     t->keys = calloc(FIRST_CELLS, sizeof *t->keys);
@@ -200,7 +198,11 @@ struct hsl_keytab *hsl_keytab_new(struct hsl_ackmap *acks)
     memset(t->buckets, 0xff, FIRST_CELLS * sizeof *t->buckets);
     t->bucket_mask = FIRST_CELLS - 1;
     t->keys_cap = FIRST_CELLS;
-    hsl_keytab_reset(t);
+    for (uint32_t i = 0; i < FIRST_CELLS; i++)
+        t->keys[i].bucket = i + 1 < FIRST_CELLS ? i + 1 : NO_KEY; /* all free, in their order */
+    const uint64_t *woken;
+    hsl_ackmap_woken(acks, &woken); /* what was noted before is news for nobody */
+    t->base = t->scan = t->described = hsl_ackmap_low(acks);
     return t;
 }
 
@@ -216,26 +218,6 @@ void hsl_keytab_free(struct hsl_keytab *t)
     free(t->hashes);
     free(t->restored);
     free(t);
-}
-
-void hsl_keytab_reset(struct hsl_keytab *t)
-{
-    const uint64_t *woken;
-    hsl_ackmap_woken(t->acks, &woken);
-    t->base = t->scan = t->described = hsl_ackmap_low(t->acks);
-    t->hashes_len = 0;
-    t->fresh = t->again = t->fresh_ahead = t->owned = 0;
-    t->keys_used = 0;
-    for (uint32_t i = 0; i < t->keys_cap; i++) {
-        t->keys[i].used = false;
-        t->keys[i].bucket = i + 1 < t->keys_cap ? i + 1 : NO_KEY;
-    }
-    t->free_key = 0;
-    memset(t->buckets, 0xff, ((size_t)t->bucket_mask + 1) * sizeof *t->buckets);
-    memset(t->lists, 0xff, t->lists_len * sizeof *t->lists);
-    free(t->restored);
-    t->restored = NULL;
-    t->restored_at = t->restored_end = 0;
 }
 
 /* ---- lists and keys ---- */

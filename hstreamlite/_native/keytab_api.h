@@ -52,8 +52,6 @@ void hsl_keytab_state(struct hsl_keytab *t, struct hsl_key_state *out);
 /* From now on records that were handed out and wait again are not held: acks of them count, which
  * come late. Before anything is taken. */
 void hsl_keytab_late_acks(struct hsl_keytab *t);
-/* The map was reset, or passed by records: forget what is gone. */
-void hsl_keytab_reset(struct hsl_keytab *t);
 /* Takes over how often each record of [low, next) was handed out, before anything is. The acked
  * ones do not count; those of doom_at times and more (0: none) are delayed. -ENOMEM: nothing
  * changed. */

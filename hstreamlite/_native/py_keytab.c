@@ -229,7 +229,7 @@ static PyObject *py_state(PyObject *self, PyObject *args)
 }
 
 /* The rest take numbers and return one. */
-enum call { RESET, MOVE, HOLDS, DELAY, EXPOSE, WAKE, LEAVE, READY, CHECK };
+enum call { MOVE, HOLDS, DELAY, EXPOSE, WAKE, LEAVE, READY, CHECK };
 
 static PyObject *call_numbers(PyObject *args, const char *format, enum call call)
 {
@@ -239,7 +239,6 @@ static PyObject *call_numbers(PyObject *args, const char *format, enum call call
         return NULL;
     uint64_t result = 0;
     switch (call) {
-    case RESET: hsl_keytab_reset(t); break;
     case MOVE: result = hsl_keytab_move(t, (uint32_t)a, (uint32_t)b, c, d); break;
     case HOLDS: result = (uint64_t)hsl_keytab_holds(t, (uint32_t)a, b, c); break;
     case DELAY: result = (uint64_t)hsl_keytab_delay(t, a); break;
@@ -258,7 +257,6 @@ static PyObject *call_numbers(PyObject *args, const char *format, enum call call
         return call_numbers(args, format, call);          \
     }
 
-NUMBERS(py_reset, "K:keytab_reset", RESET)
 NUMBERS(py_move, "KKKKK:keytab_move", MOVE)
 NUMBERS(py_holds, "KKKK:keytab_holds", HOLDS)
 NUMBERS(py_delay, "KK:keytab_delay", DELAY)
@@ -353,7 +351,6 @@ static PyMethodDef methods[] = {
     {"keytab_restore", py_restore, METH_VARARGS, NULL},
     {"keytab_attempts", py_attempts, METH_VARARGS, NULL},
     {"keytab_state", py_state, METH_VARARGS, NULL},
-    {"keytab_reset", py_reset, METH_VARARGS, NULL},
     {"keytab_move", py_move, METH_VARARGS, NULL},
     {"keytab_holds", py_holds, METH_VARARGS, NULL},
     {"keytab_open", py_open, METH_VARARGS, NULL},

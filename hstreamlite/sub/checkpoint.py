@@ -13,10 +13,10 @@ attempt after that.
 All integers are little-endian; runs are relative to the entry's low.
 
 ```
-piece   +---------+-------+--------------+---------------+------------------------+
-        | version | kind  | removed: u32 | entries: u32  | removed shards: u64 .. | entries ..
-        |   u8    |  u8   |              |               |                        |
-        +---------+-------+--------------+---------------+------------------------+
+piece   +---------+-------+--------+--------------+-----------
+        | version | kind  | 0: u32 | entries: u32 | entries ..
+        |   u8    |  u8   |        |              |
+        +---------+-------+--------+--------------+-----------
           kind: 0 delta, 1 snapshot (forget every shard first)
 
 entry   +------------+------------+-------------+----------+----------+----------+
@@ -33,7 +33,7 @@ entry   +------------+------------+-------------+----------+----------+---------
 import struct
 import sys
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hstreamlite._native import fast
@@ -79,7 +79,6 @@ class ShardProgress:
 def encode(
     shards: Iterable[ShardProgress],
     *,
-    removed: Sequence[int] = (),
     snapshot: bool = False,
     piece_bytes: int = PIECE_BYTES_MAX,
 ) -> tuple[bytes, ...]:
@@ -90,9 +89,7 @@ def encode(
 
     def close() -> None:
         kind = _SNAPSHOT if snapshot and not pieces else _DELTA
-        gone = () if pieces else removed
-        head = _HEAD.pack(VERSION, kind, len(gone), len(entries))
-        pieces.append(b"".join((head, struct.pack(f"<{len(gone)}Q", *gone), *entries)))
+        pieces.append(b"".join((_HEAD.pack(VERSION, kind, 0, len(entries)), *entries)))
         entries.clear()
 
     for shard in shards:
@@ -182,11 +179,9 @@ class Progress:
 
     def apply(self, piece: bytes) -> None:
         """Replay one piece; `MalformedProgress` leaves the state as it was before the bad entry."""
-        snapshot, removed, entries = decode(piece)
+        snapshot, entries = decode(piece)
         if snapshot:
             self.shards.clear()
-        for shard in removed:
-            self.shards.pop(shard, None)
         for entry in entries:
             self._apply(entry)
 
@@ -212,15 +207,13 @@ def forgets(piece: bytes) -> bool:
     return piece[1:2] == bytes([_SNAPSHOT])
 
 
-def decode(piece: bytes) -> tuple[bool, list[int], list[ShardProgress]]:
-    """Return whether the piece is a snapshot, the removed shards, and the entries."""
+def decode(piece: bytes) -> tuple[bool, list[ShardProgress]]:
+    """Return whether the piece is a snapshot, and the entries."""
     try:
-        version, kind, removed, entries = _HEAD.unpack_from(piece)
-        if version != VERSION or kind not in (_DELTA, _SNAPSHOT):
+        version, kind, zero, entries = _HEAD.unpack_from(piece)
+        if version != VERSION or kind not in (_DELTA, _SNAPSHOT) or zero:
             raise MalformedProgress(f"progress has version {version} and kind {kind}, expected 1")
         at = _HEAD.size
-        gone = list(struct.unpack_from(f"<{removed}Q", piece, at))
-        at += 8 * removed
         found: list[ShardProgress] = []
         for _ in range(entries):
             entry, at = _decode_entry(piece, at)
@@ -229,7 +222,7 @@ def decode(piece: bytes) -> tuple[bool, list[int], list[ShardProgress]]:
         raise MalformedProgress(f"progress of {len(piece)} bytes ends early ({error})") from None
     if at != len(piece):
         raise MalformedProgress(f"progress of {len(piece)} bytes has {len(piece) - at} too many")
-    return kind == _SNAPSHOT, gone, found
+    return kind == _SNAPSHOT, found
 
 
 def _decode_entry(piece: bytes, at: int) -> tuple[ShardProgress, int]:

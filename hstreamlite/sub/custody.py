@@ -5,7 +5,7 @@ back, whatever the way, and `retry` says what becomes of them; records that were
 back as if nothing had happened.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from hstreamlite.sub.ackmap import Run
 from hstreamlite.sub.checkpoint import AttemptRun, KeptShard
@@ -138,18 +138,11 @@ class Custody:
             else:
                 self._leases.drop(slot)
 
-    def holds(self, lease: int, shard: int, first: int, end: int) -> bool:
-        """Tell whether a lease holds all of ``[first, end)``, none of it acked."""
-        return self._in_flight(shard, first, end, lambda slot: slot.lease == lease)
-
     def held_by(self, consumer: str, shard: int, first: int, end: int) -> bool:
         """Tell whether a consumer holds all of ``[first, end)``, none of it acked."""
-        return self._in_flight(shard, first, end, lambda slot: slot.consumer == consumer)
-
-    def _in_flight(self, shard: int, first: int, end: int, belongs: Callable[[Slot], bool]) -> bool:
         at = first
         for slot in self._leases.within(shard, first, end):
-            if slot.first > at or slot.fate is not Fate.IN_FLIGHT or not belongs(slot):
+            if slot.first > at or slot.fate is not Fate.IN_FLIGHT or slot.consumer != consumer:
                 return False
             at = slot.end
         return at >= end and self._windows[shard].acks.count_unacked(first, end) == end - first

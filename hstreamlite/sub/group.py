@@ -9,7 +9,7 @@ argument of every call that needs it. The shell
    from the log without the lock, reports a trimmed prefix (`gap`) and what cannot be read
    (`set_aside`), and says what it is about to hand out (`confirm`), which starts the deadline; or
    takes new records at the `hatch`, without the lock; it takes back what nobody saw (`unsend`);
-3. passes acks on (`ack`, `ack_range`, `ack_many`), or calls the fast functions on `ack_address`
+3. passes acks on (`ack`, `ack_range`, `ack_runs`), or calls the fast functions on `ack_address`
    without the lock and comes back only when the answer holds more than NEW or DUPLICATE:
    with UNKNOWN or VOID to `ack`, with ATTENTION to `attend`;
 4. calls `tick` at `next_deadline`, then serves `next_in_line`;
@@ -27,13 +27,13 @@ touch nothing. Acks of records that the group delivered before the seek, but not
 an ack of a record that it delivered again counts, whichever delivery it answers.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import add
 from typing import Final, TypeVar
 
 from hstreamlite._native import fast
 from hstreamlite.errors import ConsumerClosed, ConsumerExists, UnknownRecord
-from hstreamlite.sub.ackmap import LSN_MAX, AckCounts, AckFlag, AckMap, Run
+from hstreamlite.sub.ackmap import LSN_MAX, AckCounts, AckFlag, Run
 from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.dispatch import Line, SharedDispatcher
 from hstreamlite.sub.effects import (
@@ -83,7 +83,6 @@ class Group:
         self._loads = Loads(limits)
         self._dispatch = DISPATCHERS[mode](limits, self._windows, changed, self._loads)
         self._shared = self._dispatch if isinstance(self._dispatch, SharedDispatcher) else None
-        self._retired: list[AckMap] = []
         self._consumers = Presence()
         if isinstance(self._dispatch, ShardDispatcher):
             self._dispatch.meet(self._line.names, self._consumers.__len__)
@@ -107,19 +106,7 @@ class Group:
         self._windows[window.shard] = window
         self._loads.adopt(window)
         self._dispatch.adopt(window)
-        self._recorder.added(window.shard)
         window.acks.attention(self._attention())
-
-    def remove_shard(self, shard: int) -> None:
-        """Forget a shard that no longer exists, and all that is outstanding of it."""
-        self._window(shard)
-        self._dispatch.forget(shard)
-        self._recorder.removed(shard)
-        self._loads.forget(shard)
-        # Acks that know its address get UNKNOWN from a map that is empty, not one that is freed.
-        acks = self._windows.pop(shard).acks
-        acks.reset(1)
-        self._retired.append(acks)
 
     def restore(self, progress: Progress) -> None:
         """Take over stored progress, before the first consumer attaches.
@@ -464,25 +451,11 @@ class Group:
             total = AckCounts(new, duplicate, void, total.flags | part.flags)
         return total
 
-    def ack_many(self, shard: int, lsns: Iterable[int]) -> AckCounts:
-        """Ack each of ``lsns``; UnknownRecord, and nothing done, if any was never delivered."""
-        lsns = lsns if isinstance(lsns, list) else list(lsns)
-        window = self._window_of(shard, lsns[0] if lsns else 0)
-        counts = window.ack_many(lsns)
-        if counts.flags & _UNKNOWN:
-            raise UnknownRecord(self.name, f"{shard}-{window.first_unknown(lsns)}")
-        return counts
-
-    def holds(self, lease: int, shard: int, first: int, end: int) -> bool:
-        """Tell whether a lease still holds all of ``[first, end)``, none of it acked.
+    def held_by(self, consumer: str, shard: int, first: int, end: int) -> bool:
+        """Tell whether a consumer holds all of ``[first, end)``, none of it acked.
 
         What a transaction asks before it acks, so that no two of them commit the same record.
         """
-        self._window(shard)
-        return self._dispatch.holds(lease, shard, first, end)
-
-    def held_by(self, consumer: str, shard: int, first: int, end: int) -> bool:
-        """Tell whether a consumer holds all of ``[first, end)``, none of it acked, as `holds`."""
         self._window_of(shard, first)
         return self._dispatch.held_by(consumer, shard, first, end)
 

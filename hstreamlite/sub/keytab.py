@@ -79,10 +79,6 @@ class KeyTable:
     def state(self) -> KeyState:
         return KeyState._make(fast.keytab_state(self._address))
 
-    def reset(self) -> None:
-        """Forget everything; the ack map was reset."""
-        fast.keytab_reset(self._address)
-
     def restore(self, attempts: bytes, doom_at: int) -> None:
         """Take over how often each record of ``[low, next)`` was handed out: a u32 for each.
 

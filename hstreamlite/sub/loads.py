@@ -54,9 +54,6 @@ class Loads:
         if self._totals is not None:
             window.acks.weigh(self._totals)
 
-    def forget(self, shard: int) -> None:
-        self._windows.pop(shard, None)
-
     # Consumers
 
     def attach(self, consumer: str, records: int, size: int) -> None:

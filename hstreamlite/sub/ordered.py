@@ -475,14 +475,6 @@ class OrderedDispatcher:
                     self._drop(lease)
         return held
 
-    def holds(self, lease_id: int, shard: int, first: int, end: int) -> bool:
-        """Tell whether a lease holds all of ``[first, end)``, none of it acked."""
-        lease = self._leases.get(lease_id)
-        if lease is None or lease.shard != shard or lease.due_ns is None:
-            return False
-        number = lease.number
-        return self._tables[shard].move(number, number, first, end) == end - first
-
     def held_by(self, consumer: str, shard: int, first: int, end: int) -> bool:
         """Tell whether a consumer holds all of ``[first, end)``, none of it acked."""
         number = self._numbers.get(consumer)
@@ -601,7 +593,9 @@ class OrderedDispatcher:
     def due_of(self, shard: int, lsn: int) -> int:
         """Return when a record is due, the end of time if it is not in flight or delayed."""
         for lease in self._leases.values():
-            if lease.due_ns is not None and self.holds(lease.lease, shard, lsn, lsn + 1):
+            if lease.due_ns is None or lease.shard != shard:
+                continue
+            if self._tables[shard].move(lease.number, lease.number, lsn, lsn + 1):
                 return lease.due_ns
         return self._delayed.get((shard, lsn), TIME_MAX_NS)
 

@@ -27,21 +27,9 @@ class Recorder:
         self._windows = windows
         self._dispatch = dispatch
         self._changed = changed
-        self._removed: set[int] = set()
-
-    def added(self, shard: int) -> None:
-        self._removed.discard(shard)
-
-    def removed(self, shard: int) -> None:
-        self._changed.discard(shard)
-        self._removed.add(shard)
 
     def unsaved(self) -> bool:
-        return bool(
-            self._changed
-            or self._removed
-            or any(window.unsaved() for window in self._windows.values())
-        )
+        return bool(self._changed) or any(window.unsaved() for window in self._windows.values())
 
     def delta(self) -> tuple[bytes, ...]:
         changed = [
@@ -95,12 +83,10 @@ class Recorder:
         return self._saved(whole, snapshot=True)
 
     def _saved(self, shards: list[ShardProgress], *, snapshot: bool) -> tuple[bytes, ...]:
-        removed = () if snapshot else tuple(sorted(self._removed))
         self._changed.clear()
-        self._removed.clear()
-        if not shards and not removed and not snapshot:
+        if not shards and not snapshot:
             return ()
-        return encode(shards, removed=removed, snapshot=snapshot)
+        return encode(shards, snapshot=snapshot)
 
     def _progress_of(self, window: Window, *, full: bool) -> ShardProgress:
         shard = window.shard

@@ -11,7 +11,6 @@ out), so nobody can truly ack them. Low never moves back but by a seek, which st
 generation.
 """
 
-from collections.abc import Sequence
 from typing import Final
 
 from hstreamlite.sub.ackmap import LSN_MAX, AckCounts, AckFlag, AckMap, Run
@@ -87,21 +86,6 @@ class Window:
         low, high = max(first, state.origin), min(end, state.next)
         done = self.acks.ack_range(low, high) if low < high else AckCounts(0, 0, 0, 0)
         return _with_void(done, end - first - max(0, high - low))
-
-    def ack_many(self, lsns: Sequence[int]) -> AckCounts:
-        """Ack each of ``lsns``, all or nothing; stale records are void."""
-        counts = self.acks.ack_many(lsns)
-        if not counts.flags & _UNKNOWN or self.first_unknown(lsns) is not None:
-            return counts
-        known = [lsn for lsn in lsns if self.acks.known(lsn)]
-        return _with_void(self.acks.ack_many(known), len(lsns) - len(known))
-
-    def first_unknown(self, lsns: Sequence[int]) -> int | None:
-        """Return the first of ``lsns`` that this group never delivered."""
-        for lsn in lsns:
-            if not self.acks.known(lsn) and not self.stale(lsn):
-                return lsn
-        return None
 
     def covers(self, first: int, end: int) -> bool:
         """Tell whether no record of ``[first, end)`` is unknown."""

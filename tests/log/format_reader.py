@@ -749,14 +749,11 @@ def apply_catalog(state: State, change: dict[str, Any]) -> None:
 def apply_progress(state: State, payload: bytes) -> None:
     (subscription,) = struct.unpack_from("<Q", payload)
     shards = state.progress.setdefault(subscription, {})
-    version, kind, removed, entries = struct.unpack_from("<BBII", payload, 8)
-    need(version == 1 and kind in (0, 1), "piece of progress")
+    version, kind, zero, entries = struct.unpack_from("<BBII", payload, 8)
+    need(version == 1 and kind in (0, 1) and zero == 0, "piece of progress")
     at = 18
     if kind == 1:
         shards.clear()
-    for shard in struct.unpack_from(f"<{removed}Q", payload, at):
-        shards.pop(shard, None)
-    at += 8 * removed
     for _ in range(entries):
         shard, flags, generation, _, low, end, runs, attempts = struct.unpack_from(
             "<QIIQQQII", payload, at

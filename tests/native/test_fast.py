@@ -232,7 +232,6 @@ def test_a_number_that_no_map_of_acks_takes_changes_nothing(name: str, args: Any
     assert fast.ackmap_state(address) == before
 
 
-KEYS = KeyTable(ACKS)
 RUN = struct.pack("<QII", 1, 9, 1)
 OF_KEYS: dict[str, Args] = {
     "attempts": [1],
@@ -246,7 +245,6 @@ OF_KEYS: dict[str, Args] = {
     "open": [1, RUN],
     "ready": [1, 9, 9],
     "release": [1, 1, 9, True],
-    "reset": [],
     "restore": [bytes(160), 0],
     "state": [],
     "take": [1, 1, 9, 9, 41],
@@ -258,38 +256,38 @@ OF_KEYS: dict[str, Args] = {
 @pytest.mark.parametrize("name", OF_KEYS)
 def test_a_table_of_keys_refuses_wrong_arguments_and_goes_on(name: str) -> None:
     """With none of them, one too many, each of another type, and no table."""
-    call, good = getattr(fast, f"keytab_{name}"), [KEYS._address, *OF_KEYS[name]]
+    acks()
+    table = KeyTable(ACKS)
+    call, good = getattr(fast, f"keytab_{name}"), [table._address, *OF_KEYS[name]]
     wrong: list[Args] = [[], [*good, 1]]
     wrong += [[*good[:at], object(), *good[at + 1 :]] for at in range(len(good))]
-    acks()
-    KEYS.reset()
-    before = KEYS.state
+    before = table.state
     for args in wrong:
         with pytest.raises(TypeError):
             call(*args)
     with pytest.raises(ValueError, match="no address"):
         call(0, *good[1:])
-    assert KEYS.state == before
+    assert table.state == before
     call(*good)
-    KEYS.check_invariants()
+    table.check_invariants()
 
 
 def test_a_table_of_keys_without_memory_for_an_answer_changes_nothing() -> None:
     acks()
-    KEYS.reset()
-    KEYS.describe(1, bytes(8 * 39))
-    before = KEYS.state
+    table = KeyTable(ACKS)
+    table.describe(1, bytes(8 * 39))
+    before = table.state
     endless = struct.pack("<QII", 1, 2**32 - 1, 1) * 40_000
     with pytest.raises(MemoryError):
-        KEYS.take(1, 1, 1 << 58, 1 << 58, 40)
+        table.take(1, 1, 1 << 58, 1 << 58, 40)
     with pytest.raises(MemoryError):
-        KEYS.confirm(1, endless, 9)
+        table.confirm(1, endless, 9)
     with pytest.raises(MemoryError):
-        KEYS.take_back(1, endless)
+        table.take_back(1, endless)
     with pytest.raises(ValueError, match="in order"):
-        KEYS.describe(1, bytes(8))
-    assert KEYS.state == before
-    sent, fresh, runs = KEYS.take(1, 1, 9, 9, 40)
+        table.describe(1, bytes(8))
+    assert table.state == before
+    sent, fresh, runs = table.take(1, 1, 9, 9, 40)
     assert (sent, fresh, runs_of(runs)) == (9, 9, [KeyRun(1, 9, 1)])
 
 

@@ -64,33 +64,13 @@ def test_what_was_only_reserved_is_not_stored_as_delivered(mode: str) -> None:
 
 
 @each_mode
-def test_a_lease_holds_what_was_handed_out_under_it(mode: str) -> None:
-    it = driven(mode)
-    lease = reserve(it, 4)
-    assert not it.group.holds(lease, 1, 1, 5), "not handed out yet"
-    if mode == "shared":
-        it.group.confirm(lease, 4, 0)
-    else:
-        it.group.confirm_parcel(lease, 3, 0)
-    assert it.group.holds(lease, 1, 1, 4)
-    assert it.group.holds(lease, 1, 2, 3)
-    assert not it.group.holds(lease, 1, 1, 5), "the last was cut off"
-    assert not it.group.holds(lease + 1, 1, 1, 2)
-    it.group.ack(1, 2)
-    assert not it.group.holds(lease, 1, 1, 4), "one is acked"
-    assert it.group.holds(lease, 1, 3, 4)
-
-
-@each_mode
-def test_the_doomed_of_a_shard_stay_when_another_is_moved_or_removed(mode: str) -> None:
+def test_the_doomed_of_a_shard_stay_when_another_is_moved(mode: str) -> None:
     it = driven(mode, shards=3, retry=RetryPolicy(max_attempts=1))
     it.take("a", 30, 0)
     it.group.detach("a", 0)
     assert {doomed.shard_id for doomed in it.group.doomed(99)} == {1, 2, 3}
     it.group.seek({2: 5})
     assert {doomed.shard_id for doomed in it.group.doomed(99)} == {1, 3}
-    it.group.remove_shard(3)
-    assert {doomed.shard_id for doomed in it.group.doomed(99)} == {1}
 
 
 def test_what_waited_for_its_key_when_the_process_ended_cannot_be_acked_before_it_comes() -> None:

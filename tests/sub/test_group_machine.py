@@ -10,6 +10,7 @@ from hstreamlite.sub.ackmap import AckCounts, AckFlag
 from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.effects import Assignment, Event, Gap, Sought
 from hstreamlite.sub.group import Group
+from hstreamlite.sub.keytab import run_bytes
 from hstreamlite.sub.limits import Limits
 from hstreamlite.sub.retry import Backoff, RetryPolicy
 from hstreamlite.testing.group_model import CONSUMERS, GroupModel, size_of
@@ -271,11 +272,12 @@ class GroupMachine(RuleBasedStateMachine):
         def call() -> AckCounts:
             if ranged:
                 return self.group.ack_range(shard, first, first + count)
-            return self.group.ack_many(shard, lsns)
+            return self.group.ack_runs(shard, b"".join(run_bytes(lsn, 1, 1) for lsn in lsns))
 
         if not self.model.acceptable(shard, lsns):
-            with pytest.raises(UnknownRecord):
-                call()
+            if ranged:
+                with pytest.raises(UnknownRecord):
+                    call()
             return
         flags = [self.model.ack(shard, lsn) for lsn in lsns]
         got = call()
@@ -290,7 +292,7 @@ class GroupMachine(RuleBasedStateMachine):
         for call in (
             lambda: self.group.ack(5, 1),
             lambda: self.group.ack_range(5, 1, 2),
-            lambda: self.group.ack_many(5, [1]),
+            lambda: self.group.ack_runs(5, run_bytes(1, 1, 1)),
         ):
             with pytest.raises(UnknownRecord):
                 call()
@@ -371,22 +373,20 @@ class GroupMachine(RuleBasedStateMachine):
     def leave_line(self, name: str) -> None:
         self.group.leave_line(name)
 
-    @rule(data=st.data())
-    def holds(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), name=st.sampled_from(CONSUMERS))
+    def held_by(self, data: st.DataObject, name: str) -> None:
         shard = self.draw_shard(data)
         first = self.draw_lsn(data, shard)
-        record = self.model.shards[shard].records.get(first)
         end = first + data.draw(st.integers(1, 6))
-        lease = record.lease if record and record.lease else data.draw(st.integers(0, 60))
         records = self.model.shards[shard].records
-        expected = lease >= 0 and all(  # what was taken at the hatch is under none
+        expected = all(
             lsn in records
-            and records[lsn].lease == lease
+            and records[lsn].owner == name
             and records[lsn].deadline is not None
             and not self.model.shards[shard].done(lsn)
             for lsn in range(first, end)
         )
-        assert self.group.holds(lease, shard, first, end) == expected
+        assert self.group.held_by(name, shard, first, end) == expected
 
     @precondition(lambda self: self.wild)
     @rule(data=st.data(), edge=st.booleans())

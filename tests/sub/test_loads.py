@@ -61,7 +61,6 @@ def test_a_second_window_counts_in_the_same_totals_and_a_forgotten_one_no_more()
     assert loads.fitting("bob", [9, 500, 1]) == 2
     assert loads.fitting("bob", []) == 0
     windows[0].acks.reset(1)
-    loads.forget(1)
     assert (loads.bytes_of_all(), loads.room("ada")) == (30, 50)
     loads.take(2, 1, 2)
     assert loads.bytes_of_all() == 0

@@ -144,35 +144,28 @@ class OrderedGroupMachine(GroupMachine):
 
     def acks(self, shard: int, lsns: list[int], *, ranged: bool) -> None:
         """Ack together; singly where there may be two answers, of which a sum does not tell."""
-        if any(len(self.model.flags(shard, lsn)) > 1 for lsn in lsns):
+        if not ranged or any(len(self.model.flags(shard, lsn)) > 1 for lsn in lsns):
             for lsn in lsns:
                 self.ack_one(shard, lsn)
             return
         if not self.model.acceptable(shard, lsns):
             with pytest.raises(UnknownRecord):
-                self.call_acks(shard, lsns, ranged=ranged)
+                self.group.ack_range(shard, lsns[0], lsns[-1] + 1)
             return
         flags = [self.model.ack(shard, lsn) for lsn in lsns]
-        assert self.call_acks(shard, lsns, ranged=ranged) == tuple(
-            flags.count(kind) for kind in (AckFlag.NEW, AckFlag.DUPLICATE, AckFlag.VOID)
-        )
-
-    def call_acks(self, shard: int, lsns: list[int], *, ranged: bool) -> tuple[int, ...]:
-        got = (
-            self.group.ack_range(shard, lsns[0], lsns[-1] + 1)
-            if ranged
-            else self.group.ack_many(shard, lsns)
-        )
+        got = self.group.ack_range(shard, lsns[0], lsns[-1] + 1)
         if got.flags & AckFlag.ATTENTION:
             self.group.attend()
-        return got[:3]
+        assert got[:3] == tuple(
+            flags.count(kind) for kind in (AckFlag.NEW, AckFlag.DUPLICATE, AckFlag.VOID)
+        )
 
     @precondition(lambda self: self.model.leases_of())
     @rule(data=st.data())
     def ack_what_a_consumer_holds(self, data: st.DataObject) -> None:
         _, places = data.draw(st.sampled_from(self.model.leases_of()))
-        shard = places[0][0]
-        self.acks(shard, [lsn for _, lsn in places], ranged=False)
+        for shard, lsn in places:
+            self.ack_one(shard, lsn)
 
     @rule(data=st.data(), whole=st.booleans(), store=st.sampled_from([None, False, True]))
     @precondition(lambda self: self.wild)

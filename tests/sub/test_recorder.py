@@ -85,7 +85,8 @@ class Run:
 
     def ack(self, lsns: range) -> None:
         good = [lsn for lsn in lsns if self.deliveries.get(lsn)]
-        self.group.ack_many(1, good)
+        for lsn in good:
+            self.group.ack(1, lsn)
         self.done |= set(good)
 
     def store(self, *, snapshot: bool) -> None:
