@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from hstreamlite._native import fast
@@ -89,7 +89,9 @@ class OpenBatch:
 class ProducerCore:
     """The state of one producer, under the lock of its shell."""
 
-    def __init__(self, engine: Engine, stream: str, options: ProducerOptions) -> None:
+    def __init__(
+        self, engine: Engine, stream: str, options: ProducerOptions, session: str = ""
+    ) -> None:
         self.engine = engine
         self.stream = stream
         self.options = options
@@ -105,6 +107,7 @@ class ProducerCore:
         self.buffered = 0
         state = engine.stream(stream)
         self._stream_id = state.id
+        self._session = session
         self._batch_most = engine.config.transaction_bytes_max // 4
         self.known: ProducerState | None = None
         if options.name is not None:
@@ -258,7 +261,13 @@ class ProducerCore:
             return True
         parts = [Run(op[0], 0, op[3] if len(op) > 3 else len(op[1])) for op in ops]
         op_order = _op_order(order, parts)
-        extra = stage_op(state.id, self.options.name or "", batch.first, parts, op_order)
+        stored = StoredBatch(
+            batch.first,
+            tuple(parts),
+            None if op_order is None else tuple(op_order),
+            session=self._session,
+        )
+        extra = stage_op(state.id, self.options.name or "", stored)
         with engine.lock:
             if batch.first != self.known.last + 1:
                 raise ProducerClosed(self.stream, why="lost its name to another producer")
@@ -268,13 +277,8 @@ class ProducerCore:
             batch.ticket, runs = staged
             runs = [run for run in runs if run.shard != PRODUCERS]
             batch.ids = record_ids(runs, order, ops)
-            stored = StoredBatch(
-                batch.first,
-                tuple(_located(parts, runs)),
-                None if op_order is None else tuple(op_order),
-                batch.ticket,
-            )
-            self.known.put(stored)
+            located = tuple(_located(parts, runs))
+            self.known.put(replace(stored, parts=located, ticket=batch.ticket))
         return True
 
     def reap(self) -> None:

@@ -7,7 +7,8 @@ remembered for the newest batches; older numbers are known to be stored, not whe
 
 A record is a u32 length, that many bytes of JSON, and the first LSN of each part as u64; those are
 filled in by the log when it stages the batch, since nobody knows them before. A record without
-parts forgets its producer.
+parts forgets its producer. Where one producer may take the name of another, as through a server, it
+also holds the session that numbered the batch.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 import json
 import struct
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -28,12 +28,14 @@ from hstreamlite.records import RecordIds
 @dataclass(frozen=True)
 class StoredBatch:
     """Numbers from `first` on. Parts are contiguous runs of one shard each; `order` names the part
-    of each record, or is None for one part after the other. Durable with the ticket."""
+    of each record, or is None for one part after the other. Durable with the ticket. The session is
+    empty for a producer of this process, which alone has the name."""
 
     first: int
     parts: tuple[Run, ...]
     order: tuple[int, ...] | None = None
     ticket: int = 0
+    session: str = ""
 
     @cached_property
     def ids(self) -> RecordIds:
@@ -54,6 +56,10 @@ class ProducerState:
     def put(self, batch: StoredBatch) -> None:
         self.last = max(self.last, batch.last)
         self.batches.append(batch)
+
+    def session(self) -> str:
+        """Return the session of the newest batch that is remembered."""
+        return self.batches[-1].session if self.batches else ""
 
     def find(self, sequence: int) -> tuple[StoredBatch, int] | None:
         """Return the remembered batch of a number and the index in it.
@@ -108,42 +114,41 @@ class ProducerTable:
         if not parts:
             self.drop(row["stream"], row["name"])
             return
-        self.get(row["stream"], row["name"]).put(StoredBatch(row["first"], parts, order))
+        batch = StoredBatch(row["first"], parts, order, session=row.get("session", ""))
+        self.get(row["stream"], row["name"]).put(batch)
 
     def snapshot(self) -> list[bytes]:
         """Return records that rebuild the table."""
         return [
-            _record(stream_id, name, batch.first, batch.parts, batch.order)
+            _record(stream_id, name, batch)
             for (stream_id, name), state in self._states.items()
             for batch in state.batches
         ]
 
 
-def stage_op(
-    stream_id: int, name: str, first: int, parts: Sequence[Run], order: Sequence[int] | None
-) -> Op:
+def stage_op(stream_id: int, name: str, batch: StoredBatch) -> Op:
     """Return the op that stores a batch; it comes behind the ops of the parts, in their order. The
-    LSNs in `parts` do not matter."""
-    body = fast.encode_batch([_record(stream_id, name, first, parts, order)], None)
-    return (PRODUCERS, 0, body, 1, len(body), len(parts))
+    LSNs of the parts do not matter."""
+    body = fast.encode_batch([_record(stream_id, name, batch)], None)
+    return (PRODUCERS, 0, body, 1, len(body), len(batch.parts))
 
 
 def drop_op(stream_id: int, name: str) -> Op:
     """Return the op that forgets a producer: a record without parts."""
-    body = fast.encode_batch([_record(stream_id, name, 0, (), None)], None)
+    body = fast.encode_batch([_record(stream_id, name, StoredBatch(0, ()))], None)
     return (PRODUCERS, 0, body, 1, len(body))
 
 
-def _record(
-    stream_id: int, name: str, first: int, parts: Sequence[Run], order: Sequence[int] | None
-) -> bytes:
+def _record(stream_id: int, name: str, batch: StoredBatch) -> bytes:
     row = {
         "stream": stream_id,
         "name": name,
-        "first": first,
-        "parts": [[part.shard, part.records] for part in parts],
-        "order": None if order is None else list(order),
+        "first": batch.first,
+        "parts": [[part.shard, part.records] for part in batch.parts],
+        "order": batch.order,
     }
+    if batch.session:
+        row["session"] = batch.session
     text = json.dumps(row, separators=(",", ":")).encode()
-    lsns = struct.pack(f"<{len(parts)}Q", *(part.first for part in parts))
+    lsns = struct.pack(f"<{len(batch.parts)}Q", *(part.first for part in batch.parts))
     return struct.pack("<I", len(text)) + text + lsns

@@ -847,6 +847,7 @@ class ProduceRequest(_message.Message):
         STREAM_ID_FIELD_NUMBER: _builtins.int
         DURABILITY_FIELD_NUMBER: _builtins.int
         CODEC_FIELD_NUMBER: _builtins.int
+        LAST_FIELD_NUMBER: _builtins.int
         stream: _builtins.str
         name: _builtins.str
         session: _builtins.bytes
@@ -855,6 +856,10 @@ class ProduceRequest(_message.Message):
         """The stream where this session began; 0 when it does now."""
         durability: Global___Durability.ValueType
         codec: Global___Codec.ValueType
+        last: _builtins.int
+        """Number of the last record of the name where this session began. What is stored behind it by
+        another session says that the name is lost.
+        """
         def __init__(
             self,
             *,
@@ -864,10 +869,11 @@ class ProduceRequest(_message.Message):
             stream_id: _builtins.int = ...,
             durability: Global___Durability.ValueType = ...,
             codec: Global___Codec.ValueType = ...,
+            last: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["codec", b"codec", "durability", b"durability", "name", b"name", "session", b"session", "stream", b"stream", "stream_id", b"stream_id"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["codec", b"codec", "durability", b"durability", "last", b"last", "name", b"name", "session", b"session", "stream", b"stream", "stream_id", b"stream_id"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

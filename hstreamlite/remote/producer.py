@@ -101,6 +101,7 @@ class Producer:
         self._name = options.name or name_of(link.random_bytes(8))
         self._session = link.random_bytes(16)
         self._stream_id = 0
+        self._last = 0
         self._next = 1
         self._lock = link.env.threads.rlock()
         self._open: Gathered | None = None
@@ -138,6 +139,7 @@ class Producer:
 
     async def _begin(self) -> None:
         begun = await self._connect()
+        self._last = begun.last
         self._next = begun.last + 1
         for stored in begun.known:
             batch = Gathered(self._link, stored.first)
@@ -158,6 +160,7 @@ class Producer:
                 name=self._name,
                 session=self._session,
                 stream_id=self._stream_id,
+                last=self._last,
                 durability=pb.Durability.ValueType(DURABILITIES[options.durability]),
                 codec=pb.Codec.ValueType(CODECS[options.compression]),
             )

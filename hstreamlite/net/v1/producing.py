@@ -73,7 +73,7 @@ class Producing(Base):
         if begin.stream_id not in {0, state.id}:
             raise ProducerClosed(begin.stream, why="lost its stream: this is a new one of its name")
         key = (state.id, begin.name)
-        if begin.stream_id and self._owners.get(key, begin.session) != begin.session:
+        if begin.stream_id and not self._may_go_on(key, begin):
             raise ProducerClosed(begin.stream, why=_TAKEN)
         self._owners[key] = begin.session
         options = ProducerOptions(
@@ -81,13 +81,22 @@ class Producing(Base):
             durability=DURABILITY_NAMES.get(begin.durability),
             compression=CODEC_NAMES[begin.codec],
         )
-        core = ProducerCore(engine, begin.stream, options)
+        session = "" if is_unnamed(key) else begin.session.hex()
+        core = ProducerCore(engine, begin.stream, options, session)
         assert core.known is not None
         known = [
             pb.ProduceReply.Stored(first=batch.first, ids=ids_to(batch.ids))
             for batch in tuple(core.known.batches)
         ]
         return core, pb.ProduceReply.Begun(last=core.last_sequence, stream_id=state.id, known=known)
+
+    def _may_go_on(self, key: Key, begin: pb.ProduceRequest.Begin) -> bool:
+        """Tell whether nobody took the name of a producer since it began."""
+        owner = self._owners.get(key)
+        if owner is not None or is_unnamed(key) or key not in self.engine.producers:
+            return owner in {None, begin.session}
+        known = self.engine.producers.get(*key)
+        return known.last <= begin.last or known.session() == begin.session.hex()
 
     async def _store_all(
         self,
