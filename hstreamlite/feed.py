@@ -152,6 +152,7 @@ class Feed:
         self.gaps_passed = 0
         """How often records were passed over that are gone: what is asked for lies elsewhere."""
         self._stored_ns = now
+        self._prefix = PREFIX.pack(state.id)
         self._room_bytes = 0
         self._offered = -1
         self._edges: dict[int, int] = {}
@@ -252,7 +253,7 @@ class Feed:
             self.group.detach(consumer, now)
             self._forget(consumer)
             self._mind_doomed()
-        self.store_progress(force=True, may_block=True)
+        self.store_progress(may_block=True)
         self.journal.poke()
 
     def _forget(self, consumer: str) -> None:
@@ -640,10 +641,10 @@ class Feed:
             if self.deleted:
                 return
             due = self.group.attend()
-            waiting = self.group.next_in_line(self.now())
+            waiting = self.group.anyone_waits and self.group.next_in_line(self.now())
         if due:
             self.store_progress(may_block=may_block)
-        if waiting is not None:
+        if waiting:
             self.journal.poke()
 
     def note_ack(self, consumer: str) -> None:
@@ -749,6 +750,8 @@ class Feed:
             self._needs_snapshot = False
         else:
             pieces = self.group.delta()
+        if not spans:
+            return self._ops(pieces)
         runs: dict[int, list[tuple[int, int]]] = {}
         for shard, first, end in spans:
             runs.setdefault(shard, []).append((first, end))
@@ -759,31 +762,29 @@ class Feed:
         return self._ops(self.group.sought_delta(positions))
 
     def _ops(self, pieces: Iterable[bytes]) -> list[Op]:
-        prefix = PREFIX.pack(self.state.id)
-        return [(PROGRESS, [prefix + piece], None) for piece in pieces]
+        return [(PROGRESS, [self._prefix + piece], None) for piece in pieces]
 
     def forget_stored(self) -> None:
         """Note that what `progress_ops` returned was not stored after all."""
         self._needs_snapshot = True
 
-    def store_progress(self, *, force: bool = False, may_block: bool = False) -> int:
-        """Stage progress if there is any; returns the ticket.
+    def store_progress(self, *, may_block: bool = False) -> None:
+        """Stage progress if there is any.
 
         Where there is no room at once, that is waited for without the lock if may_block, and else
         left to the store's own thread. A full disk is tried again later.
         """
         try:
-            ticket = self._try_store(force=force)
-            while ticket is None and may_block:
+            stored = self._try_store()
+            while not stored and may_block:
                 self.journal.make_room(self._room_bytes)
-                ticket = self._try_store(force=True)
+                stored = self._try_store()
         except StorageFull as error:
             self._room_bytes = 0
             log.warning("progress of subscription %r is not stored: %s", self.state.name, error)
-            return 0
-        if ticket is None:
+            return
+        if not stored:
             self.engine.wake()
-        return ticket or 0
 
     def commit(self, *, may_block: bool) -> int | None:
         """Stage all acks so far; return the ticket with which they are on disk.
@@ -794,7 +795,7 @@ class Feed:
         while True:
             with self.lock:
                 self.check()
-                if self._try_store(force=False) is not None:
+                if self._try_store():
                     return self.journal.staged()
             if not may_block:
                 return None
@@ -814,18 +815,16 @@ class Feed:
                 raise
             return self.journal.staged()
 
-    def _try_store(self, *, force: bool) -> int | None:
-        """Stage what is unsaved; None where that would have to wait."""
+    def _try_store(self) -> bool:
+        """Stage what is unsaved; False where that would have to wait."""
         with self.lock:
             if self.deleted or self.engine.closed:
-                return 0
+                return True
             self._stored_ns = self.now()
-            if not (force or self._needs_snapshot or self.group.unsaved()):
-                return 0
             try:
                 ops = self.progress_ops()
                 if not ops:
-                    return 0
+                    return True
                 staged = self.journal.try_stage(ops, _MEMORY, system=True)
             except BaseException:
                 self.forget_stored()
@@ -833,9 +832,9 @@ class Feed:
             if staged is None:
                 self.forget_stored()
                 self._room_bytes += 64 << 10  # several pieces may need more than was made
-                return None
+                return False
             self._room_bytes = 0
-            return self.journal.staged()
+            return True
 
     # Looking and moving.
 

@@ -268,13 +268,14 @@ class Feeds:
                             out[shard] = min(low, out.get(shard, low))
         return out
 
-    def store_all(self) -> int:
+    def store_all(self) -> None:
         """Take back what consumers have taken ahead, move what is doomed, and stage the progress of
-        every subscription; returns the ticket."""
+        every subscription."""
         for feed in self.all():
             feed.take_back_unseen()
         self._bury(self.engine.env.clock.mono_ns())
-        return max((feed.store_progress(may_block=True) for feed in self.all()), default=0)
+        for feed in self.all():
+            feed.store_progress(may_block=True)
 
 
 def check_backoff(backoff: object) -> tuple[float, float, float] | None:

@@ -8,10 +8,12 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define STACK_LSNS 1024
 #define STACK_RUNS 256
+#define PIECE_RUNS 8192
 
 /* PyLong_AsLong has a short path for numbers of several digits, which the long long functions of
  * CPython 3.11 lack: twice the speed for LSNs beyond 2^30 and for addresses. */
@@ -264,6 +266,16 @@ static PyObject *py_acked_ever(PyObject *self, PyObject *const *args, Py_ssize_t
     return PyLong_FromUnsignedLongLong(hsl_ackmap_acked_ever(m));
 }
 
+static PyObject *py_acked_since(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ackmap *m;
+    struct hsl_ack_state s;
+    if (!hsl_py_takes("ackmap_acked_since", n, 1) || !(m = map_arg(args[0])))
+        return NULL;
+    hsl_ackmap_state(m, &s);
+    return PyLong_FromUnsignedLongLong(s.acked_since);
+}
+
 static PyObject *py_attention(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct hsl_ackmap *m;
@@ -352,6 +364,79 @@ static PyObject *py_drain(PyObject *self, PyObject *const *args, Py_ssize_t n)
     return list;
 }
 
+static void put_u32(uint8_t **out, uint64_t value)
+{
+    for (int at = 0; at < 4; at++)
+        *(*out)++ = (uint8_t)(value >> 8 * at);
+}
+
+static void put_u64(uint8_t **out, uint64_t value)
+{
+    put_u32(out, value);
+    put_u32(out, value >> 32);
+}
+
+/* A piece of stored progress, as sub/checkpoint.py says, of one entry without attempts. */
+#define PIECE_HEAD 10u
+#define PIECE_ENTRY 48u
+
+static PyObject *piece_of(uint64_t shard, uint64_t generation, const struct hsl_ack_state *s,
+                          const struct hsl_ack_run *runs, size_t n)
+{
+    Py_ssize_t size = (Py_ssize_t)(PIECE_HEAD + PIECE_ENTRY + 8 * n);
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, size);
+    uint8_t *out = bytes ? (uint8_t *)PyBytes_AsString(bytes) : NULL;
+    if (!out)
+        return NULL;
+    *out++ = 1; /* version */
+    *out++ = 0; /* a delta */
+    put_u32(&out, 0);
+    put_u32(&out, 1);
+    put_u64(&out, shard);
+    put_u32(&out, 0);
+    put_u32(&out, generation);
+    put_u64(&out, s->origin);
+    put_u64(&out, s->low);
+    put_u64(&out, s->next);
+    put_u32(&out, n);
+    put_u32(&out, 0);
+    for (size_t i = 0; i < n; i++) {
+        put_u32(&out, runs[i].first - s->low);
+        put_u32(&out, runs[i].end - s->low);
+    }
+    return bytes;
+}
+
+/* drain_piece(map, shard, generation, low, next) -> (what is drained as a piece of progress, low,
+ * next); an empty piece if nothing was acked and the map stands there. None, and nothing done,
+ * where some are held or it may not fit. */
+static PyObject *py_drain_piece(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct hsl_ack_run few[STACK_RUNS], *runs = few;
+    struct hsl_ack_state s;
+    struct hsl_ackmap *m;
+    uint64_t shard, generation, low, next;
+    PyObject *piece;
+    if (!hsl_py_takes("ackmap_drain_piece", n, 5) || !(m = map_arg(args[0])) ||
+        lsn_arg(args[1], &shard) < 0 || lsn_arg(args[2], &generation) < 0 ||
+        lsn_arg(args[3], &low) < 0 || lsn_arg(args[4], &next) < 0)
+        return NULL;
+    hsl_ackmap_state(m, &s);
+    if (s.held > 0 || s.acked_since > PIECE_RUNS)
+        Py_RETURN_NONE;
+    if (s.acked_since == 0 && s.low == low && s.next == next)
+        return Py_BuildValue("(yOO)", "", args[3], args[4]);
+    size_t cap = (size_t)s.acked_since + 1; /* so many runs there cannot be */
+    if (cap > STACK_RUNS && !(runs = malloc(cap * sizeof *runs)))
+        return PyErr_NoMemory();
+    piece = piece_of(shard, generation, &s, runs, hsl_ackmap_drain(m, runs, cap));
+    if (runs != few)
+        free(runs);
+    return piece ? Py_BuildValue("(NKK)", piece, (unsigned long long)s.low,
+                                 (unsigned long long)s.next)
+                 : NULL;
+}
+
 /* pack_below(low, [tuple of ints, ...], how many of each are LSNs) -> u32 of each, LSNs less low */
 static PyObject *py_pack(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
@@ -373,9 +458,7 @@ static PyObject *py_pack(PyObject *self, PyObject *const *args, Py_ssize_t n)
             break;
         }
         value -= (uint64_t)(i % width) < lsns ? low : 0;
-        value = value < UINT32_MAX ? value : UINT32_MAX;
-        for (int at = 0; at < 4; at++)
-            *out++ = (uint8_t)(value >> 8 * at);
+        put_u32(&out, value < UINT32_MAX ? value : UINT32_MAX);
     }
     return bytes;
 }
@@ -467,11 +550,13 @@ static PyMethodDef methods[] = {
     FAST("ackmap_known", py_known),
     FAST("ackmap_attention", py_attention),
     FAST("ackmap_acked_ever", py_acked_ever),
+    FAST("ackmap_acked_since", py_acked_since),
     FAST("ackmap_skip", py_skip),
     FAST("ackmap_next_unacked", py_next_unacked),
     FAST("ackmap_count", py_count),
     FAST("ackmap_runs", py_runs),
     FAST("ackmap_drain", py_drain),
+    FAST("ackmap_drain_piece", py_drain_piece),
     FAST("ackmap_weigh", py_weigh),
     FAST("ackmap_reserve_load", py_reserve_load),
     FAST("ackmap_load", py_load),

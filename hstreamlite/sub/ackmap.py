@@ -26,6 +26,10 @@ _ack_runs: Callable[[int, bytes], tuple[int, int, int, int]] = fast.ackmap_ack_r
 _state: Callable[[int], tuple[int, int, int, int, int, int]] = fast.ackmap_state
 _runs: Callable[[int, int, int, int, int], list[Run]] = fast.ackmap_runs
 _drain: Callable[[int], list[Run]] = fast.ackmap_drain
+_drain_piece: Callable[[int, int, int, int, int], tuple[bytes, int, int] | None] = (
+    fast.ackmap_drain_piece
+)
+_acked_since: Callable[[int], int] = fast.ackmap_acked_since
 _count: Callable[[int, int, int], int] = fast.ackmap_count
 _next_unacked: Callable[[int, int], int] = fast.ackmap_next_unacked
 _skip: Callable[[int, int], int] = fast.ackmap_skip
@@ -173,6 +177,22 @@ class AckMap:
     def drain(self) -> list[Run]:
         """Return the runs acked above ``low`` since the last drain, and forget them."""
         return _drain(self.address)
+
+    @property
+    def acked_since(self) -> int:
+        """Return how many records were acked since the last drain."""
+        return _acked_since(self.address)
+
+    def drain_piece(
+        self, shard: int, generation: int, low: int, end: int
+    ) -> tuple[bytes, int, int] | None:
+        """Drain what is acked as a piece of stored progress, which says nothing else of the shard;
+        return it with ``low`` and ``next``.
+
+        It is empty if nothing was acked and these are as given. None, and nothing is drained, while
+        records are held, or if there may be too many runs.
+        """
+        return _drain_piece(self.address, shard, generation, low, end)
 
     def weigh(self, totals: Totals) -> None:
         """Count bytes that are handed out from now on in these totals."""

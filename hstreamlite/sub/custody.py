@@ -241,6 +241,14 @@ class Custody:
         window.saved_zeros = any(count == 0 for _, _, count in attempts)
         return attempts, redo
 
+    def plain(self, window: Window) -> bool:
+        """Tell whether `history` would have nothing to say of a shard but what it holds."""
+        return not (
+            window.saved_zeros
+            or window.shard in self._changed
+            or self._leases.first_of(window.shard)
+        )
+
     def settle(self, window: Window, low: int) -> None:
         """Drop what lies below ``low``, all of it acked."""
         self._leases.settle(window.shard, low)

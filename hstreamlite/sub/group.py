@@ -357,6 +357,10 @@ class Group:
         self._line.call(now)
         return True
 
+    @property
+    def anyone_waits(self) -> bool:
+        return bool(self._line)
+
     def next_in_line(self, now: int) -> str | None:
         """Return a waiting consumer to wake: the first in line, if there is work for it.
 
@@ -588,9 +592,10 @@ class Group:
         """
         due = False
         for window in self._dispatch.open_windows():
-            state = window.acks.state
-            due = due or state.acked_since >= self.limits.checkpoint_acks
-            self._dispatch.settle(window, state.low)
+            if window.acks.acked_since >= self.limits.checkpoint_acks:
+                due = True  # and a delta drops them, too
+            else:
+                self._dispatch.settle(window, window.low)
         self._set_eager(eager=bool(self._line))
         return due
 
@@ -603,10 +608,6 @@ class Group:
             self._eager = eager
             for window in self._windows.values():
                 window.acks.attention(self._attention())
-
-    def unsaved(self) -> bool:
-        """Tell whether there is progress that no `delta` or `snapshot` has returned yet."""
-        return self._recorder.unsaved()
 
     def delta(self) -> tuple[bytes, ...]:
         """Return what changed since the last call, to be stored in this order; () if nothing did.

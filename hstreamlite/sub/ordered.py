@@ -550,6 +550,11 @@ class OrderedDispatcher:
     def settle(self, window: Window, low: int) -> None:
         """Drop what lies below ``low``: leases go when they are swept."""
 
+    def plain(self, window: Window) -> bool:
+        """Tell whether `history` has nothing to say of a shard: what was handed out is listed."""
+        del window
+        return False
+
     def history(
         self, window: Window, acked: list[Run], *, full: bool
     ) -> tuple[list[AttemptRun], bool]:

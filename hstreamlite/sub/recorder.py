@@ -28,16 +28,17 @@ class Recorder:
         self._dispatch = dispatch
         self._changed = changed
 
-    def unsaved(self) -> bool:
-        return bool(self._changed) or any(window.unsaved() for window in self._windows.values())
-
     def delta(self) -> tuple[bytes, ...]:
-        changed = [
-            self._progress_of(window, full=window.saved is None)
-            for window in self._windows.values()
-            if window.unsaved() or window.shard in self._changed
-        ]
-        return self._saved(changed, snapshot=False)
+        pieces: list[bytes] = []
+        changed = []
+        for window in self._windows.values():
+            piece = window.save_acks() if self._dispatch.plain(window) else None
+            if piece:
+                pieces.append(piece)
+                self._dispatch.settle(window, window.low)
+            elif piece is None and (window.unsaved() or window.shard in self._changed):
+                changed.append(self._progress_of(window, full=window.saved is None))
+        return *pieces, *self._saved(changed, snapshot=False)
 
     def acked_delta(self, runs: Mapping[int, list[Run]]) -> tuple[bytes, ...]:
         """Return what makes ``runs`` count as acked when it is stored behind a `delta`."""

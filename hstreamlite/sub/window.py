@@ -105,6 +105,18 @@ class Window:
         state = self.acks.state
         return state.acked_since > 0 or self.saved != (self.generation, state.low, state.next)
 
+    def save_acks(self) -> bytes | None:
+        """Return what changed since the last time as a piece to be stored, and count it as saved;
+        empty if nothing did, None if there is more to say."""
+        if self.saved is None:
+            return None
+        drained = self.acks.drain_piece(self.shard, *self.saved)
+        if drained is None:
+            return None
+        piece, low, end = drained
+        self.saved = self.generation, low, end
+        return piece
+
     def mark_saved(self) -> None:
         state = self.acks.state
         self.saved = (self.generation, state.low, state.next)

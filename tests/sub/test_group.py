@@ -503,8 +503,9 @@ def test_a_stored_reservation_that_is_then_delivered_is_stored_again() -> None:
     (assigned,) = group.fetch("a", 10, 0)
     pieces = group.delta()
     assert group.confirm(assigned.lease, 11, 0)
-    assert group.unsaved()
-    again = restarted(group, pieces + group.delta())
+    later = group.delta()
+    assert later
+    again = restarted(group, pieces + later)
     again.attach("b")
     assert deliver(again, "b", 10) == [(1, 11, 2)]
 

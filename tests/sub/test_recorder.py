@@ -115,3 +115,20 @@ def test_acks_above_the_oldest_unacked_record_are_stored(between: str) -> None:
     run.step("ack some", 11)
     run.step("delta", 0)
     assert stored(run.pieces).done == {11, 13, 15, 17, 19, 21, 23, 25, 27, 29}
+
+
+@pytest.mark.parametrize("records", [20, 2_000, 20_000])
+def test_scattered_acks_are_stored_however_many(records: int) -> None:
+    group = Group("billing", Limits(max_unacked=records, ack_timeout_ns=SECOND_NS))
+    group.add_shard(1, 1)
+    group.offer(1, records + 1)
+    group.attach("a")
+    (assigned,) = group.fetch("a", records, 0)
+    group.confirm(assigned.lease, records + 1, 0)
+    pieces = [*group.delta()]
+    scattered = range(2, records, 2)
+    for lsn in scattered:
+        group.ack(1, lsn)
+    pieces += group.delta()
+    assert group.delta() == ()
+    assert stored(pieces).done == set(scattered)
