@@ -21,8 +21,8 @@ _RECORDS_MAX: Final = 1024
 _CALLS: Final = 4
 """How many calls what is read ahead is to last for at first."""
 
-_Stock = tuple[fast.Excerpt, int, int]
-"""What was read, the LSN of its first record, and the one behind its last."""
+_Stock = tuple[fast.Excerpt, int]
+"""What was read, and the LSN of its first record."""
 
 
 class Ahead:
@@ -33,17 +33,14 @@ class Ahead:
         self._hatch = feed.group.hatch()
         self._shard = feed.shards[0] if self._hatch is not None else 0
         self._clock = feed.engine.env.clock
-        self._asked = feed.sentry.asked
-        self._moved = feed.sentry.moved
         self._count = 0
-        self._stock: _Stock = fast.Excerpt(), 0, 0
+        self._stock: _Stock = fast.Excerpt(), 0
         self._threads = feed.engine.env.threads
         self._reading = self._threads.lock()
         self._read_done = self._threads.event()
 
     def take(
         self,
-        consumer: str,
         gate: fast.AckGate,
         number: int,
         max_records: int,
@@ -55,18 +52,10 @@ class Ahead:
         if hatch is None:
             return None
         now = self._clock.mono_ns()
-        excerpt, base, end = self._stock
-        run = hatch.take(gate, base, end, max_records, number, now)
-        if run is None:
-            if not self._refill(gate, max_records, now, may_block=may_block):
-                return None
-            excerpt, base, end = self._stock
-            run = hatch.take(gate, base, end, max_records, number, now)
-            if run is None:
-                return None
-        self._asked(consumer, now)
-        self._moved(now)
-        return excerpt.batch(run[0] - base, run[1] - base, gate)
+        batch = hatch.take(gate, *self._stock, max_records, number, now)
+        if batch is None and self._refill(gate, max_records, now, may_block=may_block):
+            batch = hatch.take(gate, *self._stock, max_records, number, now)
+        return batch
 
     def _refill(self, gate: fast.AckGate, max_records: int, now: int, *, may_block: bool) -> bool:
         """Read on, or wait for another thread that does; False if the group has to be asked.
@@ -93,7 +82,8 @@ class Ahead:
 
     def _read(self, lsn: int, max_records: int, *, may_block: bool) -> None:
         """Read on, unless there is enough from an LSN on."""
-        before, base, end = self._stock
+        before, base = self._stock
+        end = base + len(before)
         left = end - lsn if base <= lsn <= end else 0
         if left >= max_records:
             return
@@ -105,7 +95,7 @@ class Ahead:
             self._feed.read_on(
                 self._shard, lsn + left, self._count, into=excerpt, may_block=may_block
             )
-        self._stock = excerpt, lsn, lsn + len(excerpt)
+        self._stock = excerpt, lsn
 
     def shut(self) -> None:
         """Have the group asked by whoever takes next."""
@@ -114,5 +104,5 @@ class Ahead:
 
     def clear(self) -> None:
         """Forget what was read: nobody is there who would take it."""
-        self._stock = fast.Excerpt(), 0, 0
+        self._stock = fast.Excerpt(), 0
         self._count = 0

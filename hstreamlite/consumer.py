@@ -114,9 +114,7 @@ class ConsumerBase:
         return self._feed.engine.env.clock.mono_ns() + int(seconds * 1e9)
 
     def _fetch(self, max_records: int, *, may_block: bool) -> DeliveryBatch | None:
-        batch = self._ahead.take(
-            self.name, self._gate, self._number, max_records, may_block=may_block
-        )
+        batch = self._ahead.take(self._gate, self._number, max_records, may_block=may_block)
         if batch is None:
             batch = self._feed.fetch(self.name, max_records, self._gate, may_block=may_block)
         return batch
@@ -164,6 +162,10 @@ class ConsumerBase:
             self._take = max(1, self._take // 2)
 
     def _ack_items(self, deliveries: object) -> AckResult:
+        if isinstance(deliveries, DeliveryBatch):
+            result = self._feed.ack_whole(deliveries, self._gate, may_block=self._may_block)
+            if result is not None:
+                return result
         self._check()
         if isinstance(deliveries, DeliveryBatch) and deliveries._runs:
             result = self._feed.ack_batch(deliveries, self._gate, may_block=self._may_block)
@@ -247,7 +249,7 @@ class Consumer(ConsumerBase):
         """
         check_receive(max_records)
         seconds = check_timeout(timeout)
-        batch = self._ahead.take(self.name, self._gate, self._number, max_records, may_block=True)
+        batch = self._ahead.take(self._gate, self._number, max_records, may_block=True)
         if batch is not None:
             return batch
         return self._poll(self._fetch, max_records, self._end_of(seconds))

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any, Final, Protocol
 from weakref import WeakSet, ref
@@ -91,6 +92,9 @@ class AckResult:
     new: int
     duplicate: int
     void: int
+
+
+_ack_results = lru_cache(1000)(AckResult)  # most are of whole batches of one size
 
 
 class Taker(Protocol):
@@ -605,13 +609,22 @@ class Feed:
             counts = [self.group.ack_range(*span) for span in spans]
         return self._ack_result(counts, may_block=may_block)
 
+    def ack_whole(
+        self, batch: DeliveryBatch, gate: fast.AckGate, *, may_block: bool
+    ) -> AckResult | None:
+        """Ack all of a batch whose records follow one another; None, and nothing done, where it is
+        none or does not pass the gate. Takes no lock."""
+        counts = gate.ack_batch(batch)
+        if counts is None:
+            return None
+        if counts[3] & _ATTENTION:
+            self.attend(may_block=may_block)
+        return _ack_results(*counts[:3])
+
     def ack_batch(
         self, batch: DeliveryBatch, gate: fast.AckGate, *, may_block: bool = True
     ) -> AckResult:
         """Ack all of a batch; without a lock where that passes the gate."""
-        whole = gate.ack_batch(batch)
-        if whole is not None:
-            return self._ack_result([AckCounts(*whole)], may_block=may_block)
         counts = []
         for shard, runs in batch._runs:
             passed = gate.ack_runs(shard, runs)
@@ -633,7 +646,7 @@ class Feed:
             flags |= part.flags
         if flags & _ATTENTION:
             self.attend(may_block=may_block)
-        return AckResult(new, duplicate, void)
+        return _ack_results(new, duplicate, void)
 
     def attend(self, *, may_block: bool) -> None:
         """Store progress if it is due, and wake who waits for room."""

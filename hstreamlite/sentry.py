@@ -1,7 +1,8 @@
 """Keeps watch over one subscription at work: says in `stats()` and in the log when it stands still.
 
 `sub.watch` decides; this brings it what it needs, under the lock of the subscription. What is acked
-one by one passes only the gates of the consumers, so that these are asked now and then.
+one by one or as a batch, or taken at the hatch, passes only the gates of the consumers, so that
+these are asked now and then.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Sentry:
         self._warn_ns = int(warn_after * 1e9)
         self._gates: dict[str, ref[fast.AckGate]] = {}
         self._looked_ns = now
+        self._took_ns = 0
         self.asked = self._watch.asked
         self.acked = self._watch.acked
         self.moved = self._watch.moved
@@ -90,6 +92,13 @@ class Sentry:
         blocked = self._group.blocked()
         gates = {consumer: own() for consumer, own in self._gates.items()}
         acks = {consumer: gate.acks() for consumer, gate in gates.items() if gate is not None}
+        for consumer, gate in gates.items():
+            if gate is not None:
+                self._watch.asked(consumer, gate.took_ns())
+        hatch = self._group.hatch()
+        if hatch is not None and hatch.took_ns() > self._took_ns:
+            self._took_ns = hatch.took_ns()
+            self._watch.moved(self._took_ns)
         self._watch.look(now, self._group.done(), acks, work=blocked not in _NOTHING_TO_DO)
         return blocked
 

@@ -48,8 +48,8 @@ PyObject *hsl_py_gate_consumer(PyObject *owner);
 int hsl_py_gate_ack(PyObject *owner, uint64_t shard, uint64_t lsn, PyObject **answer);
 /* May the consumer of a gate take records? It must be open, and the consumer attached. */
 int hsl_py_gate_takes(PyObject *owner);
-/* Counts records that it took. */
-void hsl_py_gate_took(PyObject *owner, uint64_t records);
+/* Counts records that it took, and notes the time. */
+void hsl_py_gate_took(PyObject *owner, uint64_t records, int64_t now);
 
 /* ---- where records are taken: py_hatch.c ---- */
 
@@ -97,6 +97,9 @@ int hsl_py_batch_install(PyObject *module);
 /* An empty excerpt. */
 PyObject *hsl_py_excerpt(void);
 int hsl_py_is_excerpt(PyObject *o);
+uint32_t hsl_py_excerpt_count(PyObject *excerpt);
+/* Its records from first to before end, which it has, as a batch of deliveries. */
+PyObject *hsl_py_excerpt_batch(PyObject *excerpt, uint32_t first, uint32_t end, PyObject *owner);
 /* As hsl_py_decode, but the records are copied to the end of an excerpt; 0, or -1. */
 int hsl_py_excerpt_add(PyObject *excerpt, const uint8_t *body, size_t len,
                        struct hsl_py_place *place, uint64_t shard, uint64_t batch, uint32_t first,

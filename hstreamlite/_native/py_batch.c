@@ -113,6 +113,8 @@ int hsl_py_excerpt_add(PyObject *excerpt, const uint8_t *body, size_t len,
 
 int hsl_py_is_excerpt(PyObject *o) { return Py_IS_TYPE(o, excerpt_type); }
 
+uint32_t hsl_py_excerpt_count(PyObject *excerpt) { return ((struct excerpt *)excerpt)->count; }
+
 static void excerpt_dealloc(PyObject *self)
 {
     struct excerpt *e = (struct excerpt *)self;
@@ -264,16 +266,21 @@ static void note_run(struct delivery_batch *b, const struct excerpt *e, uint32_t
 
 static PyObject *excerpt_batch(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
-    struct excerpt *e = (struct excerpt *)self;
-    struct delivery_batch *b;
     uint32_t first, end;
-    if (!hsl_py_takes("batch", n, 3) || range_args(e, args, &first, &end) < 0)
+    if (!hsl_py_takes("batch", n, 3) ||
+        range_args((struct excerpt *)self, args, &first, &end) < 0)
         return NULL;
-    b = (struct delivery_batch *)PyType_GenericAlloc(batch_type, 0);
+    return hsl_py_excerpt_batch(self, first, end, args[2]);
+}
+
+PyObject *hsl_py_excerpt_batch(PyObject *excerpt, uint32_t first, uint32_t end, PyObject *owner)
+{
+    struct excerpt *e = (struct excerpt *)excerpt;
+    struct delivery_batch *b = (struct delivery_batch *)PyType_GenericAlloc(batch_type, 0);
     if (b == NULL)
         return NULL;
-    b->excerpt = (struct excerpt *)Py_NewRef(self);
-    b->owner = Py_NewRef(args[2]);
+    b->excerpt = (struct excerpt *)Py_NewRef(excerpt);
+    b->owner = Py_NewRef(owner);
     b->number = first;
     b->count = end - first;
     if (b->count > 0)

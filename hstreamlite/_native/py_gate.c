@@ -27,6 +27,7 @@ struct gate {
     size_t count;
     uint64_t acks; /* records newly acked through it */
     uint64_t taken; /* records that its consumer took of itself since that was last asked */
+    int64_t took_ns; /* when it took the last of them; 0: never */
     bool closed;
     bool left; /* its consumer is not attached any more, and takes nothing */
 };
@@ -189,6 +190,12 @@ static PyObject *gate_taken(PyObject *self, PyObject *unused)
     return PyLong_FromUnsignedLongLong(taken);
 }
 
+static PyObject *gate_took_ns(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    return PyLong_FromLongLong(((struct gate *)self)->took_ns);
+}
+
 static PyObject *gate_leave(PyObject *self, PyObject *unused)
 {
     (void)unused;
@@ -221,9 +228,10 @@ int hsl_py_gate_takes(PyObject *owner)
            is_open((struct gate *)owner);
 }
 
-void hsl_py_gate_took(PyObject *owner, uint64_t records)
+void hsl_py_gate_took(PyObject *owner, uint64_t records, int64_t now)
 {
     ((struct gate *)owner)->taken += records;
+    ((struct gate *)owner)->took_ns = now;
 }
 
 /* ---- type ---- */
@@ -240,6 +248,8 @@ static PyMethodDef gate_methods[] = {
      "The same for a batch of deliveries that follow one another; None also where they do not."},
     {"taken", gate_taken, METH_NOARGS,
      "taken($self, /)\n--\n\nReturn how many records its consumer took since the last call."},
+    {"took_ns", gate_took_ns, METH_NOARGS,
+     "took_ns($self, /)\n--\n\nReturn when its consumer last took records; 0 if it never did."},
     {"leave", gate_leave, METH_NOARGS,
      "leave($self, /)\n--\n\nLet the consumer take nothing from now on."},
     {"close", gate_close, METH_NOARGS, "close($self, /)\n--\n\nLet nothing pass from now on."},

@@ -33,7 +33,7 @@ struct hatch {
     int64_t timeout;
     bool open;
     uint64_t tail, taken;
-    int64_t until;
+    int64_t until, took_ns;
     struct note *notes; /* circular; the capacity is a power of two */
     size_t head, count, capacity;
 };
@@ -153,21 +153,28 @@ static bool next_run(struct hatch *h, uint64_t most, int64_t now, uint64_t *firs
 static PyObject *hatch_take(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct hatch *h = (struct hatch *)self;
-    uint64_t a[5], first, stop; /* first, end, most, consumer, now */
+    uint64_t a[4], first, stop; /* base, most, consumer, now */
     if (!hsl_py_takes("take", n, 6))
         return NULL;
     if (!h->open || !hsl_py_gate_takes(args[0]))
         Py_RETURN_NONE;
-    if (u64_args(args + 1, 5, a) < 0)
+    if (!hsl_py_is_excerpt(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "take needs an Excerpt");
         return NULL;
-    if (!next_run(h, a[2], (int64_t)a[4], &first, &stop) || first < a[0] || stop > a[1] ||
-        !make_room(h) || hsl_ackmap_advance(h->map, stop, 0) < 0)
+    }
+    if (u64_args(args + 2, 4, a) < 0)
+        return NULL;
+    if (!next_run(h, a[1], (int64_t)a[3], &first, &stop) || first < a[0] ||
+        stop - a[0] > hsl_py_excerpt_count(args[1]) || !make_room(h) ||
+        hsl_ackmap_advance(h->map, stop, 0) < 0)
         Py_RETURN_NONE;
-    add(h, (struct note){first, 0, (int64_t)a[4] + h->timeout, (uint32_t)(stop - first),
-                         (uint32_t)a[3]});
-    hsl_py_gate_took(args[0], stop - first);
+    add(h, (struct note){first, 0, (int64_t)a[3] + h->timeout, (uint32_t)(stop - first),
+                         (uint32_t)a[2]});
+    hsl_py_gate_took(args[0], stop - first, (int64_t)a[3]);
     h->taken += stop - first;
-    return Py_BuildValue("(KK)", (unsigned long long)first, (unsigned long long)stop);
+    h->took_ns = (int64_t)a[3];
+    return hsl_py_excerpt_batch(args[1], (uint32_t)(first - a[0]), (uint32_t)(stop - a[0]),
+                                args[0]);
 }
 
 static PyObject *hatch_wants(PyObject *self, PyObject *const *args, Py_ssize_t n)
@@ -236,6 +243,12 @@ static PyObject *hatch_taken(PyObject *self, PyObject *unused)
 {
     (void)unused;
     return PyLong_FromUnsignedLongLong(((struct hatch *)self)->taken);
+}
+
+static PyObject *hatch_took_ns(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    return PyLong_FromLongLong(((struct hatch *)self)->took_ns);
 }
 
 static PyObject *hatch_next_due(PyObject *self, PyObject *unused)
@@ -330,9 +343,9 @@ static void hatch_dealloc(PyObject *self)
 
 static PyMethodDef hatch_methods[] = {
     FAST("take", hatch_take,
-         "take($self, gate, first, end, most, consumer, now, /)\n--\n\n"
-         "Take the next records, up to most, out of first to end that the caller has read; return "
-         "(first, end) of them, or None where the group has to be asked."),
+         "take($self, gate, excerpt, base, most, consumer, now, /)\n--\n\n"
+         "Take the next records, up to most, out of an excerpt that begins with LSN base; return "
+         "them as a batch, or None where they are not in it or the group has to be asked."),
     FAST("open", hatch_open,
          "open($self, tail, until, /)\n--\n\nLet records below tail be taken until a time."),
     {"close", hatch_close, METH_NOARGS, "close($self, /)\n--\n\nLet nothing be taken."},
@@ -347,6 +360,8 @@ static PyMethodDef hatch_methods[] = {
     {"clear", hatch_clear, METH_NOARGS, "clear($self, /)\n--\n\nClose it, and forget all notes."},
     {"taken", hatch_taken, METH_NOARGS,
      "taken($self, /)\n--\n\nReturn how many records were ever taken here."},
+    {"took_ns", hatch_took_ns, METH_NOARGS,
+     "took_ns($self, /)\n--\n\nReturn when records were last taken here; 0 if never."},
     {"next_due", hatch_next_due, METH_NOARGS,
      "next_due($self, /)\n--\n\nReturn the first deadline, None if there is no note."},
     FAST("due", hatch_due,

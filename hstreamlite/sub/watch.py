@@ -44,7 +44,7 @@ class Watch:
         """Note that a consumer asks for records."""
         activity = self._consumers.get(consumer)
         if activity is not None:
-            activity.asked_ns = now
+            activity.asked_ns = max(activity.asked_ns, now)
 
     def acked(self, consumer: str, now: int) -> None:
         """Note that a consumer acks."""
@@ -54,7 +54,7 @@ class Watch:
 
     def moved(self, now: int) -> None:
         """Note that something was delivered, or that there was nothing to do."""
-        self._moved_ns = now
+        self._moved_ns = max(self._moved_ns, now)
         self._complain_ns = None
 
     def look(self, now: int, done: int, acks: dict[str, int], *, work: bool) -> None:

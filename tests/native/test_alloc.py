@@ -8,6 +8,7 @@ import pytest
 
 from hstreamlite._native import fast, lib
 from hstreamlite.sub.ackmap import AckMap
+from tests.sub.taking import excerpt, taken
 
 
 def test_the_nth_allocation_fails_once_and_what_it_left_is_freed() -> None:
@@ -43,12 +44,13 @@ def test_a_hatch_without_memory_leaves_it_to_the_group() -> None:
     hatch = fast.Hatch(acked, 100, 100, 10)
     hatch.open(50, 1_000)
     gate = fast.AckGate()
+    excerpt(1)
     for call in (
-        lambda: hatch.take(gate, 1, 9, 1, 1, 0),
+        lambda: taken(hatch, gate, 1, 2, 1, 1, 0),
         lambda: hatch.note(1, 2, 10, 1, 1),
     ):
         lib.hsl_alloc_fail_at(1)
         assert not call()
         lib.hsl_alloc_fail_at(0)
     assert hatch.notes(0, 99, 0, False) == []
-    assert hatch.take(gate, 1, 9, 1, 1, 0) == (1, 2)
+    assert taken(hatch, gate, 1, 2, 1, 1, 0) == (1, 2)

@@ -55,7 +55,7 @@ def acks() -> int:
 
 
 HATCH: dict[str, Args] = {
-    "take": [fast.AckGate(), 1, 9, 1, 1, 0],
+    "take": [fast.AckGate(), fast.Excerpt(), 1, 1, 1, 0],
     "open": [9, 9],
     "wants": [fast.AckGate(), 1, 0],
     "note": [1, 2, 9, 1, 1],

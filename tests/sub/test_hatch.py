@@ -11,6 +11,7 @@ from hstreamlite.sub.effects import Doomed
 from hstreamlite.sub.group import Group
 from hstreamlite.sub.limits import Limits
 from hstreamlite.sub.retry import RetryPolicy
+from tests.sub.taking import taken
 
 TIMEOUT = 1_000_000
 GATE = fast.AckGate()
@@ -46,7 +47,7 @@ def fetch(of: Group, consumer: str, count: int, now: int = 0) -> list[tuple[int,
 def take(of: Group, consumer: str, count: int, now: int = 0) -> tuple[int, int] | None:
     hatch = of.hatch()
     assert hatch is not None
-    return hatch.take(GATE, 1, 1_000, count, of.hatch_number(consumer), now)
+    return taken(hatch, GATE, 1, 1_000, count, of.hatch_number(consumer), now)
 
 
 def opened(of: Group) -> Group:
@@ -83,10 +84,10 @@ def test_only_what_the_consumer_has_read_is_taken() -> None:
     hatch = of.hatch()
     assert hatch is not None
     number = of.hatch_number("a")
-    assert hatch.take(GATE, 3, 9, 1, number, 0) is None
-    assert hatch.take(GATE, 1, 2, 1, number, 0) is None
-    assert hatch.take(GATE, 1, 4, 3, number, 0) is None, "a fetch would give three"
-    assert hatch.take(GATE, 1, 4, 2, number, 0) == (2, 4)
+    assert taken(hatch, GATE, 3, 9, 1, number, 0) is None
+    assert taken(hatch, GATE, 1, 2, 1, number, 0) is None
+    assert taken(hatch, GATE, 1, 4, 3, number, 0) is None, "a fetch would give three"
+    assert taken(hatch, GATE, 1, 4, 2, number, 0) == (2, 4)
 
 
 def test_who_comes_gets_the_number_of_one_who_left_and_nothing_of_what_that_one_had() -> None:
@@ -116,10 +117,10 @@ def test_a_consumer_that_left_takes_nothing() -> None:
     assert hatch is not None
     gate = fast.AckGate()
     gate.leave()
-    assert hatch.take(gate, 1, 9, 1, 1, 0) is None
+    assert taken(hatch, gate, 1, 9, 1, 1, 0) is None
     gate = fast.AckGate(behind := fast.AckGate())
     behind.close()
-    assert hatch.take(gate, 1, 9, 1, 1, 0) is None
+    assert taken(hatch, gate, 1, 9, 1, 1, 0) is None
 
 
 SHUTTING: dict[str, Callable[[Group], object]] = {
