@@ -13,7 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FIRST_NOTES 16u
+#define CHUNK_NOTES 64u
+#define FIRST_CHUNKS 4u
 
 struct note {
     uint64_t first;
@@ -34,19 +35,34 @@ struct hatch {
     bool open;
     uint64_t tail, taken;
     int64_t until, took_ns;
-    struct note *notes; /* circular; the capacity is a power of two */
-    size_t head, count, capacity;
+    struct note **chunks; /* by number modulo the capacity, a power of two; NULL: not there */
+    struct note *spare;   /* the chunk that was emptied last, or NULL */
+    uint64_t head;        /* number of the first note, counted from the first there ever was */
+    size_t count, capacity;
 };
+
+/* The notes lie in chunks, so that however many there are none is copied and none has room for more
+ * than a chunk to spare. */
+static struct note **chunk_of(const struct hatch *h, uint64_t number)
+{
+    return &h->chunks[(number / CHUNK_NOTES) & (h->capacity - 1)];
+}
 
 static struct note *at(const struct hatch *h, size_t number)
 {
-    return &h->notes[(h->head + number) & (h->capacity - 1)];
+    return &(*chunk_of(h, h->head + number))[(h->head + number) % CHUNK_NOTES];
 }
 
 static void drop_first(struct hatch *h)
 {
-    h->head = (h->head + 1) & (h->capacity - 1);
+    struct note **chunk = chunk_of(h, h->head);
+    h->head++;
     h->count--;
+    if (h->head % CHUNK_NOTES == 0) {
+        free(h->spare);
+        h->spare = *chunk;
+        *chunk = NULL;
+    }
 }
 
 /* Forgets the first notes whose records are all done, or that were taken out. */
@@ -56,22 +72,35 @@ static void settle(struct hatch *h, uint64_t low)
         drop_first(h);
 }
 
+/* Makes a place for one chunk more than there are. */
+static bool make_place(struct hatch *h)
+{
+    uint64_t first = h->head / CHUNK_NOTES, behind = (h->head + h->count) / CHUNK_NOTES + 1;
+    size_t before = h->capacity;
+    struct note **chunks = h->chunks, **more;
+    if (behind - first <= before)
+        return true;
+    more = calloc(before ? 2 * before : FIRST_CHUNKS, sizeof *more);
+    if (!more)
+        return false;
+    h->chunks = more;
+    h->capacity = before ? 2 * before : FIRST_CHUNKS;
+    for (uint64_t i = first; i - first < before; i++)
+        *chunk_of(h, i * CHUNK_NOTES) = chunks[i & (before - 1)];
+    free(chunks);
+    return true;
+}
+
 static bool make_room(struct hatch *h)
 {
-    size_t capacity = h->capacity ? 2 * h->capacity : FIRST_NOTES;
-    struct note *notes;
-    if (h->count < h->capacity)
-        return true;
-    notes = malloc(capacity * sizeof *notes);
-    if (!notes)
+    if (!make_place(h))
         return false;
-    for (size_t i = 0; i < h->count; i++)
-        notes[i] = *at(h, i);
-    free(h->notes);
-    h->notes = notes;
-    h->head = 0;
-    h->capacity = capacity;
-    return true;
+    struct note **chunk = chunk_of(h, h->head + h->count);
+    if (!*chunk) {
+        *chunk = h->spare ? h->spare : malloc(CHUNK_NOTES * sizeof **chunk);
+        h->spare = NULL;
+    }
+    return *chunk;
 }
 
 /* There must be room. A deadline that is before that of the last note is told too late by the time
@@ -235,7 +264,8 @@ static PyObject *hatch_clear(PyObject *self, PyObject *unused)
     struct hatch *h = (struct hatch *)self;
     (void)unused;
     h->open = false;
-    h->count = 0;
+    while (h->count)
+        drop_first(h);
     Py_RETURN_NONE;
 }
 
@@ -334,7 +364,10 @@ static void hatch_dealloc(PyObject *self)
     struct hatch *h = (struct hatch *)self;
     PyTypeObject *type = Py_TYPE(self);
     Py_XDECREF(h->acks);
-    free(h->notes);
+    for (size_t i = 0; i < h->capacity; i++)
+        free(h->chunks[i]);
+    free(h->chunks);
+    free(h->spare);
     PyObject_Free(self);
     Py_DECREF(type);
 }

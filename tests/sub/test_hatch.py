@@ -248,6 +248,29 @@ def test_notes_of_what_is_done_are_forgotten() -> None:
     assert len(hatch.notes(0, 1 << 60, 0, False)) <= 2
 
 
+def test_there_is_a_note_of_each_however_many() -> None:
+    of = opened(group(most=1_000, span=1_000, tail=1_000))
+    hatch = of.hatch()
+    assert hatch is not None
+    of.ack(1, 1)
+    low = 2
+    for end in (3, 100, 70, 700, 900, 850):
+        for lsn in range(of.position(1)[1], end):
+            assert take(of, "ab"[lsn % 2], 1, now=lsn) == (lsn, lsn + 1)
+        assert [note[:2] for note in hatch.notes(0, 1 << 60, 0, False)] == [
+            (lsn, lsn + 1) for lsn in range(low, of.position(1)[1])
+        ]
+        stop = low + (end - low) // 2
+        for lsn in range(low, max(low, stop)):
+            of.ack(1, lsn)
+        low = max(low, stop)
+        hatch.settle(low)
+    (held,) = hatch.notes(low + 7, low + 8, 0, False)
+    assert held[:2] == (low + 7, low + 8)
+    of.seek({1: 1})
+    assert hatch.notes(0, 1 << 60, 0, False) == []
+
+
 def test_there_is_none_where_consumers_have_limits_or_shards_take_turns() -> None:
     assert group(per_consumer=5).hatch() is None
     of = group()
