@@ -1,100 +1,20 @@
-/* See keytab_api.h. A circular array of cells, one a record of [base, scan); a table of keys found
- * by hash; and lists of the keys for which something waits.
- *
- *   cell   key, distance to the next record of the key, parcel, attempts, failures
- *   key    head (first unacked record), todo (first that waits), tail, owner; the list it is in
- *
- *   head ..... todo ..... tail        [head, todo) is in the hands of `owner`, some of it acked;
- *    owner's    waiting               without todo nothing waits; head == todo: nobody has any
- *
- * A key is forgotten when all of its records are acked, which is noticed when somebody asks, or
- * when low passes its tail. Acks that something waits for are noticed through the map's watched
- * bits: of a key for which something waits, head and todo are watched.
- */
-#include "hsl.h"
+/* See keytab.h: cells, keys, and the lists of those for which something waits. */
+#include "keytab.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define NO_KEY UINT32_MAX
 #define FIRST_CELLS 64u
-#define SCAN_MAX 4096u
-#define FAILURES_MAX 8191u
 
-enum { NOWHERE, DELAYED, AGAIN, FRESH, MINE }; /* MINE + consumer */
-enum { WAITING, RESERVED, OUT };
-
-struct cell {
-    uint32_t key;
-    uint32_t next; /* LSNs to the next record of the key; 0 = the last */
-    uint32_t parcel;
-    uint16_t attempts;
-    uint16_t failures : 13;
-    uint16_t state : 2;
-    uint16_t delayed : 1;
-};
-
-struct key {
-    uint64_t hash; /* 0: of one record without a key */
-    uint32_t head, todo, tail; /* low halves of LSNs */
-    uint32_t owner;
-    uint32_t list;
-    uint32_t before, behind; /* in its list */
-    uint32_t bucket;         /* next of the same bucket, or of the free ones */
-    bool used, waits;        /* waits: todo counts */
-};
-
-struct list {
-    uint32_t first, last;
-};
-
-struct hsl_keytab {
-    struct hsl_ackmap *acks;
-    uint64_t base, scan;
-    struct cell *cells;
-    uint64_t cell_mask;
-    struct key *keys;
-    uint32_t keys_cap, keys_used, free_key;
-    uint32_t *buckets;
-    uint32_t bucket_mask;
-    struct list *lists;
-    uint32_t lists_len;
-    uint32_t *owners; /* of parcels */
-    uint32_t owners_len;
-    uint64_t *hashes; /* of [described - hashes_len, described) */
-    size_t hashes_len, hashes_cap;
-    uint64_t described;
-    uint32_t *restored; /* attempts of [restored_at, restored_end) */
-    uint64_t restored_at, restored_end;
-    uint32_t doom_at;
-    uint64_t fresh, again, fresh_ahead, owned;
-    bool late_acks;
-};
-
-static uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
-static uint64_t max_u64(uint64_t a, uint64_t b) { return a > b ? a : b; }
-
-static struct cell *cell_at(struct hsl_keytab *t, uint64_t lsn)
+uint64_t hsl_key_late(const struct hsl_keytab *t, uint64_t records)
 {
-    return &t->cells[lsn & t->cell_mask];
+    return t->late_acks ? records : 0;
 }
 
-static uint64_t whole(const struct hsl_keytab *t, uint32_t low_half)
-{
-    return t->base + (uint32_t)(low_half - (uint32_t)t->base);
-}
-
-static bool done(const struct hsl_keytab *t, uint64_t lsn)
-{
-    return hsl_ackmap_done(t->acks, lsn) != 0;
-}
-
-/* A record waits behind another of its key. In mode late_acks one that was handed out may be acked
- * all the same, and that is to be noticed, for it counts as waiting. There must be room for a
- * watch. */
-static void hold_behind(struct hsl_keytab *t, uint64_t lsn)
+/* In mode late_acks a record that was handed out may be acked all the same, and that is to be
+ * noticed, for it counts as waiting. */
+void hsl_key_hold_behind(struct hsl_keytab *t, uint64_t lsn)
 {
     if (t->late_acks && cell_at(t, lsn)->attempts > 0)
         hsl_ackmap_watch(t->acks, lsn);
@@ -104,7 +24,7 @@ static void hold_behind(struct hsl_keytab *t, uint64_t lsn)
 
 /* ---- memory ---- */
 
-static int reserve_cells(struct hsl_keytab *t, uint64_t end)
+int hsl_key_reserve_cells(struct hsl_keytab *t, uint64_t end)
 {
     uint64_t cap = t->cell_mask + 1;
     if (end - t->base <= cap)
@@ -122,7 +42,7 @@ static int reserve_cells(struct hsl_keytab *t, uint64_t end)
     return 0;
 }
 
-static int reserve_keys(struct hsl_keytab *t, uint64_t more)
+int hsl_key_reserve_keys(struct hsl_keytab *t, uint64_t more)
 {
     uint64_t need = t->keys_used + more, cap = t->keys_cap;
     if (need <= cap)
@@ -158,27 +78,26 @@ static int reserve_keys(struct hsl_keytab *t, uint64_t more)
     return 0;
 }
 
-static int reserve_numbers(struct hsl_keytab *t, uint32_t consumer, uint32_t parcel)
+/* Lists from one item on begin empty. */
+static int reserve_lists(struct list **lists, uint32_t *len, uint32_t number)
 {
-    if (MINE + consumer >= t->lists_len) {
-        uint32_t len = 2 * (MINE + consumer + 1);
-        struct list *lists = realloc(t->lists, len * sizeof *lists);
-        if (!lists)
-            return -ENOMEM;
-        t->lists = lists;
-        memset(lists + t->lists_len, 0xff, (len - t->lists_len) * sizeof *lists);
-        t->lists_len = len;
-    }
-    if (parcel >= t->owners_len) {
-        uint32_t len = 2 * (parcel + 1);
-        uint32_t *owners = realloc(t->owners, len * sizeof *owners);
-        if (!owners)
-            return -ENOMEM;
-        t->owners = owners;
-        memset(owners + t->owners_len, 0, (len - t->owners_len) * sizeof *owners);
-        t->owners_len = len;
-    }
+    if (number < *len)
+        return 0;
+    uint32_t cap = 2 * (number + 1);
+    struct list *more = realloc(*lists, cap * sizeof *more);
+    if (!more)
+        return -ENOMEM;
+    memset(more + *len, 0xff, (cap - *len) * sizeof *more);
+    *lists = more;
+    *len = cap;
     return 0;
+}
+
+int hsl_key_reserve_consumer(struct hsl_keytab *t, uint32_t consumer)
+{
+    if (reserve_lists(&t->lists, &t->lists_len, MINE + consumer) < 0)
+        return -ENOMEM;
+    return reserve_lists(&t->held, &t->held_len, consumer);
 }
 
 struct hsl_keytab *hsl_keytab_new(struct hsl_ackmap *acks)
@@ -191,7 +110,7 @@ struct hsl_keytab *hsl_keytab_new(struct hsl_ackmap *acks)
     t->cell_mask = FIRST_CELLS - 1;
     t->keys = calloc(FIRST_CELLS, sizeof *t->keys);
     t->buckets = malloc(FIRST_CELLS * sizeof *t->buckets);
-    if (!t->cells || !t->keys || !t->buckets || reserve_numbers(t, 0, 0) < 0) {
+    if (!t->cells || !t->keys || !t->buckets || hsl_key_reserve_consumer(t, 0) < 0) {
         hsl_keytab_free(t);
         return NULL;
     }
@@ -214,7 +133,8 @@ void hsl_keytab_free(struct hsl_keytab *t)
     free(t->keys);
     free(t->buckets);
     free(t->lists);
-    free(t->owners);
+    free(t->held);
+    hsl_parcels_drop(t);
     free(t->hashes);
     free(t->restored);
     free(t);
@@ -222,7 +142,7 @@ void hsl_keytab_free(struct hsl_keytab *t)
 
 /* ---- lists and keys ---- */
 
-static void unlist(struct hsl_keytab *t, struct key *k)
+void hsl_key_unlist(struct hsl_keytab *t, struct key *k)
 {
     t->owned -= k->list >= MINE;
     if (k->list >= AGAIN) {
@@ -257,7 +177,7 @@ static void enlist(struct hsl_keytab *t, struct key *k, uint32_t where, bool fir
         list->last = at;
 }
 
-static struct key *find(struct hsl_keytab *t, uint64_t hash)
+struct key *hsl_key_find(struct hsl_keytab *t, uint64_t hash)
 {
     uint32_t at = t->buckets[hash & t->bucket_mask];
     while (at != NO_KEY && t->keys[at].hash != hash)
@@ -265,8 +185,7 @@ static struct key *find(struct hsl_keytab *t, uint64_t hash)
     return at == NO_KEY ? NULL : &t->keys[at];
 }
 
-/* There must be room. */
-static struct key *add_key(struct hsl_keytab *t, uint64_t hash, uint64_t lsn, uint32_t owner)
+struct key *hsl_key_add(struct hsl_keytab *t, uint64_t hash, uint64_t lsn, uint32_t owner)
 {
     uint32_t at = t->free_key;
     struct key *k = &t->keys[at];
@@ -285,7 +204,7 @@ static struct key *add_key(struct hsl_keytab *t, uint64_t hash, uint64_t lsn, ui
 static void forget(struct hsl_keytab *t, struct key *k)
 {
     uint32_t at = (uint32_t)(k - t->keys);
-    unlist(t, k);
+    hsl_key_unlist(t, k);
     if (k->hash != 0) {
         uint32_t *bucket = &t->buckets[k->hash & t->bucket_mask];
         while (*bucket != at)
@@ -298,8 +217,7 @@ static void forget(struct hsl_keytab *t, struct key *k)
     t->keys_used--;
 }
 
-/* A record waits no more. Acked ones among those that came back never did. */
-static void uncount(struct hsl_keytab *t, struct cell *c)
+void hsl_key_uncount(struct hsl_keytab *t, struct cell *c)
 {
     if (c->state != WAITING)
         return;
@@ -310,8 +228,7 @@ static void uncount(struct hsl_keytab *t, struct cell *c)
         t->again--;
 }
 
-/* Puts a key where it belongs, and has acks noticed that would change that. */
-static void place(struct hsl_keytab *t, struct key *k)
+void hsl_key_place(struct hsl_keytab *t, struct key *k)
 {
     uint32_t where = NOWHERE;
     bool again = false;
@@ -325,25 +242,24 @@ static void place(struct hsl_keytab *t, struct key *k)
     }
     if (k->list == where)
         return;
-    unlist(t, k);
+    hsl_key_unlist(t, k);
     k->list = where;
     if (where >= AGAIN)
         enlist(t, k, where, again && where != AGAIN);
 }
 
-static void step_todo(struct hsl_keytab *t, struct key *k)
+void hsl_key_step(struct hsl_keytab *t, struct key *k)
 {
     const struct cell *c = cell_at(t, whole(t, k->todo));
     k->waits = c->next != 0;
     k->todo += c->next;
 }
 
-/* Notices what is acked; false if that is all of the key, which is forgotten. */
-static bool refresh(struct hsl_keytab *t, struct key *k)
+bool hsl_key_refresh(struct hsl_keytab *t, struct key *k)
 {
     while (k->waits && done(t, whole(t, k->todo))) {
-        uncount(t, cell_at(t, whole(t, k->todo)));
-        step_todo(t, k);
+        hsl_key_uncount(t, cell_at(t, whole(t, k->todo)));
+        hsl_key_step(t, k);
     }
     while (done(t, whole(t, k->head))) {
         uint32_t next = cell_at(t, whole(t, k->head))->next;
@@ -355,17 +271,11 @@ static bool refresh(struct hsl_keytab *t, struct key *k)
     }
     if (k->waits && k->head == k->todo)
         k->owner = 0;
-    place(t, k);
+    hsl_key_place(t, k);
     return true;
 }
 
-static struct key *key_of(struct hsl_keytab *t, const struct cell *c)
-{
-    return c->key != NO_KEY && t->keys[c->key].used ? &t->keys[c->key] : NULL;
-}
-
-/* Notices acks, and lets go of cells below low. */
-static void sync_acks(struct hsl_keytab *t)
+void hsl_key_sync(struct hsl_keytab *t)
 {
     const uint64_t *woken;
     size_t n = hsl_ackmap_woken(t->acks, &woken);
@@ -375,14 +285,14 @@ static void sync_acks(struct hsl_keytab *t)
             continue;
         struct key *k = key_of(t, cell_at(t, woken[i]));
         if (k && (k->head == (uint32_t)woken[i] || k->todo == (uint32_t)woken[i]))
-            refresh(t, k);
+            hsl_key_refresh(t, k);
         else
-            uncount(t, cell_at(t, woken[i]));
+            hsl_key_uncount(t, cell_at(t, woken[i]));
     }
     for (; t->base < low && t->base < t->scan; t->base++) {
         struct key *k = key_of(t, cell_at(t, t->base));
         if (k && k->head == (uint32_t)t->base)
-            refresh(t, k);
+            hsl_key_refresh(t, k);
     }
     if (t->scan < low) { /* passed by a gap, before it was looked at */
         for (uint64_t lsn = t->scan; lsn < min_u64(low, t->restored_end); lsn++)
@@ -397,7 +307,7 @@ static void sync_acks(struct hsl_keytab *t)
 
 void hsl_keytab_state(struct hsl_keytab *t, struct hsl_key_state *out)
 {
-    sync_acks(t);
+    hsl_key_sync(t);
     *out = (struct hsl_key_state){
         .scan = t->scan,
         .described = t->described,
@@ -405,10 +315,13 @@ void hsl_keytab_state(struct hsl_keytab *t, struct hsl_key_state *out)
         .again = t->again + hsl_ackmap_count(t->acks, t->scan, t->restored_end) - t->fresh_ahead,
         .window = t->scan - t->base,
         .owned = t->owned,
+        .handed = t->handed_len,
         .keys = t->keys_used,
         .bytes = (t->cell_mask + 1) * sizeof *t->cells + t->keys_cap * sizeof *t->keys +
                  (t->bucket_mask + 1) * sizeof *t->buckets + t->hashes_cap * sizeof *t->hashes +
-                 t->lists_len * sizeof *t->lists + t->owners_len * sizeof *t->owners +
+                 (t->lists_len + t->held_len) * sizeof *t->lists +
+                 t->parcels_len * (sizeof *t->parcels + sizeof *t->deadlines) +
+                 t->handed_cap * sizeof *t->handed +
                  (t->restored_end - t->restored_at) * sizeof *t->restored,
     };
 }
@@ -436,7 +349,7 @@ void hsl_keytab_late_acks(struct hsl_keytab *t) { t->late_acks = true; }
 
 int hsl_keytab_describe(struct hsl_keytab *t, uint64_t first, const uint64_t *hashes, size_t n)
 {
-    sync_acks(t);
+    hsl_key_sync(t);
     if (first != t->described)
         return -ERANGE;
     size_t kept = (size_t)(t->described - t->scan);
@@ -456,415 +369,11 @@ int hsl_keytab_describe(struct hsl_keytab *t, uint64_t first, const uint64_t *ha
     return 0;
 }
 
-/* ---- handing out ---- */
-
-struct taking {
-    uint32_t consumer, parcel;
-    uint64_t left, fresh;
-    struct hsl_key_run *out;
-    int64_t runs;
-};
-
-static void add_run(struct hsl_key_run *out, int64_t *n, uint64_t lsn, uint32_t attempt)
-{
-    struct hsl_key_run *last = *n > 0 ? &out[*n - 1] : NULL;
-    if (last && last->first + last->count == lsn && last->attempt == attempt)
-        last->count++;
-    else
-        out[(*n)++] = (struct hsl_key_run){lsn, 1, attempt};
-}
-
-static bool may_hand(const struct taking *g, const struct cell *c)
-{
-    return g->left > 0 && (c->attempts > 0 || g->fresh > 0);
-}
-
-static void hand(struct hsl_keytab *t, struct taking *g, uint64_t lsn)
-{
-    struct cell *c = cell_at(t, lsn);
-    uncount(t, c);
-    c->state = RESERVED;
-    c->parcel = g->parcel;
-    g->left--;
-    g->fresh -= c->attempts == 0;
-    add_run(g->out, &g->runs, lsn, c->attempts + 1u);
-}
-
-/* Hands out what waits of a key, as far as that goes. */
-static void hand_waiting(struct hsl_keytab *t, struct taking *g, struct key *k)
-{
-    while (k->waits) {
-        uint64_t lsn = whole(t, k->todo);
-        struct cell *c = cell_at(t, lsn);
-        if (done(t, lsn)) {
-            uncount(t, c);
-        } else {
-            if (c->delayed || !may_hand(g, c))
-                break;
-            k->owner = g->consumer;
-            hand(t, g, lsn);
-        }
-        step_todo(t, k);
-    }
-    unlist(t, k); /* what is left may have to stand behind what comes again of others */
-    place(t, k);
-}
-
-static void hand_list(struct hsl_keytab *t, struct taking *g, uint32_t list)
-{
-    uint32_t at;
-    while (g->left > 0 && (at = t->lists[list].first) != NO_KEY) {
-        struct key *k = &t->keys[at];
-        if (!refresh(t, k) || k->list != list)
-            continue;
-        if (!may_hand(g, cell_at(t, whole(t, k->todo))))
-            return;
-        hand_waiting(t, g, k);
-    }
-}
-
-/* Gives the record at `scan` its cell. */
-static struct cell *enter(struct hsl_keytab *t, uint64_t lsn)
-{
-    struct cell *c = cell_at(t, lsn);
-    *c = (struct cell){.key = NO_KEY};
-    if (lsn < t->restored_end && !done(t, lsn)) {
-        uint32_t was = t->restored[lsn - t->restored_at];
-        c->attempts = was < UINT16_MAX ? (uint16_t)was : UINT16_MAX;
-        c->failures = was < FAILURES_MAX ? (uint16_t)was : FAILURES_MAX;
-        c->delayed = t->doom_at != 0 && was >= t->doom_at;
-        t->fresh_ahead -= was == 0;
-    }
-    return c;
-}
-
-/* Hands out the record at `scan`, or has it wait. false: it stays where it is. */
-static bool scan_one(struct hsl_keytab *t, struct taking *g, uint64_t hash)
-{
-    uint64_t lsn = t->scan;
-    bool old = lsn < t->restored_end;
-    if (old && done(t, lsn)) {
-        enter(t, lsn);
-        t->scan++;
-        return true;
-    }
-    uint32_t was = old ? t->restored[lsn - t->restored_at] : 0;
-    bool doomed = t->doom_at != 0 && was >= t->doom_at;
-    bool may = g->left > 0 && (was > 0 || g->fresh > 0) && !doomed;
-    if (!may && (g->left == 0 || !old))
-        return false;
-    struct cell *c = enter(t, lsn);
-    if (c->attempts == 0)
-        t->fresh++;
-    else
-        t->again++;
-    t->scan++;
-    struct key *k = hash != 0 ? find(t, hash) : NULL;
-    if (k && !refresh(t, k))
-        k = NULL;
-    if (k) {
-        cell_at(t, whole(t, k->tail))->next = (uint32_t)lsn - k->tail;
-        k->tail = (uint32_t)lsn;
-        c->key = (uint32_t)(k - t->keys);
-    } else if (hash != 0 || !may) {
-        k = add_key(t, hash, lsn, may ? g->consumer : 0);
-    }
-    if (may && (!k || (!k->waits && k->owner == g->consumer))) {
-        hand(t, g, lsn);
-    } else {
-        if (k->head != (uint32_t)lsn)
-            hold_behind(t, lsn);
-        if (!k->waits)
-            k->todo = (uint32_t)lsn;
-        k->waits = true;
-        place(t, k);
-    }
-    return true;
-}
-
-/* Watches that so many records may need in mode late_acks. */
-static uint64_t late(const struct hsl_keytab *t, uint64_t records)
-{
-    return t->late_acks ? records : 0;
-}
-
-static int reserve_scan(struct hsl_keytab *t, uint64_t stop, uint64_t max)
-{
-    uint64_t n = stop - t->scan, waiting = min_u64(t->again + t->fresh, max);
-    if (reserve_cells(t, stop) < 0 || reserve_keys(t, n) < 0 ||
-        hsl_ackmap_may_watch(t->acks, (size_t)(2 * (n + waiting) + late(t, n))) < 0)
-        return -ENOMEM;
-    return stop > t->restored_end ? hsl_ackmap_reserve(t->acks, stop) : 0;
-}
-
-int64_t hsl_keytab_take(struct hsl_keytab *t, uint32_t consumer, uint32_t parcel, uint64_t max,
-                        uint64_t fresh, uint64_t end, struct hsl_key_run *out)
-{
-    struct taking g = {consumer, parcel, max, fresh, out, 0};
-    sync_acks(t);
-    uint64_t stop = min_u64(min_u64(end, t->described), t->scan + SCAN_MAX);
-    stop = stop > t->scan ? stop : t->scan;
-    if (reserve_numbers(t, consumer, parcel) < 0 || reserve_scan(t, stop, max) < 0)
-        return -ENOMEM;
-    t->owners[parcel] = consumer;
-    hand_list(t, &g, AGAIN);
-    hand_list(t, &g, MINE + consumer);
-    hand_list(t, &g, FRESH);
-    const uint64_t *hashes = t->hashes + (t->hashes_len - (size_t)(t->described - t->scan));
-    while (t->scan < stop && scan_one(t, &g, *hashes))
-        hashes++;
-    struct hsl_ack_state state;
-    hsl_ackmap_state(t->acks, &state);
-    if (t->scan > state.next)
-        hsl_ackmap_advance(t->acks, t->scan, 1);
-    return g.runs;
-}
-
-/* ---- coming back ---- */
-
-static void fail(struct cell *c)
-{
-    if (c->failures < FAILURES_MAX)
-        c->failures++;
-}
-
-/* A record that is reserved or out waits again, and those of its key behind it. There must be room
- * for a key and two watches. */
-static void back(struct hsl_keytab *t, uint64_t lsn, bool failed)
-{
-    struct cell *c = cell_at(t, lsn);
-    c->delayed = 0;
-    if (failed)
-        fail(c);
-    struct key *k = key_of(t, c);
-    if (!k) { /* it has no key, and was handed out at once */
-        k = add_key(t, 0, lsn, 0);
-        k->waits = true;
-    }
-    for (uint64_t at = lsn;; at += c->next) {
-        c = cell_at(t, at);
-        if (!done(t, at) && c->state != WAITING) {
-            hsl_ackmap_unload(t->acks, at, at + 1);
-            c->state = WAITING;
-            c->parcel = 0;
-            if (at != lsn)
-                hold_behind(t, at);
-            if (c->attempts == 0)
-                t->fresh++;
-            else
-                t->again++;
-        } else if (k->waits && k->todo == (uint32_t)at && at != lsn) {
-            if (!done(t, at))
-                hold_behind(t, at);
-            break; /* from here on they wait already */
-        }
-        if (c->next == 0)
-            break;
-    }
-    k->todo = (uint32_t)lsn;
-    k->waits = true;
-    unlist(t, k); /* it may stand among what is new, and comes before that now */
-    refresh(t, k);
-}
-
-static bool in_parcel(struct hsl_keytab *t, uint64_t lsn, uint32_t parcel)
-{
-    if (lsn < t->base || lsn >= t->scan || done(t, lsn))
-        return false;
-    const struct cell *c = cell_at(t, lsn);
-    return c->parcel == parcel && c->state != WAITING;
-}
-
-static int reserve_back(struct hsl_keytab *t, uint64_t records)
-{
-    sync_acks(t);
-    if (reserve_keys(t, records) < 0)
-        return -ENOMEM;
-    return hsl_ackmap_may_watch(t->acks, (size_t)(2 * records + late(t, t->scan - t->base)));
-}
-
-static uint64_t records_of(const struct hsl_key_run *runs, size_t n)
-{
-    uint64_t records = 0;
-    for (size_t i = 0; i < n; i++)
-        records += runs[i].count;
-    return records;
-}
-
-int64_t hsl_keytab_confirm(struct hsl_keytab *t, uint32_t parcel, const struct hsl_key_run *runs,
-                           size_t n, uint64_t count, struct hsl_key_run *out)
-{
-    int64_t confirmed = 0;
-    uint64_t place_in = 0;
-    if (reserve_back(t, records_of(runs, n)) < 0)
-        return -ENOMEM;
-    for (size_t i = 0; i < n; i++) {
-        for (uint64_t lsn = runs[i].first; lsn < runs[i].first + runs[i].count; lsn++) {
-            bool given = place_in++ < count;
-            if (!in_parcel(t, lsn, parcel) || cell_at(t, lsn)->state != RESERVED)
-                continue;
-            if (!given) {
-                back(t, lsn, false);
-                continue;
-            }
-            struct cell *c = cell_at(t, lsn);
-            c->state = OUT;
-            c->attempts += c->attempts < UINT16_MAX;
-            add_run(out, &confirmed, lsn, c->attempts);
-        }
-    }
-    for (int64_t i = 0; i < confirmed; i++)
-        hsl_ackmap_hold(t->acks, out[i].first, out[i].first + out[i].count, 0);
-    return confirmed;
-}
-
-/* Of the records that were taken back, those at the head of what waits. */
-static int64_t heads_of(struct hsl_keytab *t, struct hsl_key_head *out, int64_t n)
-{
-    int64_t kept = 0;
-    for (int64_t i = 0; i < n; i++) {
-        const struct cell *c = cell_at(t, out[i].lsn);
-        const struct key *k = key_of(t, c);
-        if (k && k->waits && k->todo == (uint32_t)out[i].lsn)
-            out[kept++] = (struct hsl_key_head){out[i].lsn, c->failures, c->attempts};
-    }
-    return kept;
-}
-
-int64_t hsl_keytab_take_back(struct hsl_keytab *t, uint32_t parcel, const struct hsl_key_run *runs,
-                             size_t n, struct hsl_key_head *out, uint64_t *count)
-{
-    int64_t taken = 0;
-    *count = 0;
-    if (reserve_back(t, records_of(runs, n)) < 0)
-        return -ENOMEM;
-    for (size_t i = 0; i < n; i++)
-        for (uint64_t lsn = runs[i].first; lsn < runs[i].first + runs[i].count; lsn++)
-            *count += in_parcel(t, lsn, parcel) && cell_at(t, lsn)->state == OUT;
-    for (size_t i = 0; i < n; i++) {
-        for (uint64_t lsn = runs[i].first; lsn < runs[i].first + runs[i].count; lsn++) {
-            if (!in_parcel(t, lsn, parcel))
-                continue; /* or it was taken along with one before it */
-            back(t, lsn, cell_at(t, lsn)->state == OUT);
-            out[taken++].lsn = lsn;
-        }
-    }
-    return heads_of(t, out, taken);
-}
-
-static bool consumer_has(struct hsl_keytab *t, uint32_t consumer, uint64_t lsn)
-{
-    if (lsn < t->base || lsn >= t->scan || done(t, lsn))
-        return false;
-    const struct cell *c = cell_at(t, lsn);
-    return c->state == OUT && t->owners[c->parcel] == consumer;
-}
-
-static int64_t take_of(struct hsl_keytab *t, uint32_t consumer, uint64_t first, uint64_t end,
-                       bool sent, struct hsl_key_head *out, uint64_t *count)
-{
-    int64_t taken = 0;
-    sync_acks(t);
-    first = first > t->base ? first : t->base;
-    end = min_u64(end, t->scan);
-    *count = 0;
-    if (first >= end)
-        return 0;
-    if (reserve_back(t, end - first) < 0)
-        return -ENOMEM;
-    for (uint64_t lsn = first; lsn < end; lsn++) {
-        struct cell *c = cell_at(t, lsn);
-        if (!consumer_has(t, consumer, lsn))
-            continue;
-        if (sent)
-            fail(c);
-        else
-            c->attempts--;
-        out[taken++] = (struct hsl_key_head){lsn, c->failures, c->attempts};
-    }
-    for (int64_t i = 0; i < taken; i++) {
-        if (cell_at(t, out[i].lsn)->state == OUT) /* not taken along with one before it */
-            back(t, out[i].lsn, false);
-        if (out[i].attempts == 0)
-            hsl_ackmap_hold(t->acks, out[i].lsn, out[i].lsn + 1, 1);
-    }
-    *count = (uint64_t)taken;
-    return taken;
-}
-
-int64_t hsl_keytab_release(struct hsl_keytab *t, uint32_t consumer, uint64_t first, uint64_t end,
-                           struct hsl_key_head *out, uint64_t *count)
-{
-    return take_of(t, consumer, first, end, true, out, count);
-}
-
-int64_t hsl_keytab_unsend(struct hsl_keytab *t, uint32_t consumer, uint64_t first, uint64_t end,
-                          struct hsl_key_head *out, uint64_t *count)
-{
-    return take_of(t, consumer, first, end, false, out, count);
-}
-
-uint64_t hsl_keytab_move(struct hsl_keytab *t, uint32_t from, uint32_t to, uint64_t first,
-                         uint64_t end)
-{
-    uint64_t moved = 0;
-    sync_acks(t);
-    if (reserve_numbers(t, 0, to) < 0)
-        return UINT64_MAX;
-    t->owners[to] = t->owners[from];
-    for (uint64_t lsn = first > t->base ? first : t->base; lsn < min_u64(end, t->scan); lsn++) {
-        if (in_parcel(t, lsn, from) && cell_at(t, lsn)->state == OUT) {
-            cell_at(t, lsn)->parcel = to;
-            moved++;
-        }
-    }
-    return moved;
-}
-
-int hsl_keytab_holds(struct hsl_keytab *t, uint32_t consumer, uint64_t first, uint64_t end)
-{
-    sync_acks(t);
-    for (uint64_t lsn = first; lsn < end; lsn++)
-        if (!consumer_has(t, consumer, lsn))
-            return 0;
-    return 1;
-}
-
-uint64_t hsl_keytab_open(struct hsl_keytab *t, uint32_t parcel, const struct hsl_key_run *runs,
-                         size_t n, uint64_t *first)
-{
-    uint64_t open = 0;
-    *first = UINT64_MAX;
-    for (size_t i = 0; i < n; i++) {
-        for (uint64_t lsn = runs[i].first; lsn < runs[i].first + runs[i].count; lsn++) {
-            if (!in_parcel(t, lsn, parcel))
-                continue;
-            open++;
-            *first = min_u64(*first, lsn);
-        }
-    }
-    return open;
-}
-
-uint32_t hsl_keytab_next_parcel(struct hsl_keytab *t, uint32_t consumer, uint64_t *at,
-                                uint64_t end)
-{
-    uint32_t parcel = 0;
-    sync_acks(t);
-    *at = *at > t->base ? *at : t->base;
-    for (end = min_u64(end, t->scan); *at < end; (*at)++) {
-        bool has = consumer_has(t, consumer, *at);
-        if (parcel != 0 && (!has || cell_at(t, *at)->parcel != parcel))
-            break;
-        if (has)
-            parcel = cell_at(t, *at)->parcel;
-    }
-    return parcel;
-}
+/* ---- what waits ---- */
 
 int hsl_keytab_delay(struct hsl_keytab *t, uint64_t lsn)
 {
-    sync_acks(t);
+    hsl_key_sync(t);
     if (lsn < t->base || lsn >= t->scan || done(t, lsn))
         return 0;
     struct cell *c = cell_at(t, lsn);
@@ -872,13 +381,13 @@ int hsl_keytab_delay(struct hsl_keytab *t, uint64_t lsn)
     if (!k || c->state != WAITING)
         return 0;
     c->delayed = 1;
-    place(t, k);
+    hsl_key_place(t, k);
     return 1;
 }
 
 int hsl_keytab_expose(struct hsl_keytab *t, uint64_t lsn)
 {
-    sync_acks(t);
+    hsl_key_sync(t);
     if (lsn < t->base || lsn >= max_u64(t->scan, t->restored_end) || done(t, lsn))
         return 0;
     if (lsn < t->scan) {
@@ -892,134 +401,33 @@ int hsl_keytab_expose(struct hsl_keytab *t, uint64_t lsn)
 
 void hsl_keytab_wake(struct hsl_keytab *t, uint64_t lsn)
 {
-    sync_acks(t);
+    hsl_key_sync(t);
     if (lsn < t->base || lsn >= t->scan || done(t, lsn))
         return;
     struct cell *c = cell_at(t, lsn);
     struct key *k = key_of(t, c);
     c->delayed = 0;
     if (k)
-        refresh(t, k);
+        hsl_key_refresh(t, k);
 }
 
 void hsl_keytab_leave(struct hsl_keytab *t, uint32_t consumer)
 {
     uint32_t at;
-    sync_acks(t);
+    hsl_key_sync(t);
     while (MINE + consumer < t->lists_len && (at = t->lists[MINE + consumer].first) != NO_KEY) {
         t->keys[at].owner = 0;
-        refresh(t, &t->keys[at]);
+        hsl_key_refresh(t, &t->keys[at]);
     }
 }
 
 int hsl_keytab_ready(struct hsl_keytab *t, uint32_t consumer, uint64_t fresh, uint64_t end)
 {
-    sync_acks(t);
+    hsl_key_sync(t);
     if (t->lists[AGAIN].first != NO_KEY || t->scan < min_u64(t->restored_end, end))
         return 1;
     uint32_t mine = MINE + consumer < t->lists_len ? t->lists[MINE + consumer].first : NO_KEY;
     if (mine != NO_KEY && cell_at(t, whole(t, t->keys[mine].todo))->attempts > 0)
         return 1;
     return fresh > 0 && (mine != NO_KEY || t->lists[FRESH].first != NO_KEY || t->scan < end);
-}
-
-size_t hsl_keytab_attempts(struct hsl_keytab *t, uint64_t *lsn, struct hsl_key_run *out,
-                           size_t cap)
-{
-    int64_t n = 0;
-    sync_acks(t);
-    uint64_t at = *lsn > t->base ? *lsn : t->base;
-    uint64_t end = t->scan > t->restored_end ? t->scan : t->restored_end;
-    for (; at < end; at++) {
-        uint32_t attempts = at < t->scan ? cell_at(t, at)->attempts
-                                         : t->restored[at - t->restored_at];
-        if (attempts == 0 || done(t, at))
-            continue;
-        const struct hsl_key_run *last = n > 0 ? &out[n - 1] : NULL;
-        bool joins = last && last->first + last->count == at && last->attempt == attempts;
-        if (!joins && (size_t)n == cap)
-            break;
-        add_run(out, &n, at, attempts);
-    }
-    *lsn = at;
-    return (size_t)n;
-}
-
-static int check_key(struct hsl_keytab *t, struct key *k, uint64_t *fresh, uint64_t *again)
-{
-    uint64_t lsn = whole(t, k->head), todo = k->waits ? whole(t, k->todo) : UINT64_MAX;
-    bool met = !k->waits;
-    if (k->waits && done(t, lsn))
-        return 1; /* nobody noticed an ack that something waits for */
-    for (;; lsn += cell_at(t, lsn)->next) {
-        const struct cell *c = cell_at(t, lsn);
-        if (lsn < t->base || lsn >= t->scan)
-            return 2;
-        if (key_of(t, c) != k)
-            return 3;
-        met |= lsn == todo;
-        if (!done(t, lsn)) {
-            bool waits = k->waits && lsn >= todo;
-            if (waits != (c->state == WAITING))
-                return 4;
-            if (!waits && t->owners[c->parcel] != k->owner)
-                return 5; /* two consumers have records of one key */
-            bool counts = c->delayed || (t->late_acks && c->attempts > 0);
-            if (waits && lsn != todo && !counts && !hsl_ackmap_is_held(t->acks, lsn))
-                return 6;
-            *fresh += waits && c->attempts == 0;
-            *again += waits && c->attempts > 0;
-        }
-        if (c->next == 0)
-            break;
-    }
-    if (!met || (uint32_t)lsn != k->tail)
-        return 7;
-    if (!k->waits)
-        return k->list != NOWHERE ? 8 : 0;
-    const struct cell *c = cell_at(t, todo);
-    uint32_t where = c->delayed ? DELAYED : c->attempts ? AGAIN : FRESH;
-    if (k->head != k->todo && !c->delayed)
-        where = MINE + k->owner;
-    return k->list != where ? 8 : 0;
-}
-
-/* What comes again of a consumer's keys stands before what is new. */
-static bool in_order(struct hsl_keytab *t, uint32_t list)
-{
-    bool fresh = false;
-    for (uint32_t at = t->lists[list].first; at != NO_KEY; at = t->keys[at].behind) {
-        bool again = cell_at(t, whole(t, t->keys[at].todo))->attempts > 0;
-        if (again && fresh)
-            return false;
-        fresh |= !again;
-    }
-    return true;
-}
-
-int hsl_keytab_check(struct hsl_keytab *t)
-{
-    uint64_t fresh = 0, again = 0;
-    uint32_t used = 0;
-    sync_acks(t);
-    for (uint32_t i = 0; i < t->keys_cap; i++) {
-        struct key *k = &t->keys[i];
-        if (!k->used)
-            continue;
-        used++;
-        int rule = check_key(t, k, &fresh, &again);
-        if (rule)
-            return rule;
-        if (k->hash != 0 && find(t, k->hash) != k)
-            return 9;
-    }
-    if (used != t->keys_used)
-        return 10;
-    if (fresh != t->fresh || again != t->again)
-        return 11;
-    for (uint32_t list = MINE; list < t->lists_len; list++) {
-        if (!in_order(t, list))
-            return 12;
-    }
-    return 0;
 }

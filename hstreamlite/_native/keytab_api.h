@@ -8,6 +8,8 @@
  * are chains of their own. Keys are told apart by hash: two that collide are one, which costs speed
  * and no order.
  *
+ * What goes out together is a parcel: the runs of a lease, with one deadline.
+ *
  * A record is waiting (nobody has it), reserved, or out. `scan` is where handing out goes on in the
  * log: records from there on have no place in any chain yet; their keys must be described first.
  *
@@ -34,6 +36,14 @@ struct hsl_key_head {
     uint32_t attempts;
 };
 
+/* Unacked records of [first, end) that are out until a time. */
+struct hsl_key_out {
+    int64_t due;
+    uint64_t first, end, open;
+};
+
+enum hsl_key_due { HSL_KEY_RESERVED = -1 };
+
 struct hsl_key_state {
     uint64_t scan;
     uint64_t described;
@@ -41,6 +51,7 @@ struct hsl_key_state {
     uint64_t again;   /* unacked ones that were, and nobody has */
     uint64_t window;  /* records that have a place */
     uint64_t owned;   /* keys whose owner may have more of them */
+    uint64_t handed;  /* runs that hsl_keytab_handed would return */
     uint64_t keys;
     uint64_t bytes;   /* of memory */
 };
@@ -60,39 +71,59 @@ int hsl_keytab_restore(struct hsl_keytab *t, const uint32_t *attempts, size_t n,
  * -ENOMEM. */
 int hsl_keytab_describe(struct hsl_keytab *t, uint64_t first, const uint64_t *hashes, size_t n);
 
-/* Reserves up to max records for a consumer (from 1 on) as one parcel (from 1 on), of which at most
- * `fresh` were never handed out before; scans up to `end` at most. Returns how many runs it wrote,
- * in the order to be sent in; out must take max of them. -ENOMEM. */
-int64_t hsl_keytab_take(struct hsl_keytab *t, uint32_t consumer, uint32_t parcel, uint64_t max,
-                        uint64_t fresh, uint64_t end, struct hsl_key_run *out);
-/* The first `count` records of these runs are handed out; the others, and their followers, wait
- * again as if they had not been reserved. Leaves out what is acked or gone. Returns how many runs
- * of records that are out now it wrote; out must take as many as there are records. -ENOMEM. */
-int64_t hsl_keytab_confirm(struct hsl_keytab *t, uint32_t parcel, const struct hsl_key_run *runs,
-                           size_t n, uint64_t count, struct hsl_key_run *out);
-/* Takes back what of these runs is unacked and belongs to the parcel; *count how many were out. In
- * out, which takes as many as there are records, those behind which others of their key wait, or
- * which have no key: each may be delayed. Returns their number, or -ENOMEM. */
-int64_t hsl_keytab_take_back(struct hsl_keytab *t, uint32_t parcel, const struct hsl_key_run *runs,
-                             size_t n, struct hsl_key_head *out, uint64_t *count);
+/* Hands out up to max records to a consumer (from 1 on), of which at most `fresh` were never handed
+ * out before; scans up to `end` at most. They go to *parcel, which is reserved, or for 0 to a new
+ * one; *parcel is 0 then if there are none. They are out until `due` at once, or only reserved
+ * (HSL_KEY_RESERVED). Returns how many there are; hsl_keytab_runs are in the order to be sent in.
+ * -ENOMEM. */
+int64_t hsl_keytab_take(struct hsl_keytab *t, uint32_t consumer, uint32_t *parcel, uint64_t max,
+                        uint64_t fresh, uint64_t end, int64_t due);
+/* The first `count` records of a reserved parcel are out until `due`; the others, and their
+ * followers, wait again as if they had not been reserved. Leaves out what is acked or gone. Returns
+ * how many are out: the parcel's runs are what they are now, and without any it is gone. -ENOMEM. */
+int64_t hsl_keytab_confirm(struct hsl_keytab *t, uint32_t parcel, uint64_t count, int64_t due);
+/* Takes back what of a parcel is unacked; *count how many were out. In out, which takes
+ * hsl_keytab_records, those behind which others of their key wait, or which have no key: each may be
+ * delayed. Returns their number, and the parcel is gone; or -ENOMEM. */
+int64_t hsl_keytab_take_back(struct hsl_keytab *t, uint32_t parcel, struct hsl_key_head *out,
+                             uint64_t *count);
 /* The same for what the consumer has out of [first, end); out gets all of it. */
 int64_t hsl_keytab_release(struct hsl_keytab *t, uint32_t consumer, uint64_t first, uint64_t end,
                            struct hsl_key_head *out, uint64_t *count);
 /* The same, as if it had never been handed out: it has one attempt less. */
 int64_t hsl_keytab_unsend(struct hsl_keytab *t, uint32_t consumer, uint64_t first, uint64_t end,
                           struct hsl_key_head *out, uint64_t *count);
-/* Moves what the consumer has out of [first, end) in one parcel to another; returns how many. */
-uint64_t hsl_keytab_move(struct hsl_keytab *t, uint32_t from, uint32_t to, uint64_t first,
-                         uint64_t end);
+/* Has what the consumer has out of [first, end) due at a time, unless it is due later, as parcels of
+ * their own; returns how many records it has there, or -ENOMEM. */
+int64_t hsl_keytab_extend(struct hsl_keytab *t, uint32_t consumer, uint64_t first, uint64_t end,
+                          int64_t due);
+
+/* A parcel that is out and of which nothing is unacked may be gone after any take. */
+
+/* Whether there is a parcel of this number; the others ask for one that there is. */
+int hsl_keytab_has(const struct hsl_keytab *t, uint64_t parcel);
+/* Records of a parcel, those that are done included, but for some. */
+uint64_t hsl_keytab_records(struct hsl_keytab *t, uint32_t parcel);
+/* Its runs, until the table is changed. */
+const struct hsl_key_run *hsl_keytab_runs(struct hsl_keytab *t, uint32_t parcel, size_t *len);
+/* Its unacked records, and those of them that it is the first attempt of. */
+uint64_t hsl_keytab_open(struct hsl_keytab *t, uint32_t parcel);
+uint64_t hsl_keytab_fresh_in(struct hsl_keytab *t, uint32_t parcel);
+/* The parcel that a consumer has held next longest, behind one or (0) first; 0: there is none. */
+uint32_t hsl_keytab_next_held(struct hsl_keytab *t, uint32_t consumer, uint32_t parcel);
+/* The parcel that is due first, and when; 0: nothing unacked is out. */
+uint32_t hsl_keytab_next_due(struct hsl_keytab *t, int64_t *due);
+/* Writes what is unacked of a parcel that is out, run by run; out takes as many as it has runs. */
+size_t hsl_keytab_out(struct hsl_keytab *t, uint32_t parcel, struct hsl_key_out *out);
+/* When an unacked record is due; HSL_KEY_RESERVED: it is not out. */
+int64_t hsl_keytab_due_of(struct hsl_keytab *t, uint64_t lsn);
+/* The first unacked record below an LSN that is out; 0: there is none. */
+uint64_t hsl_keytab_first_out(struct hsl_keytab *t, uint64_t end);
 /* 1 if the consumer has all of [first, end) out, none of it acked. */
 int hsl_keytab_holds(struct hsl_keytab *t, uint32_t consumer, uint64_t first, uint64_t end);
-/* Unacked records of the runs that belong to the parcel; *first is the first of them. */
-uint64_t hsl_keytab_open(struct hsl_keytab *t, uint32_t parcel, const struct hsl_key_run *runs,
-                         size_t n, uint64_t *first);
-/* The next parcel of which the consumer has a record out from *at on, before end; *at moves behind
- * what it has there in one piece. 0: there is none. */
-uint32_t hsl_keytab_next_parcel(struct hsl_keytab *t, uint32_t consumer, uint64_t *at,
-                                uint64_t end);
+/* The runs that went out since the last call, which may be changed, until the table is. */
+size_t hsl_keytab_handed(struct hsl_keytab *t, struct hsl_key_run **runs);
+
 /* This waiting record does not go out before `wake`, nor do those behind it. 0 if it is none. */
 int hsl_keytab_delay(struct hsl_keytab *t, uint64_t lsn);
 /* Has the ack of a waiting record count, though others of its key come before it, until one of

@@ -19,6 +19,15 @@ static struct hsl_keytab *table(ull address)
     return (struct hsl_keytab *)(uintptr_t)address;
 }
 
+/* Is that a parcel of the table? A ValueError if not. */
+static int has_parcel(struct hsl_keytab *t, ull parcel)
+{
+    int has = hsl_keytab_has(t, parcel);
+    if (!has)
+        PyErr_Format(PyExc_ValueError, "the key table has no parcel %llu", parcel);
+    return has;
+}
+
 /* No window holds more records than this. */
 #define RECORDS_MAX (1ull << 31)
 
@@ -35,27 +44,15 @@ static PyObject *failure(int64_t rc)
     return NULL;
 }
 
-static uint64_t records_of(const char *runs, Py_ssize_t len)
+/* The runs of a parcel as bytes; *first counts those of a first attempt. */
+static PyObject *runs_bytes(struct hsl_keytab *t, uint32_t parcel, ull *first)
 {
-    uint64_t records = 0;
-    for (size_t i = 0; i < (size_t)len / sizeof(struct hsl_key_run); i++)
-        records += ((const struct hsl_key_run *)runs)[i].count;
-    return records;
-}
-
-/* (records, those that are a first attempt, runs) */
-static PyObject *runs_result(struct hsl_key_run *out, int64_t n)
-{
-    uint64_t records = 0, first = 0;
-    for (int64_t i = 0; i < n; i++) {
-        records += out[i].count;
-        first += out[i].attempt == 1 ? out[i].count : 0;
-    }
-    Py_ssize_t size = (Py_ssize_t)n * (Py_ssize_t)sizeof *out;
-    PyObject *result = n < 0 ? failure(n)
-                             : Py_BuildValue("(KKy#)", (ull)records, (ull)first, (char *)out, size);
-    PyMem_Free(out);
-    return result;
+    size_t n = 0;
+    const struct hsl_key_run *runs = parcel ? hsl_keytab_runs(t, parcel, &n) : NULL;
+    *first = 0;
+    for (size_t i = 0; i < n; i++)
+        *first += runs[i].attempt == 1 ? runs[i].count : 0;
+    return PyBytes_FromStringAndSize((const char *)runs, (Py_ssize_t)(n * sizeof *runs));
 }
 
 static PyObject *heads_result(struct hsl_key_head *out, int64_t n, uint64_t count)
@@ -71,60 +68,168 @@ static PyObject *heads_result(struct hsl_key_head *out, int64_t n, uint64_t coun
     return list ? Py_BuildValue("(KN)", (ull)count, list) : NULL;
 }
 
-/* take(table, consumer, parcel, max, fresh, end) -> (records, first attempts, runs) */
+/* take(table, consumer, parcel, max, fresh, end) -> (records, first attempts, parcel, runs) */
 static PyObject *py_take(PyObject *self, PyObject *args)
 {
-    ull address, max, fresh, end;
+    ull address, max, fresh, end, first;
     unsigned consumer, parcel;
     struct hsl_keytab *t;
     if (!PyArg_ParseTuple(args, "KIIKKK:keytab_take", &address, &consumer, &parcel, &max, &fresh,
                           &end) ||
-        !(t = table(address)))
+        !(t = table(address)) || (parcel != 0 && !has_parcel(t, parcel)))
         return NULL;
-    struct hsl_key_run *out = room_for(max, sizeof *out);
-    if (!out)
-        return PyErr_NoMemory();
-    return runs_result(out, hsl_keytab_take(t, consumer, parcel, max, fresh, end, out));
+    uint32_t number = parcel;
+    int64_t got = hsl_keytab_take(t, consumer, &number, max, fresh, end, HSL_KEY_RESERVED);
+    if (got < 0)
+        return failure(got);
+    PyObject *runs = runs_bytes(t, number, &first);
+    return runs ? Py_BuildValue("(LKIN)", (long long)got, first, (unsigned)number, runs) : NULL;
 }
 
-/* confirm(table, parcel, runs, count) -> the same, of what is out */
+/* confirm(table, parcel, count, due) -> (records, runs), of what is out */
 static PyObject *py_confirm(PyObject *self, PyObject *args)
 {
-    ull address, count;
+    ull address, count, first;
     unsigned parcel;
-    const char *runs;
-    Py_ssize_t len;
+    long long due;
     struct hsl_keytab *t;
-    if (!PyArg_ParseTuple(args, "KIy#K:keytab_confirm", &address, &parcel, &runs, &len, &count) ||
-        !(t = table(address)))
+    if (!PyArg_ParseTuple(args, "KIKL:keytab_confirm", &address, &parcel, &count, &due) ||
+        !(t = table(address)) || !has_parcel(t, parcel))
         return NULL;
-    struct hsl_key_run *out = room_for(records_of(runs, len), sizeof *out);
-    if (!out)
-        return PyErr_NoMemory();
-    size_t n = (size_t)len / sizeof *out;
-    const struct hsl_key_run *in = (const struct hsl_key_run *)runs;
-    return runs_result(out, hsl_keytab_confirm(t, parcel, in, n, count, out));
+    int64_t got = hsl_keytab_confirm(t, parcel, count, due);
+    if (got < 0)
+        return failure(got);
+    PyObject *runs = runs_bytes(t, got > 0 ? parcel : 0, &first);
+    return runs ? Py_BuildValue("(LN)", (long long)got, runs) : NULL;
 }
 
-/* take_back(table, parcel, runs) -> (how many were out, [(LSN, failures, attempts), ...]) */
+static PyObject *take_back(struct hsl_keytab *t, uint32_t parcel)
+{
+    uint64_t count = 0;
+    struct hsl_key_head *out = room_for(hsl_keytab_records(t, parcel), sizeof *out);
+    if (!out)
+        return PyErr_NoMemory();
+    int64_t heads = hsl_keytab_take_back(t, parcel, out, &count);
+    return heads_result(out, heads, count);
+}
+
+/* take_back(table, parcel) -> (how many were out, [(LSN, failures, attempts), ...]) */
 static PyObject *py_take_back(PyObject *self, PyObject *args)
 {
     ull address;
     unsigned parcel;
-    const char *runs;
-    Py_ssize_t len;
-    uint64_t count = 0;
     struct hsl_keytab *t;
-    if (!PyArg_ParseTuple(args, "KIy#:keytab_take_back", &address, &parcel, &runs, &len) ||
+    if (!PyArg_ParseTuple(args, "KI:keytab_take_back", &address, &parcel) ||
+        !(t = table(address)) || !has_parcel(t, parcel))
+        return NULL;
+    return take_back(t, parcel);
+}
+
+/* take_back_due(table, now), as take_back of what is due first; None: nothing is */
+static PyObject *py_take_back_due(PyObject *self, PyObject *args)
+{
+    ull address;
+    long long now;
+    int64_t due;
+    struct hsl_keytab *t;
+    if (!PyArg_ParseTuple(args, "KL:keytab_take_back_due", &address, &now) || !(t = table(address)))
+        return NULL;
+    uint32_t parcel = hsl_keytab_next_due(t, &due);
+    if (parcel == 0 || due > now)
+        Py_RETURN_NONE;
+    return take_back(t, parcel);
+}
+
+/* take_back_of(table, consumer), as take_back of what it has held longest; None: it holds nothing */
+static PyObject *py_take_back_of(PyObject *self, PyObject *args)
+{
+    ull address;
+    unsigned consumer;
+    struct hsl_keytab *t;
+    if (!PyArg_ParseTuple(args, "KI:keytab_take_back_of", &address, &consumer) ||
         !(t = table(address)))
         return NULL;
-    struct hsl_key_head *out = room_for(records_of(runs, len), sizeof *out);
+    uint32_t parcel = hsl_keytab_next_held(t, consumer, 0);
+    if (parcel == 0)
+        Py_RETURN_NONE;
+    return take_back(t, parcel);
+}
+
+static PyObject *time_or_none(int64_t due)
+{
+    if (due == HSL_KEY_RESERVED)
+        Py_RETURN_NONE;
+    return PyLong_FromLongLong(due);
+}
+
+/* next_due(table) -> when something is due, or None */
+static PyObject *py_next_due(PyObject *self, PyObject *args)
+{
+    ull address;
+    int64_t due;
+    struct hsl_keytab *t;
+    if (!PyArg_ParseTuple(args, "K:keytab_next_due", &address) || !(t = table(address)))
+        return NULL;
+    hsl_keytab_next_due(t, &due);
+    return time_or_none(due);
+}
+
+/* due_of(table, LSN) -> when it is due, None if it is not out */
+static PyObject *py_due_of(PyObject *self, PyObject *args)
+{
+    ull address, lsn;
+    struct hsl_keytab *t;
+    if (!PyArg_ParseTuple(args, "KK:keytab_due_of", &address, &lsn) || !(t = table(address)))
+        return NULL;
+    return time_or_none(hsl_keytab_due_of(t, lsn));
+}
+
+/* extend(table, consumer, first, end, due) -> how many records it has there */
+static PyObject *py_extend(PyObject *self, PyObject *args)
+{
+    ull address, first, end;
+    unsigned consumer;
+    long long due;
+    struct hsl_keytab *t;
+    if (!PyArg_ParseTuple(args, "KIKKL:keytab_extend", &address, &consumer, &first, &end, &due) ||
+        !(t = table(address)))
+        return NULL;
+    int64_t held = hsl_keytab_extend(t, consumer, first, end, due);
+    return held < 0 ? failure(held) : PyLong_FromLongLong(held);
+}
+
+static int append_out(PyObject *list, const struct hsl_key_out *out)
+{
+    PyObject *item = Py_BuildValue("(LKKK)", (long long)out->due, (ull)out->first, (ull)out->end,
+                                   (ull)out->open);
+    int rc = item ? PyList_Append(list, item) : -1;
+    Py_XDECREF(item);
+    return rc;
+}
+
+/* out(table, consumer) -> [(due, first unacked LSN, end, unacked), ...] */
+static PyObject *py_out(PyObject *self, PyObject *args)
+{
+    ull address;
+    unsigned consumer;
+    struct hsl_keytab *t;
+    if (!PyArg_ParseTuple(args, "KI:keytab_out", &address, &consumer) || !(t = table(address)))
+        return NULL;
+    size_t runs = 0, n = 0, of_parcel;
+    for (uint32_t at = 0; (at = hsl_keytab_next_held(t, consumer, at)) != 0; runs += of_parcel)
+        hsl_keytab_runs(t, at, &of_parcel);
+    struct hsl_key_out *out = room_for(runs, sizeof *out);
     if (!out)
         return PyErr_NoMemory();
-    const struct hsl_key_run *in = (const struct hsl_key_run *)runs;
-    size_t n = (size_t)len / sizeof *in;
-    int64_t heads = hsl_keytab_take_back(t, parcel, in, n, out, &count);
-    return heads_result(out, heads, count);
+    for (uint32_t at = 0; (at = hsl_keytab_next_held(t, consumer, at)) != 0;)
+        n += hsl_keytab_out(t, at, out + n);
+    PyObject *list = PyList_New(0);
+    for (size_t i = 0; list && i < n; i++) {
+        if (append_out(list, &out[i]) < 0)
+            Py_CLEAR(list);
+    }
+    PyMem_Free(out);
+    return list;
 }
 
 /* release(table, consumer, first, end, was it sent), as take_back */
@@ -215,7 +320,7 @@ static PyObject *py_attempts(PyObject *self, PyObject *args)
     return list;
 }
 
-/* state(table) -> (scan, described, fresh, again, owned, keys, bytes) */
+/* state(table) -> (scan, described, fresh, again, owned, handed, keys, bytes) */
 static PyObject *py_state(PyObject *self, PyObject *args)
 {
     ull address;
@@ -224,23 +329,48 @@ static PyObject *py_state(PyObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "K:keytab_state", &address) || !(t = table(address)))
         return NULL;
     hsl_keytab_state(t, &s);
-    return Py_BuildValue("(KKKKKKK)", (ull)s.scan, (ull)s.described, (ull)s.fresh, (ull)s.again,
-                         (ull)s.owned, (ull)s.keys, (ull)s.bytes);
+    return Py_BuildValue("(KKKKKKKK)", (ull)s.scan, (ull)s.described, (ull)s.fresh, (ull)s.again,
+                         (ull)s.owned, (ull)s.handed, (ull)s.keys, (ull)s.bytes);
 }
 
 /* The rest take numbers and return one. */
-enum call { MOVE, HOLDS, DELAY, EXPOSE, WAKE, LEAVE, READY, CHECK };
+enum call {
+    HOLDS,
+    OPEN,
+    FRESH_IN,
+    COUNT,
+    FIRST_OUT,
+    DELAY,
+    EXPOSE,
+    WAKE,
+    LEAVE,
+    READY,
+    CHECK
+};
+
+static uint64_t count_of(struct hsl_keytab *t, uint32_t consumer)
+{
+    uint64_t count = 0;
+    for (uint32_t at = 0; (at = hsl_keytab_next_held(t, consumer, at)) != 0;)
+        count += hsl_keytab_open(t, at);
+    return count;
+}
 
 static PyObject *call_numbers(PyObject *args, const char *format, enum call call)
 {
-    ull address, a = 0, b = 0, c = 0, d = 0;
+    ull address, a = 0, b = 0, c = 0;
     struct hsl_keytab *t;
-    if (!PyArg_ParseTuple(args, format, &address, &a, &b, &c, &d) || !(t = table(address)))
+    if (!PyArg_ParseTuple(args, format, &address, &a, &b, &c) || !(t = table(address)))
+        return NULL;
+    if ((call == OPEN || call == FRESH_IN) && !has_parcel(t, a))
         return NULL;
     uint64_t result = 0;
     switch (call) {
-    case MOVE: result = hsl_keytab_move(t, (uint32_t)a, (uint32_t)b, c, d); break;
     case HOLDS: result = (uint64_t)hsl_keytab_holds(t, (uint32_t)a, b, c); break;
+    case OPEN: result = hsl_keytab_open(t, (uint32_t)a); break;
+    case FRESH_IN: result = hsl_keytab_fresh_in(t, (uint32_t)a); break;
+    case COUNT: result = count_of(t, (uint32_t)a); break;
+    case FIRST_OUT: result = hsl_keytab_first_out(t, a); break;
     case DELAY: result = (uint64_t)hsl_keytab_delay(t, a); break;
     case EXPOSE: result = (uint64_t)(int64_t)hsl_keytab_expose(t, a); break;
     case WAKE: hsl_keytab_wake(t, a); break;
@@ -257,8 +387,11 @@ static PyObject *call_numbers(PyObject *args, const char *format, enum call call
         return call_numbers(args, format, call);          \
     }
 
-NUMBERS(py_move, "KKKKK:keytab_move", MOVE)
 NUMBERS(py_holds, "KKKK:keytab_holds", HOLDS)
+NUMBERS(py_open, "KK:keytab_open", OPEN)
+NUMBERS(py_fresh_in, "KK:keytab_fresh_in", FRESH_IN)
+NUMBERS(py_count, "KK:keytab_count", COUNT)
+NUMBERS(py_first_out, "KK:keytab_first_out", FIRST_OUT)
 NUMBERS(py_delay, "KK:keytab_delay", DELAY)
 NUMBERS(py_expose, "KK:keytab_expose", EXPOSE)
 NUMBERS(py_wake, "KK:keytab_wake", WAKE)
@@ -266,55 +399,23 @@ NUMBERS(py_leave, "KK:keytab_leave", LEAVE)
 NUMBERS(py_ready, "KKKK:keytab_ready", READY)
 NUMBERS(py_check, "K:keytab_check", CHECK)
 
-/* parcels(table, consumer, first, end) -> [parcel, ...] */
-static PyObject *py_parcels(PyObject *self, PyObject *args)
+/* handed(table, low) -> [(first, end, attempt), ...] of what went out since the last call, joined
+ * where it meets, without what is below low; in the order of attempts */
+static PyObject *py_handed(PyObject *self, PyObject *args)
 {
-    ull address, first, end;
-    unsigned consumer;
+    ull address, low;
     struct hsl_keytab *t;
-    if (!PyArg_ParseTuple(args, "KIKK:keytab_parcels", &address, &consumer, &first, &end) ||
-        !(t = table(address)))
+    struct hsl_key_state state;
+    struct hsl_key_run *runs, *own;
+    if (!PyArg_ParseTuple(args, "KK:keytab_handed", &address, &low) || !(t = table(address)))
         return NULL;
-    PyObject *list = PyList_New(0);
-    uint64_t at = first;
-    for (uint32_t parcel; list && (parcel = hsl_keytab_next_parcel(t, consumer, &at, end)) != 0;) {
-        PyObject *number = PyLong_FromUnsignedLong(parcel);
-        if (!number || PyList_Append(list, number) < 0)
-            Py_CLEAR(list);
-        Py_XDECREF(number);
-    }
-    return list;
-}
-
-/* open(table, parcel, runs) -> (how many are unacked, the first of them) */
-static PyObject *py_open(PyObject *self, PyObject *args)
-{
-    ull address;
-    unsigned parcel;
-    const char *runs;
-    Py_ssize_t len;
-    struct hsl_keytab *t;
-    if (!PyArg_ParseTuple(args, "KIy#:keytab_open", &address, &parcel, &runs, &len) ||
-        !(t = table(address)))
-        return NULL;
-    const struct hsl_key_run *in = (const struct hsl_key_run *)runs;
-    uint64_t first, open = hsl_keytab_open(t, parcel, in, (size_t)len / sizeof *in, &first);
-    return Py_BuildValue("(KK)", (ull)open, (ull)first);
-}
-
-/* merge(runs, low) -> [(first, end, attempt), ...] */
-static PyObject *py_merge(PyObject *self, PyObject *args)
-{
-    ull low;
-    const char *runs;
-    Py_ssize_t len;
-    if (!PyArg_ParseTuple(args, "y#K:key_runs_merge", &runs, &len, &low))
-        return NULL;
-    struct hsl_key_run *own = PyMem_Malloc((size_t)len + 1);
+    hsl_keytab_state(t, &state);
+    own = room_for(state.handed, sizeof *own);
     PyObject *list = own ? PyList_New(0) : PyErr_NoMemory();
     if (list) {
-        memcpy(own, runs, (size_t)len);
-        size_t n = hsl_key_runs_merge(own, (size_t)len / sizeof *own, low);
+        size_t n = hsl_keytab_handed(t, &runs);
+        memcpy(own, runs, n * sizeof *own);
+        n = hsl_key_runs_merge(own, n, low);
         for (size_t i = 0; list && i < n; i++) {
             if (append_run(list, &own[i]) < 0)
                 Py_CLEAR(list);
@@ -341,20 +442,27 @@ static PyObject *py_again(PyObject *self, PyObject *runs)
 }
 
 static PyMethodDef methods[] = {
-    {"key_runs_merge", py_merge, METH_VARARGS, NULL},
     {"key_runs_again", py_again, METH_O, NULL},
     {"keytab_take", py_take, METH_VARARGS, NULL},
     {"keytab_confirm", py_confirm, METH_VARARGS, NULL},
     {"keytab_take_back", py_take_back, METH_VARARGS, NULL},
+    {"keytab_take_back_due", py_take_back_due, METH_VARARGS, NULL},
+    {"keytab_take_back_of", py_take_back_of, METH_VARARGS, NULL},
+    {"keytab_next_due", py_next_due, METH_VARARGS, NULL},
+    {"keytab_due_of", py_due_of, METH_VARARGS, NULL},
+    {"keytab_extend", py_extend, METH_VARARGS, NULL},
+    {"keytab_out", py_out, METH_VARARGS, NULL},
+    {"keytab_handed", py_handed, METH_VARARGS, NULL},
+    {"keytab_count", py_count, METH_VARARGS, NULL},
+    {"keytab_fresh_in", py_fresh_in, METH_VARARGS, NULL},
+    {"keytab_first_out", py_first_out, METH_VARARGS, NULL},
     {"keytab_release", py_release, METH_VARARGS, NULL},
     {"keytab_describe", py_describe, METH_VARARGS, NULL},
     {"keytab_restore", py_restore, METH_VARARGS, NULL},
     {"keytab_attempts", py_attempts, METH_VARARGS, NULL},
     {"keytab_state", py_state, METH_VARARGS, NULL},
-    {"keytab_move", py_move, METH_VARARGS, NULL},
     {"keytab_holds", py_holds, METH_VARARGS, NULL},
     {"keytab_open", py_open, METH_VARARGS, NULL},
-    {"keytab_parcels", py_parcels, METH_VARARGS, NULL},
     {"keytab_expose", py_expose, METH_VARARGS, NULL},
     {"keytab_delay", py_delay, METH_VARARGS, NULL},
     {"keytab_wake", py_wake, METH_VARARGS, NULL},

@@ -183,6 +183,11 @@ class SharedDispatcher(Custody):
         """Note that a shard has, or may have, records that were never handed out."""
         self._turns.setdefault(shard)
 
+    def untold(self, shard: int) -> bool:
+        """Tell whether records were handed out unnoticed: new ones are not, for ``next`` moves."""
+        del shard
+        return False
+
     def outstanding(self) -> int:
         """Return the number of outstanding records over all shards."""
         total = 0

@@ -12,8 +12,8 @@ from hstreamlite.sub.ackmap import AckMap
 
 _RUN = struct.Struct("<QII")
 
-Taken = tuple[int, int, bytes]
-"""How many records, how many of them for the first time, and their runs."""
+Taken = tuple[int, int, int, bytes]
+"""How many records, how many of them for the first time, their parcel, and their runs."""
 
 
 class KeyRun(NamedTuple):
@@ -40,6 +40,7 @@ class KeyState(NamedTuple):
     fresh: int
     again: int
     owned: int
+    handed: int
     keys: int
     bytes: int
 
@@ -50,14 +51,6 @@ run_bytes = _RUN.pack
 
 def runs_of(runs: bytes) -> list[KeyRun]:
     return [KeyRun(*run) for run in _RUN.iter_unpack(runs)]
-
-
-def merged(runs: bytes, low: int) -> list[tuple[int, int, int]]:
-    """Return runs as (first, end, attempt), joined where they meet, without what is below low.
-
-    In the order of attempts: of a record that is in several, the last is the latest.
-    """
-    return fast.key_runs_merge(runs, low)
 
 
 class KeyTable:
@@ -91,47 +84,88 @@ class KeyTable:
         fast.keytab_describe(self._address, first, hashes)
 
     def take(self, consumer: int, parcel: int, most: int, fresh: int, end: int) -> Taken:
-        """Reserve records for a consumer, as a parcel; of those never sent at most ``fresh``."""
+        """Reserve records for a consumer, of those never sent at most ``fresh``.
+
+        They go to a parcel that is reserved, or (0) to a new one; its number comes back, 0 if it
+        has none.
+        """
         return fast.keytab_take(self._address, consumer, parcel, most, fresh, end)
 
-    def confirm(self, parcel: int, runs: bytes, count: int) -> Taken:
-        """Have the first ``count`` records of a parcel handed out; return those that are."""
-        return fast.keytab_confirm(self._address, parcel, runs, count)
+    def confirm(self, parcel: int, count: int, due_ns: int) -> tuple[int, bytes]:
+        """Have the first ``count`` records of a reserved parcel handed out, until a time.
 
-    def take_back(self, parcel: int, runs: bytes) -> tuple[int, list[KeyHead]]:
+        Returns how many are, and their runs; a parcel without any is gone.
+        """
+        return fast.keytab_confirm(self._address, parcel, count, due_ns)
+
+    def take_back(self, parcel: int) -> tuple[int, list[KeyHead]]:
         """Take back a parcel; return how many were handed out, and what could be delayed."""
-        count, heads = fast.keytab_take_back(self._address, parcel, runs)
-        return count, [KeyHead(*head) for head in heads]
+        return _back(fast.keytab_take_back(self._address, parcel))
+
+    def take_back_due(self, now: int) -> tuple[int, list[KeyHead]] | None:
+        """Take back the parcel that is due first, if it is due by now."""
+        back = fast.keytab_take_back_due(self._address, now)
+        return None if back is None else _back(back)
+
+    def take_back_of(self, consumer: int) -> tuple[int, list[KeyHead]] | None:
+        """Take back the parcel that a consumer has held longest, reserved or out."""
+        back = fast.keytab_take_back_of(self._address, consumer)
+        return None if back is None else _back(back)
 
     def release(self, consumer: int, first: int, end: int) -> tuple[int, list[KeyHead]]:
         """Take back what a consumer has of ``[first, end)``; return how many, and which."""
-        count, heads = fast.keytab_release(self._address, consumer, first, end, True)
-        return count, [KeyHead(*head) for head in heads]
+        return _back(fast.keytab_release(self._address, consumer, first, end, True))
 
     def unsend(self, consumer: int, first: int, end: int) -> tuple[int, list[KeyHead]]:
         """Take back what a consumer has of ``[first, end)`` as if it had never been handed out."""
-        count, heads = fast.keytab_release(self._address, consumer, first, end, False)
-        return count, [KeyHead(*head) for head in heads]
+        return _back(fast.keytab_release(self._address, consumer, first, end, False))
 
-    def move(self, parcel: int, other: int, first: int, end: int) -> int:
-        """Move what is handed out of ``[first, end)`` to another parcel; return how many."""
-        return fast.keytab_move(self._address, parcel, other, first, end)
+    def extend(self, consumer: int, first: int, end: int, due_ns: int) -> int:
+        """Have what a consumer has of ``[first, end)`` due at a time, unless it is due later.
+
+        Returns how many records it has there.
+        """
+        return fast.keytab_extend(self._address, consumer, first, end, due_ns)
+
+    def next_due(self) -> int | None:
+        """Return when the first parcel is due of which something is unacked."""
+        return fast.keytab_next_due(self._address)
+
+    def due_of(self, lsn: int) -> int | None:
+        """Return when a record is due; None if it is not handed out."""
+        return fast.keytab_due_of(self._address, lsn)
+
+    def out(self, consumer: int) -> list[tuple[int, int, int, int]]:
+        """Return (due_ns, first unacked LSN, end, unacked) of each run that a consumer has."""
+        return fast.keytab_out(self._address, consumer)
+
+    def first_out(self, end: int) -> int | None:
+        """Return the first unacked LSN below ``end`` that is handed out."""
+        return fast.keytab_first_out(self._address, end) or None
 
     def holds(self, consumer: int, first: int, end: int) -> bool:
         """Tell whether a consumer has all of ``[first, end)``, none of it acked."""
         return bool(fast.keytab_holds(self._address, consumer, first, end))
 
-    def open(self, parcel: int, runs: bytes) -> int:
+    def open(self, parcel: int) -> int:
         """Return how many records of a parcel are unacked."""
-        return fast.keytab_open(self._address, parcel, runs)[0]
+        return fast.keytab_open(self._address, parcel)
 
-    def first_open(self, parcel: int, runs: bytes) -> tuple[int, int]:
-        """Return how many records of a parcel are unacked, and the first of them, if any."""
-        return fast.keytab_open(self._address, parcel, runs)
+    def fresh_in(self, parcel: int) -> int:
+        """Return how many of them it is the first attempt of."""
+        return fast.keytab_fresh_in(self._address, parcel)
 
-    def parcels(self, consumer: int, first: int, end: int) -> set[int]:
-        """Return the parcels of which a consumer has records of ``[first, end)`` out."""
-        return set(fast.keytab_parcels(self._address, consumer, first, end))
+    def count(self, consumer: int) -> int:
+        """Return how many records a consumer has, reserved or out, that are unacked."""
+        return fast.keytab_count(self._address, consumer)
+
+    def handed(self, low: int) -> list[tuple[int, int, int]]:
+        """Return what was handed out since the last call as runs (first, end, attempt).
+
+        They are joined where they meet, without what is below low, in the order of attempts: of a
+        record that is in several, the last is the latest.
+        """
+        return fast.keytab_handed(self._address, low)
 
     def expose(self, lsn: int) -> bool:
         """Have the ack of a waiting record count, whatever comes before it, if it is unacked."""
@@ -159,3 +193,8 @@ class KeyTable:
     def check_invariants(self) -> None:
         rule = fast.keytab_check(self._address)
         assert rule == 0, f"key table breaks rule {rule}: {self.state}"
+
+
+def _back(answer: tuple[int, list[tuple[int, int, int]]]) -> tuple[int, list[KeyHead]]:
+    count, heads = answer
+    return count, [KeyHead(*head) for head in heads]

@@ -5,9 +5,9 @@ follow to that consumer until all is acked, or comes back. So any number of cons
 number of shards, and a stuck key blocks nothing but itself, up to the span of the window. Records
 without a key are ordered with nothing.
 
-The native key table of each shard keeps the chains; here is what it takes to a `Parcel`, the
-records of one shard that went out together, with their deadline. Keys are told by the shell as
-hashes, ahead of the hand-out (`undescribed`, `describe`).
+The native key table of each shard keeps the chains, and the parcels: the records that went out
+together, with their deadline. Here is what becomes of what comes back. Keys are told by the shell
+as hashes, ahead of the hand-out (`undescribed`, `describe`).
 
 What comes back takes the later records of its key with it. These do not count as tried in vain:
 only what times out first of its key, or is released by name, waits for its back-off, or is doomed.
@@ -17,13 +17,14 @@ A delayed or doomed record holds what follows of its key.
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from sortedcontainers import SortedList
 
 from hstreamlite.sub.ackmap import Run
 from hstreamlite.sub.checkpoint import AttemptRun, KeptShard
 from hstreamlite.sub.effects import Doomed, Parcel
-from hstreamlite.sub.keytab import KeyHead, KeyRun, KeyTable, merged, run_bytes, runs_of
+from hstreamlite.sub.keytab import KeyHead, KeyRun, KeyTable, runs_of
 from hstreamlite.sub.leases import Fate
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits
 from hstreamlite.sub.loads import Loads
@@ -35,18 +36,13 @@ DESCRIBE_MAX = 4_096
 """Records whose keys are asked for at a time, at most."""
 
 
-class _Lease:
-    """A parcel at a consumer; ``number`` names it to the key table, ``due_ns`` once it is out."""
+class _Reserved(NamedTuple):
+    """A parcel of a key table that nobody has got yet."""
 
-    __slots__ = ("consumer", "due_ns", "lease", "number", "runs", "shard")
-
-    def __init__(self, lease: int, number: int, shard: int, consumer: str, runs: bytes) -> None:
-        self.lease = lease
-        self.number = number
-        self.shard = shard
-        self.consumer = consumer
-        self.runs = runs
-        self.due_ns: int | None = None
+    shard: int
+    parcel: int
+    consumer: str
+    runs: bytes
 
 
 class OrderedDispatcher:
@@ -67,20 +63,14 @@ class OrderedDispatcher:
         self._tables: dict[int, KeyTable] = {}
         self._turns: deque[int] = deque()
         self._serial = 0
-        self._leases: dict[int, _Lease] = {}
-        self._by_number: dict[int, _Lease] = {}
-        self._by_consumer: dict[str, dict[int, _Lease]] = {}
+        self._reserved: dict[int, _Reserved] = {}
         self._numbers: dict[str, int] = {}
         self._free_consumers: list[int] = []
-        self._free_parcels: list[int] = []
-        self._parcels = 0
-        self._deadlines: SortedList[tuple[int, int]] = SortedList()
         self._delays: SortedList[tuple[int, int, int]] = SortedList()
         self._delayed: dict[tuple[int, int], int] = {}
         self._doomed: dict[tuple[int, int], tuple[int, str]] = {}
         self._damaged: dict[tuple[int, int], None] = {}
         self.dooms = 0
-        self._handed: dict[int, list[bytes]] = {}
         self._unsent: set[int] = set()
 
     # Shards
@@ -89,7 +79,6 @@ class OrderedDispatcher:
         """Deliver a shard from the low of its window on."""
         self._tables[window.shard] = KeyTable(window.acks, late_acks=self.late_acks)
         self._turns.append(window.shard)
-        self._handed[window.shard] = []
 
     def restore(self, window: Window, kept: KeptShard) -> None:
         """Take over what was delivered of a shard: it comes again in its turn, or is doomed."""
@@ -105,11 +94,10 @@ class OrderedDispatcher:
 
     def forget(self, shard: int) -> None:
         """Drop all that is known of a shard: it is gone, or delivered anew from elsewhere."""
-        for lease in [lease for lease in self._leases.values() if lease.shard == shard]:
-            self._drop(lease)
+        for lease in [lease for lease, part in self._reserved.items() if part.shard == shard]:
+            del self._reserved[lease]
         self._tables.pop(shard, None)
         self._turns = deque(other for other in self._turns if other != shard)
-        self._handed.pop(shard, None)
         for key in [key for key in self._delayed if key[0] == shard]:
             self._undelay(*key)
         for key in [key for key in self._doomed if key[0] == shard]:
@@ -125,14 +113,7 @@ class OrderedDispatcher:
 
     def first_in_flight(self, window: Window, end: int) -> int | None:
         """Return the first unacked LSN below ``end`` that is at a consumer."""
-        found = [
-            lsn
-            for lease in self._leases.values()
-            if lease.shard == window.shard and lease.due_ns is not None
-            for lsn, _, _ in self._open_runs(lease)
-            if lsn < end
-        ]
-        return min(found, default=None)
+        return self._tables[window.shard].first_out(end)
 
     # Keys
 
@@ -172,12 +153,10 @@ class OrderedDispatcher:
     def undelivered(self, window: Window) -> int:
         """Return how many unacked records below ``next`` were never handed out."""
         table = self._tables[window.shard]
-        reserved = sum(
-            table.open(lease.number, run_bytes(*run))  # others were taken back with their key
-            for lease in self._leases.values()
-            if lease.due_ns is None and lease.shard == window.shard
-            for run in runs_of(lease.runs)
-            if run.attempt == 1
+        reserved = sum(  # others were taken back with their key
+            table.fresh_in(part.parcel)
+            for part in self._reserved.values()
+            if part.shard == window.shard
         )
         return table.state.fresh + reserved
 
@@ -207,8 +186,7 @@ class OrderedDispatcher:
             return 0
         if not most:
             return self._limits.max_unacked
-        held = sum(self._count(lease) for lease in self._of(consumer))
-        return max(0, most - held)
+        return max(0, most - self._count(consumer))
 
     def can_assign(self, consumer: str) -> bool:
         """Tell whether `assign` would find something for the consumer, or look further."""
@@ -253,19 +231,16 @@ class OrderedDispatcher:
             self._turns.rotate(-1)
             end = self._end(self._windows[shard])
             try:
-                records, first, runs = self._tables[shard].take(
-                    number, self._free_number(), left, room, end
-                )
+                records, first, parcel, runs = self._tables[shard].take(number, 0, left, room, end)
             except MemoryError:
                 if not parcels:
                     raise
                 break  # what is reserved already is not lost sight of
             if not runs:
                 continue
-            lease = self._lease(shard, consumer, runs)
             left -= records
             room -= first
-            parcels.append(Parcel(shard, runs, records, lease.lease))
+            parcels.append(self._reserve(shard, parcel, consumer, runs, records))
         return tuple(parcels)
 
     def assign_whole(self, consumer: str, max_records: int) -> tuple[Parcel, ...]:
@@ -279,45 +254,17 @@ class OrderedDispatcher:
             number = self._numbers[consumer] = free.pop() if free else len(self._numbers) + 1
         return number
 
-    def _free_number(self) -> int:
-        """Return the number that the next lease will have."""
-        return self._free_parcels[-1] if self._free_parcels else self._parcels + 1
-
-    def _lease(self, shard: int, consumer: str, runs: bytes) -> _Lease:
-        number = self._free_number()
-        if self._free_parcels:
-            self._free_parcels.pop()
-        else:
-            self._parcels = number
+    def _reserve(self, shard: int, parcel: int, consumer: str, runs: bytes, records: int) -> Parcel:
         self._serial += 1
-        lease = _Lease(self._serial, number, shard, consumer, runs)
-        self._leases[lease.lease] = self._by_number[number] = lease
-        self._by_consumer.setdefault(consumer, {})[lease.lease] = lease
-        return lease
+        self._reserved[self._serial] = _Reserved(shard, parcel, consumer, runs)
+        return Parcel(shard, runs, records, self._serial)
 
-    def _drop(self, lease: _Lease) -> None:
-        del self._leases[lease.lease], self._by_number[lease.number]
-        held = self._by_consumer[lease.consumer]
-        del held[lease.lease]
-        if not held:
-            del self._by_consumer[lease.consumer]
-        if lease.due_ns is not None:
-            self._deadlines.remove((lease.due_ns, lease.lease))
-        self._free_parcels.append(lease.number)
-
-    def _of(self, consumer: str) -> list[_Lease]:
-        return list(self._by_consumer.get(consumer, {}).values())
-
-    def _count(self, lease: _Lease) -> int:
-        return self._tables[lease.shard].open(lease.number, lease.runs)
-
-    def _open_runs(self, lease: _Lease) -> Iterator[tuple[int, int, int]]:
-        """Yield (first unacked LSN, end, unacked) of the runs that are still at the consumer."""
-        table = self._tables[lease.shard]
-        for at, run in enumerate(runs_of(lease.runs)):
-            count, first = table.first_open(lease.number, lease.runs[16 * at : 16 * at + 16])
-            if count:
-                yield first, run.first + run.size, count
+    def _count(self, consumer: str) -> int:
+        """Return how many records a consumer has, reserved or out."""
+        number = self._numbers.get(consumer)
+        if number is None:
+            return 0
+        return sum(table.count(number) for table in self._tables.values())
 
     # What becomes of deliveries
 
@@ -328,48 +275,22 @@ class OrderedDispatcher:
 
         Of those whose ``sizes`` are given goes out what the windows in bytes have room for.
         """
-        lease = self._leases.get(lease_id)
-        if lease is None or lease.due_ns is not None:
+        part = self._reserved.get(lease_id)
+        if part is None:
             return 0, b""
-        offered = runs_of(lease.runs) if sizes else []
+        offered = runs_of(part.runs) if sizes else []
         if sizes:
-            count = self._loads.fitting(lease.consumer, sizes[:count])
-            self._loads.reserve(lease.shard, max(run.first + run.size for run in offered))
-        records, _, runs = self._tables[lease.shard].confirm(lease.number, lease.runs, count)
-        if not runs:
-            self._drop(lease)
-            return 0, b""
-        lease.runs = runs
-        lease.due_ns = now + self._limits.ack_timeout_ns
-        self._deadlines.add((lease.due_ns, lease.lease))
+            count = self._loads.fitting(part.consumer, sizes[:count])
+            self._loads.reserve(part.shard, max(run.first + run.size for run in offered))
+        due_ns = now + self._limits.ack_timeout_ns
+        records, runs = self._tables[part.shard].confirm(part.parcel, count, due_ns)
+        del self._reserved[lease_id]
         if sizes:
             size_of = dict(zip(_lsns(offered), sizes, strict=False))
             for run in runs_of(runs):
                 of_run = [size_of[lsn] for lsn in _lsns([run])]
-                self._loads.hand(lease.consumer, lease.shard, run.first, of_run)
-        self._handed[lease.shard].append(runs)
-        self._changed.add(lease.shard)
-        self._sweep()
+                self._loads.hand(part.consumer, part.shard, run.first, of_run)
         return records, runs
-
-    def _sweep(self) -> None:
-        """Let go of some leases without anything unacked, so that not all wait for their end."""
-        for _ in range(2):
-            lease_id = next(iter(self._leases))
-            lease = self._leases.pop(lease_id)
-            self._leases[lease_id] = lease
-            if lease.due_ns is not None and not self._count(lease):
-                self._drop(lease)
-            if not self._leases:
-                return
-
-    def _take_back(self, lease: _Lease, cause: Cause, now: int) -> None:
-        """Take a lease from its consumer."""
-        _, heads = self._tables[lease.shard].take_back(lease.number, lease.runs)
-        handed_out = lease.due_ns is not None
-        self._drop(lease)
-        if handed_out:
-            self._judge(lease.shard, heads, cause, now)
 
     def _judge(
         self,
@@ -406,21 +327,24 @@ class OrderedDispatcher:
 
     def take_all_back(self, consumer: str, cause: Cause, now: int) -> int:
         """Take back what a consumer holds; return how many of the records are unacked."""
-        leases = self._of(consumer)
-        count = sum(map(self._count, leases))
-        for lease in leases:
-            self._take_back(lease, cause, now)
+        count = self._count(consumer)
+        for lease in [lease for lease, part in self._reserved.items() if part.consumer == consumer]:
+            del self._reserved[lease]
         number = self._numbers.pop(consumer, None)
-        if number is not None:
-            for table in self._tables.values():
-                table.leave(number)
-            self._free_consumers.append(number)
+        if number is None:
+            return count
+        for shard, table in self._tables.items():
+            while back := table.take_back_of(number):
+                self._judge(shard, back[1] if back[0] else [], cause, now)
+            table.leave(number)
+        self._free_consumers.append(number)
         return count
 
     def expire(self, now: int) -> None:
         """Take back what is past its deadline, and let delayed records be ready."""
-        while self._deadlines and self._deadlines[0][0] <= now:
-            self._take_back(self._leases[self._deadlines[0][1]], Cause.TIMEOUT, now)
+        for shard, table in self._tables.items():
+            while back := table.take_back_due(now):
+                self._judge(shard, back[1], Cause.TIMEOUT, now)
         while self._delays and self._delays[0][0] <= now:
             _, shard, lsn = self._delays[0]
             self._undelay(shard, lsn)
@@ -457,23 +381,10 @@ class OrderedDispatcher:
 
     def extend(self, consumer: str, shard: int, run: Run, deadline_ns: int) -> int:
         """Move earlier deadlines of what the consumer holds of a run; return how many records."""
-        table = self._tables[shard]
         number = self._numbers.get(consumer)
         if number is None:
             return 0
-        held = 0
-        for parcel in sorted(table.parcels(number, *run)):
-            lease = self._by_number[parcel]
-            assert lease.due_ns is not None, "what is out has a deadline"
-            held += table.move(parcel, parcel, *run)
-            if lease.due_ns < deadline_ns:
-                table.move(parcel, self._free_number(), *run)
-                part = self._lease(shard, consumer, _clipped(lease.runs, *run))
-                part.due_ns = deadline_ns
-                self._deadlines.add((deadline_ns, part.lease))
-                if not self._count(lease):
-                    self._drop(lease)
-        return held
+        return self._tables[shard].extend(number, *run, deadline_ns)
 
     def held_by(self, consumer: str, shard: int, first: int, end: int) -> bool:
         """Tell whether a consumer holds all of ``[first, end)``, none of it acked."""
@@ -564,20 +475,26 @@ class OrderedDispatcher:
         was told as handed out before.
         """
         del acked
-        handed = self._handed[window.shard]
-        self._handed[window.shard] = []
+        table = self._tables[window.shard]
         low = window.low
+        handed = table.handed(low)
         if full or window.shard in self._unsent:
             self._unsent.discard(window.shard)
-            return self._tables[window.shard].attempts(low), True
-        return merged(b"".join(handed), low), False
+            return table.attempts(low), True
+        return handed, False
+
+    def untold(self, shard: int) -> bool:
+        """Tell whether records were handed out since `history` was asked."""
+        return self._tables[shard].state.handed > 0
 
     # Looking
 
     def next_due(self) -> int | None:
         """Return when something is due: a deadline, or the end of a delay."""
-        times = [times[0][0] for times in (self._deadlines, self._delays) if times]
-        return min(times, default=None)
+        times = [table.next_due() for table in self._tables.values()]
+        if self._delays:
+            times.append(self._delays[0][0])
+        return min((time for time in times if time is not None), default=None)
 
     def count_waiting(self) -> tuple[int, int]:
         """Return how many unacked records wait to be sent again, and how many are doomed."""
@@ -588,33 +505,24 @@ class OrderedDispatcher:
 
     def in_flight_of(self, consumer: str) -> list[tuple[int, int, int, int, int]]:
         """Return (due_ns, shard, first unacked LSN, end, unacked) of each run that is out."""
+        number = self._numbers.get(consumer, 0)
         return [
-            (lease.due_ns, lease.shard, *run)
-            for lease in self._of(consumer)
-            if lease.due_ns is not None
-            for run in self._open_runs(lease)
+            (due_ns, shard, first, end, unacked)
+            for shard, table in self._tables.items()
+            for due_ns, first, end, unacked in table.out(number)
         ]
 
     def due_of(self, shard: int, lsn: int) -> int:
         """Return when a record is due, the end of time if it is not in flight or delayed."""
-        for lease in self._leases.values():
-            if lease.due_ns is None or lease.shard != shard:
-                continue
-            if self._tables[shard].move(lease.number, lease.number, lsn, lsn + 1):
-                return lease.due_ns
-        return self._delayed.get((shard, lsn), TIME_MAX_NS)
+        due_ns = self._tables[shard].due_of(lsn)
+        return self._delayed.get((shard, lsn), TIME_MAX_NS) if due_ns is None else due_ns
 
     def check_invariants(self) -> None:
         for table in self._tables.values():
             table.check_invariants()
-        numbers = [lease.number for lease in self._leases.values()] + self._free_parcels
-        assert sorted(numbers) == list(range(1, self._parcels + 1)), "a parcel's number is lost"
-        timed = [(s.due_ns, s.lease) for s in self._leases.values() if s.due_ns is not None]
-        assert sorted(timed) == list(self._deadlines)
         assert sorted((due, *key) for key, due in self._delayed.items()) == list(self._delays)
-        held = {s.lease for of in self._by_consumer.values() for s in of.values()}
-        assert held == set(self._leases)
-        assert {lease.number: lease for lease in self._leases.values()} == self._by_number
+        for part in self._reserved.values():
+            assert part.consumer in self._numbers
 
 
 def _lsns(runs: Iterable[KeyRun]) -> Iterator[int]:
@@ -635,12 +543,3 @@ def _hold_undelivered(window: Window, counts: "array[int]") -> None:
             first = None
     if first is not None:
         window.acks.hold(first, low + len(counts))
-
-
-def _clipped(runs: bytes, first: int, end: int) -> bytes:
-    """Return what of runs lies in ``[first, end)``."""
-    return b"".join(
-        run_bytes(low := max(run.first, first), min(run.first + run.size, end) - low, run.attempt)
-        for run in runs_of(runs)
-        if run.first < end and first < run.first + run.size
-    )

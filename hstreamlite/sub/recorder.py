@@ -28,6 +28,11 @@ class Recorder:
         self._dispatch = dispatch
         self._changed = changed
 
+    def _unsaved(self, window: Window) -> bool:
+        return (
+            window.unsaved() or window.shard in self._changed or self._dispatch.untold(window.shard)
+        )
+
     def delta(self) -> tuple[bytes, ...]:
         pieces: list[bytes] = []
         changed = []
@@ -36,7 +41,7 @@ class Recorder:
             if piece:
                 pieces.append(piece)
                 self._dispatch.settle(window, window.low)
-            elif piece is None and (window.unsaved() or window.shard in self._changed):
+            elif piece is None and self._unsaved(window):
                 changed.append(self._progress_of(window, full=window.saved is None))
         return *pieces, *self._saved(changed, snapshot=False)
 

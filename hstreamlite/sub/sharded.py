@@ -189,13 +189,13 @@ class ShardDispatcher(OrderedDispatcher):
         self, shard: int, consumer: str, most: int, fresh: int, end: int
     ) -> tuple[Parcel | None, int]:
         """Reserve records below ``end``, and tell how many of them were never handed out."""
-        number, parcel = self._number_of(consumer), self._free_number()
+        number = self._number_of(consumer)
         table = self._tables[shard]
-        records, first, runs = table.take(number, parcel, most, fresh, end)
+        records, first, parcel, runs = table.take(number, 0, most, fresh, end)
         while records < most and table.state.scan < end:  # it looks so far at a time
             before = table.state.scan
-            more, new, rest = table.take(number, parcel, most - records, fresh - first, end)
-            records, first, runs = records + more, first + new, runs + rest
+            more, new, parcel, runs = table.take(number, parcel, most - records, fresh - first, end)
+            records, first = records + more, new
             if table.state.scan == before:
                 break
         if not runs:
@@ -203,14 +203,12 @@ class ShardDispatcher(OrderedDispatcher):
         self._turns.remove(shard)
         self._turns.append(shard)
         self._holders.setdefault(shard, consumer)
-        return Parcel(shard, runs, records, self._lease(shard, consumer, runs).lease), first
+        return self._reserve(shard, parcel, consumer, runs, records), first
 
     def check_invariants(self) -> None:
         super().check_invariants()
         for shard, holder in self._held().items():
             assert shard in self._tables
-            assert any(
-                lease.consumer == holder for lease in self._leases.values() if lease.shard == shard
-            )
+            assert self._tables[shard].count(self._numbers[holder])
         for ends in self._ends.values():
             assert list(ends) == sorted(set(ends))

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from hstreamlite._native import lib
 from hstreamlite.sub.ackmap import AckFlag, AckMap
-from hstreamlite.sub.keytab import KeyTable, runs_of
+from hstreamlite.sub.keytab import KeyHead, KeyTable, runs_of
 from tests import effort
 
 CONSUMERS = 1, 2, 3
@@ -46,15 +46,15 @@ def test_the_last_ack_of_who_holds_a_key_frees_it_for_others() -> None:
     acks = AckMap(1, 100)
     table = KeyTable(acks)
     table.describe(1, struct.pack("<4Q", 8, 7, 7, 7))  # the first stays, so nothing is passed by
-    _, _, runs = table.take(1, parcel := 1, 3, 15, 5)
+    _, _, parcel, runs = table.take(1, 0, 3, 15, 5)
     assert lsns_of(runs) == [1, 2, 3]
-    table.confirm(parcel, runs, 3)
-    assert lsns_of(table.take(2, 2, 15, 15, 5)[2]) == []  # the key's third waits for its holder
+    table.confirm(parcel, 3, 1)
+    assert table.take(2, 0, 15, 15, 5)[2:] == (0, b"")  # the key's third waits for its holder
     assert acks.ack(2) & AckFlag.NEW
     assert not table.ready(2, 15, 5)
     assert acks.ack(3) & AckFlag.NEW
     assert table.ready(2, 15, 5)
-    assert lsns_of(table.take(2, 3, 15, 15, 5)[2]) == [4]
+    assert lsns_of(table.take(2, 0, 15, 15, 5)[3]) == [4]
 
 
 class KeyTableMachine(RuleBasedStateMachine):
@@ -99,8 +99,11 @@ class KeyTableMachine(RuleBasedStateMachine):
         self.table.restore(array("I", counts).tobytes(), doom_at)
         for record in self.records.values():
             record.delayed = 0 < doom_at <= record.attempts
-        self.parcels: dict[int, tuple[int, bytes]] = {}
+        self.parcels: dict[int, tuple[int, list[int]]] = {}
+        self.reserved: dict[int, int] = {}
+        self.dues: dict[int, int] = {}
         self.number = 0
+        self.handed: list[tuple[int, int]] = []
 
     def catch_up(self) -> None:
         low = self.acks.state.low
@@ -137,7 +140,7 @@ class KeyTableMachine(RuleBasedStateMachine):
         consumer=st.sampled_from(CONSUMERS),
         most=st.integers(1, 15),
         fresh=st.one_of(st.integers(0, 15), st.just(15)),
-        confirm=st.booleans(),
+        confirm=st.sampled_from([True, True, False]),
     )
     def take(self, consumer: int, most: int, fresh: int, confirm: bool) -> None:
         self.number += 1
@@ -145,14 +148,18 @@ class KeyTableMachine(RuleBasedStateMachine):
         end = state.low + self.span
         before = self.scan
         told = self.table.ready(consumer, fresh, min(end, self.described))
-        _, _, runs = self.table.take(consumer, self.number, most, fresh, end)
+        records, first, parcel, runs = self.table.take(consumer, 0, most, fresh, end)
         self.scan = self.table.state.scan
         assert self.scan <= max(before, min(end, self.described))
-        got = [lsn for r in runs_of(runs) for lsn in range(r.first, r.first + r.size)]
-        assert len(got) <= most
+        got = lsns_of(runs)
+        assert len(got) == records <= most
+        assert first == sum(run.size for run in runs_of(runs) if run.attempt == 1)
+        assert bool(parcel) == bool(got)
         moved = bool(got) or self.scan > before
         assert moved == told, "what was said to be there was not, or the other way round"
-        self.parcels[self.number] = consumer, runs
+        self.parcels[self.number] = consumer, got
+        if parcel:
+            self.reserved[self.number] = parcel
         for run in runs_of(runs):
             for lsn in range(run.first, run.first + run.size):
                 record = self.records[lsn]
@@ -171,8 +178,8 @@ class KeyTableMachine(RuleBasedStateMachine):
                 self.hold(record)
         if len(got) < most:
             self.nothing_is_left(consumer, fresh, end)
-        if confirm:
-            self.confirm_parcel(self.number, len(got))
+        if confirm and parcel:
+            self.confirm_parcel(self.number, len(got), due=0)
 
     def nothing_is_left(self, consumer: int, fresh: int, end: int) -> None:
         for lsn, record in self.records.items():
@@ -184,18 +191,16 @@ class KeyTableMachine(RuleBasedStateMachine):
             free = {self.owner(r) for r in ahead} <= {consumer}
             assert not free or not all(r.parcel for r in ahead), f"{lsn} could have gone"
 
-    @precondition(lambda self: self.parcels)
-    @rule(data=st.data(), part=st.integers(0, 15))
-    def confirm(self, data: st.DataObject, part: int) -> None:
-        self.confirm_parcel(data.draw(st.sampled_from(sorted(self.parcels))), part)
+    @precondition(lambda self: self.reserved)
+    @rule(data=st.data(), part=st.integers(0, 15), due=st.integers(0, 9))
+    def confirm(self, data: st.DataObject, part: int, due: int) -> None:
+        self.confirm_parcel(data.draw(st.sampled_from(sorted(self.reserved))), part, due)
 
-    def confirm_parcel(self, parcel: int, count: int) -> None:
-        _, runs = self.parcels[parcel]
+    def confirm_parcel(self, parcel: int, count: int, due: int) -> None:
         expected = []
-        lsns = [lsn for r in runs_of(runs) for lsn in range(r.first, r.first + r.size)]
-        for at, lsn in enumerate(lsns):
+        for at, lsn in enumerate(self.parcels[parcel][1]):
             record = self.records[lsn]
-            if record.parcel != parcel or record.confirmed or record.acked:
+            if record.parcel != parcel or record.acked:
                 continue
             if at < count:
                 record.confirmed = True
@@ -204,9 +209,13 @@ class KeyTableMachine(RuleBasedStateMachine):
                 expected.append((lsn, record.attempts))
             else:
                 self.give_back(lsn, failed=False)
-        out = runs_of(self.table.confirm(parcel, runs, count)[2])
+        records, runs = self.table.confirm(self.reserved.pop(parcel), count, due)
+        self.dues[parcel] = due
+        out = runs_of(runs)
         got = [(lsn, r.attempt) for r in out for lsn in range(r.first, r.first + r.size)]
         assert got == expected
+        assert records == len(got)
+        self.handed += got
 
     def give_back(self, lsn: int, *, failed: bool) -> None:
         record = self.records[lsn]
@@ -229,24 +238,67 @@ class KeyTableMachine(RuleBasedStateMachine):
             if self.waiting(lsn) and all(self.records[n].parcel for n in self.chain(lsn) if n < lsn)
         }
 
-    @precondition(lambda self: self.parcels)
+    @precondition(lambda self: self.reserved)
     @rule(data=st.data())
     def take_back(self, data: st.DataObject) -> None:
-        parcel = data.draw(st.sampled_from(sorted(self.parcels)))
-        _, runs = self.parcels[parcel]
-        lsns = [lsn for r in runs_of(runs) for lsn in range(r.first, r.first + r.size)]
-        mine = [n for n in lsns if self.records[n].parcel == parcel and not self.records[n].acked]
-        expected = sum(self.records[lsn].confirmed for lsn in mine)
+        parcel = data.draw(st.sampled_from(sorted(self.reserved)))
+        mine = [n for n in self.parcels[parcel][1] if self.in_parcel(n, parcel)]
+        number = self.reserved.pop(parcel)
+        assert self.table.open(number) == len(mine)
+        assert self.table.fresh_in(number) == sum(self.records[n].attempts == 0 for n in mine)
+        self.took_back(data, parcel, self.table.take_back(number))
+
+    @precondition(lambda self: self.out())
+    @rule(data=st.data(), now=st.sampled_from([3, 9, 9]))
+    def time_out(self, data: st.DataObject, now: int) -> None:
+        out = {self.records[lsn].parcel for lsn in self.out()}
+        due, parcel = min(((self.dues[parcel], parcel) for parcel in out), default=(None, 0))
+        assert self.table.next_due() == due
+        back = self.table.take_back_due(now)
+        assert (back is not None) == (due is not None and due <= now)
+        if back is not None:
+            self.took_back(data, parcel, back)
+
+    def in_parcel(self, lsn: int, parcel: int) -> bool:
+        return self.records[lsn].parcel == parcel and not self.records[lsn].acked
+
+    def took_back(self, data: st.DataObject, parcel: int, back: tuple[int, list[KeyHead]]) -> None:
+        count, heads = back
+        mine = [n for n in self.parcels[parcel][1] if self.in_parcel(n, parcel)]
+        assert count == sum(self.records[lsn].confirmed for lsn in mine)
         taken = []
         for lsn in mine:
             if self.records[lsn].parcel == parcel:
                 self.give_back(lsn, failed=self.records[lsn].confirmed)
                 taken.append(lsn)
-        assert self.table.open(parcel, runs) == len(mine)
-        count, heads = self.table.take_back(parcel, runs)
-        assert count == expected
         assert {head.lsn for head in heads} == self.heads(taken)
         self.delay_some(data, [head.lsn for head in heads])
+
+    @precondition(lambda self: self.out())
+    @rule(
+        data=st.data(),
+        consumer=st.sampled_from(CONSUMERS),
+        size=st.integers(1, 12),
+        due=st.integers(0, 9),
+    )
+    def extend(self, data: st.DataObject, consumer: int, size: int, due: int) -> None:
+        first = data.draw(st.sampled_from(self.out())) - data.draw(st.integers(0, 3))
+        mine = [n for n in range(first, first + size) if self.has(consumer, n)]
+        for parcel in sorted({self.records[lsn].parcel for lsn in mine}):
+            if self.dues[parcel] < due:
+                self.number += 1
+                moved = [lsn for lsn in mine if self.records[lsn].parcel == parcel]
+                self.parcels[self.number] = consumer, moved
+                self.dues[self.number] = due
+                for lsn in moved:
+                    self.records[lsn].parcel = self.number
+        assert self.table.extend(consumer, first, first + size, due) == len(mine)
+        for lsn in mine:
+            assert self.table.due_of(lsn) == self.dues[self.records[lsn].parcel] >= due
+
+    def has(self, consumer: int, lsn: int) -> bool:
+        record = self.records.get(lsn)
+        return record is not None and self.owner(record) == consumer and lsn in self.out()
 
     @rule(
         data=st.data(),
@@ -296,15 +348,15 @@ class KeyTableMachine(RuleBasedStateMachine):
 
     @rule(consumer=st.sampled_from(CONSUMERS))
     def leave(self, consumer: int) -> None:
-        for parcel, (owner, runs) in self.parcels.items():
+        for parcel, (owner, lsns) in self.parcels.items():
             if owner != consumer:
                 continue
-            self.table.take_back(parcel, runs)
-            for run in runs_of(runs):
-                for lsn in range(run.first, run.first + run.size):
-                    record = self.records[lsn]
-                    if record.parcel == parcel and not record.acked:
-                        self.give_back(lsn, failed=record.confirmed)
+            self.reserved.pop(parcel, None)
+            for lsn in lsns:
+                if self.in_parcel(lsn, parcel):
+                    self.give_back(lsn, failed=self.records[lsn].confirmed)
+        while self.table.take_back_of(consumer):
+            pass
         self.table.leave(consumer)
 
     @precondition(lambda self: self.acks.state.next > self.first)
@@ -332,6 +384,15 @@ class KeyTableMachine(RuleBasedStateMachine):
         for lsn in data.draw(st.lists(st.sampled_from(self.out()), max_size=count, unique=True)):
             assert self.acks.ack(lsn) & AckFlag.NEW
             self.records[lsn].acked = True
+
+    @precondition(lambda self: len(self.handed) > 5)
+    @rule()
+    def tell(self) -> None:
+        low = self.acks.state.low
+        latest = {lsn: attempt for lsn, attempt in self.handed if lsn >= low}
+        told = {n: times for first, end, times in self.table.handed(low) for n in range(first, end)}
+        assert told == latest
+        self.handed = []
 
     @rule(data=st.data())
     def gap(self, data: st.DataObject) -> None:
@@ -362,6 +423,15 @@ class KeyTableMachine(RuleBasedStateMachine):
         assert state.fresh == sum(r.attempts == 0 and r.parcel == 0 for r in open_)
         again = [r for n, r in self.records.items() if not r.acked]
         assert state.again == sum(r.attempts > 0 and r.parcel == 0 for r in again)
+        for consumer in CONSUMERS:
+            held = [n for n in self.out() if self.owner(self.records[n]) == consumer]
+            reserved = [n for n, r in self.records.items() if self.owner(r) == consumer]
+            assert self.table.count(consumer) == sum(not self.records[n].acked for n in reserved)
+            found = self.table.out(consumer)
+            assert sum(open_ for *_, open_ in found) == len(held)
+            assert {first for _, first, _, _ in found} <= set(held)
+        assert self.table.first_out(1 << 62) == min(self.out(), default=None)
+        assert bool(self.handed) == (state.handed > 0)
         counted = [
             (lsn, times)
             for first, end, times in self.table.attempts(self.first)
@@ -383,14 +453,12 @@ class KeyTableMachine(RuleBasedStateMachine):
         for _ in range(3 * len(self.records) + 3):
             self.wake()
             self.take(1, 15, 15, confirm=True)
-            _, runs = self.parcels[self.number]
-            for run in runs_of(runs):
-                for lsn in range(run.first, run.first + run.size):
-                    key = self.records[lsn].key
-                    assert key == 0 or last.get(key, 0) < lsn
-                    last[key] = lsn
-                    assert self.acks.ack(lsn) & AckFlag.NEW
-                    self.records[lsn].acked = True
+            for lsn in self.parcels[self.number][1]:
+                key = self.records[lsn].key
+                assert key == 0 or last.get(key, 0) < lsn
+                last[key] = lsn
+                assert self.acks.ack(lsn) & AckFlag.NEW
+                self.records[lsn].acked = True
         assert all(record.acked for record in self.records.values())
 
 
@@ -411,9 +479,13 @@ def hand_out(insist: Callable[[Callable[[], Any]], Any]) -> list[int]:
         hashes = array("Q", range(low, end)).tobytes()
         insist(lambda low=low, hashes=hashes: table.describe(low, hashes))
         while table.state.scan < end:
-            sent, _, runs = insist(lambda c=consumer, e=end: table.take(c, 3 * c, 5000, 5000, e))
-            insist(lambda c=consumer, r=runs, s=sent: table.confirm(3 * c, r, s))
-            got += [n for run in runs_of(runs) for n in range(run.first, run.first + run.size)]
+            sent, _, parcel, runs = insist(
+                lambda c=consumer, e=end: table.take(c, 0, 5000, 5000, e)
+            )
+            insist(lambda p=parcel, s=sent: table.confirm(p, s, 1))
+            first = lsns_of(runs)[0]
+            insist(lambda c=consumer, n=first: table.extend(c, n, n + 1, 2))
+            got += lsns_of(runs)
             table.check_invariants()
             acks.check_invariants()
     copy, old = insist(lambda: AckMap(1, 1 << 30)), array("I", [1] * 300)
