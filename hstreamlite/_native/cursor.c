@@ -31,6 +31,7 @@ struct hsl_cursor {
     struct hsl_entry *page; /* blocks of one group of a footer's rows */
     uint32_t page_len;
     struct hsl_run run;     /* whose they are */
+    bool use_cache;         /* what the system has of files is at hand */
     bool announced;         /* the rest of the page is being read ahead */
     struct hsl_ahead behind; /* what lies behind the run */
     struct hsl_shard *metered; /* the shard, once something of it was read */
@@ -74,6 +75,11 @@ void hsl_cursor_seek(struct hsl_cursor *cursor, uint64_t lsn)
 }
 
 uint64_t hsl_cursor_lsn(struct hsl_cursor *cursor) { return cursor->lsn; }
+
+void hsl_cursor_use_cache(struct hsl_cursor *cursor)
+{
+    cursor->use_cache = cursor->log->io->pread_cached != NULL;
+}
 
 void hsl_cursor_until(struct hsl_cursor *cursor, uint64_t lsn) { cursor->until = lsn; }
 
@@ -324,6 +330,8 @@ static bool buffered(const struct hsl_cursor *cursor, const struct hsl_entry *e)
 /* Has the disk fetch what follows a block, if the cursor reads on. */
 static void announce(struct hsl_cursor *cursor, const struct hsl_entry *e, int fd, uint64_t from)
 {
+    if (cursor->page_len == 0 || cursor->page[0].segment != e->segment)
+        return;
     const struct hsl_entry *last = &cursor->page[cursor->page_len - 1];
     if (cursor->ahead == READ_MIN || cursor->until <= e->seq + e->count)
         return;
@@ -335,9 +343,13 @@ static void announce(struct hsl_cursor *cursor, const struct hsl_entry *e, int f
 }
 
 /* Makes buf hold [from, end) of the entry's segment, or as much as there is; both page-aligned. */
-static int fill(struct hsl_cursor *cursor, const struct hsl_entry *e, uint64_t from, uint64_t end)
+static int fill(struct hsl_cursor *cursor, enum hsl_patience patience, const struct hsl_entry *e,
+                uint64_t from, uint64_t end)
 {
     struct hsl_log *log = cursor->log;
+    bool cached = patience == HSL_CACHED;
+    int64_t (*pread)(void *, int, void *, size_t, uint64_t) =
+        cached ? log->io->pread_cached : log->io->pread;
     size_t need = end - from;
     cursor->len = 0;
     cursor->checked = 0;
@@ -353,13 +365,13 @@ static int fill(struct hsl_cursor *cursor, const struct hsl_entry *e, uint64_t f
     int fd, rc = hsl_segment_reader(log, e->segment, &segment, &fd);
     if (rc != HSL_OK)
         return rc;
-    if (cursor->page_len > 0 && cursor->page[0].segment == e->segment)
+    if (!cached)
         announce(cursor, e, fd, end);
     size_t got = 0;
     int err = 0;
     uint64_t begin = log->io->mono_ns(log->io->ctx);
     while (got < need) {
-        int64_t n = log->io->pread(log->io->ctx, fd, cursor->buf + got, need - got, from + got);
+        int64_t n = pread(log->io->ctx, fd, cursor->buf + got, need - got, from + got);
         if (n <= 0) {
             err = (int)-n;
             break;
@@ -367,6 +379,15 @@ static int fill(struct hsl_cursor *cursor, const struct hsl_entry *e, uint64_t f
         got += (size_t)n;
     }
     uint64_t end_ns = log->io->mono_ns(log->io->ctx);
+    if (cached && err == EAGAIN) {
+        if (from + got < (uint64_t)e->off8 * 8 + e->len) {
+            hsl_segment_unread(log, segment);
+            return HSL_AGAIN;
+        }
+        err = 0;
+    }
+    if (cached)
+        announce(cursor, e, fd, from + got);
     pthread_mutex_lock(&log->index_mu);
     log->stats.reads++;
     log->stats.bytes_read += got;
@@ -426,8 +447,9 @@ static void take_view(struct hsl_cursor *cursor, const uint8_t *block, struct hs
 
 /* Views the part of a block that holds so many records. DAMAGED: it does not verify, or is more
  * than half of the block, and all of that is to be read. */
-static int view_part(struct hsl_cursor *cursor, const struct hsl_entry *e,
-                     const struct hsl_marks *m, uint64_t records, struct hsl_block_view *out)
+static int view_part(struct hsl_cursor *cursor, enum hsl_patience patience,
+                     const struct hsl_entry *e, const struct hsl_marks *m, uint64_t records,
+                     struct hsl_block_view *out)
 {
     uint32_t first = (uint32_t)(cursor->lsn - e->seq), lo = 0, hi = 0;
     uint32_t end = records < e->count - first ? first + (uint32_t)records : e->count;
@@ -442,7 +464,7 @@ static int view_part(struct hsl_cursor *cursor, const struct hsl_entry *e,
     if ((last - from + 1) * 2 > m->parts)
         return HSL_DAMAGED;
     uint64_t at = hsl_marks_page(m, from);
-    int rc = fill(cursor, e, at, hsl_align_page(hsl_marks_to(m, last)));
+    int rc = fill(cursor, patience, e, at, hsl_align_page(hsl_marks_to(m, last)));
     bool whole = cursor->len >= hsl_marks_to(m, last) - at;
     cursor->len = 0; /* holds no whole block */
     if (rc != HSL_OK)
@@ -487,21 +509,21 @@ static int view_whole(struct hsl_cursor *cursor, const struct hsl_entry *e, bool
 }
 
 static int view_file(struct hsl_cursor *cursor, const struct hsl_entry *e, uint64_t end,
-                     bool may_block, uint64_t records, struct hsl_block_view *out)
+                     enum hsl_patience patience, uint64_t records, struct hsl_block_view *out)
 {
     bool sought = false;
     if (!buffered(cursor, e)) {
-        if (!may_block)
+        if (patience == HSL_AT_HAND || (patience == HSL_CACHED && !cursor->use_cache))
             return HSL_AGAIN;
         bool near = cursor->ahead == READ_MIN || cursor->until < e->seq + e->count;
         if (near && records != HSL_WHOLE) {
             struct hsl_marks marks;
             sought = !hsl_marks_get(cursor->log, e, &marks);
-            int rc = sought ? HSL_DAMAGED : view_part(cursor, e, &marks, records, out);
+            int rc = sought ? HSL_DAMAGED : view_part(cursor, patience, e, &marks, records, out);
             if (rc != HSL_DAMAGED)
                 return rc;
         }
-        int rc = fill(cursor, e, read_from(e->off8), hsl_align_page(end));
+        int rc = fill(cursor, patience, e, read_from(e->off8), hsl_align_page(end));
         if (rc != HSL_OK)
             return rc;
         if (!buffered(cursor, e))
@@ -510,9 +532,10 @@ static int view_file(struct hsl_cursor *cursor, const struct hsl_entry *e, uint6
     return view_whole(cursor, e, sought, out);
 }
 
-int hsl_cursor_view(struct hsl_cursor *cursor, bool may_block, uint64_t records,
+int hsl_cursor_view(struct hsl_cursor *cursor, enum hsl_patience patience, uint64_t records,
                     struct hsl_block_view *out)
 {
+    bool may_block = patience == HSL_MAY_BLOCK;
     for (;;) {
         struct hsl_entry entry;
         uint64_t end;
@@ -527,7 +550,7 @@ int hsl_cursor_view(struct hsl_cursor *cursor, bool may_block, uint64_t records,
             take_view(cursor, block, out);
             return HSL_OK;
         }
-        rc = view_file(cursor, &entry, end, may_block, records, out);
+        rc = view_file(cursor, &entry, end, patience, records, out);
         if (rc != HSL_NOT_FOUND)
             return rc;
         cursor->page_len = 0; /* not reached: the segment went between two locks; look again */

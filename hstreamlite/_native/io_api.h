@@ -24,6 +24,9 @@ struct hsl_io {
     void (*announce)(void *ctx, int fd, uint64_t off, uint64_t len);
     /* May be short, like the system calls; 0 from pread means end of file. */
     int64_t (*pread)(void *ctx, int fd, void *buf, size_t len, uint64_t off);
+    /* As pread, of what needs no wait for the disk: -EAGAIN if that is nothing; NULL where that
+     * cannot be said. */
+    int64_t (*pread_cached)(void *ctx, int fd, void *buf, size_t len, uint64_t off);
     int64_t (*pwrite)(void *ctx, int fd, const void *buf, size_t len, uint64_t off);
     /* Data and the size needed to read it are durable on return (fdatasync). */
     int (*datasync)(void *ctx, int fd);

@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -109,6 +110,19 @@ static int64_t posix_pread(void *ctx, int fd, void *buf, size_t len, uint64_t of
     while (n < 0 && errno == EINTR);
     return n < 0 ? -errno : n;
 }
+
+#ifdef RWF_NOWAIT
+static int64_t posix_pread_cached(void *ctx, int fd, void *buf, size_t len, uint64_t off)
+{
+    struct iovec part = {.iov_base = buf, .iov_len = len};
+    ssize_t n = preadv2(fd, &part, 1, (off_t)off, RWF_NOWAIT);
+    if (n >= 0)
+        return n;
+    return errno == EINTR || errno == EOPNOTSUPP || errno == ENOSYS ? -EAGAIN : -errno;
+}
+#else
+#define posix_pread_cached NULL
+#endif
 
 static int64_t posix_pwrite(void *ctx, int fd, const void *buf, size_t len, uint64_t off)
 {
@@ -598,6 +612,7 @@ const struct hsl_io *hsl_io_posix(void)
         .close = posix_close,
         .announce = posix_announce,
         .pread = posix_pread,
+        .pread_cached = posix_pread_cached,
         .pwrite = posix_pwrite,
         .datasync = posix_datasync,
         .sync = posix_sync,

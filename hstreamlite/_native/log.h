@@ -562,10 +562,13 @@ struct hsl_block_view {
     size_t at;      /* and where that begins in the plain body */
 };
 #define HSL_WHOLE UINT64_MAX
+/* Where to look for a block: in what the process has in memory; for a cursor that uses it, also in
+ * what the system has of files; or on the disk. */
+enum hsl_patience { HSL_AT_HAND, HSL_CACHED, HSL_MAY_BLOCK };
 /* The block that holds the cursor's LSN, or part of it, if no more than so many records are wanted,
- * and not HSL_WHOLE; its memory stays until hsl_cursor_release. AGAIN: it must be read from a file
- * and may_block is false. TRIMMED, once: the cursor moved to the first kept. */
-int hsl_cursor_view(struct hsl_cursor *cursor, bool may_block, uint64_t records,
+ * and not HSL_WHOLE; its memory stays until hsl_cursor_release. AGAIN: patience does not go as far
+ * as where it is. TRIMMED, once: the cursor moved to the first kept. */
+int hsl_cursor_view(struct hsl_cursor *cursor, enum hsl_patience patience, uint64_t records,
                     struct hsl_block_view *out);
 void hsl_cursor_release(struct hsl_cursor *cursor);
 /* Whether the cursor's LSN is in what this view of it shows, which may be none yet (count 0); the

@@ -706,14 +706,15 @@ static PyObject *py_bounds(PyObject *module, PyObject *const *args, Py_ssize_t n
 static int next_block(PyObject *who, struct hsl_cursor *cursor, bool may_block, uint64_t records,
                       struct hsl_block_view *view)
 {
-    int rc = hsl_cursor_view(cursor, false, records, view);
+    int rc = hsl_cursor_view(cursor, HSL_AT_HAND, records, view);
     if (rc == HSL_AGAIN) {
-        if (!may_block)
-            return 2;
+        enum hsl_patience patience = may_block ? HSL_MAY_BLOCK : HSL_CACHED;
         Py_BEGIN_ALLOW_THREADS;
-        rc = hsl_cursor_view(cursor, true, records, view);
+        rc = hsl_cursor_view(cursor, patience, records, view);
         Py_END_ALLOW_THREADS;
     }
+    if (rc == HSL_AGAIN)
+        return 2;
     if (rc == HSL_OK)
         return 1;
     if (rc == HSL_NOT_FOUND)

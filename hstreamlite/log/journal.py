@@ -392,6 +392,11 @@ class Cursor:
     def seek(self, lsn: int) -> None:
         fast.cursor_seek(self._cursor, lsn)
 
+    def use_cache(self) -> None:
+        """Count as memory what the system has of files: for who reads on a loop, and lets that turn
+        now and then."""
+        lib.hsl_cursor_use_cache(self._native)
+
     def told(self) -> tuple[int, int]:
         """Return the bytes and records read since the last call."""
         return fast.cursor_told(self._cursor)

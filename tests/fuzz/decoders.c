@@ -266,7 +266,7 @@ static void read_shard(struct hsl_log *log, uint64_t id)
     for (int i = 0; i < READ_MAX; i++) {
         struct hsl_block_view view;
         uint64_t lsn = hsl_cursor_lsn(cursor);
-        int rc = hsl_cursor_view(cursor, true, i % 2 == 0 ? HSL_WHOLE : 3, &view);
+        int rc = hsl_cursor_view(cursor, HSL_MAY_BLOCK, i % 2 == 0 ? HSL_WHOLE : 3, &view);
         if (rc == HSL_TRIMMED)
             continue;
         if (rc != HSL_OK)

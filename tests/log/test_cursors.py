@@ -4,15 +4,18 @@ blocks that it read before; damage shows wherever it lies."""
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
 import hstreamlite as hs
+from hstreamlite._native import lib
 from hstreamlite.errors import CorruptionError
 from hstreamlite.log.journal import Cursor
 from hstreamlite.sub.keytab import run_bytes
@@ -295,3 +298,34 @@ def test_of_many_blocks_that_were_sought_the_newest_are_read_in_part() -> None:
             assert cost(block) > 20_000
         assert cost(0) > 20_000
         assert cost(blocks - 1) <= 8192
+
+
+def test_what_the_system_has_of_a_file_takes_no_wait(tmp_path: Path) -> None:
+    batches = 40
+    with hs.open(tmp_path / "store", config=CONFIG) as store:
+        stream = store.create_stream("s")
+        for number in range(batches):
+            stream.append_many([b"%d" % number * 500] * 100, durability="memory")
+    if not has_cached_reads(next((tmp_path / "store" / "segments").iterdir())):
+        pytest.skip("this system does not say what it has of a file")
+    with hs.open(tmp_path / "store", config=CONFIG) as store:
+        assert len(payloads(new_cursor(store).read(batches * 100))) == batches * 100
+        cursor = new_cursor(store)
+        assert cursor.read_batches(1, may_block=False) is None
+        cursor.use_cache()
+        found = [cursor.read_batches(1, may_block=False) for _ in range(batches // 2)]
+        assert [batch[0].batch_id for batch in found if batch] == [
+            1 + 100 * number for number in range(batches // 2)
+        ]
+
+
+def has_cached_reads(path: Path) -> bool:
+    """Tell whether a file that was just read can be read from what the system has of it."""
+    path.read_bytes()
+    if lib.hsl_io_portable():
+        return False
+    with path.open("rb") as file:
+        try:
+            return os.preadv(file.fileno(), [bytearray(4096)], 0, os.RWF_NOWAIT) > 0
+        except OSError:
+            return False
