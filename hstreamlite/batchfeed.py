@@ -7,7 +7,8 @@ id, time and compression.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
@@ -15,16 +16,17 @@ from typing import TYPE_CHECKING, Final
 from hstreamlite._native import fast
 from hstreamlite.config import BATCH_RECORDS_MAX, CODEC_NAMES, Compression
 from hstreamlite.errors import CorruptionError, RecordTrimmed
-from hstreamlite.feed import Feed, leading
+from hstreamlite.feed import Feed, Span
 from hstreamlite.handout import CursorPool
 from hstreamlite.log.journal import RawBatch, compress, decompress
 from hstreamlite.sub.ackmap import LSN_MAX, AckFlag
-from hstreamlite.sub.keytab import runs_of
+from hstreamlite.sub.keytab import KeyRun, runs_of
 from hstreamlite.unreadable import Unread
 
 if TYPE_CHECKING:
     from hstreamlite.records import RecordId
 
+_AHEAD_BYTES = 1 << 20
 _MOST = {"ordered": 1024, "shared": 4096}
 _FLAGS: Final = {AckFlag.NEW: 0, AckFlag.DUPLICATE: 1, AckFlag.VOID: 2, AckFlag.UNKNOWN: 3}
 
@@ -53,6 +55,14 @@ class RawDelivery:
     payload: bytes
     attempt: int
 
+    @property
+    def spans(self) -> list[Span]:
+        """The records as ranges."""
+        shard, batch = self.shard_id, self.batch_id
+        if self.whole:
+            return [(shard, batch, batch + len(self.indexes))]
+        return [(shard, batch + index, batch + index + 1) for index in self.indexes]
+
 
 @dataclass(frozen=True, slots=True)
 class RawAcks:
@@ -74,11 +84,12 @@ class BatchFeed:
         self._feed = feed
         self._consumer = consumer
         self._gate = gate
-        self._cursors = CursorPool(feed.journal)
+        self._cursors = CursorPool(feed.journal, use_cache=True)
         self._most = _MOST[feed.state.mode]
 
-    def fetch(self, *, may_block: bool) -> RawDelivery | Wait:
-        """Hand out the next batch; an empty answer puts the consumer in line, as `Feed.fetch`.
+    def fetch(self, most: int = 1, *, may_block: bool) -> list[RawDelivery] | Wait:
+        """Hand out the next batches, so many at most; an empty answer puts the consumer in line,
+        as `Feed.fetch`. Of more than one, those behind the first make up a MiB at most.
 
         ConsumerClosed when it has left, whoever has its name by now: this may be called in a thread
         that was slower.
@@ -87,20 +98,22 @@ class BatchFeed:
         where shards are kept in order, so does what lies behind it.
         """
         feed = self._feed
+        if feed.group.weighs:
+            most = 1  # what fits is known of what was read
         while True:
             gaps = feed.gaps_passed
             try:
-                found = self._fetch(may_block=may_block)
+                found = self._fetch(most, may_block=may_block)
             except Unread as unread:
                 feed.unreadable.meet(self._consumer, unread)
                 continue
             if found is not Wait.FOR_RECORDS or feed.gaps_passed == gaps:
                 return found
 
-    def _fetch(self, *, may_block: bool) -> RawDelivery | Wait:
+    def _fetch(self, most: int, *, may_block: bool) -> list[RawDelivery] | Wait:
         handout = self._feed._handout
         parts = self._feed.take(
-            self._consumer, self._most, self._gate, may_block=may_block, whole=True
+            self._consumer, self._most, self._gate, may_block=may_block, batches=most
         )
         if not parts:
             return Wait.FOR_FILES if parts is None else Wait.FOR_RECORDS
@@ -108,44 +121,84 @@ class BatchFeed:
         for other in others:
             handout.confirm_some(other, 0)
         runs = handout.runs(part)
-        raw: RawBatch | None = None
+        batches: list[RawBatch] | None = None
         count = 0
         sizes: list[int] = []
         try:
-            raw = self._read(part.shard_id, runs, may_block=may_block)
-            if raw is not None:
-                count = min(leading(runs, raw.batch_id, raw.batch_id + raw.records), _IDS_MAX)
+            batches = self._read(part.shard_id, runs_of(runs), most, may_block=may_block)
+            if batches:
+                count = _leading(runs_of(runs), batches, part.room)
                 if self._feed.group.weighs:
+                    (raw,) = batches
                     sizes = [-(-len(raw.body) // raw.records)] * count
         finally:
             _, out = handout.confirm_some(part, count, sizes)
-        if raw is None:
+        if not batches:
             return Wait.FOR_RECORDS if may_block else Wait.FOR_FILES
         if not out:  # all of it was acked meanwhile
-            return self._fetch(may_block=may_block)
+            return self._fetch(most, may_block=may_block)
         self._feed.sentry.moved(self._feed.now())
-        return _delivery(raw, out)
+        return [_delivery(raw, runs) for raw, runs in _by_batch(batches, runs_of(out))]
 
-    def _read(self, shard: int, runs: bytes, *, may_block: bool) -> RawBatch | None:
-        """Return the block that the first record lies in; None if it would have to wait."""
-        first = runs_of(runs)[0].first
+    def _read(
+        self, shard: int, runs: Sequence[KeyRun], most: int, *, may_block: bool
+    ) -> list[RawBatch] | None:
+        """Return the blocks from that on in which the first record lies, of those up to the last
+        one; None if it would have to wait, empty where they are gone."""
+        first = runs[0].first
+        end = max(run.first + run.size for run in runs)
         with self._cursors.lend(shard, first) as cursor:
             try:
-                found = cursor.read_batches(1, may_block=may_block)
+                return cursor.read_batches(
+                    most, end=end, max_bytes=_AHEAD_BYTES, may_block=may_block
+                )
             except RecordTrimmed:
                 self._feed.pass_gap(shard, cursor.gap()[1])
-                return None
+                return []
             except CorruptionError as error:
                 span = shard, first, max(first + 1, cursor.damaged_end())
                 raise Unread(error, span) from error
-            return found[0] if found else None
 
 
-_IDS_MAX = BATCH_RECORDS_MAX
+def _leading(runs: Sequence[KeyRun], batches: Sequence[RawBatch], room: int) -> int:
+    """Return how many records at the start of runs make up what may go out of batches: of the first
+    one, and of those behind it that were read to their ends and begin within so many records."""
+    count = at = 0
+    left = iter(runs)
+    run = next(left, None)
+    for raw in batches:
+        before, end = count, raw.batch_id + raw.records
+        if before and (before >= room or raw.end < raw.records):
+            break
+        while run is not None and max(at, raw.batch_id) <= run.first < end:
+            at = min(run.first + run.size, end)
+            count += at - run.first
+            rest = run.size - (at - run.first)
+            run = KeyRun(at, rest, run.attempt) if rest else next(left, None)
+        if count > BATCH_RECORDS_MAX:
+            return before or BATCH_RECORDS_MAX
+    return count
 
 
-def _delivery(raw: RawBatch, out: bytes) -> RawDelivery:
-    runs = runs_of(out)
+def _by_batch(
+    batches: list[RawBatch], runs: Iterable[KeyRun]
+) -> Iterator[tuple[RawBatch, list[KeyRun]]]:
+    """Yield batches with the runs of records, cut to them, that go out of each."""
+    left = deque(runs)
+    for raw in batches:
+        end = raw.batch_id + raw.records
+        mine: list[KeyRun] = []
+        while left and left[0].first < end:
+            run = left.popleft()
+            if run.first + run.size > end:
+                left.appendleft(KeyRun(end, run.first + run.size - end, run.attempt))
+                run = KeyRun(run.first, end - run.first, run.attempt)
+            mine.append(run)
+        if mine:
+            yield raw, mine
+
+
+def _delivery(raw: RawBatch, runs: list[KeyRun]) -> RawDelivery:
     spans = [(run.first - raw.batch_id, run.first - raw.batch_id + run.size) for run in runs]
     whole = sum(end - first for first, end in spans) == raw.records
     payload = raw.body if whole else _part(raw, spans)

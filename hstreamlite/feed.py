@@ -313,8 +313,7 @@ class Feed:
             consumer, gate, seeks, spans = self._unseen.popleft()
             if seeks != self.seeks or not self.sentry.knows(consumer, gate):
                 continue
-            for span in spans:
-                self.group.unsend(consumer, *span, now)
+            self._unsend(consumer, spans, now)
             found = True
         if found:
             self.journal.poke()
@@ -444,7 +443,7 @@ class Feed:
         gate: fast.AckGate,
         *,
         may_block: bool,
-        whole: bool = False,
+        batches: int = 0,
     ) -> Any:
         """Let the group assign records, as `Handout.take`.
 
@@ -452,7 +451,7 @@ class Feed:
         may be a slower thread that asks, and would take what is the other's.
         """
         self._check_known(consumer, gate)
-        parts = self._handout.take(consumer, max_records, may_block=may_block, whole=whole)
+        parts = self._handout.take(consumer, max_records, may_block=may_block, batches=batches)
         try:
             self._check_known(consumer, gate)
         except ConsumerClosed:
@@ -682,10 +681,13 @@ class Feed:
         """Take back what the consumer has taken ahead, and nobody has seen: that was no attempt."""
         with self.lock:
             self.check()
-            now = self.now()
-            for shard, first, end in spans:
-                self.group.unsend(consumer, shard, first, end, now)
+            self._unsend(consumer, spans, self.now())
         self.journal.poke()
+
+    def _unsend(self, consumer: str, spans: Iterable[Span], now: int) -> None:
+        """Take back spans, the last one first: one before it would take it along as if seen."""
+        for span in reversed(list(spans)):
+            self.group.unsend(consumer, *span, now)
 
     def extend(self, consumer: str, spans: Iterable[Span], by_ns: int) -> int:
         with self.lock:

@@ -36,11 +36,11 @@ class Handout(Protocol, Generic[Part]):
     """One way of handing out: reserve, read, and confirm or give back."""
 
     def take(
-        self, consumer: str, max_records: int, *, may_block: bool, whole: bool = False
+        self, consumer: str, max_records: int, *, may_block: bool, batches: int = 0
     ) -> tuple[Part, ...] | None:
         """Reserve records; None where that would have to wait for the disk.
 
-        With whole that is one batch, however large, where batches go to consumers as they are.
+        With batches it is so many of these, where they go to consumers as they are.
         """
 
     def runs(self, part: Part) -> bytes:
@@ -70,8 +70,9 @@ class CursorPool:
     them read from. Thread-safe.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, *, use_cache: bool = False) -> None:
         self._journal = journal
+        self._use_cache = use_cache
         self._idle: dict[int, list[Cursor]] = {}
 
     @contextmanager
@@ -83,6 +84,8 @@ class CursorPool:
             cursor.seek(lsn)
         except IndexError:
             cursor = self._journal.cursor(shard, lsn)
+            if self._use_cache:
+                cursor.use_cache()
         yield cursor
         if len(idle) < _IDLE_CURSORS:
             idle.append(cursor)
@@ -116,9 +119,9 @@ class SharedHandout:
         self._cursors = CursorPool(feed.journal)
 
     def take(
-        self, consumer: str, max_records: int, *, may_block: bool, whole: bool = False
+        self, consumer: str, max_records: int, *, may_block: bool, batches: int = 0
     ) -> tuple[Assignment, ...] | None:
-        del may_block, whole
+        del may_block, batches
         feed = self._feed
         with feed.lock:
             return feed.group.fetch(consumer, max_records, feed.begin(consumer), queue=True)
@@ -189,7 +192,7 @@ class OrderedHandout:
         self._seed = feed.engine.env.rng.fork("keys").u64()
 
     def take(
-        self, consumer: str, max_records: int, *, may_block: bool, whole: bool = False
+        self, consumer: str, max_records: int, *, may_block: bool, batches: int = 0
     ) -> tuple[Parcel, ...] | None:
         feed = self._feed
         while True:
@@ -199,7 +202,7 @@ class OrderedHandout:
             told = self._describe(wanted, may_block=may_block)
             with feed.lock:
                 parcels = feed.group.fetch_parcels(
-                    consumer, max_records, now, queue=True, whole=whole
+                    consumer, max_records, now, queue=True, batches=batches
                 )
                 if feed.group.next_in_line(now) not in (None, consumer):
                     feed.journal.poke()  # keys were found that somebody else has in hand

@@ -102,11 +102,29 @@ class Life:
         """Fetch, and stand in line where there is nothing."""
         self.attach(name)
         self.expire()
-        found = self.consumers[name][0].fetch(may_block=True)
-        if isinstance(found, Wait):
-            return None
-        self.check(name, found)
+        found = self.fetch_all(name)
+        for delivery in found:
+            self.check(name, delivery)
+        return found[0] if found else None
+
+    def fetch_all(self, name: str, most: int = 1) -> list[RawDelivery]:
+        found = self.consumers[name][0].fetch(most, may_block=True)
+        if found is Wait.FOR_RECORDS:
+            return []
+        assert isinstance(found, list)
+        assert 1 <= len(found) <= most
         return found
+
+    def take(self, name: str, most: int, seen: int) -> None:
+        """Fetch several, and give back those behind the first few."""
+        self.attach(name)
+        self.expire()
+        found = self.fetch_all(name, most)
+        self.feed.leave_line(name)
+        for delivery in found[:seen]:
+            self.check(name, delivery)
+        spans = [span for delivery in found[seen:] for span in delivery.spans]
+        self.feed.unsend(name, spans)
 
     def expire(self) -> None:
         """What is past its deadline takes all behind it in its shard along."""
@@ -173,6 +191,7 @@ STEPS = st.lists(
         st.tuples(st.just("append"), st.integers(0, 7), st.integers(1, 9), st.integers(0, 2)),
         st.tuples(st.just("fetch"), st.sampled_from(NAMES), st.integers(1, 4)),
         st.tuples(st.just("fetch"), st.sampled_from(NAMES), st.integers(1, 4)),
+        st.tuples(st.just("take"), st.sampled_from(NAMES), st.integers(2, 5), st.integers(0, 5)),
         st.tuples(st.just("ack"), st.integers(0, 99), st.integers(1, 9)),
         st.tuples(st.just("ack"), st.integers(0, 99), st.integers(1, 9)),
         st.tuples(st.just("leave"), st.sampled_from(NAMES)),
@@ -198,6 +217,8 @@ def test_a_shard_goes_out_in_order(
             case ("fetch", name, count):
                 for _ in range(count):
                     life.fetch(name)
+            case ("take", name, most, seen):
+                life.take(name, most, seen)
             case ("ack", pick, count):
                 known = sorted(life.sent)
                 start = pick % (len(known) or 1)
@@ -245,13 +266,38 @@ def test_garbage_is_handed_on_until_all_of_it_is_acked(options: dict[str, str]) 
     life.engine.journal.wait(life.engine.journal.stage([op], LEVELS["sync"])[0])
     life.attach("a")
     for lsn in (1, 3):
-        found = life.consumers["a"][0].fetch(may_block=True)
-        assert isinstance(found, RawDelivery)
+        (found,) = life.fetch_all("a")
         assert (found.payload, found.whole, found.indexes) == (b"\xff", True, range(3))
         life.ack([(shard, lsn)])
         life.env.advance(TIMEOUT)
     life.ack([(shard, 2)])
-    assert life.consumers["a"][0].fetch(may_block=True) is Wait.FOR_RECORDS
+    assert not life.fetch_all("a")
+
+
+def test_what_was_taken_along_and_went_back_heeds_the_window_again() -> None:
+    life = Life(SimEnv(seed=1), 2, max_unacked=7)
+    one, two = life.shards
+    for _ in range(3):
+        life.append(one, 4, 0)
+    life.take("a", 5, seen=0)
+    life.append(two, 4, 0)
+    other = life.fetch("b")
+    assert other is not None
+    assert other.shard_id == two
+    assert [found.batch_id for found in life.fetch_all("a", 5)] == [1]
+    life.ack([(two, lsn) for lsn in range(1, 5)])
+    assert [found.batch_id for found in life.fetch_all("a", 5)] == [5]
+
+
+def test_a_batch_of_which_a_part_is_assigned_waits_for_its_turn() -> None:
+    life = Life(SimEnv(seed=1), 1, 10_000, options={"mode": "shared", "unit": "key"})
+    (shard,) = life.shards
+    body = compress(2, fast.encode_batch([b""] * 3000))
+    op = batch_op(life.engine, shard, body, "zstd", 3000)
+    life.engine.journal.wait(life.engine.journal.stage([op, op], LEVELS["sync"])[0])
+    life.attach("a")
+    (found,) = life.fetch_all("a", 5)
+    assert (found.batch_id, found.whole) == (1, True)
 
 
 # How shards spread over consumers.

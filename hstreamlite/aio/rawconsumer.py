@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -17,6 +18,9 @@ from hstreamlite.feed import Feed
 from hstreamlite.records import RecordId
 
 _TIMEOUT_MAX = 1e9
+_AHEAD_NS = 50_000_000
+"""What is taken along is to be asked for within this time, so that other consumers get their share,
+and so that its time to be acked begins when it goes out."""
 
 
 class RawConsumer:
@@ -28,10 +32,17 @@ class RawConsumer:
         self._bell = bell
         self._feed = feed
         self._closed = False
-        self._fetching: asyncio.Future[RawDelivery | Wait] | None = None
+        self._fetching: asyncio.Future[list[RawDelivery] | Wait] | None = None
+        self._unseen: deque[RawDelivery] = deque()
+        self._seeks = 0
+        self._taken_ns = 0
+        self._most = 1
+        self._timer: asyncio.TimerHandle | None = None
         self._gate = fast.AckGate(feed.gate, self, feed.addresses, None)
         feed.attach(name, self._gate)
         self._batches = BatchFeed(feed, name, self._gate)
+        with feed.lock:
+            feed.takers.add(self)
 
     @property
     def closed(self) -> bool:
@@ -40,28 +51,36 @@ class RawConsumer:
     async def receive(
         self,
         timeout: float | None = None,  # noqa: ASYNC109 - as of Consumer.receive
+        *,
+        ahead: int = 0,
     ) -> RawDelivery | None:
         """Return the next batch; None when timeout seconds pass without.
 
         It is in flight from now on, until it is acked or the ack timeout has passed. ConsumerClosed
         when this is closed meanwhile, SubscriptionNotFound when the subscription is deleted.
         Cancelling loses nothing: what was fetched goes to others, or comes with the next call.
+
+        ``ahead``: so many batches more may be taken along for the next calls, while these come soon
+        one after another. They are in flight, too; what is not asked for within 50 ms goes back.
         """
         feed, clock = self._feed, self._feed.engine.env.clock
+        if (found := self._next_unseen()) is not None:
+            return found
         end = None
         if timeout is not None:
             end = clock.mono_ns() + int(check_seconds("timeout", timeout, 0, _TIMEOUT_MAX) * 1e9)
+        most = self._pace(ahead + 1)
         try:
             while True:
                 while self._fetching is not None and not self._fetching.done():
                     await asyncio.wait([self._fetching])
                 self._check()
                 durable = feed.journal.durable()
-                found = self._batches.fetch(may_block=False)
-                if found is Wait.FOR_FILES:
-                    found = await self._fetch_in_thread()
-                if isinstance(found, RawDelivery):
-                    return found
+                batches = self._batches.fetch(most, may_block=False)
+                if batches is Wait.FOR_FILES:
+                    batches = await self._fetch_in_thread(most)
+                if not isinstance(batches, Wait):
+                    return self._begin(batches)
                 now = clock.mono_ns()
                 if end is not None and now >= end:
                     return None
@@ -79,27 +98,80 @@ class RawConsumer:
             raise ConsumerClosed(self.subscription, self.name)
         self._feed.check()
 
-    async def _fetch_in_thread(self) -> RawDelivery | Wait:
+    # What was taken along.
+
+    def _begin(self, batches: list[RawDelivery]) -> RawDelivery:
+        """Return the first of batches, and keep the others."""
+        first, *others = batches
+        self._taken_ns = self._feed.engine.env.clock.mono_ns()
+        self._seeks = self._feed.seeks
+        if others:
+            self._unseen.extend(others)
+            if self._timer is None:
+                self._timer = self._bell.loop.call_later(_AHEAD_NS / 1e9, self._look)
+        return first
+
+    def _next_unseen(self) -> RawDelivery | None:
+        if not self._unseen:
+            return None
+        self._check()
+        if self._seeks != self._feed.seeks:  # it is void
+            self._unseen.clear()
+        try:
+            return self._unseen.popleft()
+        except IndexError:
+            return None
+
+    def _pace(self, most: int) -> int:
+        """Return how many batches to take: more while they are asked for soon."""
+        elapsed = self._feed.engine.env.clock.mono_ns() - self._taken_ns
+        self._most = self._most * 2 if elapsed * 2 < _AHEAD_NS else 1
+        self._most = min(self._most, most)
+        return self._most
+
+    def _look(self) -> None:
+        """Give back what was taken along too long ago; others may want it."""
+        self._timer = None
+        if not self._unseen or self._closed:
+            return
+        elapsed = self._feed.engine.env.clock.mono_ns() - self._taken_ns
+        if elapsed < _AHEAD_NS:
+            left = (_AHEAD_NS - elapsed) / 1e9
+            self._timer = self._bell.loop.call_later(left, self._look)
+            return
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Give back what was taken along: that was no attempt. Any thread may call."""
+        left: deque[RawDelivery] = deque()
+        with suppress(IndexError):
+            while True:  # one by one, for the loop may take them
+                left.appendleft(self._unseen.pop())
+        if left and not self._closed and not self._feed.engine.forked:
+            spans = [span for delivery in left for span in delivery.spans]
+            self._feed.return_unseen(self.name, self._gate, self._seeks, spans)
+
+    # What has to be read from a file.
+
+    async def _fetch_in_thread(self, most: int) -> list[RawDelivery] | Wait:
         """Fetch what has to be read from a file; the thread goes on when the caller is cancelled,
         and what it fetches then goes back."""
         fetching = self._fetching = asyncio.ensure_future(
-            in_thread(self._batches.fetch, may_block=True)
+            in_thread(self._batches.fetch, most, may_block=True)
         )
         try:
             return await asyncio.shield(fetching)
         except asyncio.CancelledError:
-            fetching.add_done_callback(self._give_back)
+            fetching.add_done_callback(self._give_back_fetched)
             raise
 
-    def _give_back(self, fetching: asyncio.Future[RawDelivery | Wait]) -> None:
+    def _give_back_fetched(self, fetching: asyncio.Future[list[RawDelivery] | Wait]) -> None:
         if fetching.cancelled() or fetching.exception() is not None or self._closed:
             return
         found = fetching.result()
-        if isinstance(found, RawDelivery):
-            lsns = [found.batch_id + index for index in found.indexes]
+        if not isinstance(found, Wait):
             with suppress(StoreClosed, SubscriptionNotFound):
-                spans = [(found.shard_id, lsns[0], lsns[-1] + 1)]
-                self._feed.unsend(self.name, spans)
+                self._feed.unsend(self.name, [span for one in found for span in one.spans])
 
     async def __aiter__(self) -> AsyncIterator[RawDelivery]:
         """Iterate over batches until this is closed."""
@@ -133,6 +205,7 @@ class RawConsumer:
         """
         if self._closed:
             return
+        self._give_back()
         self._closed = True
         self._gate.close()
         await in_thread(self._feed.detach, self.name, self._gate)

@@ -20,17 +20,24 @@ class Assignment(NamedTuple):
     def records(self) -> int:
         return self.end_lsn - self.first_lsn
 
+    @property
+    def room(self) -> int:
+        """As of a `Parcel`."""
+        return self.records
+
 
 class Parcel(NamedTuple):
     """Records of a shard that a consumer is to get, one delivery of each: runs of a key table.
 
     Reserved until ``Group.confirm_parcel(lease, ...)`` says how many of them were handed out.
+    Where batches go out whole, none but the first may that begins behind ``room`` records.
     """
 
     shard_id: int
     runs: bytes
     records: int
     lease: int
+    room: int = 1 << 62
 
 
 class Doomed(NamedTuple):

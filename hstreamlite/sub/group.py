@@ -28,6 +28,7 @@ an ack of a record that it delivered again counts, whichever delivery it answers
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from operator import add
 from typing import Final, TypeVar
 
@@ -273,14 +274,16 @@ class Group:
         now: int,
         *,
         queue: bool = False,
-        whole: bool = False,
+        batches: int = 0,
     ) -> tuple[Parcel, ...]:
         """Reserve as `fetch` does, where there is order; each lease needs a `confirm_parcel`.
 
-        With ``whole`` in mode "sharded" that is one batch, however large.
+        With ``batches`` in mode "sharded" these are so many of them, the last however large.
         """
         assert isinstance(self._dispatch, OrderedDispatcher)
-        assign = self._dispatch.assign_whole if whole else self._dispatch.assign
+        assign = self._dispatch.assign
+        if batches and isinstance(self._dispatch, ShardDispatcher):
+            assign = partial(self._dispatch.assign_batches, batches)
         return self._serve(consumer, max_records, now, assign, queue=queue)
 
     def _serve(

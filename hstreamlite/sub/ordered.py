@@ -243,10 +243,6 @@ class OrderedDispatcher:
             parcels.append(self._reserve(shard, parcel, consumer, runs, records))
         return tuple(parcels)
 
-    def assign_whole(self, consumer: str, max_records: int) -> tuple[Parcel, ...]:
-        """Reserve for somebody who takes batches: there are none where order is by key."""
-        return self.assign(consumer, max_records)
-
     def _number_of(self, consumer: str) -> int:
         number = self._numbers.get(consumer)
         if number is None:

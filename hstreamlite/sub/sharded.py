@@ -8,12 +8,14 @@ Here is what keys have by their number: a share for everybody. While another wai
 consumer gets no more of what it holds beyond its share of the shards at work: these run empty, and
 go to the other.
 
-Batches are told by the shell as their ends, ahead of the hand-out. With ``whole`` one of them goes
-out at a time, if there is room for a record; without, records as they are asked for.
+Batches are told by the shell as their ends, ahead of the hand-out. Who takes batches gets them
+whole, each if there is room for a record when those before it are out; others get records as they
+ask for them.
 """
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from itertools import islice
 from struct import pack
 
 from hstreamlite.sub.effects import Parcel
@@ -154,36 +156,42 @@ class ShardDispatcher(OrderedDispatcher):
                 parcels.append(parcel)
         return tuple(parcels)
 
-    def assign_whole(self, consumer: str, max_records: int) -> tuple[Parcel, ...]:
-        """Reserve a batch for a consumer, or some of what comes again, of one shard."""
-        del max_records
-        if self._loads.full() or self.quota(consumer) == 0:
+    def assign_batches(self, batches: int, consumer: str, max_records: int) -> tuple[Parcel, ...]:
+        """Reserve so many batches of one shard for a consumer, or some of what comes again: those
+        that begin within ``max_records``, and one at least."""
+        quota = 0 if self._loads.full() else self.quota(consumer)
+        if quota == 0:
             return ()
-        room = self._limits.max_unacked > self.outstanding()
+        room = min(self._limits.max_unacked - self.outstanding(), quota)
         for shard in self._allowed(consumer):
-            if waiting := min(self._behind(shard), self._largest):
-                fresh = waiting if room else 0  # it was reserved before, as one batch
+            if waiting := min(self._behind(shard), max(self._largest, max_records)):
+                fresh = waiting if room > 0 else 0  # of batches that were reserved before
                 parcel, _ = self._take(shard, consumer, waiting, fresh, self._reach(shard))
             else:
-                parcel = self._take_batch(shard, consumer, room=room)
+                parcel = self._take_batches(shard, consumer, batches, min(room, max_records))
             if parcel is not None:
-                return (parcel,)
+                return (parcel._replace(room=room) if room > 0 else parcel,)
         return ()
 
-    def _take_batch(self, shard: int, consumer: str, *, room: bool) -> Parcel | None:
-        """Reserve the rest of the batch that comes next; without room what was out before it
-        was restored."""
+    def _take_batches(self, shard: int, consumer: str, batches: int, room: int) -> Parcel | None:
+        """Reserve the rest of the batch that comes next, and those behind it that begin within
+        ``room`` records; without room what was out before it was restored."""
         table = self._tables[shard]
-        if not room and not table.ready(0, 0, self._end(self._windows[shard])):
+        behind = self._end(self._windows[shard])
+        if room <= 0 and not table.ready(0, 0, behind):
             return None
         scan = table.state.scan
         ends = self._ends[shard]
         while ends and ends[0] <= scan:
             ends.popleft()
-        if not ends or scan >= self._end(self._windows[shard]):
+        end = scan
+        for at in islice(ends, batches):
+            if end >= behind or (end > scan and end - scan >= room):
+                break
+            end = at
+        if end == scan:
             return None
-        size = ends[0] - scan
-        return self._take(shard, consumer, size, size if room else 0, ends[0])[0]
+        return self._take(shard, consumer, end - scan, end - scan if room > 0 else 0, end)[0]
 
     def _take(
         self, shard: int, consumer: str, most: int, fresh: int, end: int

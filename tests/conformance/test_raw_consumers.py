@@ -165,6 +165,62 @@ async def test_who_leaves_hands_back_at_once_and_frees_the_name(raw: RawStore) -
         assert [d.batch_id for d in await several(again, 2)] == [5, 9]
 
 
+async def with_some_along(consumer: RawConsumer) -> list[RawDelivery]:
+    """Receive until more was taken than is returned."""
+    found: list[RawDelivery] = []
+    while not consumer._unseen:
+        delivery = await consumer.receive(timeout=60, ahead=7)
+        assert delivery is not None
+        found.append(delivery)
+    return found
+
+
+async def test_what_is_taken_along_comes_in_order_within_the_window(raw: RawStore) -> None:
+    await filled(raw, 20)
+    await subscribed(raw, max_unacked=70)
+    async with raw.consumer("sub", "c") as consumer:
+        found = [await consumer.receive(timeout=60, ahead=7) for _ in range(18)]
+        assert [one.batch_id for one in found if one] == list(range(1, 73, 4))
+        assert await consumer.receive(timeout=0, ahead=7) is None
+        for one in found[:2]:
+            assert one is not None
+            consumer.ack(ids(one))
+        left = [await consumer.receive(timeout=60, ahead=7) for _ in range(2)]
+        assert [(one.batch_id, one.attempt) for one in left if one] == [(73, 1), (77, 1)]
+
+
+async def test_what_was_taken_along_goes_to_others_as_if_nobody_had_had_it(raw: RawStore) -> None:
+    await filled(raw, 40)
+    await subscribed(raw)
+    one = raw.consumer("sub", "one")
+    seen = await with_some_along(one)
+    await one.close()
+    async with raw.consumer("sub", "two") as two:
+        found = await several(two, 40)
+    assert [d.batch_id for d in found] == list(range(1, 161, 4))
+    assert [d.attempt for d in found] == [2] * len(seen) + [1] * (40 - len(seen))
+
+
+async def test_what_is_not_asked_for_soon_goes_to_who_waits(raw: RawStore) -> None:
+    await filled(raw, 40)
+    await subscribed(raw, mode="shared")
+    async with raw.consumer("sub", "one") as one, raw.consumer("sub", "two") as two:
+        seen = await with_some_along(one)
+        found = await several(two, 40 - len(seen))
+        assert {d.attempt for d in found} == {1}
+        assert not {d.batch_id for d in found} & {d.batch_id for d in seen}
+
+
+async def test_what_was_taken_along_before_a_seek_is_void(raw: RawStore, store: aio.Store) -> None:
+    await filled(raw, 40)
+    await subscribed(raw)
+    async with raw.consumer("sub", "c") as consumer:
+        await with_some_along(consumer)
+        await store.subscription("sub").seek(hs.EARLIEST)
+        found = [await consumer.receive(timeout=60, ahead=7) for _ in range(40)]
+        assert [d.batch_id for d in found if d] == list(range(1, 161, 4))
+
+
 async def test_a_slow_thread_of_one_that_left_takes_nothing_for_who_has_its_name(
     raw: RawStore,
 ) -> None:

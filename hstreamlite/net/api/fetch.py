@@ -18,6 +18,8 @@ from hstreamlite.net.node import Node
 
 LEAVE_SECONDS = 1.0
 """A client that left and comes back may be here again before its farewell is."""
+_AHEAD_MAX = 32
+"""Batches that are taken at a time for one that keeps up."""
 
 
 class _Attached:
@@ -59,14 +61,17 @@ class Fetch(Served):
         consumer = await self._attach(name, first.consumerName)
         attached = self._attached[name, first.consumerName] = _Attached(consumer, context)
         acking = asyncio.create_task(self._acks(first, requests, attached))
+        sent = 0
         try:
             while True:
+                ahead = min(self.node.limits.batches(sent), _AHEAD_MAX) - 1
                 try:
-                    delivery = await consumer.receive()
+                    delivery = await consumer.receive(ahead=ahead)
                 except ConsumerClosed:
                     await acking  # it let the consumer leave, because the client has half-closed
                     return
                 if delivery is not None:
+                    sent += 1
                     self._count_sent(name, delivery)
                     try:
                         yield delivery_message(delivery)
