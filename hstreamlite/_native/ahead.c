@@ -34,15 +34,15 @@ void hsl_announce_blocks(struct hsl_log *log, int fd, const struct hsl_entry *en
     if (!io->announce)
         return;
     for (uint32_t i = 0; i < len; i++) {
-        uint64_t off = (uint64_t)entries[i].off8 * 8;
-        if (off < from)
+        uint64_t off = (uint64_t)entries[i].off8 * 8, to = off + entries[i].len;
+        if (to <= from)
             continue;
         if (off > end + HSL_GAP_MAX) {
             if (end > start)
                 io->announce(io->ctx, fd, start, end - start);
             start = off;
         }
-        end = off + entries[i].len;
+        end = to;
     }
     if (start > from || from == 0)
         io->announce(io->ctx, fd, start, end - start);

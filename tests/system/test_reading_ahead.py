@@ -82,6 +82,25 @@ def test_one_log_of_many_is_asked_for_before_it_is_read(
     assert len(read) >= 4
 
 
+def test_a_block_that_begins_in_the_last_page_read_is_asked_for_with_those_behind_it(
+    tmp_path: Path,
+) -> None:
+    path, size = tmp_path / "store", 90_000
+    config = hs.StoreConfig(segment_bytes_min=16 << 20, segment_bytes_max=16 << 20, regroup=False)
+    with hs.open(path, durability="memory", config=config) as store:
+        stream, other = (store.create_stream(f"stream-{number}") for number in (1, 2))
+        for times in (3, 1, 1):
+            for _ in range(times):
+                stream.append_many([b"x" * size])
+            other.append_many([b"x" * size])
+    calls = asked(path, 5)
+    announced = {page for call, _segment, of in calls if call == "fadvise64" for page in of}
+    first, second, *others = [of for call, _segment, of in calls if call == "pread64"]
+    assert len(others) == 3
+    assert not announced & (first | second)
+    assert set.union(*others) <= announced | second
+
+
 def test_of_a_large_segment_no_more_is_asked_for_than_is_read_soon(tmp_path: Path) -> None:
     path, streams, small, large = tmp_path / "store", 100, 40, 1000
     for size, rounds in ((64 << 10, small), (64 << 20, large)):
