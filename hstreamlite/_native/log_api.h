@@ -305,8 +305,8 @@ int hsl_log_check(struct hsl_log *log);
  * must be read from a file and may_block is 0. */
 int hsl_cursor_peek(struct hsl_cursor *cursor, int32_t may_block, uint64_t *order,
                     uint64_t *time_ms, uint64_t *end);
-/* Lets the cursor read without being allowed to block what the system has of files in memory. Whoever
- * reads so has its loop turn now and then: much may be read before anything has to be waited for. */
+/* Lets what the system has of files count as memory for the cursor. Whoever reads so on a loop has
+ * it turn now and then: much may be read before anything has to be waited for. */
 void hsl_cursor_use_cache(struct hsl_cursor *cursor);
 /* After TRIMMED: records [*from, *to) were skipped. */
 void hsl_cursor_gap(struct hsl_cursor *cursor, uint64_t *from, uint64_t *to);
