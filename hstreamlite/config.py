@@ -59,14 +59,16 @@ class StoreConfig:
     ones where the store holds four times as much: up to four times this, and 2 GiB. Not below the
     minimum; up to 2 GiB."""
     stage_bytes: int = 16 << 20
-    """Memory for records on their way to disk and for the tail read back from it. At least four
-    chunks. Too small: appends wait for the disk more often."""
+    """Memory for records on their way to disk and for the tail read back from it; a burst of half
+    of it is taken in before anything is written. At least four chunks. Too small: appends wait for
+    the disk more often."""
     chunk_bytes: int = 2 << 20
     """One piece of that memory; at least twice `batch_bytes_max` keeps copies small."""
     frame_bytes: int = 1 << 20
     """A group of staged records is closed at this size. 16 KiB to 16 MiB."""
     eager_bytes: int = 256 << 10
-    """Staged bytes that are written although nobody waits; at most half of `frame_bytes`."""
+    """Staged bytes for which writers that are awake go on although nobody waits; at most half of
+    `frame_bytes`."""
     linger: float = 0.05
     """Longest time a record of level "os" or "memory" stays unwritten. 0 to 10."""
     idle_mark: float = 1.0

@@ -529,7 +529,7 @@ def test_a_stream_deleted_while_others_use_it_is_not_found_and_nothing_else(
 def test_lists_are_written_whole_however_busy_the_writers_are(tmp_path: Path) -> None:
     """A list is copied beside the writers, which must not take its frame before the end."""
     config = hs.StoreConfig(
-        stage_bytes=64 << 20, frame_bytes=16 << 20, batch_bytes_max=8 << 20, eager_bytes=4 << 10
+        stage_bytes=64 << 20, frame_bytes=16 << 20, batch_bytes_max=8 << 20, linger=0.0
     )
     lists = [[bytes([number]) * 16_384] * (1, 480)[number % 2] for number in range(40)]
     with hs.open(tmp_path / "s", durability="memory", config=config) as store:

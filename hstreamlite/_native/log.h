@@ -360,6 +360,7 @@ void hsl_pass_on(struct hsl_log *log); /* wakes who waits to go on */
 void hsl_poison(struct hsl_log *log, int rc);
 bool hsl_wants_write(struct hsl_log *log, uint64_t now);
 uint64_t hsl_due(const struct hsl_log *log);
+pthread_cond_t *hsl_woken_by_staging(struct hsl_log *log);
 void *hsl_writer_main(void *log);
 void *hsl_beside_main(void *log);
 
@@ -416,6 +417,7 @@ int hsl_super_write(struct hsl_log *log);
 
 /* osstage.c */
 bool hsl_os_stage_room(const struct hsl_log *log, size_t bytes);
+bool hsl_os_stage_presses(const struct hsl_log *log); /* a quarter is left */
 /* Room for one checked entry of `len` bytes; hsl_os_stage_publish makes it count. */
 uint8_t *hsl_os_stage_put(struct hsl_log *log, size_t len);
 void hsl_os_stage_publish(struct hsl_log *log, uint8_t *entry, const uint8_t *blocks, size_t len,

@@ -33,7 +33,7 @@ struct hsl_log_config {
     uint64_t stage_bytes;       /* memory for staged and recently written frames */
     uint64_t chunk_bytes;       /* one piece of that memory */
     uint64_t frame_bytes;       /* an open frame is closed at this size */
-    uint64_t eager_bytes;       /* staged bytes that are written without anybody waiting */
+    uint64_t eager_bytes;       /* staged bytes for which writers that are awake go on */
     uint64_t linger_ns;         /* staged records are written after this time anyway */
     uint64_t idle_mark_ns;      /* idle time after which a marker frame proves the last one */
     uint64_t prewrite_bytes;    /* zeros written ahead of small frames */

@@ -44,6 +44,11 @@ bool hsl_os_stage_room(const struct hsl_log *log, size_t bytes)
     return log->stage_head + with_skip(log, bytes) - log->stage_tail <= ring_bytes(log);
 }
 
+bool hsl_os_stage_presses(const struct hsl_log *log)
+{
+    return log->os_stage && log->stage_head - log->stage_tail >= ring_bytes(log) / 4 * 3;
+}
+
 static uint32_t entry_crc(uint64_t epoch, const uint8_t *entry, size_t len)
 {
     uint32_t seed = (uint32_t)(epoch * 0x9e3779b1u);

@@ -389,11 +389,14 @@ uint64_t hsl_stage_commit(struct hsl_log *log, uint64_t copied, bool waits, bool
         ticket = log->open.ticket;
         *safe = log->os_stage && copy_to_os_stage(log);
     }
+    pthread_cond_t *woken = NULL;
     if (held_up)
         hsl_pass_on(log);
     else if (!waits)
-        hsl_wake_writer(log);
+        woken = hsl_woken_by_staging(log);
     pthread_mutex_unlock(&log->stage_mu);
+    if (woken) /* with the mutex free it need not be waited for */
+        pthread_cond_signal(woken);
     return ticket;
 }
 

@@ -15,10 +15,10 @@
  * is in flight or somebody copies into the next frame (else it leads), and is counted in `waiters`.
  * Each of these ends in hsl_wake_writer, which finds that something is staged and waited for and
  * wakes a native writer, unless that one is awake: then it looks for itself before it sleeps, under
- * stage_mu too. So the next group is led, and so on until the sleeper's ticket is durable and its
- * bucket is woken. Failure and close wake every bucket. Where there is no native writer, before
- * start and in close and stepped, every bucket is woken when one of these ends, and the sleepers
- * lead.
+ * stage_mu too. What is staged meanwhile does the same (hsl_woken_by_staging). So the next group is
+ * led, and so on until the sleeper's ticket is durable and its bucket is woken. Failure and close
+ * wake every bucket. Where there is no native writer, before start and in close and stepped, every
+ * bucket is woken when one of these ends, and the sleepers lead.
  */
 #include "log.h"
 

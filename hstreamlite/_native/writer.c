@@ -34,6 +34,8 @@
  */
 #include "log.h"
 
+#define LINGER_LEAST_NS 10000000 /* to wake more often would cost more than it saves */
+
 static struct hsl_group *flight(const struct hsl_log *log, uint32_t n)
 {
     return (struct hsl_group *)&log->groups[(log->oldest_group + n) % HSL_FLIGHTS];
@@ -308,8 +310,9 @@ void hsl_turn_give(struct hsl_log *log)
     hsl_pass_on(log);
 }
 
-/* When the writer thread has something to do, unless a group ends before. */
-uint64_t hsl_due(const struct hsl_log *log)
+/* When the writer thread has something to do, unless a group ends before; so many staged bytes are
+ * written although nobody waits for them. */
+static uint64_t due(const struct hsl_log *log, uint64_t enough)
 {
     if (log->writing || log->turns_wanted > 0 || log->failed)
         return UINT64_MAX;
@@ -318,11 +321,41 @@ uint64_t hsl_due(const struct hsl_log *log)
                                                    : log->last_write_ns + log->cfg.idle_mark_ns;
     if (!hsl_may_submit(log))
         return UINT64_MAX;
-    if (log->queue_len > 0 || log->waiters > 0 || log->tail_waiters > 0 || log->closing ||
-        log->want_ticket > atomic_load(&log->durable_ticket) ||
-        log->claimed >= log->cfg.eager_bytes)
+    if (log->waiters > 0 || log->tail_waiters > 0 || log->closing ||
+        log->want_ticket > atomic_load(&log->durable_ticket) || log->claimed >= enough)
         return 0;
-    return log->open.staged_ns + log->cfg.linger_ns;
+    const struct hsl_frame *first = log->queue_len > 0 ? &log->queue[log->queue_head] : &log->open;
+    return first->staged_ns + log->cfg.linger_ns;
+}
+
+uint64_t hsl_due(const struct hsl_log *log) { return due(log, log->cfg.eager_bytes); }
+
+/* The staged bytes for which a caller wakes a writer: to be woken and then to share a processor
+ * with it costs him more than what he stages, so a burst that fits half of what takes it in is left
+ * alone until `linger` is over. */
+static uint64_t pressing(const struct hsl_log *log)
+{
+    uint64_t most = log->cfg.stage_bytes / 2;
+    uint64_t room = log->active ? hsl_segment_room(log->active) / 2 : 0;
+    most = room < most ? room : most;
+    return most > log->cfg.eager_bytes ? most : log->cfg.eager_bytes;
+}
+
+/* Something was staged that nobody waits for: what to signal, or NULL. */
+pthread_cond_t *hsl_woken_by_staging(struct hsl_log *log)
+{
+    bool full = log->queue_len > HSL_QUEUE_MAX / 2 || hsl_os_stage_presses(log);
+    uint64_t enough = full ? 0 : pressing(log);
+    if (log->thread_wakes_ns != 0 && due(log, enough) < log->thread_wakes_ns) {
+        log->thread_wakes_ns = 0;
+        return &log->writer_cv;
+    }
+    if (log->beside_asleep == 0)
+        return NULL;
+    if (log->thread_wakes_ns == 0 && log->flying > 0 && hsl_may_submit(log) &&
+        (log->waiters > 0 || log->claimed >= enough))
+        return &log->beside_cv;
+    return NULL;
 }
 
 bool hsl_wants_write(struct hsl_log *log, uint64_t now)
@@ -353,6 +386,15 @@ static void sleep_until(struct hsl_log *log, uint64_t at, uint64_t now)
     log->thread_wakes_ns = 0;
 }
 
+/* While the log is in use, no later than what is staged from now on is due: so who stages it need
+ * not wake the thread for that. */
+static uint64_t wakes_at(const struct hsl_log *log, uint64_t now)
+{
+    uint64_t at = hsl_due(log), next = now + log->cfg.linger_ns;
+    bool in_use = !hsl_staged(log) && !log->idle_marked && log->cfg.linger_ns >= LINGER_LEAST_NS;
+    return in_use && at != UINT64_MAX && next < at ? next : at;
+}
+
 /* The writer thread: leads whatever is due. */
 void *hsl_writer_main(void *arg)
 {
@@ -363,7 +405,7 @@ void *hsl_writer_main(void *arg)
         if (hsl_wants_write(log, now))
             hsl_lead(log);
         else
-            sleep_until(log, hsl_due(log), now);
+            sleep_until(log, wakes_at(log, now), now);
     }
     pthread_mutex_unlock(&log->stage_mu);
     return NULL;

@@ -374,6 +374,13 @@ BUGS = {
         "tests/test_threads.py",
         "written_whole",
     ),
+    "wake a writer in the midst of a burst": Bug(
+        "_native/writer.c",
+        "    uint64_t most = log->cfg.stage_bytes / 2;",
+        "    uint64_t most = log->cfg.eager_bytes;",
+        "tests/test_bursts.py",
+        "one_go",
+    ),
     "roll while the superblock is being written": Bug(
         "_native/writer.c",
         "    while (log->minding)\n        pthread_cond_wait(",

@@ -186,9 +186,11 @@ class Held:
         self.results: list[int] = []
 
     def stage(self, tag: bytes) -> int:
-        """Stage what makes a group of its own; return its ticket."""
+        """Stage what makes a group of its own, and have it written; return its ticket."""
         self.stream.append_many([tag.ljust(2 * GROUP, b".")] * 2, durability="memory")
-        return self.journal.staged()
+        ticket = self.journal.staged()
+        self.journal.kick(ticket)
+        return ticket
 
     def wait(self, ticket: int, timeout_ns: int = -1) -> int:
         return int(lib.hsl_log_wait(self.journal.log, ticket, timeout_ns))
