@@ -71,6 +71,8 @@ struct hsl_chunk {
     struct hsl_chunk *next;
 };
 
+enum hsl_touch { HSL_TOUCH_NOT, HSL_TOUCH_ASKED, HSL_TOUCHING };
+
 struct hsl_frame {
     struct hsl_chunk *chunk;
     size_t off, len; /* len: header and blocks, unpadded */
@@ -206,7 +208,9 @@ struct hsl_log {
     uint64_t next_ticket;
     uint64_t next_order;
     struct hsl_chunk *oldest, *newest;
-    size_t chunk_total;
+    struct hsl_chunk *ahead; /* not yet used, but touched */
+    size_t chunk_total;      /* bytes of all */
+    enum hsl_touch touching;
     struct hsl_frame queue[HSL_QUEUE_MAX]; /* closed frames without a place */
     uint32_t queue_head, queue_len;
     struct hsl_frame open;
@@ -242,6 +246,7 @@ struct hsl_log {
     uint8_t *stage_map;
     size_t stage_map_len;
     uint64_t stage_head, stage_tail, stage_hole; /* stage_hole: ticket not in the ring */
+    uint64_t stage_touched; /* bytes of the ring */
     bool os_stage;
 
     int tail_fd;
@@ -311,6 +316,8 @@ void hsl_notify(int fd);
 enum hsl_stage_flag { HSL_STAGE_TRY = 1, HSL_STAGE_SYSTEM = 2, HSL_STAGE_OS = 4 };
 int hsl_stage_begin(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags);
 int hsl_stage_room(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags);
+bool hsl_stage_untouched(const struct hsl_log *log);
+void hsl_stage_touch(struct hsl_log *log);
 uint8_t *hsl_stage_block(struct hsl_log *log, struct hsl_shard *shard, int codec, uint32_t count,
                          uint32_t payload_len, uint32_t decoded_len, uint64_t *seq);
 uint8_t *hsl_stage_extend(struct hsl_log *log, struct hsl_shard *shard, uint32_t payload_len,
@@ -418,6 +425,8 @@ int hsl_super_write(struct hsl_log *log);
 /* osstage.c */
 bool hsl_os_stage_room(const struct hsl_log *log, size_t bytes);
 bool hsl_os_stage_presses(const struct hsl_log *log); /* a quarter is left */
+bool hsl_os_stage_untouched(const struct hsl_log *log);
+void hsl_os_stage_touch(struct hsl_log *log); /* stage_mu held; released meanwhile */
 /* Room for one checked entry of `len` bytes; hsl_os_stage_publish makes it count. */
 uint8_t *hsl_os_stage_put(struct hsl_log *log, size_t len);
 void hsl_os_stage_publish(struct hsl_log *log, uint8_t *entry, const uint8_t *blocks, size_t len,

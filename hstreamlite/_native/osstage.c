@@ -14,8 +14,12 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef HSL_LINUX
+#include <sys/mman.h>
+#endif
 
 enum { COPY_PIECE = 4096, COPY_SMALL = 16384 };
+enum { LITTLE = 1 << 20, TOUCHED = 256 << 10 };
 
 /* Entries begin every 8 bytes, also in a file that somebody cut to an odd size. */
 static uint64_t ring_bytes(const struct hsl_log *log)
@@ -47,6 +51,24 @@ bool hsl_os_stage_room(const struct hsl_log *log, size_t bytes)
 bool hsl_os_stage_presses(const struct hsl_log *log)
 {
     return log->os_stage && log->stage_head - log->stage_tail >= ring_bytes(log) / 4 * 3;
+}
+
+/* Only a ring that is used for more than a little. */
+bool hsl_os_stage_untouched(const struct hsl_log *log)
+{
+    return log->os_stage && log->stage_head >= LITTLE && log->stage_touched < ring_bytes(log);
+}
+
+void hsl_os_stage_touch(struct hsl_log *log)
+{
+    uint64_t from = log->stage_touched, left = ring_bytes(log) - from;
+    size_t len = left < TOUCHED ? left : TOUCHED;
+    log->stage_touched += len;
+#ifdef MADV_POPULATE_WRITE /* others write there meanwhile */
+    pthread_mutex_unlock(&log->stage_mu);
+    madvise(log->stage_map + HSL_PAGE + from, len, MADV_POPULATE_WRITE);
+    pthread_mutex_lock(&log->stage_mu);
+#endif
 }
 
 static uint32_t entry_crc(uint64_t epoch, const uint8_t *entry, size_t len)
@@ -399,5 +421,6 @@ void hsl_os_stage_close(struct hsl_log *log)
     if (log->stage_fd >= 0)
         log->io->close(log->io->ctx, log->stage_fd);
     log->stage_map = NULL;
+    log->stage_touched = 0;
     log->stage_fd = -1;
 }

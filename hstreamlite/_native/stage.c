@@ -50,6 +50,74 @@ static void drop_cached(struct hsl_log *log, const struct hsl_chunk *chunk)
     }
 }
 
+static struct hsl_chunk *chunk_new(size_t cap)
+{
+    struct hsl_chunk *chunk = malloc(sizeof *chunk);
+    uint8_t *mem = hsl_page_alloc(cap);
+    if (!chunk || !mem) {
+        free(chunk);
+        free(mem);
+        return NULL;
+    }
+    chunk->mem = mem;
+    chunk->cap = cap;
+    return chunk;
+}
+
+static void chunk_free(struct hsl_chunk *chunk)
+{
+    free(chunk->mem);
+    free(chunk);
+}
+
+static struct hsl_chunk *take_ahead(struct hsl_log *log)
+{
+    struct hsl_chunk *chunk = log->ahead;
+    log->ahead = chunk->next;
+    return chunk;
+}
+
+static size_t usual_chunk(const struct hsl_log *log) { return hsl_align_page(log->cfg.chunk_bytes); }
+
+static bool lacks_chunks(const struct hsl_log *log)
+{
+    return log->oldest != log->newest &&
+           log->chunk_total + usual_chunk(log) <= log->cfg.stage_bytes;
+}
+
+/* Who begins a second piece of this memory will use all of it, in turn. To touch it for the first
+ * time costs more than to copy records there, so a writer that has nothing to do does it before. */
+bool hsl_stage_untouched(const struct hsl_log *log)
+{
+    return log->touching == HSL_TOUCH_NOT && (lacks_chunks(log) || hsl_os_stage_untouched(log));
+}
+
+/* One more piece. stage_mu held; released meanwhile. */
+void hsl_stage_touch(struct hsl_log *log)
+{
+    log->touching = HSL_TOUCHING;
+    if (lacks_chunks(log)) {
+        size_t cap = usual_chunk(log);
+        log->chunk_total += cap;
+        pthread_mutex_unlock(&log->stage_mu);
+        struct hsl_chunk *chunk = chunk_new(cap);
+        for (size_t at = 0; chunk && at < cap; at += HSL_PAGE)
+            chunk->mem[at] = 0;
+        pthread_mutex_lock(&log->stage_mu);
+        if (!chunk) {
+            log->chunk_total -= cap; /* not reached: memory ran out */
+            return; /* not reached: as the line before; and no more is tried */
+        }
+        chunk->next = log->ahead;
+        log->ahead = chunk;
+    } else if (hsl_os_stage_untouched(log)) {
+        hsl_os_stage_touch(log);
+    }
+    log->touching = HSL_TOUCH_NOT;
+    if (hsl_stage_untouched(log))
+        log->touching = HSL_TOUCH_ASKED;
+}
+
 /* A chunk with `need` free bytes at its end; NULL when all memory holds unwritten frames. */
 static struct hsl_chunk *acquire_chunk(struct hsl_log *log, size_t need, bool *no_memory)
 {
@@ -57,10 +125,14 @@ static struct hsl_chunk *acquire_chunk(struct hsl_log *log, size_t need, bool *n
     if (log->newest && log->newest->cap - log->newest->used >= need)
         return log->newest;
     size_t cap = hsl_align_page(need > log->cfg.chunk_bytes ? need : log->cfg.chunk_bytes);
-    struct hsl_chunk *chunk = NULL;
+    struct hsl_chunk *chunk = log->ahead && cap == log->ahead->cap ? take_ahead(log) : NULL;
     bool unwritten = false;
     for (struct hsl_chunk *c = log->oldest; c; c = c->next)
         unwritten |= c->unwritten > 0;
+    while (!chunk && log->ahead && log->chunk_total + cap > log->cfg.stage_bytes) {
+        log->chunk_total -= log->ahead->cap;
+        chunk_free(take_ahead(log));
+    }
     while (!chunk && log->oldest && log->chunk_total + cap > log->cfg.stage_bytes &&
            log->oldest->unwritten == 0 && log->oldest->refs == 0) {
         struct hsl_chunk *old = log->oldest;
@@ -72,23 +144,17 @@ static struct hsl_chunk *acquire_chunk(struct hsl_log *log, size_t need, bool *n
             chunk = old;
         } else {
             log->chunk_total -= old->cap;
-            free(old->mem);
-            free(old);
+            chunk_free(old);
         }
     }
     if (!chunk) {
         if (log->chunk_total + cap > log->cfg.stage_bytes && unwritten)
             return NULL;
-        chunk = malloc(sizeof *chunk);
-        uint8_t *mem = hsl_page_alloc(cap);
-        if (!chunk || !mem) {
-            free(chunk);
-            free(mem);
+        chunk = chunk_new(cap);
+        if (!chunk) {
             *no_memory = true;
             return NULL;
         }
-        chunk->mem = mem;
-        chunk->cap = cap;
         log->chunk_total += cap;
     }
     chunk->used = 0;
@@ -421,10 +487,11 @@ void hsl_chunks_free(struct hsl_log *log)
 {
     while (log->oldest) {
         struct hsl_chunk *next = log->oldest->next;
-        free(log->oldest->mem);
-        free(log->oldest);
+        chunk_free(log->oldest);
         log->oldest = next;
     }
+    while (log->ahead)
+        chunk_free(take_ahead(log));
     log->newest = NULL;
 }
 

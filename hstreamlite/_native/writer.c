@@ -355,7 +355,10 @@ pthread_cond_t *hsl_woken_by_staging(struct hsl_log *log)
     if (log->thread_wakes_ns == 0 && log->flying > 0 && hsl_may_submit(log) &&
         (log->waiters > 0 || log->claimed >= enough))
         return &log->beside_cv;
-    return NULL;
+    if (!hsl_stage_untouched(log))
+        return NULL;
+    log->touching = HSL_TOUCH_ASKED;
+    return &log->beside_cv;
 }
 
 bool hsl_wants_write(struct hsl_log *log, uint64_t now)
@@ -419,6 +422,10 @@ void *hsl_beside_main(void *arg)
     while (!log->closing && !log->failed) {
         if (log->flying > 0 && hsl_may_submit(log)) {
             hsl_lead(log);
+            continue;
+        }
+        if (log->touching == HSL_TOUCH_ASKED) {
+            hsl_stage_touch(log);
             continue;
         }
         log->beside_asleep++;
