@@ -5,7 +5,7 @@ python -m benchmarks.subscriptions [--quick] [--only WORD] [--rounds N] [--dir P
 100 B records at the default durability and intervals. "One at a time" is `receive(1)` and
 `delivery.ack()`; "taken by 100, acked singly" is `receive(100)` and `ack()` of each, as iterating
 does it; "lists of 100" is `receive(100)`, a list of the payloads, and one `ack` of what was
-received. What the rivals do is
+received; "ordered by keys" takes lists of 100 in turns, beside mode "shared". What the rivals do is
 told in `benchmarks.leased`. They store each lease and ack at once, where ours stores progress
 within 50 ms or 1,000 acks: each as it is meant to be used. A turn works off a backlog for at most a
 second, and must leave just what it did not ack. A row is a ratio of the same rounds: its median,
@@ -23,7 +23,7 @@ from time import perf_counter
 from typing import Any, TypeAlias
 
 import hstreamlite as hs
-from benchmarks import inflight, leased
+from benchmarks import inflight, keys, leased
 from benchmarks.cases import Case, Line, Run, expect
 from benchmarks.contenders import version
 from benchmarks.goals import Goal, Group, Sense
@@ -184,7 +184,7 @@ def groups(plan: Plan) -> tuple[dict[str, Callable[[], Group]], Mapping[str, str
     for kind in _KINDS:
         title = f"{kind.title}, {_FOUR}"
         found[title] = partial(_alone, plan, kind, title)
-    return {**found, **inflight.groups(plan)}, versions
+    return {**found, **keys.groups(plan), **inflight.groups(plan)}, versions
 
 
 def _run(plan: Plan, kind: _Kind, name: str, opener: leased.Opener, consumers: int = 1) -> Run:

@@ -26,36 +26,28 @@ _Stock = tuple[fast.Excerpt, int]
 
 
 class Ahead:
-    """What was read ahead of a subscription, and the way to its hatch."""
+    """What was read ahead of a subscription, and the way to its hatch, if it has one."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Feed, hatch: fast.Hatch | fast.KeyHatch | None) -> None:
         self._feed = feed
-        self._hatch = feed.group.hatch()
-        self._shard = feed.shards[0] if self._hatch is not None else 0
+        self._hatch = hatch
+        self._shard = feed.shards[0] if hatch is not None else 0
         self._clock = feed.engine.env.clock
         self._count = 0
-        self._stock: _Stock = fast.Excerpt(), 0
         self._threads = feed.engine.env.threads
         self._reading = self._threads.lock()
         self._read_done = self._threads.event()
 
     def take(
-        self,
-        gate: fast.AckGate,
-        number: int,
-        max_records: int,
-        *,
-        may_block: bool,
+        self, gate: fast.AckGate, number: int, max_records: int, *, may_block: bool
     ) -> fast.DeliveryBatch | None:
         """Take the next records at the hatch; None if the group has to be asked."""
-        hatch = self._hatch
-        if hatch is None:
-            return None
-        now = self._clock.mono_ns()
-        batch = hatch.take(gate, *self._stock, max_records, number, now)
-        if batch is None and self._refill(gate, max_records, now, may_block=may_block):
-            batch = hatch.take(gate, *self._stock, max_records, number, now)
-        return batch
+        del gate, number, max_records, may_block
+        return None
+
+    def _read(self, lsn: int, max_records: int, *, may_block: bool) -> None:
+        """Read on, unless there is enough from an LSN on."""
+        raise NotImplementedError
 
     def _refill(self, gate: fast.AckGate, max_records: int, now: int, *, may_block: bool) -> bool:
         """Read on, or wait for another thread that does; False if the group has to be asked.
@@ -80,22 +72,13 @@ class Ahead:
             done.set()
         return True
 
-    def _read(self, lsn: int, max_records: int, *, may_block: bool) -> None:
-        """Read on, unless there is enough from an LSN on."""
-        before, base = self._stock
-        end = base + len(before)
-        left = end - lsn if base <= lsn <= end else 0
-        if left >= max_records:
-            return
+    def _read_on(self, lsn: int, max_records: int, *, into: fast.Excerpt, may_block: bool) -> None:
+        """Read on what lasts for some calls."""
         self._count = min(
             max(self._count * 2, _CALLS * max_records), max(_RECORDS_MAX, max_records)
         )
-        excerpt = before.rest(lsn - base) if left else fast.Excerpt()
         with suppress(HStreamError):  # who is to get it will be told
-            self._feed.read_on(
-                self._shard, lsn + left, self._count, into=excerpt, may_block=may_block
-            )
-        self._stock = excerpt, lsn
+            self._feed.read_on(self._shard, lsn, self._count, into=into, may_block=may_block)
 
     def shut(self) -> None:
         """Have the group asked by whoever takes next."""
@@ -104,5 +87,70 @@ class Ahead:
 
     def clear(self) -> None:
         """Forget what was read: nobody is there who would take it."""
-        self._stock = fast.Excerpt(), 0
         self._count = 0
+
+
+class RunAhead(Ahead):
+    """What comes next in the log goes to whoever comes next."""
+
+    def __init__(self, feed: Feed, hatch: fast.Hatch) -> None:
+        super().__init__(feed, hatch)
+        self._runs = hatch
+        self._stock: _Stock = fast.Excerpt(), 0
+
+    def take(
+        self, gate: fast.AckGate, number: int, max_records: int, *, may_block: bool
+    ) -> fast.DeliveryBatch | None:
+        now = self._clock.mono_ns()
+        batch = self._runs.take(gate, *self._stock, max_records, number, now)
+        if batch is None and self._refill(gate, max_records, now, may_block=may_block):
+            batch = self._runs.take(gate, *self._stock, max_records, number, now)
+        return batch
+
+    def _read(self, lsn: int, max_records: int, *, may_block: bool) -> None:
+        before, base = self._stock
+        end = base + len(before)
+        left = end - lsn if base <= lsn <= end else 0
+        if left >= max_records:
+            return
+        excerpt = before.rest(lsn - base) if left else fast.Excerpt()
+        self._read_on(lsn + left, max_records, into=excerpt, may_block=may_block)
+        self._stock = excerpt, lsn
+
+    def clear(self) -> None:
+        super().clear()
+        self._stock = fast.Excerpt(), 0
+
+
+class KeyAhead(Ahead):
+    """Who comes gets what the order of keys lets it have; the hatch keeps what was read."""
+
+    def __init__(self, feed: Feed, hatch: fast.KeyHatch) -> None:
+        super().__init__(feed, hatch)
+        self._keys = hatch
+
+    def take(
+        self, gate: fast.AckGate, number: int, max_records: int, *, may_block: bool
+    ) -> fast.DeliveryBatch | None:
+        now = self._clock.mono_ns()
+        batch = self._keys.take(gate, max_records, number, now)
+        if batch is None and self._refill(gate, max_records, now, may_block=may_block):
+            batch = self._keys.take(gate, max_records, number, now)
+        return batch
+
+    def _read(self, lsn: int, max_records: int, *, may_block: bool) -> None:
+        excerpt = fast.Excerpt()
+        self._read_on(lsn, max_records, into=excerpt, may_block=may_block)
+        self._keys.add(excerpt, lsn, excerpt.key_hashes(self._feed.key_seed))
+
+    def clear(self) -> None:
+        super().clear()
+        self._keys.clear()
+
+
+def ahead_of(feed: Feed) -> Ahead:
+    """Return what reads ahead of a subscription, as its group lets records be taken."""
+    hatch = feed.group.hatch()
+    if isinstance(hatch, fast.Hatch):
+        return RunAhead(feed, hatch)
+    return Ahead(feed, None) if hatch is None else KeyAhead(feed, hatch)

@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol
 from weakref import WeakSet, ref
 
 from hstreamlite._native import fast
-from hstreamlite.ahead import Ahead
+from hstreamlite.ahead import ahead_of
 from hstreamlite.config import (
     CONSUMERS_MAX,
     LEVELS,
@@ -172,7 +172,7 @@ class Feed:
         self.unreadable = Unreadable(self)
         self.seeks = 0
         """How often the subscription was moved: what was handed out at another count is void."""
-        self.ahead = Ahead(self)
+        self.ahead = ahead_of(self)
         self.trimmed({shard: engine.journal.bounds(shard)[0] for shard in self.shards})
 
     @property
@@ -489,6 +489,11 @@ class Feed:
         hatch = self.group.hatch()
         return self.outflow.sent + (hatch.taken() if hatch is not None else 0)
 
+    def resent(self) -> int:
+        """Return how many of them were not the first of their records."""
+        hatch = self.group.hatch()
+        return self.outflow.resent + (hatch.again() if isinstance(hatch, fast.KeyHatch) else 0)
+
     def acks(self) -> int:
         """Return how many records were acked since the store was opened."""
         return self.acked_ever() - self._acked_before
@@ -510,8 +515,14 @@ class Feed:
         self, shard: int, lsn: int, max_records: int, *, into: fast.Excerpt, may_block: bool
     ) -> None:
         """Read what comes next in the log, for whoever takes it at the hatch."""
-        assert isinstance(self._handout, SharedHandout)
+        assert isinstance(self._handout, SharedHandout | OrderedHandout)
         self._handout.read_on(shard, lsn, max_records, into=into, may_block=may_block)
+
+    @property
+    def key_seed(self) -> int:
+        """What keys are hashed with."""
+        assert isinstance(self._handout, OrderedHandout)
+        return self._handout.seed
 
     def begin(self, consumer: str) -> int:
         """Prepare the group for a fetch, and return the time. Lock held."""

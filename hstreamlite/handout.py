@@ -189,7 +189,7 @@ class OrderedHandout:
         self._feed = feed
         self._cursors = CursorPool(feed.journal)
         self._ahead = CursorPool(feed.journal)
-        self._seed = feed.engine.env.rng.fork("keys").u64()
+        self.seed = feed.engine.env.rng.fork("keys").u64()
 
     def take(
         self, consumer: str, max_records: int, *, may_block: bool, batches: int = 0
@@ -221,7 +221,7 @@ class OrderedHandout:
             with self._ahead.lend(shard, first) as cursor:
                 try:
                     hashes = cursor.key_hashes(
-                        count, end=first + count, seed=self._seed, may_block=may_block
+                        count, end=first + count, seed=self.seed, may_block=may_block
                     )
                 except RecordTrimmed:
                     feed.pass_gap(shard, cursor.gap()[1])
@@ -248,6 +248,13 @@ class OrderedHandout:
             except CorruptionError as error:
                 span = part.shard_id, *_damage(cursor, cursor.lsn + 1)
                 raise Unread(error, span) from error
+
+    def read_on(
+        self, shard: int, lsn: int, max_records: int, *, into: fast.Excerpt, may_block: bool
+    ) -> None:
+        """Read records from an LSN on, ahead of those that go out."""
+        with self._cursors.lend(shard, lsn) as cursor:
+            cursor.excerpt(max_records, max_bytes=_AHEAD_BYTES, into=into, may_block=may_block)
 
     def told(self) -> tuple[int, int]:
         return self._cursors.told()

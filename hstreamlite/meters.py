@@ -174,7 +174,7 @@ class Meters:
         rates = SubscriptionRates(*series.rates(self._begin_ns, now))
         out = feed.outflow
         return SubscriptionTraffic(
-            size, sent, out.resent, out.failed, acks, requests, responses, rates
+            size, sent, feed.resent(), out.failed, acks, requests, responses, rates
         )
 
     def subscription_rates(self, feed: Feed, interval_ns: int) -> tuple[float, ...]:

@@ -78,6 +78,7 @@ def test_subscriptions_are_held_against_rivals_and_bounds(data: Path, tmp_path: 
     assert content["machine"]["seed"] == "7"
     titles = {row["title"] for row in content["rows"]}
     assert {"lists of 100, 4 consumers", "delivery.ack()", "memory of 1,000 in flight"} <= titles
+    assert "ordered by 100,000 keys, 100 consumers" in titles
     assert all(title in shown for title in titles)
     assert list(data.iterdir()) == []
 

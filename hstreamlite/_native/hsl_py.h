@@ -37,6 +37,8 @@ int hsl_py_u32(PyObject *o, void *out);
 /* Acks runs of a key table, as bytes; UNKNOWN in the flags, and nothing done, if any record is
  * unknown. 0, or -1 with an exception. */
 int hsl_py_ack_runs(struct hsl_ackmap *map, PyObject *runs, struct hsl_ack_counts *counts);
+void hsl_py_ack_key_runs(struct hsl_ackmap *map, const struct hsl_key_run *runs, size_t count,
+                         struct hsl_ack_counts *counts);
 
 /* ---- gates of acks: py_gate.c ---- */
 
@@ -54,6 +56,7 @@ void hsl_py_gate_took(PyObject *owner, uint64_t records, int64_t now);
 /* ---- where records are taken: py_hatch.c ---- */
 
 int hsl_py_hatch_install(PyObject *module);
+int hsl_py_keyhatch_install(PyObject *module);
 
 /* ---- JSON payloads: py_json.c ---- */
 
@@ -104,7 +107,15 @@ PyObject *hsl_py_excerpt_batch(PyObject *excerpt, uint32_t first, uint32_t end, 
 int hsl_py_excerpt_add(PyObject *excerpt, const uint8_t *body, size_t len,
                        struct hsl_py_place *place, uint64_t shard, uint64_t batch, uint32_t first,
                        uint32_t count, uint64_t append_ms, uint32_t attempt);
-/* 1 where the records of a batch of deliveries follow one another: these then. */
-int hsl_py_batch_run(PyObject *batch, uint64_t *shard, uint64_t *first, uint64_t *end);
+/* How many runs the records of a batch of deliveries are, which are written then; 0 where it is
+ * none, there are more than cap, or it is known no more. */
+size_t hsl_py_batch_runs(PyObject *batch, uint64_t *shard, struct hsl_key_run *runs, size_t cap);
+/* Appends copies of records of another excerpt, as the given attempt, where there is room. */
+void hsl_py_excerpt_copy(PyObject *to, PyObject *from, uint32_t first, uint32_t end,
+                         uint32_t attempt);
+/* Makes room for so many records, bytes and runs of records more; 0, or -1 with an exception. */
+int hsl_py_excerpt_reserve(PyObject *excerpt, size_t records, size_t bytes, size_t runs);
+/* Bytes of its records from first to before end, and batches of the log that they are of. */
+size_t hsl_py_excerpt_bytes(PyObject *excerpt, uint32_t first, uint32_t end, size_t *batches);
 
 #endif

@@ -90,6 +90,19 @@ int64_t hsl_keytab_confirm(struct hsl_keytab *t, uint32_t parcel, uint64_t count
     return (int64_t)out;
 }
 
+void hsl_keytab_start(struct hsl_keytab *t, uint32_t parcel, int64_t due)
+{
+    const struct parcel *p = &t->parcels[parcel];
+    for (size_t i = 0; i < p->len; i++) {
+        for (uint64_t lsn = p->runs[i].first; lsn < p->runs[i].first + p->runs[i].count; lsn++) {
+            struct cell *c = cell_at(t, lsn);
+            c->state = OUT;
+            c->attempts += c->attempts < UINT16_MAX;
+        }
+    }
+    hsl_parcel_start(t, parcel, due);
+}
+
 /* Of the records that were taken back, those at the head of what waits. */
 static int64_t heads_of(struct hsl_keytab *t, struct hsl_key_head *out, int64_t n)
 {

@@ -71,17 +71,19 @@ int hsl_keytab_restore(struct hsl_keytab *t, const uint32_t *attempts, size_t n,
  * -ENOMEM. */
 int hsl_keytab_describe(struct hsl_keytab *t, uint64_t first, const uint64_t *hashes, size_t n);
 
-/* Hands out up to max records to a consumer (from 1 on), of which at most `fresh` were never handed
+/* Reserves up to max records for a consumer (from 1 on), of which at most `fresh` were never handed
  * out before; scans up to `end` at most. They go to *parcel, which is reserved, or for 0 to a new
- * one; *parcel is 0 then if there are none. They are out until `due` at once, or only reserved
- * (HSL_KEY_RESERVED). Returns how many there are; hsl_keytab_runs are in the order to be sent in.
- * -ENOMEM. */
+ * one; *parcel is 0 then if there are none. Returns how many there are; hsl_keytab_runs are in the
+ * order to be sent in. -ENOMEM. */
 int64_t hsl_keytab_take(struct hsl_keytab *t, uint32_t consumer, uint32_t *parcel, uint64_t max,
-                        uint64_t fresh, uint64_t end, int64_t due);
+                        uint64_t fresh, uint64_t end);
 /* The first `count` records of a reserved parcel are out until `due`; the others, and their
  * followers, wait again as if they had not been reserved. Leaves out what is acked or gone. Returns
  * how many are out: the parcel's runs are what they are now, and without any it is gone. -ENOMEM. */
 int64_t hsl_keytab_confirm(struct hsl_keytab *t, uint32_t parcel, uint64_t count, int64_t due);
+/* All records of a parcel are out until `due` that were reserved a moment ago: nothing was acked,
+ * taken back or passed by since. */
+void hsl_keytab_start(struct hsl_keytab *t, uint32_t parcel, int64_t due);
 /* Takes back what of a parcel is unacked; *count how many were out. In out, which takes
  * hsl_keytab_records, those behind which others of their key wait, or which have no key: each may be
  * delayed. Returns their number, and the parcel is gone; or -ENOMEM. */

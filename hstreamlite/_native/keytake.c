@@ -11,7 +11,6 @@ struct taking {
     uint64_t left, fresh;
     struct hsl_key_run *runs;
     uint32_t len;
-    bool out; /* at once, without being reserved first */
 };
 
 static bool may_hand(const struct taking *g, const struct cell *c)
@@ -23,12 +22,11 @@ static void hand(struct hsl_keytab *t, struct taking *g, uint64_t lsn)
 {
     struct cell *c = cell_at(t, lsn);
     hsl_key_uncount(t, c);
+    c->state = RESERVED;
     c->parcel = g->parcel;
     g->left--;
     g->fresh -= c->attempts == 0;
     add_run(g->runs, &g->len, lsn, c->attempts + 1u);
-    c->state = g->out ? OUT : RESERVED;
-    c->attempts += g->out && c->attempts < UINT16_MAX;
 }
 
 /* Hands out what waits of a key, as far as that goes. */
@@ -133,7 +131,7 @@ static int reserve_scan(struct hsl_keytab *t, uint64_t stop, uint64_t max)
 }
 
 int64_t hsl_keytab_take(struct hsl_keytab *t, uint32_t consumer, uint32_t *parcel, uint64_t max,
-                        uint64_t fresh, uint64_t end, int64_t due)
+                        uint64_t fresh, uint64_t end)
 {
     hsl_key_sync(t);
     hsl_parcel_sweep(t);
@@ -145,7 +143,7 @@ int64_t hsl_keytab_take(struct hsl_keytab *t, uint32_t consumer, uint32_t *parce
     if (number == 0)
         return -ENOMEM;
     struct parcel *p = &t->parcels[number];
-    struct taking g = {consumer, number, most, fresh, p->runs, p->len, due != HSL_KEY_RESERVED};
+    struct taking g = {consumer, number, most, fresh, p->runs, p->len};
     hand_list(t, &g, AGAIN);
     hand_list(t, &g, MINE + consumer);
     hand_list(t, &g, FRESH);
@@ -159,7 +157,5 @@ int64_t hsl_keytab_take(struct hsl_keytab *t, uint32_t consumer, uint32_t *parce
     p->len = g.len;
     hsl_parcel_close(t, number);
     *parcel = g.len > 0 ? number : 0;
-    if (g.out && g.len > 0)
-        hsl_parcel_start(t, number, due);
     return (int64_t)(most - g.left);
 }

@@ -152,21 +152,16 @@ static PyObject *py_ack_many(PyObject *self, PyObject *const *args, Py_ssize_t n
     return rc < 0 ? NULL : counts_result(&counts);
 }
 
-int hsl_py_ack_runs(struct hsl_ackmap *m, PyObject *object, struct hsl_ack_counts *total)
+void hsl_py_ack_key_runs(struct hsl_ackmap *m, const struct hsl_key_run *runs, size_t count,
+                         struct hsl_ack_counts *total)
 {
     struct hsl_ack_counts part;
-    char *bytes;
-    Py_ssize_t len;
     memset(total, 0, sizeof *total);
-    if (PyBytes_AsStringAndSize(object, &bytes, &len) < 0)
-        return -1;
-    const struct hsl_key_run *runs = (const struct hsl_key_run *)bytes;
-    size_t count = (size_t)len / sizeof *runs;
     for (size_t i = 0; i < count; i++) {
         if (!hsl_ackmap_known(m, runs[i].first) ||
             !hsl_ackmap_known(m, runs[i].first + runs[i].count - 1)) {
             total->flags = HSL_ACK_UNKNOWN;
-            return 0;
+            return;
         }
     }
     for (size_t i = 0; i < count; i++) {
@@ -176,6 +171,16 @@ int hsl_py_ack_runs(struct hsl_ackmap *m, PyObject *object, struct hsl_ack_count
         total->voided += part.voided;
         total->flags |= part.flags;
     }
+}
+
+int hsl_py_ack_runs(struct hsl_ackmap *m, PyObject *object, struct hsl_ack_counts *total)
+{
+    char *bytes;
+    Py_ssize_t len;
+    if (PyBytes_AsStringAndSize(object, &bytes, &len) < 0)
+        return -1;
+    const struct hsl_key_run *runs = (const struct hsl_key_run *)bytes;
+    hsl_py_ack_key_runs(m, runs, (size_t)len / sizeof *runs, total);
     return 0;
 }
 

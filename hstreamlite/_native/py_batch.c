@@ -5,6 +5,7 @@
  * was looked at keeps its deliveries and lets the excerpt go, which may be the larger one. */
 #include "hsl_py.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -150,6 +151,62 @@ static uint32_t piece_end(const struct excerpt *e, size_t piece)
 static uint64_t lsn_of(const struct piece *p, uint32_t number)
 {
     return p->batch + p->index + (number - p->number);
+}
+
+int hsl_py_excerpt_reserve(PyObject *excerpt, size_t records, size_t bytes, size_t runs)
+{
+    struct excerpt *e = (struct excerpt *)excerpt;
+    if (make_room(&e->at, &e->at_cap, e->count + records + 1, sizeof *e->at) < 0 ||
+        make_room(&e->bytes, &e->bytes_cap, e->len + bytes, 1) < 0 ||
+        make_room(&e->pieces, &e->pieces_cap, e->piece_count + runs, sizeof *e->pieces) < 0)
+        return -1;
+    return 0;
+}
+
+size_t hsl_py_excerpt_bytes(PyObject *excerpt, uint32_t first, uint32_t end, size_t *batches)
+{
+    const struct excerpt *e = (struct excerpt *)excerpt;
+    *batches = first < end ? piece_of(e, end - 1) - piece_of(e, first) + 1 : 0;
+    return first < end ? e->at[end] - e->at[first] : 0;
+}
+
+void hsl_py_excerpt_copy(PyObject *to, PyObject *from, uint32_t first, uint32_t end,
+                         uint32_t attempt)
+{
+    struct excerpt *e = (struct excerpt *)to;
+    const struct excerpt *o = (struct excerpt *)from;
+    size_t size = o->at[end] - o->at[first];
+    if (size > 0)
+        memcpy(e->bytes + e->len, o->bytes + o->at[first], size);
+    for (size_t i = piece_of(o, first); first < end; i++) {
+        struct piece piece = o->pieces[i];
+        uint32_t stop = piece_end(o, i) < end ? piece_end(o, i) : end;
+        piece.index += first - piece.number;
+        piece.attempt = attempt;
+        add_piece(e, piece); /* there is room */
+        for (; first < stop; first++) {
+            e->at[e->count++] = (uint32_t)e->len;
+            e->len += o->at[first + 1] - o->at[first];
+        }
+    }
+    e->at[e->count] = (uint32_t)e->len;
+}
+
+static PyObject *excerpt_key_hashes(PyObject *self, PyObject *seed)
+{
+    const struct excerpt *e = (struct excerpt *)self;
+    const uint8_t *pos = e->bytes, *end = pos ? pos + e->len : pos;
+    uint64_t with;
+    if (!hsl_py_u64(seed, &with))
+        return NULL;
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(8 * (size_t)e->count));
+    uint64_t *hashes = bytes ? (uint64_t *)PyBytes_AsString(bytes) : NULL;
+    for (uint32_t i = 0; hashes && i < e->count; i++) {
+        struct hsl_record_ref ref;
+        bool sound = hsl_codec_next(&pos, end, &ref) > 0;
+        hashes[i] = sound ? hsl_codec_key_hash(ref.key, ref.key_len, with) : 0;
+    }
+    return bytes;
 }
 
 /* The caller holds the excerpt: a collection on the way may run code that lets it go elsewhere. */
@@ -299,28 +356,39 @@ static int append_run(PyObject *list, struct hsl_key_run *runs, size_t n, uint64
     return rc;
 }
 
-/* The runs of what lies in an excerpt, in a tuple of (shard, bytes). */
-static PyObject *runs_in(const struct delivery_batch *b)
+/* Writes the runs of records of an excerpt, if there are no more than cap; returns how many. */
+static size_t excerpt_runs(const struct excerpt *e, uint32_t number, uint32_t count,
+                           struct hsl_key_run *runs, size_t cap)
 {
-    PyObject *held = Py_NewRef((PyObject *)b->excerpt);
-    const struct excerpt *e = (struct excerpt *)held;
-    size_t from = piece_of(e, b->number), i = from, n = 0;
-    uint32_t number = b->number, end = number + b->count;
-    struct hsl_key_run *runs = PyMem_Calloc(e->piece_count - from + 1, sizeof *runs);
-    PyObject *list = PyList_New(0), *tuple = NULL;
-    if (runs == NULL)
-        PyErr_NoMemory();
-    for (; runs && list && number < end; i++) {
+    size_t n = 0;
+    uint32_t end = number + count;
+    for (size_t i = piece_of(e, number); number < end; i++) {
         const struct piece *p = &e->pieces[i];
         uint32_t stop = piece_end(e, i) < end ? piece_end(e, i) : end;
         uint64_t lsn = lsn_of(p, number);
         if (n && runs[n - 1].first + runs[n - 1].count == lsn && runs[n - 1].attempt == p->attempt)
             runs[n - 1].count += stop - number;
-        else
+        else if (n < cap)
             runs[n++] = (struct hsl_key_run){lsn, stop - number, p->attempt};
+        else
+            return 0;
         number = stop;
     }
-    if (runs && list && (n == 0 || append_run(list, runs, n, e->pieces[from].shard) == 0))
+    return n;
+}
+
+/* The runs of what lies in an excerpt, in a tuple of (shard, bytes). */
+static PyObject *runs_in(const struct delivery_batch *b)
+{
+    PyObject *held = Py_NewRef((PyObject *)b->excerpt);
+    const struct excerpt *e = (struct excerpt *)held;
+    struct hsl_key_run *runs = PyMem_Calloc(e->piece_count + 1, sizeof *runs);
+    PyObject *list = PyList_New(0), *tuple = NULL;
+    if (runs == NULL)
+        PyErr_NoMemory();
+    size_t n = runs ? excerpt_runs(e, b->number, b->count, runs, e->piece_count) : 0;
+    if (runs && list &&
+        (n == 0 || append_run(list, runs, n, e->pieces[piece_of(e, b->number)].shard) == 0))
         tuple = PyList_AsTuple(list);
     PyMem_Free(runs);
     Py_XDECREF(list);
@@ -379,15 +447,17 @@ static PyObject *items_of(struct delivery_batch *b)
     return b->items;
 }
 
-int hsl_py_batch_run(PyObject *batch, uint64_t *shard, uint64_t *first, uint64_t *end)
+size_t hsl_py_batch_runs(PyObject *batch, uint64_t *shard, struct hsl_key_run *runs, size_t cap)
 {
     const struct delivery_batch *b = (struct delivery_batch *)batch;
-    if (!Py_IS_TYPE(batch, batch_type) || b->lsn == 0)
+    if (!Py_IS_TYPE(batch, batch_type) || b->count == 0)
         return 0;
     *shard = b->shard;
-    *first = b->lsn;
-    *end = b->lsn + b->count;
-    return 1;
+    if (b->lsn > 0) {
+        runs[0] = (struct hsl_key_run){b->lsn, b->count, b->attempt};
+        return 1;
+    }
+    return b->excerpt && !b->runs ? excerpt_runs(b->excerpt, b->number, b->count, runs, cap) : 0;
 }
 
 static PyObject *batch_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -670,6 +740,8 @@ static PyMethodDef excerpt_methods[] = {
          "deliveries($self, first, end, owner, /)\n--\n\nReturn them as a list."),
     {"rest", excerpt_rest, METH_O,
      "rest($self, first, /)\n--\n\nReturn a copy of those from a number on, to read more into."},
+    {"key_hashes", excerpt_key_hashes, METH_O,
+     "key_hashes($self, seed, /)\n--\n\nReturn the hashes of their keys, 8 bytes each."},
     {"sizes", excerpt_sizes, METH_NOARGS,
      "sizes($self, /)\n--\n\nReturn the bytes of each record, as it is stored."},
     {NULL, NULL, 0, NULL},

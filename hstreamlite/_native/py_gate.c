@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <structmember.h>
 
+#define BATCH_RUNS 256
+
 struct lane {
     uint64_t shard;
     struct hsl_ackmap *map;
@@ -169,13 +171,13 @@ static PyObject *gate_ack_batch(PyObject *self, PyObject *batch)
 {
     struct gate *gate = (struct gate *)self;
     struct hsl_ack_counts counts;
-    uint64_t shard, first, end;
-    struct hsl_ackmap *map = NULL;
-    if (is_open(gate) && hsl_py_batch_run(batch, &shard, &first, &end))
-        map = map_of(gate, shard);
+    struct hsl_key_run runs[BATCH_RUNS];
+    uint64_t shard;
+    size_t count = is_open(gate) ? hsl_py_batch_runs(batch, &shard, runs, BATCH_RUNS) : 0;
+    struct hsl_ackmap *map = count > 0 ? map_of(gate, shard) : NULL;
     if (map == NULL)
         Py_RETURN_NONE;
-    hsl_ackmap_ack_range(map, first, end, &counts);
+    hsl_py_ack_key_runs(map, runs, count, &counts);
     if (counts.flags & HSL_ACK_UNKNOWN)
         Py_RETURN_NONE;
     gate->acks += counts.fresh;
@@ -245,7 +247,7 @@ static PyMethodDef gate_methods[] = {
      "or any of it is unknown: then nothing was done."},
     {"ack_batch", gate_ack_batch, METH_O,
      "ack_batch($self, batch, /)\n--\n\n"
-     "The same for a batch of deliveries that follow one another; None also where they do not."},
+     "The same for a batch of deliveries; None also where they lie in too many places."},
     {"taken", gate_taken, METH_NOARGS,
      "taken($self, /)\n--\n\nReturn how many records its consumer took since the last call."},
     {"took_ns", gate_took_ns, METH_NOARGS,

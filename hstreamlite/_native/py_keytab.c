@@ -79,7 +79,7 @@ static PyObject *py_take(PyObject *self, PyObject *args)
         !(t = table(address)) || (parcel != 0 && !has_parcel(t, parcel)))
         return NULL;
     uint32_t number = parcel;
-    int64_t got = hsl_keytab_take(t, consumer, &number, max, fresh, end, HSL_KEY_RESERVED);
+    int64_t got = hsl_keytab_take(t, consumer, &number, max, fresh, end);
     if (got < 0)
         return failure(got);
     PyObject *runs = runs_bytes(t, number, &first);

@@ -83,7 +83,6 @@ class Group:
         changed: set[int] = set()
         self._loads = Loads(limits)
         self._dispatch = DISPATCHERS[mode](limits, self._windows, changed, self._loads)
-        self._shared = self._dispatch if isinstance(self._dispatch, SharedDispatcher) else None
         self._consumers = Presence()
         if isinstance(self._dispatch, ShardDispatcher):
             self._dispatch.meet(self._line.names, self._consumers.__len__)
@@ -314,25 +313,25 @@ class Group:
         self._set_eager(eager=bool(self._line) or not assigned)
         if not assigned or self._line or self.paused or self._shut:
             self._close_hatch()
-        elif self._shared is not None:
-            self._shared.open_hatch(self._consumers.next_end())
+        else:
+            self._dispatch.open_hatch(self._consumers.next_end())
         return assigned
 
     # The hatch
 
-    def hatch(self) -> fast.Hatch | None:
-        """Return where new records may be taken without a `fetch`; None if they may not.
+    def hatch(self) -> fast.Hatch | fast.KeyHatch | None:
+        """Return where records may be taken without a `fetch`; None if they may not.
 
         It is open between calls while `fetch` would have nothing to decide: then taking there does
         what `fetch` and `confirm` do, and its caller need not hold the lock. Else it is shut, and
         so it is when it is in doubt.
         """
-        return None if self._shared is None else self._shared.hatch()
+        return self._dispatch.hatch()
 
     def hatch_number(self, consumer: str) -> int:
         """Return the number that stands for a consumer at the hatch."""
         self._require(consumer)
-        return 0 if self._shared is None else self._shared.number(consumer)
+        return self._dispatch.number(consumer)
 
     def took(self, consumer: str, records: int) -> None:
         """Note how many records a consumer took at the hatch since it was last told."""
@@ -345,8 +344,7 @@ class Group:
             self._close_hatch()
 
     def _close_hatch(self) -> None:
-        if self._shared is not None:
-            self._shared.close_hatch()
+        self._dispatch.close_hatch()
 
     def _may_take(self, consumer: str, now: int) -> bool:
         return not self.paused and (self._line.comes_first(consumer) or not self._call(now))

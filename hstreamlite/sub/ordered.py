@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from sortedcontainers import SortedList
 
+from hstreamlite._native import fast
 from hstreamlite.sub.ackmap import Run
 from hstreamlite.sub.checkpoint import AttemptRun, KeptShard
 from hstreamlite.sub.effects import Doomed, Parcel
@@ -66,6 +67,7 @@ class OrderedDispatcher:
         self._reserved: dict[int, _Reserved] = {}
         self._numbers: dict[str, int] = {}
         self._free_consumers: list[int] = []
+        self._hatches: dict[int, fast.KeyHatch] = {}
         self._delays: SortedList[tuple[int, int, int]] = SortedList()
         self._delayed: dict[tuple[int, int], int] = {}
         self._doomed: dict[tuple[int, int], tuple[int, str]] = {}
@@ -77,8 +79,16 @@ class OrderedDispatcher:
 
     def adopt(self, window: Window) -> None:
         """Deliver a shard from the low of its window on."""
-        self._tables[window.shard] = KeyTable(window.acks, late_acks=self.late_acks)
+        table = KeyTable(window.acks, late_acks=self.late_acks)
+        self._tables[window.shard] = table
         self._turns.append(window.shard)
+        limits = self._limits
+        if window.shard not in self._hatches and not limits.max_unacked_per_consumer:
+            self._hatches[window.shard] = fast.KeyHatch(
+                limits.span_records, limits.max_unacked, limits.ack_timeout_ns
+            )
+        if window.shard in self._hatches:
+            self._hatches[window.shard].bind(window.acks, table)
 
     def restore(self, window: Window, kept: KeptShard) -> None:
         """Take over what was delivered of a shard: it comes again in its turn, or is doomed."""
@@ -96,6 +106,7 @@ class OrderedDispatcher:
         """Drop all that is known of a shard: it is gone, or delivered anew from elsewhere."""
         for lease in [lease for lease, part in self._reserved.items() if part.shard == shard]:
             del self._reserved[lease]
+        self.close_hatch()
         self._tables.pop(shard, None)
         self._turns = deque(other for other in self._turns if other != shard)
         for key in [key for key in self._delayed if key[0] == shard]:
@@ -114,6 +125,36 @@ class OrderedDispatcher:
     def first_in_flight(self, window: Window, end: int) -> int | None:
         """Return the first unacked LSN below ``end`` that is at a consumer."""
         return self._tables[window.shard].first_out(end)
+
+    # The hatch
+
+    def hatch(self) -> fast.KeyHatch | None:
+        """Return where records are taken without `assign`, if there is one shard only."""
+        if len(self._windows) != 1:
+            return None
+        return self._hatches.get(next(iter(self._windows)))
+
+    def number(self, consumer: str) -> int:
+        """Return the number of a consumer at the hatch."""
+        return self._number_of(consumer)
+
+    def open_hatch(self, until: int | None) -> None:
+        """Let records be taken until a time, by which something else has to be done.
+
+        Not where a window counts what is taken, in bytes or at each consumer.
+        """
+        hatch = self.hatch()
+        if hatch is None or self._loads.weighs or self._loads.narrow:
+            return
+        (window,) = self._windows.values()
+        delayed = self._delays[0][0] if self._delays else None
+        ends = (until, delayed, TIME_MAX_NS)
+        hatch.open(window.tail, min(end for end in ends if end is not None))
+
+    def close_hatch(self) -> None:
+        """Let nothing be taken: what is decided next must not go out meanwhile."""
+        for hatch in self._hatches.values():
+            hatch.close()
 
     # Keys
 
@@ -339,9 +380,13 @@ class OrderedDispatcher:
     def expire(self, now: int) -> None:
         """Take back what is past its deadline, and let delayed records be ready."""
         for shard, table in self._tables.items():
+            due_ns = table.next_due()
+            if due_ns is not None and due_ns <= now:
+                self.close_hatch()
             while back := table.take_back_due(now):
                 self._judge(shard, back[1], Cause.TIMEOUT, now)
         while self._delays and self._delays[0][0] <= now:
+            self.close_hatch()
             _, shard, lsn = self._delays[0]
             self._undelay(shard, lsn)
             self._tables[shard].wake(lsn)
@@ -359,6 +404,7 @@ class OrderedDispatcher:
         number = self._numbers.get(consumer)
         if number is None:
             return 0
+        self.close_hatch()
         count, heads = self._tables[shard].release(number, *run)
         self._judge(shard, heads, Cause.RELEASED, now, after_ns, reason)
         return count

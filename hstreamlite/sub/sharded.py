@@ -70,6 +70,11 @@ class ShardDispatcher(OrderedDispatcher):
         for start, end in zip([first, *ends], ends, strict=False):
             self._largest = max(self._largest, end - start)
 
+    # The hatch
+
+    def hatch(self) -> None:
+        """Return None: who gets more of a shard depends on who else waits."""
+
     # Shares
 
     def _in_hand(self, shard: int) -> bool:

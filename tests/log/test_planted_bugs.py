@@ -25,6 +25,7 @@ FOLLOWERS = "tests/test_followers.py"
 REFUSALS = "tests/log/test_refusals.py"
 INDEX = "tests/log/test_index.py"
 KEYTAB = "tests/sub/test_keytab.py"
+KEYHATCH = "tests/sub/test_key_hatch.py"
 TAIL = "tests/log/test_tail.py"
 POSITIONS = "tests/sub/test_positions_machine.py"
 GROUP = "tests/sub/test_group.py"
@@ -464,6 +465,34 @@ BUGS = {
         "bool may = g->left > 0 && !doomed;",
         KEYTAB,
         "",
+    ),
+    "take of a key at the hatch while something is due": Bug(
+        "_native/py_keyhatch.c",
+        "    if (first != 0 && now >= due)\n",
+        "    if (first != 0 && now > due + 99999999999)\n",
+        KEYHATCH,
+        "that_passed",
+    ),
+    "take of a key at the hatch more than may be out": Bug(
+        "_native/py_keyhatch.c",
+        "out < h->most ? h->most - out : 0;",
+        "h->most + out;",
+        KEYHATCH,
+        "beyond_a_limit",
+    ),
+    "keep at the hatch of keys what is not there to be taken": Bug(
+        "_native/py_keyhatch.c",
+        "            hsl_keytab_confirm(h->keys, parcel, 0, 0);",
+        "            (void)0;",
+        KEYHATCH,
+        "goes_back",
+    ),
+    "leave the hatch open while a key is delayed": Bug(
+        "sub/ordered.py",
+        "        self.close_hatch()\n        count, heads = self._tables[shard].release",
+        "        count, heads = self._tables[shard].release",
+        KEYHATCH,
+        "to_decide",
     ),
     "take back first what is due last": Bug(
         "_native/keyparcel.c",

@@ -267,7 +267,7 @@ def test_a_table_of_keys_refuses_wrong_arguments_and_goes_on(name: str) -> None:
     """With none of them, one too many, each of another type, and no table."""
     acks()
     table = KeyTable(ACKS)
-    call, good = getattr(fast, f"keytab_{name}"), [table._address, *OF_KEYS[name]]
+    call, good = getattr(fast, f"keytab_{name}"), [table.address, *OF_KEYS[name]]
     wrong: list[Args] = [[], [*good, 1]]
     wrong += [[*good[:at], object(), *good[at + 1 :]] for at in range(len(good))]
     table.describe(1, bytes(8))
@@ -288,7 +288,7 @@ def test_a_parcel_that_a_table_of_keys_does_not_have_changes_nothing(name: str) 
     acks()
     table = KeyTable(ACKS)
     before = table.state
-    call, good = getattr(fast, f"keytab_{name}"), [table._address, *OF_KEYS[name]]
+    call, good = getattr(fast, f"keytab_{name}"), [table.address, *OF_KEYS[name]]
     for number in (1, 2**31):
         good[2 if name == "take" else 1] = number
         with pytest.raises(ValueError, match=f"no parcel {number}"):

@@ -214,7 +214,7 @@ class GroupMachine(RuleBasedStateMachine):
         ((shard, of),) = model.shards.items()
         first = max(1, of.next - behind)
         hatch = group.hatch()
-        assert hatch is not None
+        assert isinstance(hatch, fast.Hatch)
         number = group.hatch_number(name)
         run = taken(hatch, GATE, first, first + read, most, number, model.now)
         if run is None:

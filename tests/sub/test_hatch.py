@@ -46,7 +46,7 @@ def fetch(of: Group, consumer: str, count: int, now: int = 0) -> list[tuple[int,
 
 def take(of: Group, consumer: str, count: int, now: int = 0) -> tuple[int, int] | None:
     hatch = of.hatch()
-    assert hatch is not None
+    assert isinstance(hatch, fast.Hatch)
     return taken(hatch, GATE, 1, 1_000, count, of.hatch_number(consumer), now)
 
 
@@ -82,7 +82,7 @@ def test_nothing_is_taken_beyond_a_limit() -> None:
 def test_only_what_the_consumer_has_read_is_taken() -> None:
     of = opened(group())
     hatch = of.hatch()
-    assert hatch is not None
+    assert isinstance(hatch, fast.Hatch)
     number = of.hatch_number("a")
     assert taken(hatch, GATE, 3, 9, 1, number, 0) is None
     assert taken(hatch, GATE, 1, 2, 1, number, 0) is None
@@ -114,7 +114,7 @@ def test_who_comes_gets_the_number_of_one_who_left_and_nothing_of_what_that_one_
 def test_a_consumer_that_left_takes_nothing() -> None:
     of = opened(group())
     hatch = of.hatch()
-    assert hatch is not None
+    assert isinstance(hatch, fast.Hatch)
     gate = fast.AckGate()
     gate.leave()
     assert taken(hatch, gate, 1, 9, 1, 1, 0) is None
@@ -240,7 +240,7 @@ def test_what_was_taken_counts_where_consumers_wait_their_turn() -> None:
 def test_notes_of_what_is_done_are_forgotten() -> None:
     of = opened(group(tail=100_000))
     hatch = of.hatch()
-    assert hatch is not None
+    assert isinstance(hatch, fast.Hatch)
     of.ack(1, 1)
     for lsn in range(2, 1_000):
         assert take(of, "a", 1, now=lsn) == (lsn, lsn + 1)
@@ -251,7 +251,7 @@ def test_notes_of_what_is_done_are_forgotten() -> None:
 def test_there_is_a_note_of_each_however_many() -> None:
     of = opened(group(most=1_000, span=1_000, tail=1_000))
     hatch = of.hatch()
-    assert hatch is not None
+    assert isinstance(hatch, fast.Hatch)
     of.ack(1, 1)
     low = 2
     for end in (3, 100, 70, 700, 900, 850):
@@ -276,4 +276,3 @@ def test_there_is_none_where_consumers_have_limits_or_shards_take_turns() -> Non
     of = group()
     of.add_shard(2, 1)
     assert of.hatch() is None
-    assert Group("billing", Limits(), "ordered").hatch() is None

@@ -29,6 +29,7 @@ class OrderedGroupMachine(GroupMachine):
     ack_of_a_foreign_shard = None
     ask_what_happened = None
     leave_line = None
+    take_at_the_hatch = None
     use_a_closed_consumer = None
 
     @initialize(
