@@ -251,6 +251,29 @@ static PyObject *excerpt_deliveries(PyObject *self, PyObject *const *args, Py_ss
     return decode((struct excerpt *)self, first, end, args[2] != Py_None ? args[2] : NULL);
 }
 
+static PyObject *excerpt_add(PyObject *self, PyObject *args)
+{
+    const char *body;
+    Py_ssize_t len;
+    uint64_t shard, batch, append_ms;
+    uint32_t base, first, count, attempt;
+    struct hsl_py_place place;
+    if (!PyArg_ParseTuple(args, "y#O&O&O&O&O&O&O&:add", &body, &len, hsl_py_u64, &shard,
+                          hsl_py_u64, &batch, hsl_py_u32, &base, hsl_py_u32, &first, hsl_py_u32,
+                          &count, hsl_py_u64, &append_ms, hsl_py_u32, &attempt))
+        return NULL;
+    if (first < base) {
+        PyErr_Format(PyExc_ValueError, "no record %u in what begins with %u", (unsigned)first,
+                     (unsigned)base);
+        return NULL;
+    }
+    place = (struct hsl_py_place){base, 0};
+    if (hsl_py_excerpt_add(self, (const uint8_t *)body, (size_t)len, &place, shard, batch, first,
+                           count, append_ms, attempt) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyObject *excerpt_rest(PyObject *self, PyObject *number)
 {
     struct excerpt *e = (struct excerpt *)self, *rest = NULL;
@@ -672,6 +695,32 @@ static PyObject *get_runs(PyObject *self, void *unused)
     return Py_XNewRef(runs_of((struct delivery_batch *)self));
 }
 
+static PyObject *batch_pieces(PyObject *self, PyObject *unused)
+{
+    const struct delivery_batch *b = (struct delivery_batch *)self;
+    const struct excerpt *e = b->excerpt;
+    (void)unused;
+    if (e == NULL)
+        Py_RETURN_NONE;
+    PyObject *list = PyList_New(0), *held = Py_NewRef((PyObject *)e);
+    uint32_t number = b->number, end = number + b->count;
+    for (size_t i = piece_of(e, number); list && number < end; i++) {
+        const struct piece *p = &e->pieces[i];
+        uint32_t stop = piece_end(e, i) < end ? piece_end(e, i) : end;
+        PyObject *item = Py_BuildValue(
+            "(KKIIKIy#)", (unsigned long long)p->shard, (unsigned long long)p->batch,
+            (unsigned)(p->index + (number - p->number)), (unsigned)(stop - number),
+            (unsigned long long)p->append_ms, (unsigned)p->attempt,
+            (const char *)e->bytes + e->at[number], (Py_ssize_t)(e->at[stop] - e->at[number]));
+        if (item == NULL || PyList_Append(list, item) < 0)
+            Py_CLEAR(list); /* not reached: Python lacks memory */
+        Py_XDECREF(item);
+        number = stop;
+    }
+    Py_DECREF(held);
+    return list;
+}
+
 static int set_runs(PyObject *self, PyObject *value, void *unused)
 {
     struct delivery_batch *b = (struct delivery_batch *)self;
@@ -738,6 +787,10 @@ static PyMethodDef excerpt_methods[] = {
          "Return records by their numbers here as a batch of deliveries."),
     FAST("deliveries", excerpt_deliveries,
          "deliveries($self, first, end, owner, /)\n--\n\nReturn them as a list."),
+    {"add", excerpt_add, METH_VARARGS,
+     "add($self, body, shard, batch, base, first, count, append_ms, attempt, /)\n--\n\n"
+     "Append records first and on of a batch of the same shard, whose body begins with base.\n\n"
+     "ValueError, and nothing is appended, where the body does not have them."},
     {"rest", excerpt_rest, METH_O,
      "rest($self, first, /)\n--\n\nReturn a copy of those from a number on, to read more into."},
     {"key_hashes", excerpt_key_hashes, METH_O,
@@ -763,6 +816,10 @@ static PyType_Spec excerpt_spec = {
 };
 
 static PyMethodDef batch_methods[] = {
+    {"_pieces", batch_pieces, METH_NOARGS,
+     "_pieces($self, /)\n--\n\n"
+     "Return (shard, batch, index, records, append ms, attempt, body) of those side by side.\n\n"
+     "None where a delivery was looked at: they are not kept as they were stored, then."},
     {"payloads", batch_payloads, METH_NOARGS,
      "payloads($self, /)\n--\n\n"
      "Return the payloads as a list.\n\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -20,7 +19,6 @@ from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.place import EARLIEST, LATEST, Place
 from hstreamlite.records import Delivery, DeliveryBatch, Record, RecordId, RecordIds
 from hstreamlite.sub.effects import Damaged, Event, Gap, Lag, Sought
-from hstreamlite.sub.keytab import runs_of
 from hstreamlite.sub.retry import Backoff
 
 DURABILITIES = {None: 0, "memory": 1, "os": 2, "sync": 3}
@@ -173,36 +171,36 @@ def pieces_of(records: Iterable[Record]) -> Iterator[pb.Piece]:
         yield piece
 
 
-def deliveries_of(batch: DeliveryBatch) -> bytes:
-    """Return the field of a `ConsumeReply` that delivers a batch, serialized: most of it is
-    payload, and a message would copy that twice more."""
+def deliveries_of(batch: DeliveryBatch) -> list[bytes]:
+    """Return the field of a `ConsumeReply` that delivers a batch, serialized, in parts: most of it
+    is payload, and a message would copy that twice more."""
     parts: list[bytes] = []
     for piece, payload in _delivered(batch):
         head = piece.SerializeToString() + _PAYLOAD + _varint(len(payload))
         parts += (_PIECE + _varint(len(head) + len(payload)) + head, payload)
-    size = sum(map(len, parts))
-    return b"".join((_DELIVERIES + _varint(size), *parts))
+    return [_DELIVERIES + _varint(sum(map(len, parts))), *parts]
 
 
 def _delivered(batch: DeliveryBatch) -> Iterator[tuple[pb.Piece, bytes]]:
-    """Yield what `pieces_of` does, payloads beside the pieces, with a look at each batch where that
-    one takes one at each record."""
-    runs = [(run.size, run.attempt) for _, some in batch._runs for run in runs_of(some)]
-    if sum(size for size, _ in runs) != len(batch):
+    """Yield what `pieces_of` does, payloads beside the pieces: as they are stored, unless somebody
+    has looked at the deliveries."""
+    stored = batch._pieces()
+    if stored is None:
         for (_, _, _, attempt), run in groupby(enumerate(batch), key=_run_of):
             yield _piece([record for _, record in run], attempt)
         return
-    at = 0
-    for size, attempt in runs:
-        end = at + size
-        while at < end:
-            behind = bisect_right(batch, batch[at].id.batch_id, at, end, key=_batch_of)
-            yield _piece(batch[at:behind], attempt)
-            at = behind
-
-
-def _batch_of(delivery: Delivery) -> int:
-    return delivery.id.batch_id
+    for shard, batch_id, index, records, append_ms, attempt, body in stored:
+        piece = pb.Piece(
+            shard=shard,
+            batch=batch_id,
+            base=index,
+            first=index,
+            records=records,
+            append_time_ms=append_ms,
+            decoded_bytes=len(body),
+            attempt=attempt,
+        )
+        yield piece, body
 
 
 def _piece(part: Sequence[Record], attempt: int) -> tuple[pb.Piece, bytes]:
@@ -265,18 +263,31 @@ def records_from(piece: pb.Piece) -> list[Record]:
     )
 
 
-def deliveries_from(piece: pb.Piece, owner: object) -> list[Delivery]:
-    return fast.decode_batch(
-        _plain(piece),
-        piece.shard,
-        piece.batch,
-        piece.first,
-        piece.records,
-        piece.append_time_ms,
-        owner=owner,
-        attempt=piece.attempt,
-        base=piece.base,
-    )
+def batch_from_pieces(pieces: Iterable[pb.Piece], owner: object) -> DeliveryBatch:
+    """Return deliveries, made when somebody looks at them, if they are all of one shard.
+
+    MalformedBatch where a client encoded a batch, and not as it said.
+    """
+    found: list[DeliveryBatch] = []
+    for _, run in groupby(pieces, key=lambda piece: piece.shard):
+        excerpt = fast.Excerpt()
+        for piece in run:
+            excerpt.add(
+                _plain(piece),
+                piece.shard,
+                piece.batch,
+                piece.base,
+                piece.first,
+                piece.records,
+                piece.append_time_ms,
+                piece.attempt,
+            )
+        found.append(excerpt.batch(0, len(excerpt), owner))
+    if len(found) == 1:
+        return found[0]
+    batch = DeliveryBatch(delivery for part in found for delivery in part)
+    batch._runs = tuple(runs for part in found for runs in part._runs)
+    return batch
 
 
 def _plain(piece: pb.Piece) -> bytes:

@@ -26,7 +26,7 @@ from hstreamlite.errors import ConsumerClosed, HStreamError
 from hstreamlite.feed import EMPTY, AckResult, Deliveries, Span, check_receive, spans_of
 from hstreamlite.handling import WIDTH_MAX, Handling, OnError, check_handler
 from hstreamlite.net import hstreamlite_pb2 as pb
-from hstreamlite.net.wire import deliveries_from, event_from, spans_to
+from hstreamlite.net.wire import batch_from_pieces, event_from, spans_to
 from hstreamlite.records import Delivery, DeliveryBatch
 from hstreamlite.remote.attachment import Answer, Attachment
 from hstreamlite.remote.link import Link
@@ -128,17 +128,11 @@ class Consumer:
 
     def _decoded(self, pieces: Iterable[pb.Piece]) -> DeliveryBatch:
         """Decode deliveries, but for those that an earlier one of their key takes back."""
-        found: list[Delivery] = []
-        runs = []
-        for piece in pieces:
-            part = deliveries_from(piece, self.owner)
-            found += part
-            first = piece.batch + piece.first
-            runs.append((piece.shard, run_bytes(first, len(part), piece.attempt)))
+        batch = batch_from_pieces(pieces, self.owner)
         if self._releasing and self._attachment.mode == "ordered":
-            found, runs = self._without(found, self._is_doubtful)
-        batch = DeliveryBatch(found)
-        batch._runs = tuple(runs)
+            found, runs = self._without(batch, self._is_doubtful)
+            batch = DeliveryBatch(found)
+            batch._runs = tuple(runs)
         batch.consumer = self.owner
         return batch
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 import hstreamlite as hs
 from hstreamlite._native import fast
 from hstreamlite.net import hstream_pb2 as pb, hstreamlite_pb2 as pb1
-from hstreamlite.net.wire import deliveries_from, deliveries_of, pieces_of
+from hstreamlite.net.wire import batch_from_pieces, deliveries_of, pieces_of
 from hstreamlite.sub.ackmap import LSN_MAX
 
 NUMBERS = st.integers(0, 2**64 - 1) | st.integers(0, 300)
@@ -86,8 +86,48 @@ def test_deliveries_are_serialized_as_the_pieces_of_their_batches(
         first = consumer.receive(most)
         consumer.release(first[:: data.draw(st.integers(1, 5))])
         for batch in (first, consumer.receive(most)):
-            reply = pb1.ConsumeReply.FromString(deliveries_of(batch))
+            reply = pb1.ConsumeReply.FromString(b"".join(deliveries_of(batch)))
             assert list(reply.deliveries.pieces) == list(pieces_of(batch))
-            assert [d.id for p in reply.deliveries.pieces for d in deliveries_from(p, None)] == [
-                delivery.id for delivery in batch
-            ]
+            found = batch_from_pieces(reply.deliveries.pieces, object())
+            assert found.spans == batch.spans
+            assert list(map(told, found)) == list(map(told, batch))
+
+
+def told(delivery: hs.Delivery) -> tuple[object, ...]:
+    return delivery.id, delivery.attempt, delivery.key, delivery.payload, delivery.append_time_ms
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 8)), max_size=8))
+def test_pieces_of_several_shards_make_one_batch(pieces: list[tuple[int, int]]) -> None:
+    body = fast.encode_batch([b"%d" % at for at in range(9)])
+    found = batch_from_pieces(
+        [
+            pb1.Piece(
+                shard=shard, batch=100 * at + 1, base=3, first=3 + skip, payload=body,
+                records=1, append_time_ms=at + 1, attempt=2,
+            )
+            for at, (shard, skip) in enumerate(pieces)
+        ],
+        object(),
+    )  # fmt: skip
+    wanted = [
+        (hs.RecordId(shard, 100 * at + 1, 3 + skip), 2, None, b"%d" % skip, at + 1)
+        for at, (shard, skip) in enumerate(pieces)
+    ]
+    assert list(map(told, found)) == wanted
+    assert found.spans == [(id_.shard_id, id_.lsn, id_.lsn + 1) for id_, *_ in wanted]
+
+
+@pytest.mark.parametrize(
+    ("body", "base", "first", "count"),
+    [(b"", 0, 0, 1), (b"\xff", 0, 0, 1), (b"\n\x00", 0, 0, 2), (b"\n\x00", 2, 1, 1)],
+)
+def test_what_lacks_the_records_it_should_have_is_not_added(
+    body: bytes, base: int, first: int, count: int
+) -> None:
+    excerpt = fast.Excerpt()
+    with pytest.raises(ValueError, match=r"record|malformed"):
+        excerpt.add(body, 1, 1, base, first, count, 0, 1)
+    assert len(excerpt) == 0
+    with pytest.raises(TypeError):
+        excerpt.add(body, 1)  # type: ignore[call-arg]

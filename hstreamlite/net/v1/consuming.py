@@ -10,7 +10,7 @@ that takes the place of its former self, of which nobody may have told yet that 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
@@ -134,7 +134,7 @@ class Session:
     async def _fetch(self, number: int, fetch: pb.ConsumeRequest.Fetch) -> None:
         consumer = self.consumer
         reply = pb.ConsumeReply(deliveries=pb.ConsumeReply.Deliveries())
-        delivered = b""
+        delivered: list[bytes] = []
         releases = self._releases
         try:
             wait = fetch.wait_ms / 1000 if fetch.HasField("wait_ms") else None
@@ -153,7 +153,8 @@ class Session:
             delivered = deliveries_of(batch)
             reply.ClearField("deliveries")
             if batch:
-                self._tally.sent(consumer.subscription, len(batch), len(delivered))
+                size = sum(map(len, delivered))
+                self._tally.sent(consumer.subscription, len(batch), size)
         self._answer(number, reply, delivered)
 
     def _held(self, batch: DeliveryBatch) -> DeliveryBatch:
@@ -163,15 +164,16 @@ class Session:
 
     # Answers.
 
-    def _answer(self, number: int, reply: pb.ConsumeReply, more: bytes = b"") -> None:
-        """Queue an answer, which may have a serialized field more."""
+    def _answer(self, number: int, reply: pb.ConsumeReply, more: Sequence[bytes] = ()) -> None:
+        """Queue an answer, which may have a field more, in serialized parts."""
         reply.number = number
         try:
             reply.events.extend(map(event_to, self.consumer.events()))
         except Exception:  # noqa: BLE001 - whoever asks next is told why
             reply.ClearField("events")
         if more:
-            self._answers.put_nowait(Encoded(pb.ConsumeReply, reply.SerializeToString() + more))
+            raw = b"".join((reply.SerializeToString(), *more))
+            self._answers.put_nowait(Encoded(pb.ConsumeReply, raw))
         else:
             self._answers.put_nowait(reply)
 
