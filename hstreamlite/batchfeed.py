@@ -84,7 +84,7 @@ class BatchFeed:
         self._feed = feed
         self._consumer = consumer
         self._gate = gate
-        self._cursors = CursorPool(feed.journal, use_cache=True)
+        self._cursors = CursorPool(feed.journal)
         self._most = _MOST[feed.state.mode]
 
     def fetch(self, most: int = 1, *, may_block: bool) -> list[RawDelivery] | Wait:

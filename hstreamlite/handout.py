@@ -70,9 +70,8 @@ class CursorPool:
     them read from. Thread-safe.
     """
 
-    def __init__(self, journal: Journal, *, use_cache: bool = False) -> None:
+    def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._use_cache = use_cache
         self._idle: dict[int, list[Cursor]] = {}
 
     @contextmanager
@@ -84,7 +83,7 @@ class CursorPool:
             cursor.seek(lsn)
         except IndexError:
             cursor = self._journal.cursor(shard, lsn)
-            if self._use_cache:
+            if self._journal.use_cache:
                 cursor.use_cache()
         yield cursor
         if len(idle) < _IDLE_CURSORS:

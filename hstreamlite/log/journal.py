@@ -126,6 +126,8 @@ class Journal:
         self.pid = env.pid()
         self.path = path
         self.config = config
+        self.use_cache = False
+        """Whether consumers `Cursor.use_cache`: where they wait for somebody between two reads."""
         native = ffi.new("struct hsl_log_config *")
         native.segment_bytes_min = config.segment_bytes_min
         native.segment_bytes_max = config.segment_bytes_max

@@ -101,6 +101,7 @@ class Server:
         forks.grpc.begin(real_env(), config.store)
         store = await open_store(config.store, config=config.store_config)
         self._open.push_async_callback(store.close)
+        store._engine.journal.use_cache = True  # what consumers read waits for its client next
         node = self._node = Node(config, store)
         for part in self._parts:
             self._open.push_async_callback(part.stop, node)
