@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -10,6 +11,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name, and return the exit code of the process."""
     if arguments is None:
         arguments = sys.argv[1:]
+    logging.getLogger("hstreamlite").addHandler(
+        logging.NullHandler()
+    )  # commands tell it themselves
     if arguments[:1] == ["demo"]:
         from hstreamlite import demo
 

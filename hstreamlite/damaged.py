@@ -8,6 +8,7 @@ the store as it was when it was opened.
 
 from __future__ import annotations
 
+import logging
 import re
 from bisect import bisect_right
 from collections import defaultdict
@@ -16,7 +17,6 @@ from typing import Any, NamedTuple
 
 from hstreamlite._native import lib
 from hstreamlite.config import StoreConfig
-from hstreamlite.engine import log
 from hstreamlite.env import Env
 from hstreamlite.errors import CorruptionError, NotAStore, StorageUnavailable, StoreLocked
 from hstreamlite.follower import Follower
@@ -31,6 +31,8 @@ from hstreamlite.tools.look import Look, look, owner_of
 from hstreamlite.tools.salvage import SalvageReport, name_unknown, note_stage
 from hstreamlite.tools.segments import Want, inspecting
 from hstreamlite.tools.state import State, replay
+
+log = logging.getLogger("hstreamlite")
 
 SALVAGE = "`hstreamlite salvage` saves what verifies into a new store"
 _BESIDE_OWNER = (

@@ -8,7 +8,6 @@ is the order in which they were decided.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -55,9 +54,6 @@ from hstreamlite.log.reader import Scan
 from hstreamlite.log.routing import route
 from hstreamlite.place import EARLIEST, LATEST, check_place
 from hstreamlite.records import RecordId
-
-log = logging.getLogger("hstreamlite")
-log.addHandler(logging.NullHandler())
 
 ProgressSnapshot = Callable[[], AbstractContextManager[list[bytes]]]
 """Yields the progress records that rebuild every subscription, and keeps them from changing."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -183,3 +187,27 @@ def test_a_handler_that_hangs_loses_its_delivery_after_a_day(env: SimEnv, store:
         consumer.run(handle)
     assert lost
     assert 23 <= lost[0] <= 24
+
+
+HANDLER_RAISES = """
+import hstreamlite as hs
+from hstreamlite.testing.simenv import SimEnv
+store = hs.open("/db", env=SimEnv())
+store.create_stream("jobs").append(b"1")
+def handle(delivery):
+    raise LookupError("no such job")
+with store.create_subscription("s", stream="jobs").consumer("w") as consumer:
+    consumer.run(handle)
+"""
+
+
+def test_what_a_handler_raised_is_seen_where_no_logging_is_set_up() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HANDLER_RAISES],
+        env={**os.environ, "PYTHONPATH": str(Path(hs.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "handler of subscription 's' raised for record 1-1-0" in done.stderr
+    assert done.stderr.splitlines()[-1] == "LookupError: no such job"
