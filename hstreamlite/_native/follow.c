@@ -6,11 +6,13 @@
  * the cursors of a writer use. A segment that was sealed meanwhile is walked to its end, and its
  * footer takes the place of what memory held. Nothing is ever written.
  *
- * Whoever calls hsl_log_refresh sees what was durable then. A thread calls it too: often while the
- * page changes, seldom when it rests, so that waiting readers wake by themselves. The thread's
- * pauses grow with the time since the last change. They are pauses, since a thread that spins takes
- * a processor from somebody, and the writer does not wake followers, since that would cost it more
- * than their looks do.
+ * Whoever calls hsl_log_refresh sees what was durable then. Who waits for more calls it again and
+ * again: one of them, who wakes the others. A look comes shortly before the next change is due by
+ * the rhythm of those before; then looks come often, and the less often the longer nothing changes.
+ * Between looks there are pauses, since a thread that spins takes a processor from somebody, and
+ * the writer does not wake followers, since that would cost it more than their looks do. A thread
+ * of the log looks while nobody waits, before what lies in memory is overwritten; and it looks in
+ * their rhythm for those who wait elsewhere, and are told.
  */
 #include "log.h"
 
@@ -22,10 +24,11 @@
 #include <sys/prctl.h>
 #endif
 
-#define PAUSE_MIN_NS 50000u
+#define PAUSE_MIN_NS 20000u
+#define PAUSE_UNWATCHED_NS 500000u
 #define PAUSE_MAX_NS 4000000u
+#define RHYTHM_MAX_NS 1000000u
 #define PAUSE_FAILED_NS 100000000u
-#define SLACK_NS 1000u /* of the thread's pauses: by itself the system adds as much as they last */
 #define CHECK_NS 250000000u
 
 struct hsl_follow {
@@ -38,6 +41,8 @@ struct hsl_follow {
     uint64_t gone, abandoned;
     uint64_t checked_ns;        /* when the page last proved to be the one of the directory */
     _Atomic uint64_t sequence;  /* of the page when everything it told was taken in */
+    _Atomic uint64_t changed_ns, rhythm_ns; /* when that was, and the time between changes lately */
+    bool watched;               /* stage_mu: somebody who waits looks */
     bool closed;
     int broken;                 /* status of a failure after which there is no going on; 0 = none */
     struct hsl_segment_report damage;
@@ -198,6 +203,26 @@ static void tell(struct hsl_log *log)
     hsl_notify(log->cfg.notify_fd);
 }
 
+/* Between two looks there may have been several changes: each moves the sequence by two. */
+static void note_change(struct hsl_follow *f, uint64_t sequence, uint64_t now)
+{
+    uint64_t changes = (sequence - f->sequence) / 2, each = now - f->changed_ns;
+    uint64_t rhythm = f->rhythm_ns;
+    if (changes > 1)
+        each /= changes;
+    if (each > RHYTHM_MAX_NS)
+        each = RHYTHM_MAX_NS;
+    f->rhythm_ns = each < rhythm ? (rhythm + each) / 2 : (3 * rhythm + each) / 4;
+    f->changed_ns = now;
+}
+
+static uint64_t pause_after(const struct hsl_follow *f, uint64_t now)
+{
+    uint64_t soon = f->changed_ns + f->rhythm_ns / 8 * 7;
+    uint64_t ns = now < soon ? soon - now : (now - soon) / 4;
+    return ns < PAUSE_MIN_NS ? PAUSE_MIN_NS : ns > PAUSE_MAX_NS ? PAUSE_MAX_NS : ns;
+}
+
 static int refresh(struct hsl_log *log)
 {
     struct hsl_follow *f = log->follow;
@@ -213,8 +238,10 @@ static int refresh(struct hsl_log *log)
         return HSL_OK;
     uint64_t number = f->number, end = f->end;
     rc = advance(log, tail.durable);
-    if (rc == HSL_OK)
+    if (rc == HSL_OK) {
+        note_change(f, tail.sequence, log->io->mono_ns(log->io->ctx));
         f->sequence = tail.sequence;
+    }
     if (rc == HSL_NO_MEMORY)
         f->broken = rc; /* a part of a frame or of a footer may be in the index */
     if (f->number != number || f->end != end)
@@ -280,17 +307,55 @@ int hsl_log_follow_damage(struct hsl_log *log, struct hsl_segment_report *report
     return HSL_OK;
 }
 
+static struct timespec time_after(uint64_t ns)
+{
+    struct timespec at;
+    clock_gettime(HSL_WAIT_CLOCK, &at);
+    ns += (uint64_t)at.tv_nsec;
+    at.tv_sec += (time_t)(ns / 1000000000u);
+    at.tv_nsec = (long)(ns % 1000000000u);
+    return at;
+}
+
+/* The pause of the thread. What nobody waits for, or somebody looks for himself, has time. */
 static void pause_for(struct hsl_log *log, uint64_t ns)
 {
-    struct timespec deadline;
-    clock_gettime(HSL_WAIT_CLOCK, &deadline);
-    ns += (uint64_t)deadline.tv_nsec;
-    deadline.tv_sec += (time_t)(ns / 1000000000u);
-    deadline.tv_nsec = (long)(ns % 1000000000u);
     pthread_mutex_lock(&log->stage_mu);
+    if (log->cfg.notify_fd < 0 && ns < PAUSE_UNWATCHED_NS)
+        ns = log->follow->watched ? PAUSE_MAX_NS : PAUSE_UNWATCHED_NS;
+    struct timespec deadline = time_after(ns);
     if (!log->closing)
         pthread_cond_timedwait(&log->writer_cv, &log->stage_mu, &deadline);
     pthread_mutex_unlock(&log->stage_mu);
+}
+
+int hsl_follow_slack(int ns)
+{
+    int before = 0;
+#ifdef HSL_LINUX
+    before = prctl(PR_GET_TIMERSLACK);
+    prctl(PR_SET_TIMERSLACK, ns);
+#endif
+    return before;
+}
+
+bool hsl_follow_watch(struct hsl_log *log, const struct timespec *until)
+{
+    struct hsl_follow *f = log->follow;
+    if (!f || f->watched)
+        return false;
+    f->watched = true;
+    struct timespec at = time_after(pause_after(f, log->io->mono_ns(log->io->ctx)));
+    if (until && (until->tv_sec < at.tv_sec ||
+                  (until->tv_sec == at.tv_sec && until->tv_nsec < at.tv_nsec)))
+        at = *until;
+    pthread_cond_timedwait(&log->tail_cv, &log->stage_mu, &at);
+    pthread_mutex_unlock(&log->stage_mu);
+    if (hsl_log_refresh(log) != HSL_OK)
+        hsl_log_poke(log); /* whoever waits looks for himself, and goes on or is told why */
+    pthread_mutex_lock(&log->stage_mu);
+    f->watched = false;
+    return true;
 }
 
 static bool is_closing(struct hsl_log *log)
@@ -305,23 +370,15 @@ static void *follow_main(void *arg)
 {
     struct hsl_log *log = arg;
     const struct hsl_io *io = log->io;
-#ifdef HSL_LINUX
-    prctl(PR_SET_TIMERSLACK, SLACK_NS);
-#endif
-    uint64_t changed = io->mono_ns(io->ctx);
+    hsl_follow_slack(HSL_FOLLOW_SLACK_NS);
     while (!is_closing(log)) {
-        uint64_t before = atomic_load(&log->durable_ticket);
         int rc = hsl_log_refresh(log);
-        uint64_t now = io->mono_ns(io->ctx);
-        if (rc != HSL_OK) {
+        if (rc != HSL_OK)
             hsl_log_poke(log); /* whoever waits looks for himself, and goes on or is told why */
+        if (rc == HSL_OK)
+            pause_for(log, pause_after(log->follow, io->mono_ns(io->ctx)));
+        else
             pause_for(log, rc == HSL_AGAIN ? PAUSE_MAX_NS : PAUSE_FAILED_NS);
-            continue;
-        }
-        if (atomic_load(&log->durable_ticket) != before)
-            changed = now;
-        uint64_t ns = (now - changed) / 8;
-        pause_for(log, ns < PAUSE_MIN_NS ? PAUSE_MIN_NS : ns > PAUSE_MAX_NS ? PAUSE_MAX_NS : ns);
     }
     return NULL;
 }

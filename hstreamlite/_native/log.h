@@ -448,6 +448,13 @@ void hsl_tail_close(struct hsl_log *log);
 int hsl_tail_check(struct hsl_log *log);
 
 /* follow.c */
+/* Pauses, no longer than `until` (NULL = any), and looks whether there is more; false if another
+ * who waits does, or this is no follower. stage_mu held, released between. */
+bool hsl_follow_watch(struct hsl_log *log, const struct timespec *until);
+/* How late the system may end the pauses of this thread: by itself, by as much as they last. Returns
+ * what was set before. */
+#define HSL_FOLLOW_SLACK_NS 1000
+int hsl_follow_slack(int ns);
 void hsl_follow_close(struct hsl_log *log);
 void hsl_follow_free(struct hsl_log *log);
 
@@ -604,7 +611,7 @@ void hsl_cursor_keep_body(struct hsl_cursor *cursor, const struct hsl_block_view
 #define HSL_GAP_MAX (32u << 10) /* bytes between two blocks that are read rather than left out */
 void hsl_rows_entries(const struct hsl_run *run, const struct hsl_row *rows, uint32_t count,
                       struct hsl_entry *out);
-/* Blocks behind offset `from` of one file, in its order; 0 = all of them. */
+/* What lies behind offset `from` of blocks of one file, in its order; 0 = all of them. */
 void hsl_announce_blocks(struct hsl_log *log, int fd, const struct hsl_entry *entries,
                          uint32_t len, uint64_t from);
 /* What lies behind a run that is read: the rows of the next runs, and at its end the first blocks

@@ -69,6 +69,14 @@ static void deadline_of(int64_t timeout_ns, struct timespec *out)
     out->tv_nsec = (long)(ns % 1000000000u);
 }
 
+static bool is_over(const struct timespec *deadline)
+{
+    struct timespec now;
+    clock_gettime(HSL_WAIT_CLOCK, &now);
+    return now.tv_sec > deadline->tv_sec ||
+           (now.tv_sec == deadline->tv_sec && now.tv_nsec >= deadline->tv_nsec);
+}
+
 /* timeout_ns < 0 = for ever. false on time-out. */
 static bool sleep_on(struct hsl_log *log, pthread_cond_t *cv, int64_t timeout_ns,
                      const struct timespec *deadline)
@@ -180,6 +188,7 @@ int hsl_log_wait_change(struct hsl_log *log, uint64_t seen, uint64_t pokes, int6
     if (timeout_ns >= 0)
         deadline_of(timeout_ns, &deadline);
     int rc = HSL_OK;
+    int slack = log->follow ? hsl_follow_slack(HSL_FOLLOW_SLACK_NS) : 0;
     pthread_mutex_lock(&log->stage_mu);
     log->tail_waiters++;
     while (atomic_load_explicit(&log->durable_ticket, memory_order_relaxed) <= seen &&
@@ -197,13 +206,19 @@ int hsl_log_wait_change(struct hsl_log *log, uint64_t seen, uint64_t pokes, int6
         } else if (log->has_threads == 0 && !log->writing && log->flying == 0) {
             rc = HSL_TIMEOUT; /* stepped: nobody else can bring a change */
             break;
-        } else if (!sleep_on(log, &log->tail_cv, timeout_ns, &deadline)) {
+        } else if (timeout_ns >= 0 && is_over(&deadline)) {
             rc = HSL_TIMEOUT;
             break;
+        } else if (!hsl_follow_watch(log, timeout_ns < 0 ? NULL : &deadline)) {
+            sleep_on(log, &log->tail_cv, timeout_ns, &deadline);
         }
     }
     log->tail_waiters--;
+    if (log->follow && log->tail_waiters > 0)
+        pthread_cond_signal(&log->tail_cv); /* another has to look now */
     pthread_mutex_unlock(&log->stage_mu);
+    if (log->follow)
+        hsl_follow_slack(slack);
     return rc;
 }
 
