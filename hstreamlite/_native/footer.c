@@ -47,12 +47,34 @@ struct key {
     uint32_t row;
 };
 
-static int by_shard(const void *a, const void *b)
+#define DIGIT_BITS 11u
+#define DIGITS (1u << DIGIT_BITS)
+
+/* Sorts by shard and leaves the rows of each in order, digit by digit of the ids: the few in which
+ * they differ at all, since ids are given out one after another. The result is in one of the two. */
+static struct key *sort_keys(struct key *keys, struct key *other, size_t count)
 {
-    const struct key *x = a, *y = b;
-    if (x->shard != y->shard)
-        return x->shard < y->shard ? -1 : 1;
-    return x->row < y->row ? -1 : x->row > y->row;
+    uint64_t differ = 0;
+    for (size_t i = 1; i < count; i++)
+        differ |= keys[i].shard ^ keys[0].shard;
+    for (unsigned shift = 0; shift < 64; shift += DIGIT_BITS) {
+        size_t starts[DIGITS] = {0}, at = 0;
+        if ((differ >> shift) % DIGITS == 0)
+            continue;
+        for (size_t i = 0; i < count; i++)
+            starts[(keys[i].shard >> shift) % DIGITS]++;
+        for (size_t digit = 0; digit < DIGITS; digit++) {
+            size_t of_digit = starts[digit];
+            starts[digit] = at;
+            at += of_digit;
+        }
+        for (size_t i = 0; i < count; i++)
+            other[starts[(keys[i].shard >> shift) % DIGITS]++] = keys[i];
+        struct key *sorted = other;
+        other = keys;
+        keys = sorted;
+    }
+    return keys;
 }
 
 static uint8_t *put_rows(const struct hsl_row *rows, const struct key *keys, uint32_t count,
@@ -119,10 +141,10 @@ int hsl_footer_encode(const struct hsl_row *rows, size_t count, uint8_t *out,
     *size = (struct hsl_footer_size){0};
     if (count == 0)
         return HSL_OK;
-    struct key *keys = malloc(count * sizeof *keys);
+    struct key *memory = malloc(2 * count * sizeof *memory), *keys = memory;
     uint8_t *dir = malloc(count * DIR_MAX);
-    if (!keys || !dir) {
-        free(keys);
+    if (!memory || !dir) {
+        free(memory);
         free(dir);
         return HSL_NO_MEMORY;
     }
@@ -132,7 +154,7 @@ int hsl_footer_encode(const struct hsl_row *rows, size_t count, uint8_t *out,
         sorted &= i == 0 || keys[i - 1].shard <= keys[i].shard;
     }
     if (!sorted)
-        qsort(keys, count, sizeof *keys, by_shard);
+        keys = sort_keys(memory, memory + count, count);
     uint8_t *at = out, *dir_at = dir;
     uint64_t shard = 0;
     for (size_t i = 0; i < count;) {
@@ -147,7 +169,7 @@ int hsl_footer_encode(const struct hsl_row *rows, size_t count, uint8_t *out,
     size->rows = (size_t)(at - out);
     size->dir = (size_t)(dir_at - dir);
     memcpy(at, dir, size->dir);
-    free(keys);
+    free(memory);
     free(dir);
     return HSL_OK;
 }

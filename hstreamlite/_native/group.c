@@ -251,28 +251,43 @@ int hsl_group_write(struct hsl_log *log, struct hsl_group *g)
     return err < 0 ? hsl_fail(log, "write", "segment", -err) : HSL_OK;
 }
 
+/* Returns where the block behind this one begins. */
+static const uint8_t *read_block(const uint8_t *at, uint64_t off, uint64_t segment,
+                                 uint64_t *shard, struct hsl_entry *out)
+{
+    struct hsl_block_header header;
+    memcpy(&header, at, sizeof header);
+    *shard = header.shard;
+    *out = (struct hsl_entry){
+        .seq = header.seq,
+        .order = header.order,
+        .time_ms = header.time_ms,
+        .segment = (uint32_t)segment,
+        .off8 = (uint32_t)(off / 8),
+        .len = (uint32_t)sizeof header + header.ext_len + header.payload_len,
+        .count = header.count,
+    };
+    return at + hsl_align8(out->len);
+}
+
 /* The blocks of a durable group go to the index. */
 int hsl_group_publish(struct hsl_log *log, const struct hsl_group *g)
 {
+    uint64_t shards[HSL_FETCHED];
+    struct hsl_entry entries[HSL_FETCHED];
     int rc = HSL_OK;
     pthread_mutex_lock(&log->index_mu);
-    for (uint32_t i = 0; i < g->count && rc == HSL_OK; i++) {
+    for (uint32_t i = 0; i < g->count; i++) {
         const struct hsl_frame *frame = &g->frames[i];
         const uint8_t *start = frame->chunk->mem + frame->off, *at = start + 64;
-        for (uint32_t j = 0; j < frame->blocks && rc == HSL_OK; j++) {
-            struct hsl_block_header header;
-            memcpy(&header, at, sizeof header);
-            struct hsl_entry entry = {
-                .seq = header.seq,
-                .order = header.order,
-                .time_ms = header.time_ms,
-                .segment = (uint32_t)g->segment->number,
-                .off8 = (uint32_t)((g->off[i] + (uint64_t)(at - start)) / 8),
-                .len = (uint32_t)sizeof header + header.ext_len + header.payload_len,
-                .count = header.count,
-            };
-            rc = hsl_index_insert(log, g->segment, header.shard, &entry);
-            at += hsl_align8(entry.len);
+        for (uint32_t left = frame->blocks, n; left > 0 && rc == HSL_OK; left -= n) {
+            n = left < HSL_FETCHED ? left : HSL_FETCHED;
+            for (uint32_t j = 0; j < n; j++)
+                at = read_block(at, g->off[i] + (uint64_t)(at - start), g->segment->number,
+                                &shards[j], &entries[j]);
+            hsl_index_fetch(log, shards, n);
+            for (uint32_t j = 0; j < n && rc == HSL_OK; j++)
+                rc = hsl_index_insert(log, g->segment, shards[j], &entries[j]);
         }
     }
     pthread_mutex_unlock(&log->index_mu);

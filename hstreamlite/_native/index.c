@@ -9,10 +9,24 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define SLAB 64
+
+struct hsl_shard_slab {
+    struct hsl_shard shards[SLAB];
+    uint32_t used;
+    struct hsl_shard_slab *next;
+};
+
+/* Shards made together are mostly used together: eight of them share a line of the table. */
+static size_t home_of(const struct hsl_log *log, uint64_t id)
+{
+    uint64_t h = (id >> 3) * 0x9e3779b97f4a7c15u;
+    return ((size_t)(h >> 32) << 3 | (id & 7)) & (log->shards_cap - 1);
+}
+
 static size_t slot_of(const struct hsl_log *log, uint64_t id)
 {
-    uint64_t h = id * 0x9e3779b97f4a7c15u;
-    size_t at = (size_t)(h >> 32) & (log->shards_cap - 1);
+    size_t at = home_of(log, id);
     while (log->shards[at] && log->shards[at]->id != id)
         at = (at + 1) & (log->shards_cap - 1);
     return at;
@@ -22,6 +36,19 @@ static size_t slot_of(const struct hsl_log *log, uint64_t id)
 struct hsl_shard *hsl_shard_get(struct hsl_log *log, uint64_t id)
 {
     return log->shards_cap ? log->shards[slot_of(log, id)] : NULL;
+}
+
+static struct hsl_shard *allocate(struct hsl_log *log)
+{
+    if (!log->slabs || log->slabs->used == SLAB) {
+        struct hsl_shard_slab *slab = aligned_alloc(HSL_CACHE_LINE, sizeof *slab);
+        if (!slab)
+            return NULL;
+        memset(slab, 0, sizeof *slab);
+        slab->next = log->slabs;
+        log->slabs = slab;
+    }
+    return &log->slabs->shards[log->slabs->used++];
 }
 
 /* Caller holds both mutexes or is alone. */
@@ -44,7 +71,7 @@ struct hsl_shard *hsl_shard_add(struct hsl_log *log, uint64_t id)
                 log->shards[slot_of(log, old[i]->id)] = old[i];
         free(old);
     }
-    shard = calloc(1, sizeof *shard);
+    shard = allocate(log);
     if (!shard)
         return NULL;
     shard->id = id;
@@ -63,9 +90,13 @@ void hsl_shards_free(struct hsl_log *log)
             continue;
         free(log->shards[i]->runs);
         free(log->shards[i]->entries);
-        free(log->shards[i]);
     }
     free(log->shards);
+    while (log->slabs) {
+        struct hsl_shard_slab *next = log->slabs->next;
+        free(log->slabs);
+        log->slabs = next;
+    }
 }
 
 static int reserve_entry(struct hsl_shard *shard)
@@ -78,7 +109,7 @@ static int reserve_entry(struct hsl_shard *shard)
     }
     if (shard->len < shard->cap)
         return HSL_OK;
-    uint32_t cap = shard->cap ? shard->cap * 2 : 4;
+    uint32_t cap = shard->cap ? shard->cap * 2 : 2;
     struct hsl_entry *grown = realloc(shard->entries, cap * sizeof *grown);
     if (!grown)
         return HSL_NO_MEMORY;
@@ -100,6 +131,22 @@ static void continue_at(struct hsl_shard *shard, uint64_t first, uint64_t end)
     if (first != shard->durable_next && shard->durable_next != 1)
         shard->gap_end = first;
     shard->durable_next = end;
+}
+
+/* Asks the memory for what hsl_index_insert will look at, all of it at once. */
+void hsl_index_fetch(struct hsl_log *log, const uint64_t *ids, uint32_t count)
+{
+    struct hsl_shard *found[HSL_FETCHED];
+    if (log->shards_cap == 0)
+        return;
+    for (uint32_t i = 0; i < count; i++)
+        __builtin_prefetch(&log->shards[home_of(log, ids[i])]);
+    for (uint32_t i = 0; i < count; i++)
+        if ((found[i] = log->shards[home_of(log, ids[i])]))
+            __builtin_prefetch(&found[i]->durable_next, 1);
+    for (uint32_t i = 0; i < count; i++)
+        if (found[i] && found[i]->entries)
+            __builtin_prefetch(&found[i]->entries[found[i]->len], 1);
 }
 
 /* Adds a durable block behind the others of its shard; its segment is not sealed. */

@@ -63,6 +63,7 @@
 #define HSL_BUCKETS 16
 #define HSL_PATH_MAX 1024
 #define HSL_SYSTEM (1ull << 63) /* shard ids of the store's own logs */
+#define HSL_CACHE_LINE 64
 
 struct hsl_chunk {
     uint8_t *mem;
@@ -136,19 +137,27 @@ struct hsl_run {
     uint32_t blocks;
 };
 
+/* What an append looks at lies together, and what the index looks at when that is durable: where
+ * there are thousands of shards, none of them is in a near cache, and two threads take turns. */
 struct hsl_shard {
-    uint64_t id;
+    _Alignas(HSL_CACHE_LINE) uint64_t id;
     uint64_t next, last_time, last_ticket; /* stage_mu */
+    _Atomic uint64_t append_bytes, append_records, append_calls; /* of its meter */
     bool closed;                           /* stage_mu */
-    uint64_t first, durable_next, gap_end; /* index_mu, as all below */
-    uint64_t bytes;                        /* of live runs, each counted whole, and of entries */
-    struct hsl_run *runs;                  /* sealed segments, ascending; dead ones before head */
-    uint32_t runs_head, runs_len, runs_cap;
+    _Atomic bool metered;                  /* stands in the log's list */
+    _Alignas(HSL_CACHE_LINE) uint64_t durable_next; /* index_mu, as all but the meter below */
+    uint64_t first;
+    uint64_t bytes; /* of live runs, each counted whole, and of entries */
     struct hsl_entry *entries; /* blocks behind the runs: those of the active segment */
     uint32_t head, len, cap;
+    uint32_t runs_head, runs_len, runs_cap;
+    struct hsl_run *runs; /* sealed segments, ascending; dead ones before head */
+    uint64_t gap_end;
     uint64_t scan_next, scan_frame; /* recovery */
-    struct hsl_shard_meter meter;
+    _Atomic uint64_t append_failed, read_bytes, read_batches; /* of its meter */
+    struct hsl_shard *next_metered;
 };
+_Static_assert(offsetof(struct hsl_shard, durable_next) == HSL_CACHE_LINE, "shard");
 
 struct hsl_row { /* an entry of the active segment, for its footer */
     uint64_t shard, seq, order, time_ms;
@@ -259,6 +268,7 @@ struct hsl_log {
 
     pthread_mutex_t index_mu;
     struct hsl_shard **shards; /* open addressing, power of two; written under both mutexes */
+    struct hsl_shard_slab *slabs; /* that hold them; the newest first */
     size_t shards_cap, shards_len;
     struct hsl_segment **segments; /* ascending number */
     size_t segments_len, segments_cap;
@@ -463,6 +473,8 @@ struct hsl_shard *hsl_shard_get(struct hsl_log *log, uint64_t id);
 struct hsl_shard *hsl_shard_add(struct hsl_log *log, uint64_t id);
 int hsl_index_insert(struct hsl_log *log, struct hsl_segment *segment, uint64_t shard,
                      const struct hsl_entry *entry); /* index_mu held */
+#define HSL_FETCHED 16
+void hsl_index_fetch(struct hsl_log *log, const uint64_t *shards, uint32_t count);
 int hsl_rows_push(struct hsl_segment *segment, const struct hsl_row *row);
 int hsl_run_insert(struct hsl_log *log, struct hsl_segment *segment,
                    const struct hsl_run *run); /* index_mu held */

@@ -17,15 +17,15 @@ static void list(struct hsl_log *log, struct hsl_shard *shard)
 {
     struct hsl_shard *head = atomic_load(&log->used);
     do
-        shard->meter.next_used = head;
+        shard->next_metered = head;
     while (!atomic_compare_exchange_weak(&log->used, &head, shard));
 }
 
 /* Counted under stage_mu, under which the flag is taken back too: to look at it is enough. */
 static void note_append(struct hsl_log *log, struct hsl_shard *shard)
 {
-    if (!atomic_load_explicit(&shard->meter.used, memory_order_relaxed) &&
-        !atomic_exchange(&shard->meter.used, true))
+    if (!atomic_load_explicit(&shard->metered, memory_order_relaxed) &&
+        !atomic_exchange(&shard->metered, true))
         list(log, shard);
 }
 
@@ -34,9 +34,9 @@ void hsl_meter_append(struct hsl_log *log, struct hsl_shard *shard, uint64_t byt
 {
     if (shard->id >= HSL_SYSTEM)
         return;
-    count(&shard->meter.append_bytes, bytes);
-    count(&shard->meter.append_records, records);
-    count(&shard->meter.append_calls, 1);
+    count(&shard->append_bytes, bytes);
+    count(&shard->append_records, records);
+    count(&shard->append_calls, 1);
     hsl_histogram_count(&log->append_size, bytes, 1);
     note_append(log, shard);
 }
@@ -48,8 +48,8 @@ void hsl_meter_failed(struct hsl_log *log, uint64_t shard_id, bool staged)
     pthread_mutex_lock(&log->stage_mu);
     struct hsl_shard *shard = hsl_shard_get(log, shard_id);
     if (shard) {
-        count(&shard->meter.append_calls, staged ? 0 : 1);
-        count(&shard->meter.append_failed, 1);
+        count(&shard->append_calls, staged ? 0 : 1);
+        count(&shard->append_failed, 1);
         note_append(log, shard);
     }
     pthread_mutex_unlock(&log->stage_mu);
@@ -65,21 +65,20 @@ void hsl_meter_read(struct hsl_log *log, struct hsl_shard *shard, uint64_t bytes
 {
     if (!shard || shard->id >= HSL_SYSTEM)
         return;
-    atomic_fetch_add_explicit(&shard->meter.read_bytes, bytes, memory_order_relaxed);
-    atomic_fetch_add_explicit(&shard->meter.read_batches, batches, memory_order_relaxed);
-    if (!atomic_exchange(&shard->meter.used, true))
+    atomic_fetch_add_explicit(&shard->read_bytes, bytes, memory_order_relaxed);
+    atomic_fetch_add_explicit(&shard->read_batches, batches, memory_order_relaxed);
+    if (!atomic_exchange(&shard->metered, true))
         list(log, shard);
 }
 
 static void tell(const struct hsl_shard *shard, struct hsl_meter *out)
 {
-    const struct hsl_shard_meter *m = &shard->meter;
-    out->append_bytes = atomic_load_explicit(&m->append_bytes, memory_order_relaxed);
-    out->append_records = atomic_load_explicit(&m->append_records, memory_order_relaxed);
-    out->append_calls = atomic_load_explicit(&m->append_calls, memory_order_relaxed);
-    out->append_failed = atomic_load_explicit(&m->append_failed, memory_order_relaxed);
-    out->read_bytes = atomic_load_explicit(&m->read_bytes, memory_order_relaxed);
-    out->read_batches = atomic_load_explicit(&m->read_batches, memory_order_relaxed);
+    out->append_bytes = atomic_load_explicit(&shard->append_bytes, memory_order_relaxed);
+    out->append_records = atomic_load_explicit(&shard->append_records, memory_order_relaxed);
+    out->append_calls = atomic_load_explicit(&shard->append_calls, memory_order_relaxed);
+    out->append_failed = atomic_load_explicit(&shard->append_failed, memory_order_relaxed);
+    out->read_bytes = atomic_load_explicit(&shard->read_bytes, memory_order_relaxed);
+    out->read_batches = atomic_load_explicit(&shard->read_batches, memory_order_relaxed);
 }
 
 void hsl_log_meters(struct hsl_log *log, const uint64_t *shards, size_t n, struct hsl_meter *out)
@@ -110,8 +109,8 @@ size_t hsl_log_meters_used(struct hsl_log *log, struct hsl_meter *out, size_t ca
             log->telling = atomic_exchange(&log->used, NULL);
         for (; log->telling && done < cap && done - before < GROUP; done++) {
             struct hsl_shard *shard = log->telling;
-            log->telling = shard->meter.next_used;
-            atomic_exchange(&shard->meter.used, false);
+            log->telling = shard->next_metered;
+            atomic_exchange(&shard->metered, false);
             out[done].shard = shard->id;
             tell(shard, &out[done]);
         }

@@ -1,4 +1,5 @@
-/* Counting on the paths that every record takes: a few additions, and no lock of its own. */
+/* Counting on the paths that every record takes: a few additions, and no lock of its own. Appends
+ * are counted under stage_mu, reads by whoever reads. */
 #ifndef HSL_METER_H
 #define HSL_METER_H
 
@@ -8,14 +9,6 @@
 
 struct hsl_log;
 struct hsl_shard;
-
-/* Appends are counted under stage_mu, reads by whoever reads. */
-struct hsl_shard_meter {
-    _Atomic uint64_t append_bytes, append_records, append_calls, append_failed;
-    _Atomic uint64_t read_bytes, read_batches;
-    struct hsl_shard *next_used;
-    _Atomic bool used; /* stands in the log's list */
-};
 
 struct hsl_histogram {
     _Atomic uint64_t sum;
