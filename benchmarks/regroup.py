@@ -1,22 +1,24 @@
 """What regrouping gives and what it costs: two runs of our own, without rivals.
 
-    python -m benchmarks.regroup cold [--logs N] [--blocks N] [--dir PATH]
+    python -m benchmarks.regroup cold [--logs N] [--blocks N] [--rounds N] [--dir PATH]
     python -m benchmarks.regroup steady [--minutes M] [--keep BYTES] [--dir PATH]
 
 *cold* reads one old log out of thousands that were written in turns, before and after `compact`,
-beside logs of the same bytes that were written in one piece: the ratio is what lying scattered
-costs. *steady* appends durably for so long, at least three times what the store keeps, while
-retention drops the oldest and the rest is regrouped at once; it shows what each minute is like
-beside the first.
+beside logs of the same bytes that were written in one piece, one of each in turn: the ratio is what
+lying scattered costs, the median of the rounds with the least and greatest. *steady* appends
+durably for so long, at least three times what the store keeps, while retention drops the oldest and
+the rest is regrouped at once; it shows what each minute is like beside the first.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter, perf_counter_ns
@@ -39,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", choices=("cold", "steady"))
     parser.add_argument("--logs", type=int, default=10_000)
     parser.add_argument("--blocks", type=int, default=400, help="of each log, 1 KB each")
+    parser.add_argument("--rounds", type=int, default=5, help="of cold: each reads every log once")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--keep", type=int, default=4096 * _MIB, help="bytes that retention leaves")
     parser.add_argument("--dir", type=Path, default=Path.cwd(), help="a disk, not a tmpfs")
@@ -46,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="hstreamlite-bench-", dir=options.dir) as directory:
         path = Path(directory) / "store"
         if options.run == "cold":
-            _cold(path, options.logs, options.blocks)
+            _cold(path, options.logs, options.blocks, options.rounds)
         else:
             _steady(path, options.minutes, options.keep)
     return 0
@@ -55,27 +58,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # One cold log of thousands.
 
 
-def _cold(path: Path, logs: int, blocks: int) -> None:
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """Median times to read a log, in ms: those that were written in turns, and in one piece."""
+
+    scattered: float
+    piece: float
+
+    @property
+    def ratio(self) -> float:
+        return self.scattered / self.piece
+
+
+def _cold(path: Path, logs: int, blocks: int, rounds: int) -> None:
     scattered = [f"log-{number}" for number in range(logs)]
     alone = [f"alone-{number}" for number in range(_SAMPLES)]
     _write_in_turns(path, scattered, alone, blocks)
-    source = random.Random(1)
-    sample = source.sample(scattered, _SAMPLES)
-    piece = _median_ms(path, alone, blocks)
-    before = _median_ms(path, sample, blocks)
+    pairs = list(zip(random.Random(1).sample(scattered, _SAMPLES), alone, strict=True))
+    before = [_read_pairs(path, pairs, blocks) for _ in range(rounds)]
     with hs.open(path, config=_QUIET) as store:
         begin = perf_counter()
         store.compact()
         seconds = perf_counter() - begin
         written = store.stats().log["bytes_regrouped"]
-    rest = _median_ms(path, alone, blocks)
-    after = _median_ms(path, sample, blocks)
+    after = [_read_pairs(path, pairs, blocks) for _ in range(rounds)]
     size = blocks * _RECORDS * _SIZE
     print(f"one cold log of {logs:,}: {blocks} blocks, {size:,} bytes of payload, {_SAMPLES} logs")
-    print(f"{'':16} {'scattered':>12} {'in one piece':>12} {'ratio':>6}")
-    print(f"{'as appended':16} {before:9.2f} ms {piece:9.2f} ms {before / piece:6.2f}")
-    print(f"{'regrouped':16} {after:9.2f} ms {rest:9.2f} ms {after / rest:6.2f}")
+    print(f"{'':12} {'scattered':>12} {'in one piece':>12} {'ratio':>6} of {rounds} rounds")
+    _show_rounds("as appended", before)
+    _show_rounds("regrouped", after)
     print(f"regrouping wrote {written / _MIB:.0f} MiB in {seconds:.1f} s")
+
+
+def _show_rounds(title: str, rounds: list[_Round]) -> None:
+    ratios = sorted(found.ratio for found in rounds)
+    scattered = median(found.scattered for found in rounds)
+    piece = median(found.piece for found in rounds)
+    figures = f"{scattered:9.2f} ms {piece:9.2f} ms {median(ratios):6.2f}"
+    print(f"{title:12} {figures} ({ratios[0]:.2f}-{ratios[-1]:.2f})")
 
 
 def _write_in_turns(path: Path, scattered: list[str], alone: list[str], blocks: int) -> None:
@@ -97,18 +117,26 @@ def _write_in_turns(path: Path, scattered: list[str], alone: list[str], blocks: 
                 stream.append_many(lists[number % len(lists)])
 
 
-def _median_ms(path: Path, names: list[str], blocks: int) -> float:
-    """Return the time that reading one of the logs takes, nothing of it in memory."""
-    times = []
-    for name in names:
-        with hs.open(path, config=_QUIET) as store:
-            stream = store.stream(name)
-            evict(path)
-            begin = perf_counter()
-            found = sum(len(record.payload) for record in stream.read())
-            times.append(perf_counter() - begin)
-        expect(f"bytes of {name}", found, blocks * _RECORDS * _SIZE)
-    return median(times) * 1e3
+def _read_pairs(path: Path, pairs: list[tuple[str, str]], blocks: int) -> _Round:
+    """Read a log of each kind in turn, so that what else the machine does meets both alike."""
+    times: tuple[list[float], list[float]] = ([], [])
+    os.sync()
+    for number, pair in enumerate(pairs):
+        for kind in (0, 1) if number % 2 == 0 else (1, 0):
+            times[kind].append(_read_cold(path, pair[kind], blocks))
+    return _Round(*(median(kind) * 1e3 for kind in times))
+
+
+def _read_cold(path: Path, name: str, blocks: int) -> float:
+    """Return the seconds that reading a log takes, nothing of it in memory."""
+    with hs.open(path, config=_QUIET) as store:
+        stream = store.stream(name)
+        evict(path)
+        begin = perf_counter()
+        found = sum(len(record.payload) for record in stream.read())
+        seconds = perf_counter() - begin
+    expect(f"bytes of {name}", found, blocks * _RECORDS * _SIZE)
+    return seconds
 
 
 # A store that has reached its size.
