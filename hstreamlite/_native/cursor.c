@@ -34,6 +34,8 @@ struct hsl_cursor {
     bool use_cache;         /* what the system has of files is at hand */
     bool announced;         /* the rest of the page is being read ahead */
     struct hsl_ahead behind; /* what lies behind the run */
+    uint64_t then_from, then_end; /* what is to be read next, if the cursor reads on; end 0: none */
+    struct hsl_fetch *fetch;      /* NULL until something is read ahead */
     struct hsl_shard *metered; /* the shard, once something of it was read */
     uint64_t counted;          /* first LSN of the block that was counted last */
     uint64_t told_bytes, told_records; /* read since they were told */
@@ -59,6 +61,8 @@ void hsl_cursor_free(struct hsl_cursor *cursor)
     if (!cursor)
         return;
     hsl_cursor_release(cursor);
+    if (!hsl_forked(cursor->log))
+        hsl_fetch_free(cursor->log, cursor->fetch);
     free(cursor->body);
     free(cursor->buf);
     free(cursor->page);
@@ -222,18 +226,27 @@ static int load_page(struct hsl_cursor *cursor, const struct hsl_run *run, bool 
     return HSL_OK;
 }
 
-/* How far a read that starts with entries[at] should go. */
-static uint64_t read_ahead(const struct hsl_cursor *cursor, const struct hsl_entry *entries,
-                           size_t at, size_t len)
+/* Whether a read that ends there may go on with a block: it is close, and wanted. */
+static bool follows(const struct hsl_cursor *cursor, const struct hsl_entry *e, uint32_t segment,
+                    uint64_t end)
 {
-    uint64_t start = (uint64_t)entries[at].off8 * 8, end = start + entries[at].len;
-    for (size_t i = at + 1; i < len; i++) {
-        const struct hsl_entry *e = &entries[i];
-        uint64_t off = (uint64_t)e->off8 * 8;
-        if (e->segment != entries[at].segment || off > end + HSL_GAP_MAX ||
-            off + e->len > start + cursor->ahead || e->seq >= cursor->until)
+    return e->segment == segment && (uint64_t)e->off8 * 8 <= end + HSL_GAP_MAX &&
+           e->seq < cursor->until;
+}
+
+/* How far a read that starts with entries[*at] should go; *at moves behind the last of them. */
+static uint64_t read_ahead(const struct hsl_cursor *cursor, const struct hsl_entry *entries,
+                           size_t *at, size_t len)
+{
+    const struct hsl_entry *e = &entries[*at];
+    uint32_t segment = e->segment;
+    uint64_t start = (uint64_t)e->off8 * 8, end = start + e->len;
+    for (++*at; *at < len; ++*at) {
+        e = &entries[*at];
+        uint64_t to = (uint64_t)e->off8 * 8 + e->len;
+        if (!follows(cursor, e, segment, end) || to > start + cursor->ahead)
             break;
-        end = off + e->len;
+        end = to;
     }
     return end;
 }
@@ -244,6 +257,20 @@ static uint64_t read_from(uint32_t off8)
 {
     uint64_t page = (uint64_t)off8 * 8 & ~(uint64_t)(HSL_PAGE - 1);
     return page > HSL_PAGE ? page : 0;
+}
+
+/* How far to read from entries[at] on, and what then. */
+static uint64_t plan(struct hsl_cursor *cursor, const struct hsl_entry *entries, size_t at,
+                     size_t len)
+{
+    uint32_t segment = entries[at].segment;
+    uint64_t end = read_ahead(cursor, entries, &at, len);
+    cursor->then_end = 0;
+    if (cursor->ahead == READ_MAX && at < len && follows(cursor, &entries[at], segment, end)) {
+        cursor->then_from = read_from(entries[at].off8);
+        cursor->then_end = hsl_align_page(read_ahead(cursor, entries, &at, len));
+    }
+    return end;
 }
 
 static int skip_to(struct hsl_cursor *cursor, uint64_t lsn)
@@ -275,7 +302,7 @@ static int locate_in_memory(struct hsl_cursor *cursor, struct hsl_entry *entry, 
     if (shard->entries[at].seq > cursor->lsn)
         return skip_to(cursor, shard->entries[at].seq);
     *entry = shard->entries[at];
-    *read_end = read_ahead(cursor, shard->entries, at, shard->len);
+    *read_end = plan(cursor, shard->entries, at, shard->len);
     return HSL_OK;
 }
 
@@ -301,7 +328,7 @@ static int locate(struct hsl_cursor *cursor, bool may_block, struct hsl_entry *e
         while (cursor->page[at].seq + cursor->page[at].count <= cursor->lsn)
             at++;
         *entry = cursor->page[at];
-        *read_end = read_ahead(cursor, cursor->page, at, cursor->page_len);
+        *read_end = plan(cursor, cursor->page, at, cursor->page_len);
         return HSL_OK;
     }
 }
@@ -342,6 +369,36 @@ static void announce(struct hsl_cursor *cursor, const struct hsl_entry *e, int f
     hsl_announce_behind(cursor->log, &cursor->run, at_end, &cursor->behind);
 }
 
+static void count_read(struct hsl_log *log, size_t got, uint64_t begin)
+{
+    uint64_t end = log->io->mono_ns(log->io->ctx);
+    pthread_mutex_lock(&log->index_mu);
+    log->stats.reads++;
+    log->stats.bytes_read += got;
+    hsl_histogram_count(&log->read_latency, end - begin, 1);
+    pthread_mutex_unlock(&log->index_mu);
+}
+
+/* Makes buf hold what was read ahead from a block on; OK, AGAIN or NOT_FOUND as hsl_fetch_take. */
+static int fetched(struct hsl_cursor *cursor, const struct hsl_entry *e, bool may_block)
+{
+    struct hsl_log *log = cursor->log;
+    uint64_t begin = log->io->mono_ns(log->io->ctx), from = read_from(e->off8);
+    size_t got;
+    int rc = hsl_fetch_take(log, cursor->fetch, e->segment, from, may_block, &cursor->buf,
+                            &cursor->cap, &got);
+    if (rc != HSL_OK)
+        return rc;
+    cursor->segment = e->segment;
+    cursor->off = from;
+    cursor->len = got;
+    cursor->checked = 0;
+    if (!buffered(cursor, e))
+        return HSL_NOT_FOUND;
+    count_read(log, got, begin);
+    return HSL_OK;
+}
+
 /* Makes buf hold [from, end) of the entry's segment, or as much as there is; both page-aligned. */
 static int fill(struct hsl_cursor *cursor, enum hsl_patience patience, const struct hsl_entry *e,
                 uint64_t from, uint64_t end)
@@ -378,7 +435,6 @@ static int fill(struct hsl_cursor *cursor, enum hsl_patience patience, const str
         }
         got += (size_t)n;
     }
-    uint64_t end_ns = log->io->mono_ns(log->io->ctx);
     if (cached && err == EAGAIN) {
         if (from + got < (uint64_t)e->off8 * 8 + e->len) {
             hsl_segment_unread(log, segment);
@@ -388,11 +444,7 @@ static int fill(struct hsl_cursor *cursor, enum hsl_patience patience, const str
     }
     if (cached)
         announce(cursor, e, fd, from + got);
-    pthread_mutex_lock(&log->index_mu);
-    log->stats.reads++;
-    log->stats.bytes_read += got;
-    hsl_histogram_count(&log->read_latency, end_ns - begin, 1);
-    pthread_mutex_unlock(&log->index_mu);
+    count_read(log, got, begin);
     hsl_segment_unread(log, segment);
     if (err)
         return hsl_fail(log, "read", "segment", err);
@@ -508,26 +560,40 @@ static int view_whole(struct hsl_cursor *cursor, const struct hsl_entry *e, bool
     return HSL_OK;
 }
 
+/* Has what comes next read while the cursor is at what is in buf. */
+static void fetch_next(struct hsl_cursor *cursor)
+{
+    if (cursor->then_end != 0)
+        hsl_fetch_ask(cursor->log, &cursor->fetch, cursor->segment, cursor->then_from,
+                      cursor->then_end);
+}
+
 static int view_file(struct hsl_cursor *cursor, const struct hsl_entry *e, uint64_t end,
                      enum hsl_patience patience, uint64_t records, struct hsl_block_view *out)
 {
     bool sought = false;
     if (!buffered(cursor, e)) {
+        int rc = fetched(cursor, e, patience == HSL_MAY_BLOCK);
+        if (rc == HSL_OK) {
+            fetch_next(cursor);
+            return view_whole(cursor, e, false, out);
+        }
         if (patience == HSL_AT_HAND || (patience == HSL_CACHED && !cursor->use_cache))
             return HSL_AGAIN;
         bool near = cursor->ahead == READ_MIN || cursor->until < e->seq + e->count;
         if (near && records != HSL_WHOLE) {
             struct hsl_marks marks;
             sought = !hsl_marks_get(cursor->log, e, &marks);
-            int rc = sought ? HSL_DAMAGED : view_part(cursor, patience, e, &marks, records, out);
+            rc = sought ? HSL_DAMAGED : view_part(cursor, patience, e, &marks, records, out);
             if (rc != HSL_DAMAGED)
                 return rc;
         }
-        int rc = fill(cursor, patience, e, read_from(e->off8), hsl_align_page(end));
+        rc = fill(cursor, patience, e, read_from(e->off8), hsl_align_page(end));
         if (rc != HSL_OK)
             return rc;
         if (!buffered(cursor, e))
             return damaged_block(cursor, e, e->len, (uint32_t)cursor->len);
+        fetch_next(cursor);
     }
     return view_whole(cursor, e, sought, out);
 }

@@ -154,6 +154,8 @@ static void init_conditions(struct hsl_log *log)
     pthread_cond_init(&log->turn_cv, &attr);
     pthread_cond_init(&log->writer_cv, &attr);
     pthread_cond_init(&log->beside_cv, &attr);
+    pthread_cond_init(&log->wanted_cv, &attr);
+    pthread_cond_init(&log->fetched_cv, &attr);
     pthread_condattr_destroy(&attr);
 }
 
@@ -166,6 +168,8 @@ static void destroy_conditions(struct hsl_log *log)
     pthread_cond_destroy(&log->turn_cv);
     pthread_cond_destroy(&log->writer_cv);
     pthread_cond_destroy(&log->beside_cv);
+    pthread_cond_destroy(&log->wanted_cv);
+    pthread_cond_destroy(&log->fetched_cv);
 }
 
 struct hsl_log *hsl_log_new(const struct hsl_io *io, const struct hsl_log_config *config,
@@ -198,6 +202,7 @@ struct hsl_log *hsl_log_new(const struct hsl_io *io, const struct hsl_log_config
     pthread_mutex_init(&log->index_mu, NULL);
     pthread_mutex_init(&log->pieces_mu, NULL);
     pthread_mutex_init(&log->marks_mu, NULL);
+    pthread_mutex_init(&log->fetch_mu, NULL);
     pthread_mutex_init(&log->text_mu, NULL);
     init_conditions(log);
     return log;
@@ -269,6 +274,7 @@ int hsl_log_close(struct hsl_log *log, int32_t clean)
     pthread_cond_broadcast(&log->beside_cv);
     pthread_mutex_unlock(&log->stage_mu);
     join_writers(log);
+    hsl_fetch_end(log);
     pthread_mutex_lock(&log->stage_mu);
     while (clean && !log->failed && hsl_staged(log))
         hsl_get_on(log);
@@ -331,6 +337,7 @@ void hsl_log_free(struct hsl_log *log)
     pthread_mutex_destroy(&log->index_mu);
     pthread_mutex_destroy(&log->pieces_mu);
     pthread_mutex_destroy(&log->marks_mu);
+    pthread_mutex_destroy(&log->fetch_mu);
     pthread_mutex_destroy(&log->text_mu);
     const struct hsl_io *io = log->io;
     free(log);

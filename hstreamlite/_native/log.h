@@ -18,9 +18,10 @@
  *   scan.c      reading a segment back at open               (before any thread)
  *   cursor.c    reading one shard forward
  *   ahead.c     telling the disk what a cursor will ask for
+ *   fetch.c     reading ahead of a cursor in a thread    (fetch_mu)
  *   meter.c     counting what passes through
  *
- * Lock order: follow->mu, stage_mu, index_mu; pieces_mu, marks_mu and text_mu are taken last. None
+ * Lock order: follow->mu, stage_mu, index_mu; pieces_mu, marks_mu, fetch_mu and text_mu are taken last. None
  * is held during file calls, except index_mu while a segment is opened for reading, and follow->mu,
  * under which a follower goes on in its log, in order. `writing` is a flag under stage_mu: its
  * holder alone gives out places in the active segment. Groups that have their place are written,
@@ -288,6 +289,12 @@ struct hsl_log {
 
     struct hsl_segment *loaded;
     int loaded_fd; /* its file, in a follower and if it is not sealed; else -1 */
+    pthread_mutex_t fetch_mu;
+    pthread_cond_t wanted_cv, fetched_cv;
+    pthread_t fetcher;
+    bool fetches, fetch_ends;  /* fetch_mu: the thread is there; it is to be no more */
+    struct hsl_fetch *wanted;  /* fetch_mu: in the order in which they were asked for */
+
     uint64_t scan_frame, scan_number; /* scan_number: the segment that comes next */
     bool scan_hole;                   /* something before it is gone */
     struct hsl_range *lost;
@@ -635,6 +642,21 @@ struct hsl_ahead {
 };
 void hsl_announce_behind(struct hsl_log *log, const struct hsl_run *run, bool at_end,
                          struct hsl_ahead *ahead);
+
+/* fetch.c */
+struct hsl_fetch;
+/* Asks for pages [from, end) of a segment, in the place of what was asked for before; *fetch is NULL
+ * at first. Nothing comes of it while that is being read, or without threads or memory. */
+void hsl_fetch_ask(struct hsl_log *log, struct hsl_fetch **fetch, uint64_t segment, uint64_t from,
+                   uint64_t end);
+/* OK: what was asked for from there on is in *buf, as far as it could be read, and what was there is
+ * the fetch's. AGAIN: it is being read. NOT_FOUND: it is not, or was not asked for. */
+int hsl_fetch_take(struct hsl_log *log, struct hsl_fetch *fetch, uint64_t segment, uint64_t from,
+                   bool may_block, uint8_t **buf, size_t *cap, size_t *got);
+/* Waits for nothing. */
+void hsl_fetch_free(struct hsl_log *log, struct hsl_fetch *fetch);
+/* Ends the thread; nothing is read ahead from now on. */
+void hsl_fetch_end(struct hsl_log *log);
 
 /* scan.c */
 /* The rows of a sealed segment as its footer should hold them, found again in its frames; DAMAGED
