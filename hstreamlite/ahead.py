@@ -17,7 +17,7 @@ from hstreamlite.errors import HStreamError
 if TYPE_CHECKING:
     from hstreamlite.feed import Feed
 
-_RECORDS_MAX: Final = 1024
+_RECORDS_MAX: Final = 2048
 _CALLS: Final = 4
 """How many calls what is read ahead is to last for at first."""
 
@@ -34,9 +34,8 @@ class Ahead:
         self._shard = feed.shards[0] if hatch is not None else 0
         self._clock = feed.engine.env.clock
         self._count = 0
-        self._threads = feed.engine.env.threads
-        self._reading = self._threads.lock()
-        self._read_done = self._threads.event()
+        self._reading = feed.engine.env.threads.lock()
+        self._read_done = feed.engine.env.threads.event()
 
     def take(
         self, gate: fast.AckGate, number: int, max_records: int, *, may_block: bool
@@ -62,14 +61,14 @@ class Ahead:
             if may_block:
                 self._read_done.wait()
             return may_block
-        done = self._read_done = self._threads.event()
+        self._read_done.clear()
         try:
             lsn = hatch.wants(gate, max_records, now)  # somebody may have read it meanwhile
             if lsn is not None:
                 self._read(lsn, max_records, may_block=may_block)
         finally:
+            self._read_done.set()  # first: nobody else may have begun to read
             self._reading.release()
-            done.set()
         return True
 
     def _read_on(self, lsn: int, max_records: int, *, into: fast.Excerpt, may_block: bool) -> None:

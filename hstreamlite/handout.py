@@ -28,7 +28,7 @@ Range = tuple[int, int]
 """Numbers of records of an excerpt: the first, and the one behind the last."""
 
 _READ_BYTES = 8 << 20
-_AHEAD_BYTES = 128 << 10
+_AHEAD_BYTES = 256 << 10
 _IDLE_CURSORS = 4
 
 
