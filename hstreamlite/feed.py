@@ -148,6 +148,10 @@ class Feed:
             if progress is None or shard not in progress.shards:
                 self.group.add_shard(shard, state.start.get(shard, 1))
         names = RecordNames(self.journal)
+        if not engine.read_only:
+            self.group.save_by(
+                lambda acks, shard: fast.Saver(acks, shard, engine.handle, PROGRESS, state.id)
+            )
         now = engine.env.clock.mono_ns()
         self.sentry = Sentry(self.group, names, engine.config.stall_warning, now)
         self.addresses = {shard: self.group.ack_address(shard) for shard in self.shards}
@@ -849,9 +853,7 @@ class Feed:
             self._stored_ns = self.now()
             try:
                 ops = self.progress_ops()
-                if not ops:
-                    return True
-                staged = self.journal.try_stage(ops, _MEMORY, system=True)
+                staged = not ops or self.journal.try_stage(ops, _MEMORY, system=True)
             except BaseException:
                 self.forget_stored()
                 raise
@@ -860,6 +862,7 @@ class Feed:
                 self._room_bytes += 64 << 10  # several pieces may need more than was made
                 return False
             self._room_bytes = 0
+            self.group.arm()
             return True
 
     # Looking and moving.

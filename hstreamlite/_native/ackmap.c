@@ -37,6 +37,7 @@ struct hsl_ackmap {
     uint64_t *woken;
     size_t woken_len, woken_cap;
     struct hsl_load *load; /* NULL until bytes are counted */
+    void *saver;
     uint64_t origin;
     uint64_t span_max;
 };
@@ -526,9 +527,18 @@ size_t hsl_ackmap_runs(const struct hsl_ackmap *m, int kind, uint64_t first, uin
     return runs_of(m, words, flip, first, end, out, cap);
 }
 
+size_t hsl_ackmap_unsaved(const struct hsl_ackmap *m, struct hsl_ack_run *out, size_t cap)
+{
+    return runs_of(m, m->dirty, 0, m->dirty_first, m->dirty_end, out, cap);
+}
+
+void hsl_ackmap_save_by(struct hsl_ackmap *m, void *saver) { m->saver = saver; }
+
+void *hsl_ackmap_saver(const struct hsl_ackmap *m) { return m->saver; }
+
 size_t hsl_ackmap_drain(struct hsl_ackmap *m, struct hsl_ack_run *out, size_t cap)
 {
-    size_t i, n = runs_of(m, m->dirty, 0, m->dirty_first, m->dirty_end, out, cap);
+    size_t i, n = hsl_ackmap_unsaved(m, out, cap);
     for (i = 0; i < n; i++) {
         uint64_t lsn = out[i].first, end = out[i].end;
         for (; lsn < end; lsn = next_word(lsn))

@@ -112,6 +112,11 @@ uint64_t hsl_ackmap_count(const struct hsl_ackmap *m, uint64_t first, uint64_t e
  * returns their number. Call again from the end of the last one when it equals cap. */
 size_t hsl_ackmap_runs(const struct hsl_ackmap *m, int kind, uint64_t first, uint64_t end,
                        struct hsl_ack_run *out, size_t cap);
+/* Writes runs acked above low since they were last drained, at most cap. */
+size_t hsl_ackmap_unsaved(const struct hsl_ackmap *m, struct hsl_ack_run *out, size_t cap);
+/* Keeps who stores what is acked, for whoever acks; NULL at first. */
+void hsl_ackmap_save_by(struct hsl_ackmap *m, void *saver);
+void *hsl_ackmap_saver(const struct hsl_ackmap *m);
 /* Writes and forgets runs acked above low since they were last drained; resets acked_since once
  * fewer than cap are returned. */
 size_t hsl_ackmap_drain(struct hsl_ackmap *m, struct hsl_ack_run *out, size_t cap);

@@ -40,6 +40,18 @@ int hsl_py_ack_runs(struct hsl_ackmap *map, PyObject *runs, struct hsl_ack_count
 void hsl_py_ack_key_runs(struct hsl_ackmap *map, const struct hsl_key_run *runs, size_t count,
                          struct hsl_ack_counts *counts);
 
+/* A piece of stored progress, as sub/checkpoint.py says: a delta of one entry without attempts. */
+#define HSL_PIECE_BYTES(runs) (58u + 8u * (runs))
+uint8_t *hsl_ack_piece(uint8_t *out, uint64_t shard, uint64_t generation,
+                       const struct hsl_ack_state *state, const struct hsl_ack_run *runs,
+                       size_t n);
+
+/* ---- storing acks: py_saver.c ---- */
+
+int hsl_py_saver_install(PyObject *module);
+/* Stages what was acked; 0 where the group has to be asked, and nothing was done. */
+int hsl_py_save(struct hsl_ackmap *map);
+
 /* ---- gates of acks: py_gate.c ---- */
 
 int hsl_py_gate_install(PyObject *module);

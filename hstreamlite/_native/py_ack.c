@@ -381,18 +381,9 @@ static void put_u64(uint8_t **out, uint64_t value)
     put_u32(out, value >> 32);
 }
 
-/* A piece of stored progress, as sub/checkpoint.py says, of one entry without attempts. */
-#define PIECE_HEAD 10u
-#define PIECE_ENTRY 48u
-
-static PyObject *piece_of(uint64_t shard, uint64_t generation, const struct hsl_ack_state *s,
-                          const struct hsl_ack_run *runs, size_t n)
+uint8_t *hsl_ack_piece(uint8_t *out, uint64_t shard, uint64_t generation,
+                       const struct hsl_ack_state *s, const struct hsl_ack_run *runs, size_t n)
 {
-    Py_ssize_t size = (Py_ssize_t)(PIECE_HEAD + PIECE_ENTRY + 8 * n);
-    PyObject *bytes = PyBytes_FromStringAndSize(NULL, size);
-    uint8_t *out = bytes ? (uint8_t *)PyBytes_AsString(bytes) : NULL;
-    if (!out)
-        return NULL;
     *out++ = 1; /* version */
     *out++ = 0; /* a delta */
     put_u32(&out, 0);
@@ -409,7 +400,7 @@ static PyObject *piece_of(uint64_t shard, uint64_t generation, const struct hsl_
         put_u32(&out, runs[i].first - s->low);
         put_u32(&out, runs[i].end - s->low);
     }
-    return bytes;
+    return out;
 }
 
 /* drain_piece(map, shard, generation, low, next) -> (what is drained as a piece of progress, low,
@@ -434,7 +425,10 @@ static PyObject *py_drain_piece(PyObject *self, PyObject *const *args, Py_ssize_
     size_t cap = (size_t)s.acked_since + 1; /* so many runs there cannot be */
     if (cap > STACK_RUNS && !(runs = malloc(cap * sizeof *runs)))
         return PyErr_NoMemory();
-    piece = piece_of(shard, generation, &s, runs, hsl_ackmap_drain(m, runs, cap));
+    size_t got = hsl_ackmap_drain(m, runs, cap);
+    piece = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)HSL_PIECE_BYTES(got));
+    if (piece)
+        hsl_ack_piece((uint8_t *)PyBytes_AsString(piece), shard, generation, &s, runs, got);
     if (runs != few)
         free(runs);
     return piece ? Py_BuildValue("(NKK)", piece, (unsigned long long)s.low,

@@ -140,6 +140,12 @@ static struct hsl_ackmap *map_of(const struct gate *gate, uint64_t shard)
     return NULL;
 }
 
+/* Flags of an ack, without ATTENTION where that was to be stored and could be. */
+static unsigned attended(struct hsl_ackmap *map, unsigned flags)
+{
+    return flags & HSL_ACK_ATTENTION && hsl_py_save(map) ? flags & ~HSL_ACK_ATTENTION : flags;
+}
+
 static PyObject *counts_result(const struct hsl_ack_counts *c)
 {
     return Py_BuildValue("(KKKI)", (unsigned long long)c->fresh, (unsigned long long)c->duplicate,
@@ -164,6 +170,7 @@ static PyObject *gate_ack_runs(PyObject *self, PyObject *const *args, Py_ssize_t
     if (counts.flags & HSL_ACK_UNKNOWN)
         Py_RETURN_NONE;
     gate->acks += counts.fresh;
+    counts.flags = attended(map, counts.flags);
     return counts_result(&counts);
 }
 
@@ -181,6 +188,7 @@ static PyObject *gate_ack_batch(PyObject *self, PyObject *batch)
     if (counts.flags & HSL_ACK_UNKNOWN)
         Py_RETURN_NONE;
     gate->acks += counts.fresh;
+    counts.flags = attended(map, counts.flags);
     return counts_result(&counts);
 }
 
@@ -219,9 +227,9 @@ int hsl_py_gate_ack(PyObject *owner, uint64_t shard, uint64_t lsn, PyObject **an
     if (!Py_IS_TYPE(owner, gate_type) || !is_open(gate) || (map = map_of(gate, shard)) == NULL)
         return -1;
     *answer = gate->answer;
-    int flags = (int)hsl_ackmap_ack(map, lsn);
+    unsigned flags = hsl_ackmap_ack(map, lsn);
     gate->acks += flags & HSL_ACK_NEW;
-    return flags;
+    return (int)attended(map, flags);
 }
 
 int hsl_py_gate_takes(PyObject *owner)

@@ -34,7 +34,7 @@ from typing import Final, TypeVar
 
 from hstreamlite._native import fast
 from hstreamlite.errors import ConsumerClosed, ConsumerExists, UnknownRecord
-from hstreamlite.sub.ackmap import LSN_MAX, AckCounts, AckFlag, Run
+from hstreamlite.sub.ackmap import LSN_MAX, AckCounts, AckFlag, AckMap, Run
 from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.dispatch import Line, SharedDispatcher
 from hstreamlite.sub.effects import (
@@ -600,6 +600,20 @@ class Group:
         self._set_eager(eager=bool(self._line))
         return due
 
+    def save_by(self, saver: Callable[[AckMap, int], fast.Saver]) -> None:
+        """Let acks store themselves, with a saver of each shard: from `arm` on, while nobody waits
+        for room, until `delta` or `snapshot` is called. What else there is to tell waits for these.
+        """
+        for window in self._windows.values():
+            window.saver = saver(window.acks, window.shard)
+
+    def arm(self) -> None:
+        """Note that what `delta` or `snapshot` returned is stored."""
+        if not self._eager:
+            for window in self._windows.values():
+                if self._dispatch.plain(window):
+                    window.arm()
+
     def _attention(self) -> int:
         return 1 if self._eager else self.limits.checkpoint_acks
 
@@ -609,6 +623,7 @@ class Group:
             self._eager = eager
             for window in self._windows.values():
                 window.acks.attention(self._attention())
+                window.disarm()
 
     def delta(self) -> tuple[bytes, ...]:
         """Return what changed since the last call, to be stored in this order; () if nothing did.

@@ -37,6 +37,7 @@ class Recorder:
         pieces: list[bytes] = []
         changed = []
         for window in self._windows.values():
+            window.disarm()
             piece = window.save_acks() if self._dispatch.plain(window) else None
             if piece:
                 pieces.append(piece)
@@ -96,6 +97,7 @@ class Recorder:
 
     def _progress_of(self, window: Window, *, full: bool) -> ShardProgress:
         shard = window.shard
+        window.disarm()
         window.mark_saved()
         dirty = window.acks.drain()
         attempts, forget = self._dispatch.history(window, dirty, full=full)

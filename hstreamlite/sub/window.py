@@ -13,6 +13,7 @@ generation.
 
 from typing import Final
 
+from hstreamlite._native import fast
 from hstreamlite.sub.ackmap import LSN_MAX, AckCounts, AckFlag, AckMap, Run
 from hstreamlite.sub.limits import check_range
 
@@ -23,7 +24,17 @@ _UNKNOWN: Final = int(AckFlag.UNKNOWN)
 class Window:
     """Progress of one shard."""
 
-    __slots__ = ("acks", "generation", "saved", "saved_zeros", "seen", "shard", "span", "tail")
+    __slots__ = (
+        "acks",
+        "generation",
+        "saved",
+        "saved_zeros",
+        "saver",
+        "seen",
+        "shard",
+        "span",
+        "tail",
+    )
 
     def __init__(self, shard: int, start: int, span: int) -> None:
         check_range("start", start, 1, LSN_MAX)
@@ -35,6 +46,7 @@ class Window:
         self.seen: Run = (start, start)
         self.saved: tuple[int, int, int] | None = None
         self.saved_zeros = False
+        self.saver: fast.Saver | None = None
 
     @property
     def low(self) -> int:
@@ -67,6 +79,7 @@ class Window:
     def seek(self, lsn: int) -> None:
         state = self.acks.state
         self.seen = min(self.seen[0], state.origin), max(self.seen[1], state.next)
+        self.disarm()
         self.acks.reset(lsn)
         self.generation += 1
         self.saved = None
@@ -104,6 +117,16 @@ class Window:
     def unsaved(self) -> bool:
         state = self.acks.state
         return state.acked_since > 0 or self.saved != (self.generation, state.low, state.next)
+
+    def arm(self) -> None:
+        """Let acks store themselves, for there is nothing else to store of the shard."""
+        if self.saver is not None and self.saved is not None:
+            self.saver.arm(*self.saved)
+
+    def disarm(self) -> None:
+        """Let acks be stored by `save_acks`, or whatever says more."""
+        if self.saver is not None:
+            self.saved = self.saver.disarm() or self.saved
 
     def save_acks(self) -> bytes | None:
         """Return what changed since the last time as a piece to be stored, and count it as saved;
