@@ -405,7 +405,7 @@ static int fill(struct hsl_cursor *cursor, enum hsl_patience patience, const str
 {
     struct hsl_log *log = cursor->log;
     bool cached = patience == HSL_CACHED;
-    int64_t (*pread)(void *, int, void *, size_t, uint64_t) =
+    int64_t (*read_at)(void *, int, void *, size_t, uint64_t) =
         cached ? log->io->pread_cached : log->io->pread;
     size_t need = end - from;
     cursor->len = 0;
@@ -428,7 +428,7 @@ static int fill(struct hsl_cursor *cursor, enum hsl_patience patience, const str
     int err = 0;
     uint64_t begin = log->io->mono_ns(log->io->ctx);
     while (got < need) {
-        int64_t n = pread(log->io->ctx, fd, cursor->buf + got, need - got, from + got);
+        int64_t n = read_at(log->io->ctx, fd, cursor->buf + got, need - got, from + got);
         if (n <= 0) {
             err = (int)-n;
             break;

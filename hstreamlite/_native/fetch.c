@@ -1,11 +1,11 @@
-/* Reading ahead of a cursor that reads on, in a thread, so that the next bytes are in memory when it
- * gets there.
+/* Reading ahead of a cursor that reads on, in a thread, so that the next bytes are in memory when
+ * it gets there.
  *
  * There is one such thread in a log, from the first time that it is asked for until the log is
  * closed; where nothing may run in threads there is none. Whoever asks gets the bytes or does not:
- * then it reads them itself, and hears of what fails. A fetch belongs to one cursor. What lies in it
- * is read by the thread that uses the cursor alone, but for `state`, which says whose it is just
- * now; that is read and written under fetch_mu, which nobody holds during file calls.
+ * then it reads them itself, and hears of what fails. A fetch belongs to one cursor, and what lies
+ * in it to the thread that uses the cursor or to this one, as `state` says; that is changed under
+ * fetch_mu when it passes from one to the other. Nobody holds fetch_mu during file calls.
  */
 #include "log.h"
 

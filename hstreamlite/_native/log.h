@@ -21,14 +21,14 @@
  *   fetch.c     reading ahead of a cursor in a thread    (fetch_mu)
  *   meter.c     counting what passes through
  *
- * Lock order: follow->mu, stage_mu, index_mu; pieces_mu, marks_mu, fetch_mu and text_mu are taken last. None
- * is held during file calls, except index_mu while a segment is opened for reading, and follow->mu,
- * under which a follower goes on in its log, in order. `writing` is a flag under stage_mu: its
- * holder alone gives out places in the active segment. Groups that have their place are written,
- * and synced in order, without it (writer.c). The superblock, the spare, the reserve and the name
- * of the active segment are touched by the holder of one of two more flags: `alone`, of who has
- * `writing` and waits until nothing is in flight, and `minding`, beside groups. Who takes the first
- * waits for the end of the second; the second is not taken beside the first.
+ * Lock order: follow->mu, stage_mu, index_mu; pieces_mu, marks_mu, fetch_mu and text_mu are taken
+ * last. None is held during file calls, except index_mu while a segment is opened for reading, and
+ * follow->mu, under which a follower goes on in its log, in order. `writing` is a flag under
+ * stage_mu: its holder alone gives out places in the active segment. Groups that have their place
+ * are written, and synced in order, without it (writer.c). The superblock, the spare, the reserve
+ * and the name of the active segment are touched by the holder of one of two more flags: `alone`,
+ * of who has `writing` and waits until nothing is in flight, and `minding`, beside groups. Who
+ * takes the first waits for the end of the second; the second is not taken beside the first.
  *
  * Invariants: durable < every ticket in flight < every ticket in the queue; the index holds durable
  * blocks only; claimed bytes always fit the active segment or the spare; a chunk with frames that
@@ -645,12 +645,12 @@ void hsl_announce_behind(struct hsl_log *log, const struct hsl_run *run, bool at
 
 /* fetch.c */
 struct hsl_fetch;
-/* Asks for pages [from, end) of a segment, in the place of what was asked for before; *fetch is NULL
- * at first. Nothing comes of it while that is being read, or without threads or memory. */
+/* Asks for pages [from, end) of a segment, in the place of what was asked for before; *fetch is
+ * NULL at first. Nothing comes of it while that is being read, or without threads or memory. */
 void hsl_fetch_ask(struct hsl_log *log, struct hsl_fetch **fetch, uint64_t segment, uint64_t from,
                    uint64_t end);
-/* OK: what was asked for from there on is in *buf, as far as it could be read, and what was there is
- * the fetch's. AGAIN: it is being read. NOT_FOUND: it is not, or was not asked for. */
+/* OK: what was asked for from there on is in *buf, as far as it could be read, and what was there
+ * is the fetch's. AGAIN: it is being read. NOT_FOUND: it is not, or was not asked for. */
 int hsl_fetch_take(struct hsl_log *log, struct hsl_fetch *fetch, uint64_t segment, uint64_t from,
                    bool may_block, uint8_t **buf, size_t *cap, size_t *got);
 /* Waits for nothing. */

@@ -1,11 +1,12 @@
-/* Saver: stores the acks of one shard of one subscription as they come, without Python code between.
+/* Saver: stores the acks of one shard of a subscription as they come, without Python code between.
  *
- * The group arms the saver when it has stored something itself. From then on the ack that makes the
- * number full which is to be stored at once stages them, with nothing else: what a shard has to tell
- * besides waits for the group. While it is not armed, or finds no room, the caller goes the way
- * through the group. It is disarmed while the group stores, or wants to hear of acks.
+ * The group arms the saver when it has stored something itself. From then on the ack that makes
+ * the number full which is to be stored at once stages them, with nothing else: what a shard has to
+ * tell besides waits for the group. While it is not armed, or finds no room, the caller goes the
+ * way through the group. It is disarmed while the group stores, or wants to hear of acks.
  *
- * As with the functions of py_ack.c, the GIL is held from entry to return, and no Python code runs. */
+ * As with the functions of py_ack.c, the GIL is held from entry to return, and no Python code runs.
+ */
 #include "hsl_py.h"
 #include "log.h"
 
@@ -148,8 +149,8 @@ static PyMethodDef saver_methods[] = {
 
 static PyType_Slot saver_slots[] = {
     {Py_tp_doc, (void *)"Saver(acks, shard, log, to, subscription)\n--\n\n"
-                        "Stores the acks of a shard in a log, which has to be open while it is armed "
-                        "and anybody acks."},
+                        "Stores the acks of a shard in a log, which has to be open while it is "
+                        "armed and anybody acks."},
     {Py_tp_new, saver_new},
     {Py_tp_dealloc, saver_dealloc},
     {Py_tp_methods, saver_methods},
