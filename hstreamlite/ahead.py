@@ -139,8 +139,9 @@ class KeyAhead(Ahead):
 
     def _read(self, lsn: int, max_records: int, *, may_block: bool) -> None:
         excerpt = fast.Excerpt()
+        excerpt.hash_keys(self._feed.key_seed)
         self._read_on(lsn, max_records, into=excerpt, may_block=may_block)
-        self._keys.add(excerpt, lsn, excerpt.key_hashes(self._feed.key_seed))
+        self._keys.add(excerpt, lsn, excerpt.key_hashes())
 
     def clear(self) -> None:
         super().clear()

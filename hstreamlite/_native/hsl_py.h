@@ -40,11 +40,17 @@ int hsl_py_ack_runs(struct hsl_ackmap *map, PyObject *runs, struct hsl_ack_count
 void hsl_py_ack_key_runs(struct hsl_ackmap *map, const struct hsl_key_run *runs, size_t count,
                          struct hsl_ack_counts *counts);
 
-/* A piece of stored progress, as sub/checkpoint.py says: a delta of one entry without attempts. */
-#define HSL_PIECE_BYTES(runs) (58u + 8u * (runs))
+/* A piece of stored progress, as sub/checkpoint.py says: a delta of one entry, with what was handed
+ * out, merged, where that is listed (NULL: it is not). */
+#define HSL_PIECE_BYTES(runs, handed) (58u + 8u * (runs) + 12u * (handed))
 uint8_t *hsl_ack_piece(uint8_t *out, uint64_t shard, uint64_t generation,
-                       const struct hsl_ack_state *state, const struct hsl_ack_run *runs,
-                       size_t n);
+                       const struct hsl_ack_state *state, const struct hsl_ack_run *runs, size_t n,
+                       const struct hsl_key_run *handed, size_t handed_len);
+/* What is drained of a map as a piece, and runs that were handed out, which it merges. As (bytes,
+ * low, next), or NULL with an exception. */
+PyObject *hsl_py_drain_piece(struct hsl_ackmap *map, uint64_t shard, uint64_t generation,
+                             struct hsl_key_run *handed, size_t handed_len);
+#define HSL_PY_PIECE_RUNS 8192
 
 /* ---- storing acks: py_saver.c ---- */
 

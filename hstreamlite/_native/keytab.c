@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define FIRST_CELLS 64u
+#define BUCKETS_A_KEY 4u /* most are empty, so that what is new is seen without a look at a key */
 
 uint64_t hsl_key_late(const struct hsl_keytab *t, uint64_t records)
 {
@@ -49,19 +50,19 @@ int hsl_key_reserve_keys(struct hsl_keytab *t, uint64_t more)
         return 0;
     while (cap < need)
         cap *= 2;
-    if (cap >= NO_KEY)
+    if (cap >= NO_KEY / BUCKETS_A_KEY)
         return -ENOMEM;
     struct key *keys = realloc(t->keys, (size_t)cap * sizeof *keys);
     if (!keys)
         return -ENOMEM;
     t->keys = keys;
-    uint32_t *buckets = malloc((size_t)cap * sizeof *buckets);
+    uint32_t *buckets = malloc(BUCKETS_A_KEY * (size_t)cap * sizeof *buckets);
     if (!buckets)
         return -ENOMEM;
     free(t->buckets);
     t->buckets = buckets;
-    t->bucket_mask = (uint32_t)cap - 1;
-    memset(buckets, 0xff, (size_t)cap * sizeof *buckets);
+    t->bucket_mask = BUCKETS_A_KEY * (uint32_t)cap - 1;
+    memset(buckets, 0xff, BUCKETS_A_KEY * (size_t)cap * sizeof *buckets);
     for (uint32_t i = t->keys_cap; i < cap; i++) {
         keys[i].used = false;
         keys[i].bucket = i + 1 < cap ? i + 1 : t->free_key;
@@ -109,13 +110,13 @@ struct hsl_keytab *hsl_keytab_new(struct hsl_ackmap *acks)
     t->cells = calloc(FIRST_CELLS, sizeof *t->cells);
     t->cell_mask = FIRST_CELLS - 1;
     t->keys = calloc(FIRST_CELLS, sizeof *t->keys);
-    t->buckets = malloc(FIRST_CELLS * sizeof *t->buckets);
+    t->buckets = malloc(BUCKETS_A_KEY * FIRST_CELLS * sizeof *t->buckets);
     if (!t->cells || !t->keys || !t->buckets || hsl_key_reserve_consumer(t, 0) < 0) {
         hsl_keytab_free(t);
         return NULL;
     }
-    memset(t->buckets, 0xff, FIRST_CELLS * sizeof *t->buckets);
-    t->bucket_mask = FIRST_CELLS - 1;
+    memset(t->buckets, 0xff, BUCKETS_A_KEY * FIRST_CELLS * sizeof *t->buckets);
+    t->bucket_mask = BUCKETS_A_KEY * FIRST_CELLS - 1;
     t->keys_cap = FIRST_CELLS;
     for (uint32_t i = 0; i < FIRST_CELLS; i++)
         t->keys[i].bucket = i + 1 < FIRST_CELLS ? i + 1 : NO_KEY; /* all free, in their order */
@@ -275,6 +276,17 @@ bool hsl_key_refresh(struct hsl_keytab *t, struct key *k)
     return true;
 }
 
+/* Keys lie anywhere in memory: what is looked at soon is asked for now. */
+static void fetch_ahead(struct hsl_keytab *t)
+{
+    uint32_t later = cell_at(t, t->base + 2 * KEYS_AHEAD)->key;
+    uint32_t soon = cell_at(t, t->base + KEYS_AHEAD)->key;
+    if (later < t->keys_cap)
+        __builtin_prefetch(&t->keys[later]);
+    if (soon < t->keys_cap)
+        __builtin_prefetch(&t->buckets[t->keys[soon].hash & t->bucket_mask]);
+}
+
 void hsl_key_sync(struct hsl_keytab *t)
 {
     const uint64_t *woken;
@@ -290,8 +302,11 @@ void hsl_key_sync(struct hsl_keytab *t)
             hsl_key_uncount(t, cell_at(t, woken[i]));
     }
     for (; t->base < low && t->base < t->scan; t->base++) {
+        fetch_ahead(t);
         struct key *k = key_of(t, cell_at(t, t->base));
-        if (k && k->head == (uint32_t)t->base)
+        if (k && k->tail == (uint32_t)t->base && !k->waits)
+            forget(t, k);
+        else if (k && k->head == (uint32_t)t->base)
             hsl_key_refresh(t, k);
     }
     if (t->scan < low) { /* passed by a gap, before it was looked at */

@@ -29,6 +29,7 @@
 #define NO_KEY UINT32_MAX
 #define NO_PLACE UINT32_MAX
 #define FAILURES_MAX 8191u
+#define KEYS_AHEAD 8u /* how soon memory is asked for that is looked at next */
 
 enum { NOWHERE, DELAYED, AGAIN, FRESH, MINE }; /* MINE + consumer */
 enum { WAITING, RESERVED, OUT };

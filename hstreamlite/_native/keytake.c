@@ -77,6 +77,18 @@ static struct cell *enter(struct hsl_keytab *t, uint64_t lsn)
     return c;
 }
 
+/* Keys lie anywhere in memory: what is looked at soon is asked for now. */
+static void fetch_ahead(const struct hsl_keytab *t, const uint64_t *hashes, uint64_t left)
+{
+    if (left > 2 * KEYS_AHEAD)
+        __builtin_prefetch(&t->buckets[hashes[2 * KEYS_AHEAD] & t->bucket_mask]);
+    if (left > KEYS_AHEAD) {
+        uint32_t at = t->buckets[hashes[KEYS_AHEAD] & t->bucket_mask];
+        if (at != NO_KEY)
+            __builtin_prefetch(&t->keys[at]);
+    }
+}
+
 /* Hands out the record at `scan`, or has it wait. false: it stays where it is. */
 static bool scan_one(struct hsl_keytab *t, struct taking *g, uint64_t hash)
 {
@@ -148,8 +160,11 @@ int64_t hsl_keytab_take(struct hsl_keytab *t, uint32_t consumer, uint32_t *parce
     hand_list(t, &g, MINE + consumer);
     hand_list(t, &g, FRESH);
     const uint64_t *hashes = t->hashes + (t->hashes_len - (size_t)(t->described - t->scan));
-    while (t->scan < stop && scan_one(t, &g, *hashes))
-        hashes++;
+    for (; t->scan < stop; hashes++) {
+        fetch_ahead(t, hashes, stop - t->scan);
+        if (!scan_one(t, &g, *hashes))
+            break;
+    }
     struct hsl_ack_state state;
     hsl_ackmap_state(t->acks, &state);
     if (t->scan > state.next)

@@ -13,7 +13,6 @@
 
 #define STACK_LSNS 1024
 #define STACK_RUNS 256
-#define PIECE_RUNS 8192
 
 /* PyLong_AsLong has a short path for numbers of several digits, which the long long functions of
  * CPython 3.11 lack: twice the speed for LSNs beyond 2^30 and for addresses. */
@@ -381,26 +380,57 @@ static void put_u64(uint8_t **out, uint64_t value)
     put_u32(out, value >> 32);
 }
 
+#define PIECE_LISTED 4u
+
 uint8_t *hsl_ack_piece(uint8_t *out, uint64_t shard, uint64_t generation,
-                       const struct hsl_ack_state *s, const struct hsl_ack_run *runs, size_t n)
+                       const struct hsl_ack_state *s, const struct hsl_ack_run *runs, size_t n,
+                       const struct hsl_key_run *handed, size_t handed_len)
 {
     *out++ = 1; /* version */
     *out++ = 0; /* a delta */
     put_u32(&out, 0);
     put_u32(&out, 1);
     put_u64(&out, shard);
-    put_u32(&out, 0);
+    put_u32(&out, handed ? PIECE_LISTED : 0);
     put_u32(&out, generation);
     put_u64(&out, s->origin);
     put_u64(&out, s->low);
     put_u64(&out, s->next);
     put_u32(&out, n);
-    put_u32(&out, 0);
+    put_u32(&out, handed_len);
     for (size_t i = 0; i < n; i++) {
         put_u32(&out, runs[i].first - s->low);
         put_u32(&out, runs[i].end - s->low);
     }
+    for (size_t i = 0; i < handed_len; i++) {
+        put_u32(&out, handed[i].first - s->low);
+        put_u32(&out, handed[i].first + handed[i].count - s->low);
+        put_u32(&out, handed[i].attempt);
+    }
     return out;
+}
+
+PyObject *hsl_py_drain_piece(struct hsl_ackmap *m, uint64_t shard, uint64_t generation,
+                             struct hsl_key_run *handed, size_t handed_len)
+{
+    struct hsl_ack_run few[STACK_RUNS], *runs = few;
+    struct hsl_ack_state s;
+    hsl_ackmap_state(m, &s);
+    size_t cap = (size_t)s.acked_since + 1; /* so many runs there cannot be */
+    if (cap > STACK_RUNS && !(runs = malloc(cap * sizeof *runs)))
+        return PyErr_NoMemory();
+    size_t n = hsl_ackmap_drain(m, runs, cap);
+    handed_len = handed_len ? hsl_key_runs_merge(handed, handed_len, s.low) : 0;
+    Py_ssize_t size = (Py_ssize_t)HSL_PIECE_BYTES(n, handed_len);
+    PyObject *piece = PyBytes_FromStringAndSize(NULL, size);
+    if (piece)
+        hsl_ack_piece((uint8_t *)PyBytes_AsString(piece), shard, generation, &s, runs, n, handed,
+                      handed_len);
+    if (runs != few)
+        free(runs);
+    return piece ? Py_BuildValue("(NKK)", piece, (unsigned long long)s.low,
+                                 (unsigned long long)s.next)
+                 : NULL;
 }
 
 /* drain_piece(map, shard, generation, low, next) -> (what is drained as a piece of progress, low,
@@ -408,32 +438,19 @@ uint8_t *hsl_ack_piece(uint8_t *out, uint64_t shard, uint64_t generation,
  * where some are held or it may not fit. */
 static PyObject *py_drain_piece(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
-    struct hsl_ack_run few[STACK_RUNS], *runs = few;
     struct hsl_ack_state s;
     struct hsl_ackmap *m;
     uint64_t shard, generation, low, next;
-    PyObject *piece;
     if (!hsl_py_takes("ackmap_drain_piece", n, 5) || !(m = map_arg(args[0])) ||
         lsn_arg(args[1], &shard) < 0 || lsn_arg(args[2], &generation) < 0 ||
         lsn_arg(args[3], &low) < 0 || lsn_arg(args[4], &next) < 0)
         return NULL;
     hsl_ackmap_state(m, &s);
-    if (s.held > 0 || s.acked_since > PIECE_RUNS)
+    if (s.held > 0 || s.acked_since > HSL_PY_PIECE_RUNS)
         Py_RETURN_NONE;
     if (s.acked_since == 0 && s.low == low && s.next == next)
         return Py_BuildValue("(yOO)", "", args[3], args[4]);
-    size_t cap = (size_t)s.acked_since + 1; /* so many runs there cannot be */
-    if (cap > STACK_RUNS && !(runs = malloc(cap * sizeof *runs)))
-        return PyErr_NoMemory();
-    size_t got = hsl_ackmap_drain(m, runs, cap);
-    piece = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)HSL_PIECE_BYTES(got));
-    if (piece)
-        hsl_ack_piece((uint8_t *)PyBytes_AsString(piece), shard, generation, &s, runs, got);
-    if (runs != few)
-        free(runs);
-    return piece ? Py_BuildValue("(NKK)", piece, (unsigned long long)s.low,
-                                 (unsigned long long)s.next)
-                 : NULL;
+    return hsl_py_drain_piece(m, shard, generation, NULL, 0);
 }
 
 /* pack_below(low, [tuple of ints, ...], how many of each are LSNs) -> u32 of each, LSNs less low */

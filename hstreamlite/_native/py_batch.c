@@ -23,8 +23,11 @@ struct excerpt {
     uint8_t *bytes;
     uint32_t *at; /* where each record begins, and where the last one ends */
     struct piece *pieces;
-    size_t len, bytes_cap, at_cap, pieces_cap, piece_count;
+    uint64_t *hashes; /* of their keys, if hashing */
+    size_t len, bytes_cap, at_cap, pieces_cap, piece_count, hashes_cap;
+    uint64_t seed;
     uint32_t count;
+    bool hashing;
 };
 
 struct delivery_batch {
@@ -89,9 +92,14 @@ int hsl_py_excerpt_add(PyObject *excerpt, const uint8_t *body, size_t len,
     const uint8_t *begin = pos;
     if (make_room(&e->at, &e->at_cap, (size_t)e->count + count + 1, sizeof *e->at) < 0)
         return -1;
+    if (e->hashing &&
+        make_room(&e->hashes, &e->hashes_cap, (size_t)e->count + count, sizeof *e->hashes) < 0)
+        return -1;
     for (; got > 0 && n < count; n += got > 0) {
         e->at[e->count + n] = (uint32_t)(e->len + (size_t)(pos - begin));
         got = hsl_codec_next(&pos, end, &ref);
+        if (e->hashing && got > 0)
+            e->hashes[e->count + n] = hsl_codec_key_hash(ref.key, ref.key_len, e->seed);
     }
     if (got <= 0)
         return hsl_py_bad_batch(got, shard, batch, body, len, pos, (uint64_t)first + count);
@@ -123,6 +131,7 @@ static void excerpt_dealloc(PyObject *self)
     PyMem_Free(e->bytes);
     PyMem_Free(e->at);
     PyMem_Free(e->pieces);
+    PyMem_Free(e->hashes);
     PyObject_Free(self);
     Py_DECREF(type);
 }
@@ -192,21 +201,21 @@ void hsl_py_excerpt_copy(PyObject *to, PyObject *from, uint32_t first, uint32_t 
     e->at[e->count] = (uint32_t)e->len;
 }
 
-static PyObject *excerpt_key_hashes(PyObject *self, PyObject *seed)
+static PyObject *excerpt_hash_keys(PyObject *self, PyObject *seed)
+{
+    struct excerpt *e = (struct excerpt *)self;
+    if (!hsl_py_u64(seed, &e->seed))
+        return NULL;
+    e->hashing = e->count == 0;
+    Py_RETURN_NONE;
+}
+
+static PyObject *excerpt_key_hashes(PyObject *self, PyObject *unused)
 {
     const struct excerpt *e = (struct excerpt *)self;
-    const uint8_t *pos = e->bytes, *end = pos ? pos + e->len : pos;
-    uint64_t with;
-    if (!hsl_py_u64(seed, &with))
-        return NULL;
-    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(8 * (size_t)e->count));
-    uint64_t *hashes = bytes ? (uint64_t *)PyBytes_AsString(bytes) : NULL;
-    for (uint32_t i = 0; hashes && i < e->count; i++) {
-        struct hsl_record_ref ref;
-        bool sound = hsl_codec_next(&pos, end, &ref) > 0;
-        hashes[i] = sound ? hsl_codec_key_hash(ref.key, ref.key_len, with) : 0;
-    }
-    return bytes;
+    size_t n = e->hashing ? e->count : 0;
+    (void)unused;
+    return PyBytes_FromStringAndSize((const char *)e->hashes, (Py_ssize_t)(n * sizeof *e->hashes));
 }
 
 /* The caller holds the excerpt: a collection on the way may run code that lets it go elsewhere. */
@@ -793,8 +802,10 @@ static PyMethodDef excerpt_methods[] = {
      "ValueError, and nothing is appended, where the body does not have them."},
     {"rest", excerpt_rest, METH_O,
      "rest($self, first, /)\n--\n\nReturn a copy of those from a number on, to read more into."},
-    {"key_hashes", excerpt_key_hashes, METH_O,
-     "key_hashes($self, seed, /)\n--\n\nReturn the hashes of their keys, 8 bytes each."},
+    {"hash_keys", excerpt_hash_keys, METH_O,
+     "hash_keys($self, seed, /)\n--\n\nHash the keys of what is read into it, while it is empty."},
+    {"key_hashes", excerpt_key_hashes, METH_NOARGS,
+     "key_hashes($self, /)\n--\n\nReturn the hashes of all keys, 8 bytes each, if they are made."},
     {"sizes", excerpt_sizes, METH_NOARGS,
      "sizes($self, /)\n--\n\nReturn the bytes of each record, as it is stored."},
     {NULL, NULL, 0, NULL},

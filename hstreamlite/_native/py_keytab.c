@@ -414,7 +414,8 @@ static PyObject *py_handed(PyObject *self, PyObject *args)
     PyObject *list = own ? PyList_New(0) : PyErr_NoMemory();
     if (list) {
         size_t n = hsl_keytab_handed(t, &runs);
-        memcpy(own, runs, n * sizeof *own);
+        if (n > 0)
+            memcpy(own, runs, n * sizeof *own);
         n = hsl_key_runs_merge(own, n, low);
         for (size_t i = 0; list && i < n; i++) {
             if (append_run(list, &own[i]) < 0)
@@ -423,6 +424,33 @@ static PyObject *py_handed(PyObject *self, PyObject *args)
     }
     PyMem_Free(own);
     return list;
+}
+
+/* drain_piece(table, map, shard, generation, low, next) -> what was acked and what was handed out
+ * since the last call as a piece of progress, as ackmap_drain_piece says */
+static PyObject *py_drain_piece(PyObject *self, PyObject *args)
+{
+    ull address, map, shard, generation, low, next;
+    struct hsl_keytab *t;
+    struct hsl_key_state state;
+    struct hsl_ack_state s;
+    struct hsl_key_run *runs;
+    if (!PyArg_ParseTuple(args, "KKKKKK:keytab_drain_piece", &address, &map, &shard, &generation,
+                          &low, &next) ||
+        !(t = table(address)))
+        return NULL;
+    if (map == 0) {
+        PyErr_SetString(PyExc_ValueError, "the ack map has no address");
+        return NULL;
+    }
+    hsl_keytab_state(t, &state);
+    hsl_ackmap_state((struct hsl_ackmap *)(uintptr_t)map, &s);
+    if (s.acked_since > HSL_PY_PIECE_RUNS || state.handed > HSL_PY_PIECE_RUNS)
+        Py_RETURN_NONE;
+    if (s.acked_since == 0 && state.handed == 0 && s.low == low && s.next == next)
+        return Py_BuildValue("(yKK)", "", low, next);
+    size_t n = hsl_keytab_handed(t, &runs);
+    return hsl_py_drain_piece((struct hsl_ackmap *)(uintptr_t)map, shard, generation, runs, n);
 }
 
 /* key_runs_again(runs) -> how many of their records are delivered for the second time or later */
@@ -453,6 +481,7 @@ static PyMethodDef methods[] = {
     {"keytab_extend", py_extend, METH_VARARGS, NULL},
     {"keytab_out", py_out, METH_VARARGS, NULL},
     {"keytab_handed", py_handed, METH_VARARGS, NULL},
+    {"keytab_drain_piece", py_drain_piece, METH_VARARGS, NULL},
     {"keytab_count", py_count, METH_VARARGS, NULL},
     {"keytab_fresh_in", py_fresh_in, METH_VARARGS, NULL},
     {"keytab_first_out", py_first_out, METH_VARARGS, NULL},

@@ -48,7 +48,7 @@ int hsl_py_save(struct hsl_ackmap *map)
 {
     struct saver *v = hsl_ackmap_saver(map);
     struct hsl_ack_run runs[RUNS_MAX];
-    uint8_t piece[PREFIX + HSL_PIECE_BYTES(RUNS_MAX)], *out = piece;
+    uint8_t piece[PREFIX + HSL_PIECE_BYTES(RUNS_MAX, 0)], *out = piece;
     struct hsl_ack_state s;
     if (!v || !v->armed)
         return 0;
@@ -58,7 +58,7 @@ int hsl_py_save(struct hsl_ackmap *map)
     size_t n = hsl_ackmap_unsaved(map, runs, RUNS_MAX);
     for (unsigned at = 0; at < PREFIX; at++)
         *out++ = (uint8_t)(v->subscription >> 8 * at);
-    out = hsl_ack_piece(out, v->shard, v->generation, &s, runs, n);
+    out = hsl_ack_piece(out, v->shard, v->generation, &s, runs, n, NULL, 0);
     if (!stage(v, piece, (size_t)(out - piece)))
         return 0;
     hsl_ackmap_drain(map, runs, RUNS_MAX);

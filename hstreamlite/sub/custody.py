@@ -241,6 +241,11 @@ class Custody:
         window.saved_zeros = any(count == 0 for _, _, count in attempts)
         return attempts, redo
 
+    def piece(self, window: Window) -> bytes | None:
+        """Return what changed since the last time as a piece to be stored, and count it as saved;
+        empty if nothing did, None if `history` has more to say."""
+        return window.save_acks() if self.plain(window) else None
+
     def plain(self, window: Window) -> bool:
         """Tell whether `history` would have nothing to say of a shard but what it holds."""
         return not (

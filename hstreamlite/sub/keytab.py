@@ -167,6 +167,19 @@ class KeyTable:
         """
         return fast.keytab_handed(self.address, low)
 
+    def drain_piece(
+        self, shard: int, generation: int, low: int, end: int
+    ) -> tuple[bytes, int, int] | None:
+        """Drain what is acked, and what was handed out, as a piece of stored progress; return it
+        with ``low`` and ``next``.
+
+        It is empty if nothing was either and these are as given. None, and nothing is drained, if
+        there may be too many runs.
+        """
+        return fast.keytab_drain_piece(
+            self.address, self._acks.address, shard, generation, low, end
+        )
+
     def expose(self, lsn: int) -> bool:
         """Have the ack of a waiting record count, whatever comes before it, if it is unacked."""
         return bool(fast.keytab_expose(self.address, lsn))

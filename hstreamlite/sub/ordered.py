@@ -508,6 +508,18 @@ class OrderedDispatcher:
         del window
         return False
 
+    def piece(self, window: Window) -> bytes | None:
+        """Return what changed since the last time as a piece to be stored, and count it as saved;
+        empty if nothing did, None if there is more to say."""
+        if window.saved is None or window.shard in self._changed:
+            return None
+        drained = self._tables[window.shard].drain_piece(window.shard, *window.saved)
+        if drained is None:
+            return None
+        piece, low, end = drained
+        window.saved = window.generation, low, end
+        return piece
+
     def history(
         self, window: Window, acked: list[Run], *, full: bool
     ) -> tuple[list[AttemptRun], bool]:

@@ -38,7 +38,7 @@ class Recorder:
         changed = []
         for window in self._windows.values():
             window.disarm()
-            piece = window.save_acks() if self._dispatch.plain(window) else None
+            piece = self._dispatch.piece(window)
             if piece:
                 pieces.append(piece)
                 self._dispatch.settle(window, window.low)

@@ -240,6 +240,7 @@ OF_KEYS: dict[str, Args] = {
     "count": [1],
     "delay": [1],
     "describe": [2, bytes(8)],
+    "drain_piece": [ACKS.address, 1, 0, 1, 1],
     "due_of": [1],
     "extend": [1, 1, 9, 9],
     "first_out": [9],
