@@ -208,8 +208,12 @@ class Streamed:
         await self._write(send, b"".join(map(say, lines)), more=True)
 
     async def _write(self, send: Send, body: bytes, *, more: bool) -> None:
+        config = self._node.config
+        patience = config.limits.stall_timeout
+        if self._node.stopping.is_set():  # who takes nothing does not hold up the end
+            patience = min(patience, config.drain_timeout / 2)
         try:
-            async with asyncio.timeout(self._node.config.limits.stall_timeout):
+            async with asyncio.timeout(patience):
                 await send({"type": "http.response.body", "body": body, "more_body": more})
         except TimeoutError:
             raise Stalled from None

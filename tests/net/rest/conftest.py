@@ -32,9 +32,8 @@ async def serving(
         port=0,
         http_port=0,
         unix_socket=False,
-        drain_timeout=2,
         rest=RestConfig(**limits),
-        **server or {},
+        **{"drain_timeout": 2, **(server or {})},
     )
     async with Server(config, parts) as running:
         assert running.node.http_address is not None

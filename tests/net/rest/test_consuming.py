@@ -15,6 +15,7 @@ import pytest
 from hstreamlite.aio import Subscription
 from hstreamlite.net import hstream_pb2 as pb
 from hstreamlite.net.limits import LimitsConfig
+from hstreamlite.net.server import Server
 from tests.net.rest.conftest import Running, serving, until
 
 pytestmark = [
@@ -318,6 +319,31 @@ async def test_a_stream_that_takes_nothing_is_cut_off_and_others_get_its_records
             found += await fetched(running, "slow", "b", ack=found[-2:], **more)
         assert sorted(found, key=ids.index) == ids
         writer.close()
+
+
+@pytest.mark.parametrize("accept", ["text/event-stream", "application/x-ndjson"])
+async def test_a_stream_that_takes_nothing_does_not_hold_up_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, accept: str
+) -> None:
+    async with serving(tmp_path, server={"drain_timeout": 0.2}) as (server, client):
+        running = Running(server, client)
+        stream = await running.stream("slow")
+        await server.node.store.create_subscription("slow", stream="slow")
+        for _ in range(60):
+            await stream.append(b"x" * (1 << 19), durability="memory")
+        _, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+        path = "/v1/subscriptions/slow:consume?consumer=a"
+        head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n"
+        writer.write(head.encode())
+        await until(lambda: waits_for_its_client(server))
+    writer.close()
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def waits_for_its_client(server: Server) -> bool:
+    assert server._http is not None
+    connections = server._http._uvicorn.server_state.connections
+    return any(each.transport.get_write_buffer_size() for each in connections)
 
 
 async def test_one_answer_is_bounded(running: Running) -> None:
