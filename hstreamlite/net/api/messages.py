@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -46,6 +47,7 @@ def check_name(kind: str, code: int, name: str, *, first: bool = True) -> str:
     )
 
 
+@lru_cache(maxsize=1024)
 def check_stream(name: str) -> str:
     return check_name("stream", pb.ErrorCode.StreamInvalidObjectIdentifier, name)
 
