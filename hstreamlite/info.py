@@ -97,6 +97,8 @@ class SubscriptionInfo:
     max_unacked_per_consumer: int | None
     max_unacked_bytes_per_consumer: int | None
     unit: str
+    damaged: int
+    """Records that were set aside because they cannot be read."""
 
     @classmethod
     def of(cls, feed: Feed) -> Self:
@@ -119,6 +121,7 @@ class SubscriptionInfo:
             max_unacked_per_consumer=state.max_unacked_per_consumer or None,
             max_unacked_bytes_per_consumer=state.max_unacked_bytes_per_consumer or None,
             unit=state.unit,
+            damaged=stats.damaged,
         )
 
 

@@ -1146,6 +1146,7 @@ class SubscriptionInfo(_message.Message):
     MAX_UNACKED_PER_CONSUMER_FIELD_NUMBER: _builtins.int
     MAX_UNACKED_BYTES_PER_CONSUMER_FIELD_NUMBER: _builtins.int
     UNIT_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     stream: _builtins.str
     created_ms: _builtins.int
@@ -1162,6 +1163,8 @@ class SubscriptionInfo(_message.Message):
     max_unacked_bytes_per_consumer: _builtins.int
     unit: _builtins.str
     """What is kept in order at one consumer: "key", or "shard"."""
+    damaged: _builtins.int
+    """Records that were set aside because they cannot be read."""
     @_builtins.property
     def consumers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -1186,10 +1189,11 @@ class SubscriptionInfo(_message.Message):
         max_unacked_per_consumer: _builtins.int | None = ...,
         max_unacked_bytes_per_consumer: _builtins.int | None = ...,
         unit: _builtins.str = ...,
+        damaged: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_backoff", b"_backoff", "_dead_letter", b"_dead_letter", "_max_unacked_bytes", b"_max_unacked_bytes", "_max_unacked_bytes_per_consumer", b"_max_unacked_bytes_per_consumer", "_max_unacked_per_consumer", b"_max_unacked_per_consumer", "backoff", b"backoff", "dead_letter", b"dead_letter", "max_unacked_bytes", b"max_unacked_bytes", "max_unacked_bytes_per_consumer", b"max_unacked_bytes_per_consumer", "max_unacked_per_consumer", b"max_unacked_per_consumer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_backoff", b"_backoff", "_dead_letter", b"_dead_letter", "_max_unacked_bytes", b"_max_unacked_bytes", "_max_unacked_bytes_per_consumer", b"_max_unacked_bytes_per_consumer", "_max_unacked_per_consumer", b"_max_unacked_per_consumer", "ack_timeout_s", b"ack_timeout_s", "backlog", b"backlog", "backoff", b"backoff", "consumers", b"consumers", "created_ms", b"created_ms", "dead_letter", b"dead_letter", "max_attempts", b"max_attempts", "max_unacked", b"max_unacked", "max_unacked_bytes", b"max_unacked_bytes", "max_unacked_bytes_per_consumer", b"max_unacked_bytes_per_consumer", "max_unacked_per_consumer", b"max_unacked_per_consumer", "mode", b"mode", "name", b"name", "paused", b"paused", "stream", b"stream", "unacked", b"unacked", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_backoff", b"_backoff", "_dead_letter", b"_dead_letter", "_max_unacked_bytes", b"_max_unacked_bytes", "_max_unacked_bytes_per_consumer", b"_max_unacked_bytes_per_consumer", "_max_unacked_per_consumer", b"_max_unacked_per_consumer", "ack_timeout_s", b"ack_timeout_s", "backlog", b"backlog", "backoff", b"backoff", "consumers", b"consumers", "created_ms", b"created_ms", "damaged", b"damaged", "dead_letter", b"dead_letter", "max_attempts", b"max_attempts", "max_unacked", b"max_unacked", "max_unacked_bytes", b"max_unacked_bytes", "max_unacked_bytes_per_consumer", b"max_unacked_bytes_per_consumer", "max_unacked_per_consumer", b"max_unacked_per_consumer", "mode", b"mode", "name", b"name", "paused", b"paused", "stream", b"stream", "unacked", b"unacked", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__backoff: _TypeAlias = _typing.Literal["backoff"]  # noqa: Y015
     _WhichOneofArgType__backoff: _TypeAlias = _typing.Literal["_backoff", b"_backoff"]  # noqa: Y015

@@ -368,6 +368,7 @@ def subscription_info_to(info: SubscriptionInfo) -> pb.SubscriptionInfo:
         max_unacked_per_consumer=info.max_unacked_per_consumer,
         max_unacked_bytes_per_consumer=info.max_unacked_bytes_per_consumer,
         unit=info.unit,
+        damaged=info.damaged,
     )
 
 
@@ -390,6 +391,7 @@ def subscription_info_from(info: pb.SubscriptionInfo) -> SubscriptionInfo:
         max_unacked_per_consumer=info.max_unacked_per_consumer or None,
         max_unacked_bytes_per_consumer=info.max_unacked_bytes_per_consumer or None,
         unit=info.unit,
+        damaged=info.damaged,
     )
 
 

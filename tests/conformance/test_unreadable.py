@@ -109,8 +109,10 @@ async def test_what_cannot_be_read_is_kept_until_it_is_skipped(
         async with subscription.consumer("a") as one:
             with pytest.raises(hs.CorruptionError):
                 await one.receive(100)
+            assert (await subscription.info()).damaged == 5
             assert await subscription.skip_damaged() == 5
             assert await subscription.skip_damaged() == 0
+            assert (await subscription.info()).damaged == 0
             await hear(one)
             (gap,) = one.gaps()
             assert (gap.records, gap.undelivered) == (5, 5)
