@@ -90,8 +90,9 @@ class StoreLocked(StoreError):
     ) -> None:
         owner = f"process {owner_pid}" if owner_pid else "another process"
         shared = (
-            "close it there, or share it between processes: start `python -m hstreamlite server "
-            f'--store {path}` and reach it with `hs.connect("unix:{path}")`'
+            f'if that is a server, reach it with `hs.connect("unix:{path}")`; else close it there, '
+            "or share it between processes: end that one, and start `python -m hstreamlite server "
+            f"--store {path}`"
         )
         super().__init__(
             f"The store at {path!r} is open for writing in {owner}; {advice or shared}.",
@@ -499,7 +500,8 @@ class RecordTrimmed(HStreamError):
     def __init__(self, requested: object, first_kept: object, stream: str = "") -> None:
         super().__init__(
             f"Record {requested}{_of('stream', stream)} is no longer kept; "
-            f"the first kept one is {first_kept}.",
+            f"the first kept one is {first_kept}; read from there (a reader that has begun goes on "
+            "there when it is asked again).",
             requested=requested,
             first_kept=first_kept,
             stream=stream,

@@ -521,9 +521,7 @@ def _error(owner: Journal | Cursor | int, status: int, a: int, b: int) -> BaseEx
     if isinstance(owner, Cursor):
         if status == lib.HSL_TRIMMED:
             requested, first = owner.gap()
-            return RecordTrimmed(
-                f"shard {owner.shard} LSN {requested}", f"shard {owner.shard} LSN {first}"
-            )
+            return RecordTrimmed(f"{owner.shard}-{requested}-0", f"{owner.shard}-{first}-0")
         if status == lib.HSL_DAMAGED:
             return owner.damage()
         if status == lib.HSL_UNREADABLE:

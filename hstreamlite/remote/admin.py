@@ -69,6 +69,8 @@ def _refusal(address: Address, error: Any) -> RemoteError:
     with suppress(ValueError, KeyError, TypeError):
         said = str(json.loads(said)["message"])
     if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
-        return ConnectionFailed(address.text, _TIMEOUT, explained(said, secure=address.secure))
+        socket = address.socket if address.path else ""
+        why = explained(said, secure=address.secure, socket=socket)
+        return ConnectionFailed(address.text, _TIMEOUT, why)
     kind = _REFUSALS.get(error.code(), RemoteError)
     return cast("RemoteError", _restore(kind, said, {}))

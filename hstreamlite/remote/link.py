@@ -340,7 +340,9 @@ class Link:
                 raise Broken("no answer", sent=False) from None
             failure = self.failure_of(error)
             if isinstance(failure, Broken):
-                why = explained(failure.why, secure=self._credentials is not None)
+                socket = self._address.socket if self._address.path else ""
+                secure = self._credentials is not None
+                why = explained(failure.why, secure=secure, socket=socket)
                 raise Broken(why, sent=failure.sent) from None
             if isinstance(failure, Unavailable):
                 raise Broken(failure.why, sent=False) from None

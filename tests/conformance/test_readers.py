@@ -204,8 +204,10 @@ async def test_a_reader_goes_on_behind_what_was_trimmed_under_it(store: Store) -
     reader = stream.read(start=ids[1])
     batches = stream.read_batches(start=ids[1])
     await stream.trim(before=ids[6])
-    with pytest.raises(hs.RecordTrimmed):
+    with pytest.raises(hs.RecordTrimmed) as raised:
         await anext(reader)
+    kept = hs.RecordId.parse(str(raised.value.first_kept))
+    assert (kept.lsn, kept.shard_id) == (ids[6].lsn, ids[6].shard_id)
     assert [r.payload for r in await collect(reader)] == numbers(10, 6)
     with pytest.raises(hs.RecordTrimmed):
         await anext(batches)

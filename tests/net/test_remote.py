@@ -108,6 +108,7 @@ def test_nobody_there_is_told_with_what_to_do(tmp_path: Path) -> None:
         hs.connect(f"unix:{tmp_path}", timeout=0.1)
     assert caught.value.retryable
     assert caught.value.address == f"unix:{tmp_path}"
+    assert caught.value.why == f"{tmp_path}/server.sock is not there"
 
 
 def test_without_its_packages_it_names_the_extra() -> None:
