@@ -400,13 +400,15 @@ int64_t hsl_keytab_extend(struct hsl_keytab *t, uint32_t consumer, uint64_t firs
 
 /* ---- what was handed out ---- */
 
-size_t hsl_keytab_handed(struct hsl_keytab *t, struct hsl_key_run **runs)
+size_t hsl_keytab_handed(struct hsl_keytab *t, uint64_t low, const struct hsl_key_run **runs)
 {
-    size_t n = t->handed_len;
+    if (t->handed_len > 0)
+        t->handed_len = hsl_key_runs_merge(t->handed, t->handed_len, low);
     *runs = t->handed;
-    t->handed_len = 0;
-    return n;
+    return t->handed_len;
 }
+
+void hsl_keytab_told(struct hsl_keytab *t) { t->handed_len = 0; }
 
 /* ---- the check ---- */
 

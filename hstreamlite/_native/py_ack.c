@@ -411,7 +411,7 @@ uint8_t *hsl_ack_piece(uint8_t *out, uint64_t shard, uint64_t generation,
 }
 
 PyObject *hsl_py_drain_piece(struct hsl_ackmap *m, uint64_t shard, uint64_t generation,
-                             struct hsl_key_run *handed, size_t handed_len)
+                             const struct hsl_key_run *handed, size_t handed_len)
 {
     struct hsl_ack_run few[STACK_RUNS], *runs = few;
     struct hsl_ack_state s;
@@ -420,7 +420,6 @@ PyObject *hsl_py_drain_piece(struct hsl_ackmap *m, uint64_t shard, uint64_t gene
     if (cap > STACK_RUNS && !(runs = malloc(cap * sizeof *runs)))
         return PyErr_NoMemory();
     size_t n = hsl_ackmap_drain(m, runs, cap);
-    handed_len = handed_len ? hsl_key_runs_merge(handed, handed_len, s.low) : 0;
     Py_ssize_t size = (Py_ssize_t)HSL_PIECE_BYTES(n, handed_len);
     PyObject *piece = PyBytes_FromStringAndSize(NULL, size);
     if (piece)

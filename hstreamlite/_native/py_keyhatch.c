@@ -274,7 +274,7 @@ static PyObject *keyhatch_clear(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-static void *address_of(PyObject *owner)
+void *hsl_py_address(PyObject *owner)
 {
     PyObject *address = PyObject_GetAttrString(owner, "address");
     void *found = address ? (void *)(uintptr_t)PyLong_AsUnsignedLongLong(address) : NULL;
@@ -287,7 +287,7 @@ static PyObject *keyhatch_bind(PyObject *self, PyObject *const *args, Py_ssize_t
     struct keyhatch *h = (struct keyhatch *)self;
     if (!hsl_py_takes("bind", n, 2))
         return NULL;
-    void *map = address_of(args[0]), *keys = map ? address_of(args[1]) : NULL;
+    void *map = hsl_py_address(args[0]), *keys = map ? hsl_py_address(args[1]) : NULL;
     if (!keys)
         return NULL;
     PyObject *acks = h->acks, *table = h->table;

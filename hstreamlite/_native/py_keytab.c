@@ -405,22 +405,20 @@ static PyObject *py_handed(PyObject *self, PyObject *args)
 {
     ull address, low;
     struct hsl_keytab *t;
-    struct hsl_key_state state;
-    struct hsl_key_run *runs, *own;
+    const struct hsl_key_run *runs;
     if (!PyArg_ParseTuple(args, "KK:keytab_handed", &address, &low) || !(t = table(address)))
         return NULL;
-    hsl_keytab_state(t, &state);
-    own = room_for(state.handed, sizeof *own);
-    PyObject *list = own ? PyList_New(0) : PyErr_NoMemory();
-    if (list) {
-        size_t n = hsl_keytab_handed(t, &runs);
-        if (n > 0)
-            memcpy(own, runs, n * sizeof *own);
-        n = hsl_key_runs_merge(own, n, low);
-        for (size_t i = 0; list && i < n; i++) {
-            if (append_run(list, &own[i]) < 0)
-                Py_CLEAR(list);
-        }
+    size_t n = hsl_keytab_handed(t, low, &runs);
+    struct hsl_key_run *own = room_for(n, sizeof *own); /* what is made next may run code */
+    if (!own)
+        return PyErr_NoMemory();
+    if (n > 0)
+        memcpy(own, runs, n * sizeof *own);
+    hsl_keytab_told(t);
+    PyObject *list = PyList_New(0);
+    for (size_t i = 0; list && i < n; i++) {
+        if (append_run(list, &own[i]) < 0)
+            Py_CLEAR(list);
     }
     PyMem_Free(own);
     return list;
@@ -434,7 +432,7 @@ static PyObject *py_drain_piece(PyObject *self, PyObject *args)
     struct hsl_keytab *t;
     struct hsl_key_state state;
     struct hsl_ack_state s;
-    struct hsl_key_run *runs;
+    const struct hsl_key_run *runs;
     if (!PyArg_ParseTuple(args, "KKKKKK:keytab_drain_piece", &address, &map, &shard, &generation,
                           &low, &next) ||
         !(t = table(address)))
@@ -449,8 +447,12 @@ static PyObject *py_drain_piece(PyObject *self, PyObject *args)
         Py_RETURN_NONE;
     if (s.acked_since == 0 && state.handed == 0 && s.low == low && s.next == next)
         return Py_BuildValue("(yKK)", "", low, next);
-    size_t n = hsl_keytab_handed(t, &runs);
-    return hsl_py_drain_piece((struct hsl_ackmap *)(uintptr_t)map, shard, generation, runs, n);
+    size_t n = hsl_keytab_handed(t, s.low, &runs);
+    PyObject *piece = hsl_py_drain_piece((struct hsl_ackmap *)(uintptr_t)map, shard, generation,
+                                         runs, n);
+    if (piece)
+        hsl_keytab_told(t);
+    return piece;
 }
 
 /* key_runs_again(runs) -> how many of their records are delivered for the second time or later */

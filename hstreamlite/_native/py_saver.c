@@ -13,11 +13,14 @@
 #include <string.h>
 
 #define RUNS_MAX 1024u
+#define HANDED_MAX 2048u
 #define PREFIX 8u
 
 struct saver {
     PyObject_HEAD
-    PyObject *acks; /* keeps the map alive */
+    PyObject *acks;  /* keeps the map alive */
+    PyObject *table; /* the same of `keys`; or NULL */
+    struct hsl_keytab *keys; /* what was handed out there is stored, too; or NULL */
     struct hsl_ackmap *map;
     struct hsl_log *log;
     uint64_t to;           /* the log's shard for progress */
@@ -48,20 +51,24 @@ int hsl_py_save(struct hsl_ackmap *map)
 {
     struct saver *v = hsl_ackmap_saver(map);
     struct hsl_ack_run runs[RUNS_MAX];
-    uint8_t piece[PREFIX + HSL_PIECE_BYTES(RUNS_MAX, 0)], *out = piece;
+    uint8_t piece[PREFIX + HSL_PIECE_BYTES(RUNS_MAX, HANDED_MAX)], *out = piece;
+    const struct hsl_key_run *handed = NULL;
     struct hsl_ack_state s;
     if (!v || !v->armed)
         return 0;
     hsl_ackmap_state(map, &s);
-    if (s.held > 0 || s.acked_since >= RUNS_MAX)
+    size_t out_since = v->keys ? hsl_keytab_handed(v->keys, s.low, &handed) : 0;
+    if ((s.held > 0 && !v->keys) || s.acked_since >= RUNS_MAX || out_since > HANDED_MAX)
         return 0;
     size_t n = hsl_ackmap_unsaved(map, runs, RUNS_MAX);
     for (unsigned at = 0; at < PREFIX; at++)
         *out++ = (uint8_t)(v->subscription >> 8 * at);
-    out = hsl_ack_piece(out, v->shard, v->generation, &s, runs, n, NULL, 0);
+    out = hsl_ack_piece(out, v->shard, v->generation, &s, runs, n, handed, out_since);
     if (!stage(v, piece, (size_t)(out - piece)))
         return 0;
     hsl_ackmap_drain(map, runs, RUNS_MAX);
+    if (v->keys)
+        hsl_keytab_told(v->keys);
     v->low = s.low;
     v->next = s.next;
     return 1;
@@ -73,12 +80,19 @@ static PyObject *saver_arm(PyObject *self, PyObject *args)
 {
     struct saver *v = (struct saver *)self;
     unsigned long long generation, low, next;
-    if (!PyArg_ParseTuple(args, "KKK:arm", &generation, &low, &next))
+    PyObject *table = Py_None, *before = v->table;
+    void *keys = NULL;
+    if (!PyArg_ParseTuple(args, "KKK|O:arm", &generation, &low, &next, &table))
         return NULL;
+    if (table != Py_None && !(keys = hsl_py_address(table)))
+        return NULL;
+    v->table = table != Py_None ? Py_NewRef(table) : NULL;
+    v->keys = keys;
     v->generation = generation;
     v->low = low;
     v->next = next;
     v->armed = true;
+    Py_XDECREF(before);
     Py_RETURN_NONE;
 }
 
@@ -131,6 +145,7 @@ static void saver_dealloc(PyObject *self)
     if (v->map && hsl_ackmap_saver(v->map) == v)
         hsl_ackmap_save_by(v->map, NULL);
     Py_XDECREF(v->acks);
+    Py_XDECREF(v->table);
     PyObject_Free(self);
     Py_DECREF(type);
 }
@@ -139,8 +154,9 @@ static void saver_dealloc(PyObject *self)
 
 static PyMethodDef saver_methods[] = {
     {"arm", saver_arm, METH_VARARGS,
-     "arm($self, generation, low, next, /)\n--\n\n"
-     "Let acks be stored here, that are new since progress was stored with these."},
+     "arm($self, generation, low, next, table=None, /)\n--\n\n"
+     "Let acks be stored here, that are new since progress was stored with these, and what is\n"
+     "handed out of a key table."},
     {"disarm", saver_disarm, METH_NOARGS,
      "disarm($self, /)\n--\n\n"
      "Store nothing from now on; return what `arm` would be called with now, None if it was not."},

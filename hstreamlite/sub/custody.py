@@ -244,9 +244,14 @@ class Custody:
     def piece(self, window: Window) -> bytes | None:
         """Return what changed since the last time as a piece to be stored, and count it as saved;
         empty if nothing did, None if `history` has more to say."""
-        return window.save_acks() if self.plain(window) else None
+        return window.save_acks() if self._plain(window) else None
 
-    def plain(self, window: Window) -> bool:
+    def arm(self, window: Window) -> None:
+        """Let acks of a shard store themselves, if there is nothing else to store."""
+        if self._plain(window):
+            window.arm()
+
+    def _plain(self, window: Window) -> bool:
         """Tell whether `history` would have nothing to say of a shard but what it holds."""
         return not (
             window.saved_zeros

@@ -611,8 +611,7 @@ class Group:
         """Note that what `delta` or `snapshot` returned is stored."""
         if not self._eager:
             for window in self._windows.values():
-                if self._dispatch.plain(window):
-                    window.arm()
+                self._dispatch.arm(window)
 
     def _attention(self) -> int:
         return 1 if self._eager else self.limits.checkpoint_acks

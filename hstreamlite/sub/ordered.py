@@ -503,10 +503,10 @@ class OrderedDispatcher:
     def settle(self, window: Window, low: int) -> None:
         """Drop what lies below ``low``: leases go when they are swept."""
 
-    def plain(self, window: Window) -> bool:
-        """Tell whether `history` has nothing to say of a shard: what was handed out is listed."""
-        del window
-        return False
+    def arm(self, window: Window) -> None:
+        """Let acks of a shard store themselves, with what is handed out of it."""
+        if window.shard not in self._changed:
+            window.arm(self._tables[window.shard])
 
     def piece(self, window: Window) -> bytes | None:
         """Return what changed since the last time as a piece to be stored, and count it as saved;

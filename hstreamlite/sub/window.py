@@ -15,6 +15,7 @@ from typing import Final
 
 from hstreamlite._native import fast
 from hstreamlite.sub.ackmap import LSN_MAX, AckCounts, AckFlag, AckMap, Run
+from hstreamlite.sub.keytab import KeyTable
 from hstreamlite.sub.limits import check_range
 
 SPAN_LIMIT = 1 << 30
@@ -118,10 +119,11 @@ class Window:
         state = self.acks.state
         return state.acked_since > 0 or self.saved != (self.generation, state.low, state.next)
 
-    def arm(self) -> None:
-        """Let acks store themselves, for there is nothing else to store of the shard."""
+    def arm(self, table: KeyTable | None = None) -> None:
+        """Let acks store themselves, and what a table hands out, for there is nothing else to store
+        of the shard."""
         if self.saver is not None and self.saved is not None:
-            self.saver.arm(*self.saved)
+            self.saver.arm(*self.saved, table)
 
     def disarm(self) -> None:
         """Let acks be stored by `save_acks`, or whatever says more."""

@@ -494,6 +494,13 @@ BUGS = {
         KEYHATCH,
         "to_decide",
     ),
+    "store acks of keys without what was handed out": Bug(
+        "_native/py_saver.c",
+        "&s, runs, n, handed, out_since);",
+        "&s, runs, n, handed, 0);",
+        "tests/sub/test_saver.py",
+        "comes_again",
+    ),
     "take back first what is due last": Bug(
         "_native/keyparcel.c",
         "x->due < y->due",

@@ -21,11 +21,11 @@ def opened(env: SimEnv) -> hs.Store:
     return hs.open("/db", config=CONFIG, env=env)
 
 
-def filled(env: SimEnv) -> hs.Subscription:
+def filled(env: SimEnv, mode: str) -> hs.Subscription:
     store = opened(env)
     stream = store.create_stream("a")
     stream.append_many([b"%d" % n for n in range(RECORDS)])
-    return store.create_subscription("s", stream="a", mode="shared", max_unacked=RECORDS)
+    return store.create_subscription("s", stream="a", mode=mode, max_unacked=RECORDS)
 
 
 def pieces(store: hs.Store) -> int:
@@ -33,10 +33,14 @@ def pieces(store: hs.Store) -> int:
     return store._engine.journal.bounds(PROGRESS)[2]
 
 
+each_mode = pytest.mark.parametrize("mode", ["shared", "ordered"])
+
+
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("armed", [False, True])
-def test_every_so_many_acks_are_staged(armed: bool, whole: bool) -> None:
-    subscription = filled(SimEnv(seed=1))
+@each_mode
+def test_every_so_many_acks_are_staged(mode: str, armed: bool, whole: bool) -> None:
+    subscription = filled(SimEnv(seed=1), mode)
     store = subscription._store
     with subscription.consumer("w") as consumer:
         first = consumer.receive(1)
@@ -69,11 +73,12 @@ steps = st.lists(
 )
 
 
-@given(steps)
+@each_mode
+@given(script=steps)
 @settings(max_examples=effort.of(60, brief=15, nightly=600), deadline=None)
-def test_what_comes_again_is_what_was_not_acked(script: list[tuple[str, int]]) -> None:
+def test_what_comes_again_is_what_was_not_acked(mode: str, script: list[tuple[str, int]]) -> None:
     env = SimEnv(seed=1)
-    subscription = filled(env)
+    subscription = filled(env, mode)
     store = subscription._store
     consumer = subscription.consumer("w")
     held: list[hs.Delivery] = []
