@@ -77,7 +77,10 @@ static struct hsl_chunk *take_ahead(struct hsl_log *log)
     return chunk;
 }
 
-static size_t usual_chunk(const struct hsl_log *log) { return hsl_align_page(log->cfg.chunk_bytes); }
+static size_t usual_chunk(const struct hsl_log *log)
+{
+    return hsl_align_page(log->cfg.chunk_bytes);
+}
 
 static bool lacks_chunks(const struct hsl_log *log)
 {
