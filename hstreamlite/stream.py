@@ -13,6 +13,7 @@ from hstreamlite.engine import Engine
 from hstreamlite.errors import BatchTooLarge, RecordTrimmed, StreamNotFound, TransactionTooLarge
 from hstreamlite.follower import Follower
 from hstreamlite.info import StreamInfo
+from hstreamlite.log.catalog import StreamState
 from hstreamlite.log.reader import Batch, Scan
 from hstreamlite.log.routing import record_ids
 from hstreamlite.place import EARLIEST, Place
@@ -30,12 +31,20 @@ _SLICE_NS = 250_000_000
 class Stream:
     """A handle of one stream. Thread-safe."""
 
-    __slots__ = ("_engine", "_ticker", "name")
+    __slots__ = ("_engine", "_state", "_ticker", "name")
 
     def __init__(self, engine: Engine, ticker: Ticker, name: str) -> None:
         self._engine = engine
         self._ticker = ticker
+        self._state: StreamState | None = None
         self.name = name
+
+    def _known(self) -> StreamState:
+        """Return the state of the stream: found by name once, where streams are many."""
+        engine, state = self._engine, self._state
+        if state is None or state.retired or engine.closed or engine.forked:
+            state = self._state = engine.stream(self.name)
+        return state
 
     def append(
         self,
@@ -52,7 +61,7 @@ class Stream:
         RecordTooLarge, StorageFull, StreamNotFound: nothing was appended. StoreFailed: unknown.
         """
         engine = self._engine
-        state = engine.stream(self.name)
+        state = self._known()
         level = engine.level if durability is None else check_durability(durability)
         item: Any = payload
         if attributes is not None or (key is not None and isinstance(payload, Record)):
@@ -83,7 +92,7 @@ class Stream:
         engine = self._engine
         level = engine.level if durability is None else check_durability(durability)
         codec = check_compression(compression)
-        state = engine.stream(self.name)
+        state = self._known()
         ops, order = engine.ops_of(state, item_list(records), key, codec)
         try:
             ticket, runs = engine.journal.stage(ops, level)

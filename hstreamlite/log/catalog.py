@@ -39,6 +39,12 @@ class StreamState:
     replication: int = 1
     protect: tuple[str, ...] = ()
     archived: bool = False
+    retired: bool = field(default=False, init=False, repr=False, compare=False)
+    """The name stands for it no more. Set once, for whoever kept it instead of the name."""
+
+    def retire(self) -> None:
+        """Tell whoever kept it to look the name up again."""
+        object.__setattr__(self, "retired", True)
 
     @property
     def shards(self) -> tuple[Shard, ...]:
@@ -163,16 +169,20 @@ class Catalog:
         self.regrouped = change.get("regrouped", 0)
 
     def _put_stream(self, stream: StreamState) -> None:
+        before = self.by_id.get(stream.id)
         self.by_id[stream.id] = stream
         self.by_shard.update(dict.fromkeys(stream.shard_ids, stream.id))
         if not stream.archived:
             self.streams[stream.name] = stream
+        if before is not None:
+            before.retire()
         self.next_stream = max(self.next_stream, stream.id + 1)
         self.next_shard = max(self.next_shard, *(s - SHARD_BASE + 1 for s in stream.shard_ids))
 
     def _delete_stream(self, stream_id: int, *, archive: bool) -> None:
         stream = self.by_id.pop(stream_id)
         del self.streams[stream.name]
+        stream.retire()
         if archive:
             self.by_id[stream_id] = replace(stream, archived=True)
         else:
@@ -260,7 +270,9 @@ class Catalog:
 
 def stream_change(stream: StreamState) -> Change:
     """Return the record that makes the stream."""
-    return {"op": "stream", **asdict(stream)}
+    fields = asdict(stream)
+    del fields["retired"]
+    return {"op": "stream", **fields}
 
 
 def lost_change(lost: Mapping[int, Iterable[tuple[int, int]]]) -> Change:

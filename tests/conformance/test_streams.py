@@ -107,6 +107,19 @@ async def test_deleting_a_stream_removes_it_and_frees_the_name(store: Store) -> 
     assert await payloads(stream) == [b"new"]
 
 
+async def test_a_handle_stands_for_whatever_has_its_name(store: Store) -> None:
+    stream = await store.create_stream("orders")
+    await stream.append(b"of the first")
+    await store.delete_stream("orders")
+    for append in (stream.append(b"of none"), stream.append_many([b"of none"])):
+        with pytest.raises(hs.StreamNotFound):
+            await append
+    await store.create_stream("orders")
+    await stream.append(b"one")
+    await stream.append_many([b"two"])
+    assert [record.payload async for record in stream.read()] == [b"one", b"two"]
+
+
 async def test_a_stream_in_use_is_deleted_by_force_only(store: Store) -> None:
     await store.create_stream("orders")
     await store.create_subscription("billing", stream="orders")
