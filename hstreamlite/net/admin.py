@@ -87,12 +87,19 @@ class Administration:
         self._parser = _parser(self)
 
     async def run(self, line: str) -> str:
-        """Run a command and return its answer; Unparsed if it is none."""
+        """Run a command and return its answer; Unparsed if it is none, PermissionDenied for who may
+        not: statistics need the action monitor, or admin as all else."""
+        gate = self._node.gate
         try:
-            words = shlex.split(line)
+            options = self._parser.parse_args(shlex.split(line))
+        except Unparsed:
+            gate.require("admin")
+            raise
         except ValueError as error:
+            gate.require("admin")
             raise Unparsed(f"this is no command: {error} in {line[:100]!r}") from None
-        options = self._parser.parse_args(words)
+        if options.run not in (self.sql, self.stats) or not gate.allows("monitor"):
+            gate.require("admin")
         try:
             answer = json.dumps(await options.run(options), ensure_ascii=False)
         except (HStreamError, Refused, ValueError) as error:

@@ -79,6 +79,10 @@ class Gate:
         if self.limited:
             self._require(self._caller(), action, kind, name)
 
+    def allows(self, action: Action) -> bool:
+        """Tell whether the caller of the call being served may do this to the server."""
+        return not self.limited or self._policy.allows(self._caller(), action, None)
+
     @staticmethod
     def _caller() -> Caller:
         caller = CALLER.get(None)

@@ -102,7 +102,7 @@ _HSTREAM: Mapping[str, Call] = {
     "CheckSubscriptionExist": call(on(None, "subscription", "subscriptionId")),
     "DeleteSubscription": call(on("delete", "subscription", "subscriptionId")),
     "StreamingFetch": call(on("consume", "subscription", "subscriptionId")),
-    "SendAdminCommand": ADMIN,
+    "SendAdminCommand": KNOWN,  # it asks for what its commands need
     "PerStreamTimeSeriesStats": MONITOR,
     "PerStreamTimeSeriesStatsAll": MONITOR,
     "GetStats": MONITOR,

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.unsanitized("gRPC's own core is no build of ours")
 
 TOKEN, _ = new_token()
 ADA, _ = new_token("ada")
+EVE, _ = new_token("eve")
 
 
 @pytest_asyncio.fixture
@@ -31,10 +32,12 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
         tokens=(
             TokenConfig(role="billing", hash=hash_of(TOKEN)),
             TokenConfig(role="ada", hash=hash_of(ADA)),
+            TokenConfig(role="eve", hash=hash_of(EVE)),
         ),
         grants=(
             GrantConfig(role="billing", actions=("read",), streams=("orders",)),
             GrantConfig(role="ada", actions=("admin",)),
+            GrantConfig(role="eve", actions=("monitor",)),
         ),
     )
     async with Server(config) as server:
@@ -116,3 +119,26 @@ async def test_the_socket_in_the_store_and_health_ask_for_no_token(server: Serve
     async with grpc.aio.insecure_channel(server.address) as channel:
         answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.asyncio
+async def test_who_may_monitor_gets_statistics_of_commands_and_no_more(server: Server) -> None:
+    statistics = ["server sql SELECT name FROM streams", "server stats stream_counter appends"]
+    others = ["server status", "server reset-stats", "server stream list", "nonsense", "'"]
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stub = HStreamApiStub(channel)
+
+        async def code(token: str, command: str) -> grpc.StatusCode:
+            request = pb.AdminCommandRequest(command=command)
+            try:
+                await stub.SendAdminCommand(request, metadata=metadata(token))
+            except grpc.aio.AioRpcError as error:
+                return error.code()
+            return grpc.StatusCode.OK
+
+        denied, ok = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.OK
+        assert {await code(TOKEN, command) for command in statistics + others} == {denied}
+        assert {await code(EVE, command) for command in statistics} == {ok}
+        assert {await code(EVE, command) for command in others} == {denied}
+        assert {await code(ADA, command) for command in statistics + others[:3]} == {ok}
+        assert {await code(ADA, command) for command in others[3:]} == {grpc.StatusCode.INTERNAL}

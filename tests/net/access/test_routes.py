@@ -72,7 +72,7 @@ def routes(server: Server) -> list[tuple[str, str, Any]]:
 def is_free(path: str, handler: Any) -> bool:
     if isinstance(handler, RpcCall):
         _, service, method = handler._name.split("/")
-        return not CALLS[service][method].needs
+        return not CALLS[service][method].needs and method != "SendAdminCommand"
     return path in FREE or path.startswith(("/v1/docs/", "/docs/"))
 
 
