@@ -199,9 +199,9 @@ class Feeds:
             )
         if stream.name in engine.catalog.graves_behind(dead_letter):
             raise ValueError(
-                f"dead_letter must be a stream from which nothing dies back into {stream.name!r}, "
-                f"which the subscription is of, and {dead_letter!r} is not: its records would go "
-                "round for ever"
+                f"what goes to dead_letter={dead_letter!r} dies back into {stream.name!r}, of "
+                "which the subscription is, and would go round for ever; name a stream whose "
+                "own dead letters go elsewhere"
             )
         return engine.resolve(target, "dead_letter", LATEST)
 
