@@ -132,14 +132,41 @@ static size_t find(const struct hatch *h, uint64_t lsn)
     return low;
 }
 
-static int append_note(PyObject *list, const struct note *n)
+/* Notes by themselves: to make Python objects of them may run other code, which takes and acks. */
+struct copies {
+    struct note *notes;
+    size_t count, capacity;
+};
+
+static bool keep(struct copies *c, const struct note *n)
 {
-    PyObject *item = Py_BuildValue("(KKLKI)", (unsigned long long)n->first,
-                                   (unsigned long long)end_of(n), (long long)n->due,
-                                   (unsigned long long)n->lease, (unsigned)n->consumer);
-    int rc = item ? PyList_Append(list, item) : -1;
-    Py_XDECREF(item);
-    return rc;
+    if (c->count == c->capacity) {
+        size_t capacity = c->capacity ? 2 * c->capacity : 64;
+        struct note *more = realloc(c->notes, capacity * sizeof *more);
+        if (!more)
+            return false;
+        c->notes = more;
+        c->capacity = capacity;
+    }
+    c->notes[c->count++] = *n;
+    return true;
+}
+
+/* A list of what was kept, which is freed. */
+static PyObject *told(struct copies *c)
+{
+    PyObject *list = PyList_New(0);
+    for (size_t i = 0; list && i < c->count; i++) {
+        const struct note *n = &c->notes[i];
+        PyObject *item = Py_BuildValue("(KKLKI)", (unsigned long long)n->first,
+                                       (unsigned long long)end_of(n), (long long)n->due,
+                                       (unsigned long long)n->lease, (unsigned)n->consumer);
+        if (!item || PyList_Append(list, item) < 0)
+            Py_CLEAR(list); /* not reached: Python lacks memory */
+        Py_XDECREF(item);
+    }
+    free(c->notes);
+    return list;
 }
 
 /* ---- arguments ---- */
@@ -291,43 +318,45 @@ static PyObject *hatch_next_due(PyObject *self, PyObject *unused)
     return PyLong_FromLongLong(at(h, 0)->due);
 }
 
-/* Takes out and returns the notes whose deadline has passed. */
+/* Takes out and returns the notes whose deadline has passed; where memory is short, the next call
+ * returns the rest. */
 static PyObject *hatch_due(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct hatch *h = (struct hatch *)self;
+    struct copies due = {NULL, 0, 0};
     uint64_t now;
-    PyObject *list;
     if (!hsl_py_takes("due", n, 1) || u64_args(args, 1, &now) < 0)
         return NULL;
-    list = PyList_New(0);
-    for (settle(h, 0); list && h->count && at(h, 0)->due <= (int64_t)now; settle(h, 0)) {
-        if (append_note(list, at(h, 0)) < 0) {
-            Py_CLEAR(list); /* not reached: Python lacks memory */
-            break;          /* not reached: as the line before */
-        }
+    settle(h, 0);
+    while (h->count && at(h, 0)->due <= (int64_t)now && keep(&due, at(h, 0))) {
         drop_first(h);
+        settle(h, 0);
     }
-    return list;
+    return told(&due);
 }
 
 /* The notes that overlap [first, end), of one consumer or (0) of all; taken out if asked for. */
 static PyObject *hatch_notes(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct hatch *h = (struct hatch *)self;
+    struct copies found = {NULL, 0, 0};
     uint64_t a[4]; /* first, end, consumer, take out */
-    PyObject *list;
     if (!hsl_py_takes("notes", n, 4) || u64_args(args, 4, a) < 0)
         return NULL;
-    list = PyList_New(0);
-    for (size_t i = find(h, a[0]); list && i < h->count && at(h, i)->first < a[1]; i++) {
-        if (!at(h, i)->consumer || (a[2] && at(h, i)->consumer != a[2]))
+    size_t begin = find(h, a[0]);
+    for (size_t i = begin; i < h->count && at(h, i)->first < a[1]; i++) {
+        const struct note *note = at(h, i);
+        if (!note->consumer || (a[2] && note->consumer != a[2]))
             continue;
-        if (append_note(list, at(h, i)) < 0)
-            Py_CLEAR(list); /* not reached: Python lacks memory */
-        else if (a[3])
-            at(h, i)->consumer = 0;
+        if (!keep(&found, note)) {
+            free(found.notes); /* not reached: memory ran out */
+            return PyErr_NoMemory(); /* not reached: as the line before */
+        }
     }
-    return list;
+    for (size_t i = begin; a[3] && i < h->count && at(h, i)->first < a[1]; i++)
+        if (!a[2] || at(h, i)->consumer == a[2])
+            at(h, i)->consumer = 0;
+    return told(&found);
 }
 
 /* ---- type ---- */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -269,6 +270,55 @@ def test_there_is_a_note_of_each_however_many() -> None:
     assert held[:2] == (low + 7, low + 8)
     of.seek({1: 1})
     assert hatch.notes(0, 1 << 60, 0, False) == []
+
+
+class Collected:
+    """What runs when garbage is next collected, as another thread may then."""
+
+    def __init__(self, run: Callable[[], object]) -> None:
+        self.run = run
+        self.me = self
+
+    def __del__(self) -> None:
+        self.run()
+
+
+@pytest.mark.parametrize("out", [lambda h: h.due(TIMEOUT), lambda h: h.notes(1, 252, 0, True)])
+def test_no_note_is_lost_to_what_runs_while_notes_are_told(
+    out: Callable[[fast.Hatch], list[tuple[int, ...]]],
+) -> None:
+    fired = 0
+    threshold = gc.get_threshold()
+    for objects in range(1, 140, 3):
+        of = opened(group(most=10_000, tail=1_000))
+        hatch = of.hatch()
+        assert isinstance(hatch, fast.Hatch)
+        for n in range(100):
+            take(of, "ab"[n % 2], 5, 0 if n < 50 else 10)
+        ran = []
+
+        def others(of: Group = of, hatch: fast.Hatch = hatch, ran: list[int] = ran) -> None:
+            of.ack_range(1, 1, 150)
+            hatch.settle(150)
+            ran.append(1)
+
+        gc.collect()
+        gc.disable()
+        Collected(others)
+        try:
+            gc.set_threshold(objects)
+            gc.enable()
+            told = out(hatch)
+        finally:
+            gc.disable()
+            gc.set_threshold(*threshold)
+            gc.enable()
+        fired += len(ran)
+        gc.collect()
+        told += hatch.notes(1, 10_000, 0, False)
+        known = {lsn for first, end, *_ in told for lsn in range(first, end)}
+        assert known >= set(range(150, 502))
+    assert fired > 5
 
 
 def test_there_is_none_where_consumers_have_limits_or_shards_take_turns() -> None:
