@@ -440,10 +440,24 @@ BUGS = {
     ),
     "let a batch out of a window that is full": Bug(
         "sub/sharded.py",
-        "        room = self._limits.max_unacked > self.outstanding()\n",
-        "        room = self._limits.max_unacked >= self.outstanding()\n",
+        "        room = min(self._limits.max_unacked - self.outstanding(), quota)\n",
+        "        room = min(self._limits.max_unacked - self.outstanding() + 1, quota)\n",
+        "tests/conformance/test_raw_consumers.py",
+        "looked_at_before",
+    ),
+    "let batches out together that a window has no room for": Bug(
+        "batchfeed.py",
+        "if before and (before >= room or",
+        "if before and (",
         "tests/test_batchfeed.py",
-        "in_order",
+        "went_back_heeds",
+    ),
+    "take back first what lies before the rest": Bug(
+        "feed.py",
+        "reversed(list(spans))",
+        "list(spans)",
+        "tests/test_batchfeed.py",
+        "went_back_heeds",
     ),
     "miss the ack that a key waits for": Bug(
         "_native/keytab.c",
@@ -751,7 +765,8 @@ BUGS = {
     ),
     "count as an attempt what nobody has seen": Bug(
         "feed.py",
-        "                self.group.unsend(consumer, *span, now)\n            found = True\n",
+        "            self._unsend(consumer, spans, now)\n            found = True\n",
+        "            for span in spans:\n"
         "                self.group.release(consumer, *span, 0, now)\n            found = True\n",
         PREFETCHED,
         "iterating",
