@@ -419,7 +419,8 @@ static int fill(struct hsl_cursor *cursor, enum hsl_patience patience, const str
         cursor->cap = need;
     }
     struct hsl_segment *segment;
-    int fd, rc = hsl_segment_reader(log, e->segment, &segment, &fd);
+    int fd, rc = cached ? hsl_segment_cached_reader(log, e->segment, &segment, &fd)
+                        : hsl_segment_reader(log, e->segment, &segment, &fd);
     if (rc != HSL_OK)
         return rc;
     if (!cached)

@@ -51,7 +51,8 @@ struct key {
 #define DIGITS (1u << DIGIT_BITS)
 
 /* Sorts by shard and leaves the rows of each in order, digit by digit of the ids: the few in which
- * they differ at all, since ids are given out one after another. The result is in one of the two. */
+ * they differ at all, since ids are given out one after another. The result is in one of the
+ * two. */
 static struct key *sort_keys(struct key *keys, struct key *other, size_t count)
 {
     uint64_t differ = 0;

@@ -46,8 +46,8 @@ void hsl_py_ack_key_runs(struct hsl_ackmap *map, const struct hsl_key_run *runs,
 uint8_t *hsl_ack_piece(uint8_t *out, uint64_t shard, uint64_t generation,
                        const struct hsl_ack_state *state, const struct hsl_ack_run *runs, size_t n,
                        const struct hsl_key_run *handed, size_t handed_len);
-/* What is drained of a map as a piece, with runs that were handed out. As (bytes, low, next), or NULL
- * with an exception. */
+/* What is drained of a map as a piece, with runs that were handed out. As (bytes, low, next), or
+ * NULL with an exception. */
 PyObject *hsl_py_drain_piece(struct hsl_ackmap *map, uint64_t shard, uint64_t generation,
                              const struct hsl_key_run *handed, size_t handed_len);
 #define HSL_PY_PIECE_RUNS 8192

@@ -133,7 +133,8 @@ static void continue_at(struct hsl_shard *shard, uint64_t first, uint64_t end)
     shard->durable_next = end;
 }
 
-/* Asks the memory for what hsl_index_insert will look at, all of it at once. Some shard is known. */
+/* Asks the memory for what hsl_index_insert will look at, all of it at once. Some shard is
+ * known. */
 void hsl_index_fetch(struct hsl_log *log, const uint64_t *ids, uint32_t count)
 {
     struct hsl_shard *found[HSL_FETCHED];

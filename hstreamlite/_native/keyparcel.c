@@ -1,5 +1,5 @@
-/* See keytab.h: parcels, those of each consumer in a list, and a heap of those that are out by their
- * deadlines. */
+/* See keytab.h: parcels, those of each consumer in a list, and a heap of those that are out by
+ * their deadlines. */
 #include "keytab.h"
 
 #include <errno.h>
@@ -179,8 +179,8 @@ void hsl_parcels_drop(struct hsl_keytab *t)
 
 /* ---- what is unacked ---- */
 
-/* The first record of a parcel that is unacked, or 0. What is found to be done before it need not be
- * looked at again. */
+/* The first record of a parcel that is unacked, or 0. What is found to be done before it need not
+ * be looked at again. */
 static uint64_t first_open(struct hsl_keytab *t, uint32_t number)
 {
     struct parcel *p = &t->parcels[number];

@@ -173,8 +173,8 @@ void hsl_key_sync(struct hsl_keytab *t);
 
 /* ---- keyparcel.c ---- */
 
-/* The parcel, or for 0 a new one of the consumer, with room for so many runs more, for as many to be
- * told as handed out, and for its deadline. 0: no memory. */
+/* The parcel, or for 0 a new one of the consumer, with room for so many runs more, for as many to
+ * be told as handed out, and for its deadline. 0: no memory. */
 uint32_t hsl_parcel_open(struct hsl_keytab *t, uint32_t parcel, uint32_t consumer, uint64_t runs);
 /* Its runs are those that it has now; without any it is free. */
 void hsl_parcel_close(struct hsl_keytab *t, uint32_t parcel);

@@ -79,14 +79,15 @@ int64_t hsl_keytab_take(struct hsl_keytab *t, uint32_t consumer, uint32_t *parce
                         uint64_t fresh, uint64_t end);
 /* The first `count` records of a reserved parcel are out until `due`; the others, and their
  * followers, wait again as if they had not been reserved. Leaves out what is acked or gone. Returns
- * how many are out: the parcel's runs are what they are now, and without any it is gone. -ENOMEM. */
+ * how many are out: the parcel's runs are what they are now, and without any it is gone.
+ * -ENOMEM. */
 int64_t hsl_keytab_confirm(struct hsl_keytab *t, uint32_t parcel, uint64_t count, int64_t due);
 /* All records of a parcel are out until `due` that were reserved a moment ago: nothing was acked,
  * taken back or passed by since. */
 void hsl_keytab_start(struct hsl_keytab *t, uint32_t parcel, int64_t due);
 /* Takes back what of a parcel is unacked; *count how many were out. In out, which takes
- * hsl_keytab_records, those behind which others of their key wait, or which have no key: each may be
- * delayed. Returns their number, and the parcel is gone; or -ENOMEM. */
+ * hsl_keytab_records, those behind which others of their key wait, or which have no key: each may
+ * be delayed. Returns their number, and the parcel is gone; or -ENOMEM. */
 int64_t hsl_keytab_take_back(struct hsl_keytab *t, uint32_t parcel, struct hsl_key_head *out,
                              uint64_t *count);
 /* The same for what the consumer has out of [first, end); out gets all of it. */
@@ -95,8 +96,8 @@ int64_t hsl_keytab_release(struct hsl_keytab *t, uint32_t consumer, uint64_t fir
 /* The same, as if it had never been handed out: it has one attempt less. */
 int64_t hsl_keytab_unsend(struct hsl_keytab *t, uint32_t consumer, uint64_t first, uint64_t end,
                           struct hsl_key_head *out, uint64_t *count);
-/* Has what the consumer has out of [first, end) due at a time, unless it is due later, as parcels of
- * their own; returns how many records it has there, or -ENOMEM. */
+/* Has what the consumer has out of [first, end) due at a time, unless it is due later, as parcels
+ * of their own; returns how many records it has there, or -ENOMEM. */
 int64_t hsl_keytab_extend(struct hsl_keytab *t, uint32_t consumer, uint64_t first, uint64_t end,
                           int64_t due);
 

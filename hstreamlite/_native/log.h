@@ -186,6 +186,7 @@ struct hsl_segment {
     int fd_direct;         /* of readers that were at work when it was sealed; -1 = none */
     uint32_t readers;      /* index_mu; fd_read is not closed while > 0 */
     bool sealed, emergency, dropped;
+    bool reads_direct; /* index_mu; what reads fd_read asks the disk, whatever the system has */
     struct hsl_row *rows;
     size_t rows_len, rows_cap, rows_checkpointed;
     uint64_t checkpoint, checkpoint_end;
@@ -413,6 +414,9 @@ int hsl_segments_add(struct hsl_log *log, struct hsl_segment *segment);
 void hsl_segments_remove(struct hsl_log *log, const struct hsl_segment *segment);
 struct hsl_segment *hsl_segment_find(struct hsl_log *log, uint64_t number);
 int hsl_segment_reader(struct hsl_log *log, uint64_t number, struct hsl_segment **out, int *fd);
+/* As hsl_segment_reader, for reads that must not wait: HSL_AGAIN where they would. */
+int hsl_segment_cached_reader(struct hsl_log *log, uint64_t number, struct hsl_segment **out,
+                              int *fd);
 /* Of a segment that was just sealed: what reads it now need not be aligned. index_mu held. */
 void hsl_segment_end_direct(struct hsl_log *log, struct hsl_segment *segment);
 void hsl_segment_unread(struct hsl_log *log, struct hsl_segment *segment);
@@ -468,8 +472,8 @@ int hsl_tail_check(struct hsl_log *log);
 /* Pauses, no longer than `until` (NULL = any), and looks whether there is more; false if another
  * who waits does, or this is no follower. stage_mu held, released between. */
 bool hsl_follow_watch(struct hsl_log *log, const struct timespec *until);
-/* How late the system may end the pauses of this thread: by itself, by as much as they last. Returns
- * what was set before. */
+/* How late the system may end the pauses of this thread: by itself, by as much as they last.
+ * Returns what was set before. */
 #define HSL_FOLLOW_SLACK_NS 1000
 int hsl_follow_slack(int ns);
 void hsl_follow_close(struct hsl_log *log);

@@ -1,10 +1,10 @@
 /* KeyHatch: where a consumer takes records in the order of their keys, without asking the group.
  *
- * As at the hatch of py_hatch.c, the group opens it while there is nothing to decide; but what comes
- * again it need not know of, for the key table does. The records are copied out of what was read
- * ahead, which lies here in pieces, from low on if that is not too much: what waits for its key is
- * taken long after it was read. Whatever is taken and is not there goes back, and the group is
- * asked.
+ * As at the hatch of py_hatch.c, the group opens it while there is nothing to decide; but what
+ * comes again it need not know of, for the key table does. The records are copied out of what was
+ * read ahead, which lies here in pieces, from low on if that is not too much: what waits for its
+ * key is taken long after it was read. Whatever is taken and is not there goes back, and the group
+ * is asked.
  *
  * The GIL is held from entry to return, and no Python code runs between the first look at the table
  * and the last change of it: what is allocated there are no objects that Python collects. */

@@ -140,7 +140,8 @@ static PyObject *py_take_back_due(PyObject *self, PyObject *args)
     return take_back(t, parcel);
 }
 
-/* take_back_of(table, consumer), as take_back of what it has held longest; None: it holds nothing */
+/* take_back_of(table, consumer), as take_back of what it has held longest; None: it holds
+ * nothing */
 static PyObject *py_take_back_of(PyObject *self, PyObject *args)
 {
     ull address;

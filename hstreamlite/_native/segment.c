@@ -578,7 +578,8 @@ static int open_reader(struct hsl_log *log, struct hsl_segment *s)
     hsl_segment_path(log, path, s->number);
     if (log->open_files >= OPEN_FILES_MAX)
         close_one_reader(log);
-    int flags = HSL_OPEN_READ | (!s->sealed && log->direct ? HSL_OPEN_DIRECT : 0);
+    bool direct = !s->sealed && log->direct;
+    int flags = HSL_OPEN_READ | (direct ? HSL_OPEN_DIRECT : 0);
     int fd = log->io->open(log->io->ctx, path, flags);
     if (fd < 0)
         return hsl_fail(log, "open", path, -fd);
@@ -589,11 +590,12 @@ static int open_reader(struct hsl_log *log, struct hsl_segment *s)
     }
     log->open_files++;
     s->fd_read = fd;
+    s->reads_direct = direct;
     return HSL_OK;
 }
 
-/* A file handle for reading that stays valid until hsl_segment_unread, through seal and drop. */
-int hsl_segment_reader(struct hsl_log *log, uint64_t number, struct hsl_segment **out, int *fd)
+static int take_reader(struct hsl_log *log, uint64_t number, bool cached, struct hsl_segment **out,
+                       int *fd)
 {
     int rc = HSL_OK;
     pthread_mutex_lock(&log->index_mu);
@@ -605,6 +607,8 @@ int hsl_segment_reader(struct hsl_log *log, uint64_t number, struct hsl_segment 
     } else if (s->fd_read < 0) {
         rc = open_reader(log, s);
     }
+    if (rc == HSL_OK && cached && s->reads_direct)
+        rc = HSL_AGAIN;
     if (rc == HSL_OK) {
         s->readers++;
         *out = s;
@@ -612,6 +616,18 @@ int hsl_segment_reader(struct hsl_log *log, uint64_t number, struct hsl_segment 
     }
     pthread_mutex_unlock(&log->index_mu);
     return rc;
+}
+
+/* A file handle for reading that stays valid until hsl_segment_unread, through seal and drop. */
+int hsl_segment_reader(struct hsl_log *log, uint64_t number, struct hsl_segment **out, int *fd)
+{
+    return take_reader(log, number, false, out, fd);
+}
+
+int hsl_segment_cached_reader(struct hsl_log *log, uint64_t number, struct hsl_segment **out,
+                              int *fd)
+{
+    return take_reader(log, number, true, out, fd);
 }
 
 void hsl_segment_end_direct(struct hsl_log *log, struct hsl_segment *s)

@@ -313,10 +313,26 @@ def test_what_the_system_has_of_a_file_takes_no_wait(tmp_path: Path) -> None:
         cursor = new_cursor(store)
         assert cursor.read_batches(1, may_block=False) is None
         cursor.use_cache()
-        found = [cursor.read_batches(1, may_block=False) for _ in range(batches // 2)]
+        sealed = batches // 4
+        found = [cursor.read_batches(1, may_block=False) for _ in range(sealed)]
         assert [batch[0].batch_id for batch in found if batch] == [
-            1 + 100 * number for number in range(batches // 2)
+            1 + 100 * number for number in range(sealed)
         ]
+
+
+def test_what_is_read_past_the_system_waits_for_the_disk(tmp_path: Path) -> None:
+    config = hs.StoreConfig(segment_bytes_min=64 << 20, segment_bytes_max=64 << 20)
+    with hs.open(tmp_path / "store", config=config) as store:
+        stream = store.create_stream("s")
+        for number in range(60):
+            stream.append_many([b"%d" % number * 2500] * 100, durability="memory")
+        store.sync()
+        if not store._engine.journal.stats()["direct"]:
+            pytest.skip("this file system has no direct reads")
+        cursor = new_cursor(store)
+        cursor.use_cache()
+        assert cursor.read_batches(1, may_block=False) is None
+        assert cursor.read_batches(1) is not None
 
 
 def has_cached_reads(path: Path) -> bool:
