@@ -22,6 +22,7 @@ class LoopThread:
         self.pid = env.pid()
         self.users = 0
         self.loop = loop
+        self._stopped = False
         self._thread = env.threads.start("remote", self._run)
 
     def _run(self) -> None:
@@ -47,7 +48,10 @@ class LoopThread:
             raise
 
     def stop(self) -> None:
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        """Wait for its end. Interrupted, it may be called again."""
+        if not self._stopped:
+            self._stopped = True
+            self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
 
 
@@ -81,6 +85,8 @@ class _Threads:
 
     def take(self) -> LoopThread:
         with self._lock:
+            if self._current is not None and not self._current.users:
+                self._end(self._current)  # whoever gave it back was interrupted
             if self._loop is None:
                 self._loop = new_loop()
                 signals.close_at_exit(self._close)
@@ -92,10 +98,13 @@ class _Threads:
     def give_back(self, thread: LoopThread) -> None:
         with self._lock:
             thread.users -= 1
-            if thread.users:
-                return
-            self._current = None
-            thread.stop()
+            if not thread.users:
+                self._end(thread)
+
+    def _end(self, thread: LoopThread) -> None:
+        """Wait until the loop is free for another thread."""
+        thread.stop()
+        self._current = None
 
     def _close(self) -> None:
         with self._lock:

@@ -23,7 +23,7 @@ from hstreamlite.net.server import Server
 from hstreamlite.remote import admin
 from hstreamlite.remote.address import parse
 from hstreamlite.remote.security import Security
-from hstreamlite.remote.thread import LoopThread
+from hstreamlite.remote.thread import LoopThread, threads
 from tests.conformance.faces import served, server_loop
 from tests.test_errors import EXAMPLES
 
@@ -67,6 +67,39 @@ def test_any_directory_of_a_store_can_be_dialled(tmp_path: Path, name: str) -> N
             assert [info.name for info in other.streams()] == ["orders"]
         assert admin.run(parse(f"unix:{path}"), Security(), "status")["type"] == "table"
     assert handles() == before
+
+
+def test_a_store_can_be_opened_after_the_end_of_the_last_one_was_interrupted() -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    async def slow() -> None:
+        try:
+            begun.set()
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            await asyncio.to_thread(may_end.wait)
+
+    thread = threads.take()
+    task = asyncio.run_coroutine_threadsafe(slow(), thread.loop)
+    begun.wait()
+    join, thread._thread = thread._thread, Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        threads.give_back(thread)
+    thread._thread = join
+    may_end.set()
+    other = threads.take()
+    try:
+        assert other.run(asyncio.sleep, 0, "answer") == "answer"
+        assert task.done()
+    finally:
+        threads.give_back(other)
+
+
+class Interrupted:
+    """A thread whose end nobody sees, for Ctrl-C comes first."""
+
+    def join(self) -> None:
+        raise KeyboardInterrupt
 
 
 def handles() -> int:
