@@ -75,12 +75,12 @@ class RawConsumer:
                 while self._fetching is not None and not self._fetching.done():
                     await asyncio.wait([self._fetching])
                 self._check()
-                durable = feed.journal.durable()
+                durable, seeks = feed.journal.durable(), feed.seeks
                 batches = self._batches.fetch(most, may_block=False)
                 if batches is Wait.FOR_FILES:
                     batches = await self._fetch_in_thread(most)
                 if not isinstance(batches, Wait):
-                    return self._begin(batches)
+                    return self._begin(batches, seeks)
                 now = clock.mono_ns()
                 if end is not None and now >= end:
                     return None
@@ -100,11 +100,11 @@ class RawConsumer:
 
     # What was taken along.
 
-    def _begin(self, batches: list[RawDelivery]) -> RawDelivery:
-        """Return the first of batches, and keep the others."""
+    def _begin(self, batches: list[RawDelivery], seeks: int) -> RawDelivery:
+        """Return the first of batches, and keep the others; they are void after another seek."""
         first, *others = batches
         self._taken_ns = self._feed.engine.env.clock.mono_ns()
-        self._seeks = self._feed.seeks
+        self._seeks = seeks
         if others:
             self._unseen.extend(others)
             if self._timer is None:
