@@ -75,7 +75,7 @@ def test_a_store_can_be_opened_after_the_end_of_the_last_one_was_interrupted() -
     async def slow() -> None:
         try:
             begun.set()
-            await asyncio.sleep(100)
+            await asyncio.Event().wait()
         except asyncio.CancelledError:
             await asyncio.to_thread(may_end.wait)
 
