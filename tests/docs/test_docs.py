@@ -7,6 +7,7 @@ import doctest
 import importlib
 import inspect
 import json
+import logging
 import os
 import pkgutil
 import re
@@ -35,6 +36,17 @@ REFERENCE = reference.PAGE.read_text(encoding="utf-8")
 SHELLS = [name for name in reference.CLASSES if hasattr(aio, name)]
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Examples set it up, for their whole process."""
+    loggers = [logging.getLogger(), logging.getLogger("hstreamlite")]
+    before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 SERVER = re.compile(r"^hstreamlite server --store (\S+)", re.MULTILINE)
