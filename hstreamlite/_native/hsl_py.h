@@ -25,6 +25,26 @@ static inline int hsl_py_takes(const char *name, Py_ssize_t given, Py_ssize_t wa
     return given == wanted;
 }
 
+/* Arguments that are numbers; -1 with an exception where one is not. */
+static inline int hsl_py_u64s(PyObject *const *args, Py_ssize_t n, uint64_t *out)
+{
+    for (Py_ssize_t i = 0; i < n; i++) {
+        out[i] = PyLong_AsUnsignedLongLong(args[i]);
+        if (out[i] == (uint64_t)-1 && PyErr_Occurred())
+            return -1;
+    }
+    return 0;
+}
+
+/* What the attribute `address` of an owner says; NULL with an exception where it has none. */
+static inline void *hsl_py_address(PyObject *owner)
+{
+    PyObject *address = PyObject_GetAttrString(owner, "address");
+    void *found = address ? (void *)(uintptr_t)PyLong_AsUnsignedLongLong(address) : NULL;
+    Py_XDECREF(address);
+    return PyErr_Occurred() ? NULL : found;
+}
+
 /* ---- record ids: py_record_id.c ---- */
 
 int hsl_py_record_id_install(PyObject *module);
@@ -75,8 +95,6 @@ void hsl_py_gate_took(PyObject *owner, uint64_t records, int64_t now);
 
 int hsl_py_hatch_install(PyObject *module);
 int hsl_py_keyhatch_install(PyObject *module);
-/* What the attribute `address` of an owner says; NULL with an exception where it has none. */
-void *hsl_py_address(PyObject *owner);
 
 /* ---- JSON payloads: py_json.c ---- */
 

@@ -169,18 +169,6 @@ static PyObject *told(struct copies *c)
     return list;
 }
 
-/* ---- arguments ---- */
-
-static int u64_args(PyObject *const *args, Py_ssize_t n, uint64_t *out)
-{
-    for (Py_ssize_t i = 0; i < n; i++) {
-        out[i] = PyLong_AsUnsignedLongLong(args[i]);
-        if (out[i] == (uint64_t)-1 && PyErr_Occurred())
-            return -1;
-    }
-    return 0;
-}
-
 /* ---- methods ---- */
 
 /* Which records would be taken now, up to most: [*first, *stop). False: none. */
@@ -218,7 +206,7 @@ static PyObject *hatch_take(PyObject *self, PyObject *const *args, Py_ssize_t n)
         PyErr_SetString(PyExc_TypeError, "take needs an Excerpt");
         return NULL;
     }
-    if (u64_args(args + 2, 4, a) < 0)
+    if (hsl_py_u64s(args + 2, 4, a) < 0)
         return NULL;
     if (!next_run(h, a[1], (int64_t)a[3], &first, &stop) || first < a[0] ||
         stop - a[0] > hsl_py_excerpt_count(args[1]) || !make_room(h) ||
@@ -237,7 +225,7 @@ static PyObject *hatch_wants(PyObject *self, PyObject *const *args, Py_ssize_t n
 {
     struct hatch *h = (struct hatch *)self;
     uint64_t a[2], first, stop; /* most, now */
-    if (!hsl_py_takes("wants", n, 3) || u64_args(args + 1, 2, a) < 0)
+    if (!hsl_py_takes("wants", n, 3) || hsl_py_u64s(args + 1, 2, a) < 0)
         return NULL;
     if (!h->open || !hsl_py_gate_takes(args[0]) ||
         !next_run(h, a[0], (int64_t)a[1], &first, &stop))
@@ -249,7 +237,7 @@ static PyObject *hatch_open(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct hatch *h = (struct hatch *)self;
     uint64_t a[2];
-    if (!hsl_py_takes("open", n, 2) || u64_args(args, 2, a) < 0)
+    if (!hsl_py_takes("open", n, 2) || hsl_py_u64s(args, 2, a) < 0)
         return NULL;
     h->tail = a[0];
     h->until = (int64_t)a[1];
@@ -268,7 +256,7 @@ static PyObject *hatch_note(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct hatch *h = (struct hatch *)self;
     uint64_t a[5]; /* first, end, due, lease, consumer */
-    if (!hsl_py_takes("note", n, 5) || u64_args(args, 5, a) < 0)
+    if (!hsl_py_takes("note", n, 5) || hsl_py_u64s(args, 5, a) < 0)
         return NULL;
     if ((h->count && end_of(at(h, h->count - 1)) > a[0]) || a[1] - a[0] > UINT32_MAX ||
         !make_room(h))
@@ -280,7 +268,7 @@ static PyObject *hatch_note(PyObject *self, PyObject *const *args, Py_ssize_t n)
 static PyObject *hatch_settle(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     uint64_t low;
-    if (!hsl_py_takes("settle", n, 1) || u64_args(args, 1, &low) < 0)
+    if (!hsl_py_takes("settle", n, 1) || hsl_py_u64s(args, 1, &low) < 0)
         return NULL;
     settle((struct hatch *)self, low);
     Py_RETURN_NONE;
@@ -325,7 +313,7 @@ static PyObject *hatch_due(PyObject *self, PyObject *const *args, Py_ssize_t n)
     struct hatch *h = (struct hatch *)self;
     struct copies due = {NULL, 0, 0};
     uint64_t now;
-    if (!hsl_py_takes("due", n, 1) || u64_args(args, 1, &now) < 0)
+    if (!hsl_py_takes("due", n, 1) || hsl_py_u64s(args, 1, &now) < 0)
         return NULL;
     settle(h, 0);
     while (h->count && at(h, 0)->due <= (int64_t)now && keep(&due, at(h, 0))) {
@@ -341,7 +329,7 @@ static PyObject *hatch_notes(PyObject *self, PyObject *const *args, Py_ssize_t n
     struct hatch *h = (struct hatch *)self;
     struct copies found = {NULL, 0, 0};
     uint64_t a[4]; /* first, end, consumer, take out */
-    if (!hsl_py_takes("notes", n, 4) || u64_args(args, 4, a) < 0)
+    if (!hsl_py_takes("notes", n, 4) || hsl_py_u64s(args, 4, a) < 0)
         return NULL;
     size_t begin = find(h, a[0]);
     for (size_t i = begin; i < h->count && at(h, i)->first < a[1]; i++) {
@@ -366,25 +354,22 @@ static PyObject *hatch_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     static char *names[] = {"acks", "span", "most", "timeout", NULL};
     unsigned long long span, most;
     long long timeout;
-    PyObject *acks, *address;
+    PyObject *acks;
     struct hatch *h;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OKKL:Hatch", names, &acks, &span, &most,
                                      &timeout))
         return NULL;
-    address = PyObject_GetAttrString(acks, "address");
-    if (!address)
+    struct hsl_ackmap *map = hsl_py_address(acks);
+    if (PyErr_Occurred())
         return NULL;
     h = (struct hatch *)PyType_GenericAlloc(type, 0);
     if (h) {
         h->acks = Py_NewRef(acks);
-        h->map = (struct hsl_ackmap *)(uintptr_t)PyLong_AsUnsignedLongLong(address);
+        h->map = map;
         h->span = span;
         h->most = most;
         h->timeout = timeout;
     }
-    Py_DECREF(address);
-    if (h && PyErr_Occurred())
-        Py_CLEAR(h);
     return (PyObject *)h;
 }
 

@@ -34,16 +34,6 @@ struct keyhatch {
     size_t count, capacity, bytes;
 };
 
-static int u64_args(PyObject *const *args, Py_ssize_t n, uint64_t *out)
-{
-    for (Py_ssize_t i = 0; i < n; i++) {
-        out[i] = PyLong_AsUnsignedLongLong(args[i]);
-        if (out[i] == (uint64_t)-1 && PyErr_Occurred())
-            return -1;
-    }
-    return 0;
-}
-
 /* ---- what was read ahead ---- */
 
 static void drop_stocks(struct keyhatch *h, size_t n)
@@ -120,7 +110,7 @@ static PyObject *keyhatch_add(PyObject *self, PyObject *const *args, Py_ssize_t 
     char *hashes;
     Py_ssize_t len;
     struct hsl_key_state state;
-    if (!hsl_py_takes("add", n, 3) || u64_args(args + 1, 1, &first) < 0 ||
+    if (!hsl_py_takes("add", n, 3) || hsl_py_u64s(args + 1, 1, &first) < 0 ||
         PyBytes_AsStringAndSize(args[2], &hashes, &len) < 0)
         return NULL;
     if (!hsl_py_is_excerpt(args[0])) {
@@ -203,7 +193,7 @@ static PyObject *keyhatch_take(PyObject *self, PyObject *const *args, Py_ssize_t
         return NULL;
     if (!h->open || !hsl_py_gate_takes(args[0]))
         Py_RETURN_NONE;
-    if (u64_args(args + 1, 3, a) < 0)
+    if (hsl_py_u64s(args + 1, 3, a) < 0)
         return NULL;
     if (!look(h, (int64_t)a[2], &scope) || !enough(h, &scope, a[0]))
         Py_RETURN_NONE;
@@ -236,7 +226,7 @@ static PyObject *keyhatch_wants(PyObject *self, PyObject *const *args, Py_ssize_
     struct keyhatch *h = (struct keyhatch *)self;
     uint64_t a[2]; /* most, now */
     struct scope scope;
-    if (!hsl_py_takes("wants", n, 3) || u64_args(args + 1, 2, a) < 0)
+    if (!hsl_py_takes("wants", n, 3) || hsl_py_u64s(args + 1, 2, a) < 0)
         return NULL;
     if (!h->open || !hsl_py_gate_takes(args[0]) || !look(h, (int64_t)a[1], &scope) ||
         enough(h, &scope, a[0]) || scope.scan >= scope.end)
@@ -251,7 +241,7 @@ static PyObject *keyhatch_open(PyObject *self, PyObject *const *args, Py_ssize_t
 {
     struct keyhatch *h = (struct keyhatch *)self;
     uint64_t a[2];
-    if (!hsl_py_takes("open", n, 2) || u64_args(args, 2, a) < 0)
+    if (!hsl_py_takes("open", n, 2) || hsl_py_u64s(args, 2, a) < 0)
         return NULL;
     h->tail = a[0];
     h->until = (int64_t)a[1];
@@ -272,14 +262,6 @@ static PyObject *keyhatch_clear(PyObject *self, PyObject *unused)
     (void)unused;
     drop_stocks(h, h->count);
     Py_RETURN_NONE;
-}
-
-void *hsl_py_address(PyObject *owner)
-{
-    PyObject *address = PyObject_GetAttrString(owner, "address");
-    void *found = address ? (void *)(uintptr_t)PyLong_AsUnsignedLongLong(address) : NULL;
-    Py_XDECREF(address);
-    return PyErr_Occurred() ? NULL : found;
 }
 
 static PyObject *keyhatch_bind(PyObject *self, PyObject *const *args, Py_ssize_t n)

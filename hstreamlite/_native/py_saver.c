@@ -111,27 +111,22 @@ static PyObject *saver_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"acks", "shard", "log", "to", "subscription", NULL};
     unsigned long long shard, log, to, subscription;
-    PyObject *acks, *address;
+    PyObject *acks;
     struct saver *v;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OKKKK:Saver", names, &acks, &shard, &log, &to,
                                      &subscription))
         return NULL;
-    address = PyObject_GetAttrString(acks, "address");
-    if (!address)
+    struct hsl_ackmap *map = hsl_py_address(acks);
+    if (PyErr_Occurred())
         return NULL;
     v = (struct saver *)PyType_GenericAlloc(type, 0);
     if (v) {
         v->acks = Py_NewRef(acks);
-        v->map = (struct hsl_ackmap *)(uintptr_t)PyLong_AsUnsignedLongLong(address);
+        v->map = map;
         v->shard = shard;
         v->log = (struct hsl_log *)(uintptr_t)log;
         v->to = to;
         v->subscription = subscription;
-    }
-    Py_DECREF(address);
-    if (v && PyErr_Occurred()) {
-        v->map = NULL;
-        Py_CLEAR(v);
     }
     if (v)
         hsl_ackmap_save_by(v->map, v);

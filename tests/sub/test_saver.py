@@ -115,3 +115,21 @@ def test_what_comes_again_is_what_was_not_acked(mode: str, script: list[tuple[st
             again += [(delivery.payload, delivery.attempt) for delivery in batch]
     left = [(payload, count + 1) for payload, count in attempts.items() if payload not in acked]
     assert sorted(again) == sorted(left)
+
+
+@each_mode
+def test_acks_wait_until_what_the_group_stores_is_staged(mode: str) -> None:
+    subscription = filled(SimEnv(seed=1), mode)
+    with subscription.consumer("w") as consumer:
+        consumer.ack(consumer.receive(3))
+        feed = consumer._feed
+        feed.store_progress()
+        (window,) = feed.group._windows.values()
+        assert window.saver is not None
+        first = consumer.receive(2)
+        consumer.ack(first)
+        with feed.lock:
+            assert feed.group.delta()
+            assert window.saver.disarm() is None
+            feed.group.arm()
+            assert window.saver.disarm() is not None
