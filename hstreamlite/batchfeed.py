@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Final
 from hstreamlite._native import fast
 from hstreamlite.config import BATCH_RECORDS_MAX, CODEC_NAMES, Compression
 from hstreamlite.errors import CorruptionError, RecordTrimmed
-from hstreamlite.feed import Feed, Span
+from hstreamlite.feed import Feed
 from hstreamlite.handout import CursorPool
 from hstreamlite.log.journal import RawBatch, compress, decompress
+from hstreamlite.spans import Span
 from hstreamlite.sub.ackmap import LSN_MAX, AckFlag
 from hstreamlite.sub.keytab import KeyRun, runs_of
 from hstreamlite.unreadable import Unread

@@ -24,10 +24,11 @@ from hstreamlite.errors import (
     StoreClosed,
     StoreFailed,
 )
-from hstreamlite.feed import Feed, Span
+from hstreamlite.feed import Feed
 from hstreamlite.letters import dead_letter
 from hstreamlite.log.journal import Cursor
 from hstreamlite.records import Record
+from hstreamlite.spans import Span
 from hstreamlite.sub.effects import Doomed
 
 log = logging.getLogger("hstreamlite")

@@ -24,9 +24,10 @@ from hstreamlite.config import (
     check_window,
 )
 from hstreamlite.errors import ConsumerClosed
-from hstreamlite.feed import EMPTY, AckResult, Deliveries, Feed, check_receive, spans_of
+from hstreamlite.feed import EMPTY, AckResult, Feed, check_receive
 from hstreamlite.handling import WIDTH_MAX, Handling, OnError, check_handler
 from hstreamlite.records import Delivery, DeliveryBatch
+from hstreamlite.spans import Deliveries, spans_of
 from hstreamlite.sub.effects import Event, Gap
 from hstreamlite.workers import Workers
 

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import takewhile
 from typing import Any, Final, Protocol
 from weakref import WeakSet, ref
 
@@ -46,13 +45,13 @@ from hstreamlite.log.catalog import SubscriptionState
 from hstreamlite.log.journal import PROGRESS, Op
 from hstreamlite.metrics.traffic import Outflow
 from hstreamlite.recordnames import RecordNames
-from hstreamlite.records import Delivery, DeliveryBatch, RecordId
+from hstreamlite.records import DeliveryBatch
 from hstreamlite.sentry import Sentry
+from hstreamlite.spans import Runs, Span, leading, spans_in
 from hstreamlite.sub.ackmap import AckCounts, AckFlag
 from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.effects import Event, Gap, GroupStats, Lag, Stand
 from hstreamlite.sub.group import Group
-from hstreamlite.sub.keytab import runs_of
 from hstreamlite.sub.limits import Limits
 from hstreamlite.sub.retry import ENDLESS, Backoff, RetryPolicy
 from hstreamlite.unreadable import Unread, Unreadable
@@ -66,15 +65,6 @@ _ATTENTION: Final = int(AckFlag.ATTENTION)
 PREFIX = struct.Struct("<Q")
 _UNBOUNDED: Final = 1 << 62
 """Bytes, where no window bounds them."""
-
-Span = tuple[int, int, int]
-"""Shard, first LSN, end LSN."""
-
-Runs = tuple[int, bytes]
-"""Shard, and runs of a key table."""
-
-Deliveries = Delivery | RecordId | Iterable[Delivery | RecordId]
-"""What names deliveries: one, its id, several, or what `receive` returned."""
 
 
 EMPTY: Final = DeliveryBatch()
@@ -904,17 +894,6 @@ class Feed:
             return self.group.events(consumer)
 
 
-def spans_in(runs: Iterable[Runs]) -> list[Span]:
-    """Return runs as ranges."""
-    return [(shard, r.first, r.first + r.size) for shard, part in runs for r in runs_of(part)]
-
-
-def leading(runs: bytes, first: int, end: int) -> int:
-    """Return how many records at the start of runs lie in ``[first, end)``."""
-    inside = takewhile(lambda run: first <= run.first < end, runs_of(runs))
-    return sum(min(run.size, end - run.first) for run in inside)
-
-
 def backoff_of(state: SubscriptionState) -> Backoff | None:
     """Return the back-off of a subscription, if it has one."""
     if state.backoff is None:
@@ -925,39 +904,6 @@ def backoff_of(state: SubscriptionState) -> Backoff | None:
 
 def retry_policy(state: SubscriptionState) -> RetryPolicy:
     return RetryPolicy(max_attempts=state.max_attempts, backoff=backoff_of(state))
-
-
-def spans_of(item: object) -> list[Span]:
-    """Return the ranges of what a user passes to ack, release or extend.
-
-    That is a Delivery, a RecordId, a DeliveryBatch, or an iterable of the first two.
-    """
-    if isinstance(item, DeliveryBatch) and item._runs:
-        return item.spans
-    if isinstance(item, Delivery):
-        item = item.id
-    if isinstance(item, RecordId):
-        return [(item.shard_id, item.lsn, item.lsn + 1)]
-    if isinstance(item, str | bytes | Mapping) or not isinstance(item, Iterable):
-        raise TypeError(
-            "deliveries must be a Delivery, a RecordId, what receive returned, or an iterable of "
-            f"these, not {type(item).__name__}"
-        )
-    return _merge(item)
-
-
-def _merge(items: Iterable[object]) -> list[Span]:
-    spans: list[Span] = []
-    for item in items:
-        record_id = item.id if isinstance(item, Delivery) else item
-        if not isinstance(record_id, RecordId):
-            raise TypeError(f"deliveries must hold RecordIds, not {type(item).__name__}")
-        shard, lsn = record_id.shard_id, record_id.lsn
-        if spans and spans[-1][0] == shard and spans[-1][2] == lsn:
-            spans[-1] = (shard, spans[-1][1], lsn + 1)
-        else:
-            spans.append((shard, lsn, lsn + 1))
-    return spans
 
 
 def check_receive(max_records: object) -> int:

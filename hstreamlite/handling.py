@@ -24,8 +24,8 @@ from hstreamlite.errors import (
     StoreClosed,
     SubscriptionNotFound,
 )
-from hstreamlite.feed import Span, spans_of
 from hstreamlite.records import Delivery, DeliveryBatch
+from hstreamlite.spans import Span, spans_of
 from hstreamlite.sub.turns import Turn, Turns
 
 log = logging.getLogger("hstreamlite")

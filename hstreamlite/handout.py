@@ -20,8 +20,9 @@ from hstreamlite.sub.keytab import run_bytes, runs_of
 from hstreamlite.unreadable import Unread
 
 if TYPE_CHECKING:
-    from hstreamlite.feed import Feed, Runs
+    from hstreamlite.feed import Feed
     from hstreamlite.log.journal import Cursor, Journal
+    from hstreamlite.spans import Runs
 
 Part = TypeVar("Part", Assignment, Parcel)
 Range = tuple[int, int]

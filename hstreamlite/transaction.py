@@ -17,12 +17,13 @@ from hstreamlite.config import CODECS, STREAMS_MAX, check_name
 from hstreamlite.consumer import ConsumerBase, by_consumer
 from hstreamlite.engine import Engine, Pending
 from hstreamlite.errors import StreamExists, StreamNotFound
-from hstreamlite.feed import Feed, Span, spans_of
+from hstreamlite.feed import Feed
 from hstreamlite.log import catalog as catalogs
 from hstreamlite.log.catalog import StreamState
 from hstreamlite.log.journal import CATALOG, Op, Run
 from hstreamlite.log.routing import ids_order
 from hstreamlite.records import Payload, Record, RecordIds
+from hstreamlite.spans import Span, spans_of
 
 
 class Collected:

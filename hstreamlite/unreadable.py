@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from hstreamlite.errors import CorruptionError
 
 if TYPE_CHECKING:
-    from hstreamlite.feed import Feed, Span
+    from hstreamlite.feed import Feed
+    from hstreamlite.spans import Span
 
 log = logging.getLogger("hstreamlite")
 

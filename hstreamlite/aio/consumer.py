@@ -14,9 +14,10 @@ from hstreamlite.aio.tasks import Tasks
 from hstreamlite.config import check_bool, check_int
 from hstreamlite.consumer import ConsumerBase, ConsumerOptions, check_timeout
 from hstreamlite.errors import ConsumerClosed, StoreClosed, SubscriptionNotFound
-from hstreamlite.feed import EMPTY, AckResult, Deliveries, Feed, check_receive
+from hstreamlite.feed import EMPTY, AckResult, Feed, check_receive
 from hstreamlite.handling import WIDTH_MAX, OnError, check_handler
 from hstreamlite.records import Delivery, DeliveryBatch
+from hstreamlite.spans import Deliveries
 
 
 class _Done:

@@ -11,13 +11,13 @@ from google.protobuf.message import Message
 
 from hstreamlite._native import fast
 from hstreamlite.config import CODEC_NAMES, CODECS
-from hstreamlite.feed import Span
 from hstreamlite.info import ShardRange, StreamInfo, SubscriptionInfo
 from hstreamlite.log.journal import compress, decompress
 from hstreamlite.log.reader import Batch
 from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.place import EARLIEST, LATEST, Place
 from hstreamlite.records import Delivery, DeliveryBatch, Record, RecordId, RecordIds
+from hstreamlite.spans import Span
 from hstreamlite.sub.effects import Damaged, Event, Gap, Lag, Sought
 from hstreamlite.sub.retry import Backoff
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 from hstreamlite.config import check_bool, check_int
 from hstreamlite.consumer import check_timeout
 from hstreamlite.errors import ConsumerClosed
-from hstreamlite.feed import AckResult, Deliveries, check_receive
+from hstreamlite.feed import AckResult, check_receive
 from hstreamlite.handling import WIDTH_MAX, OnError, check_handler
 from hstreamlite.info import SubscriptionInfo
 from hstreamlite.place import Place
@@ -19,6 +19,7 @@ from hstreamlite.remote import consumer as consumers, subscription as subscripti
 from hstreamlite.remote.attachment import LEASE_SECONDS
 from hstreamlite.remote.link import Link
 from hstreamlite.remote.way import Way
+from hstreamlite.spans import Deliveries
 from hstreamlite.sub.effects import Event, Gap, Lag
 from hstreamlite.workers import Workers
 

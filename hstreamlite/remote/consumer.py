@@ -23,13 +23,14 @@ from hstreamlite.config import (
 from hstreamlite.consumer import ConsumerOptions, check_timeout
 from hstreamlite.env import Env
 from hstreamlite.errors import ConsumerClosed, HStreamError
-from hstreamlite.feed import EMPTY, AckResult, Deliveries, Span, check_receive, spans_of
+from hstreamlite.feed import EMPTY, AckResult, check_receive
 from hstreamlite.handling import WIDTH_MAX, Handling, OnError, check_handler
 from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.net.wire import batch_from_pieces, event_from, spans_to
 from hstreamlite.records import Delivery, DeliveryBatch
 from hstreamlite.remote.attachment import Answer, Attachment
 from hstreamlite.remote.link import Link
+from hstreamlite.spans import Deliveries, Span, spans_of
 from hstreamlite.sub.effects import Event, Gap, Sought
 from hstreamlite.sub.keytab import run_bytes
 

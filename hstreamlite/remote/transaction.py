@@ -13,12 +13,12 @@ from hstreamlite.aio.transaction import Transaction
 from hstreamlite.config import check_name
 from hstreamlite.consumer import by_consumer
 from hstreamlite.errors import RecordTooLarge, StreamExists, StreamNotFound, TransactionTooLarge
-from hstreamlite.feed import Span, spans_of
 from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.net.wire import body_to, ids_from, spans_to
 from hstreamlite.records import Record, RecordIds
 from hstreamlite.remote.link import Link
 from hstreamlite.remote.requests import stream_request
+from hstreamlite.spans import Span, spans_of
 
 PART_BYTES: Final = 1 << 20
 SPANS_MAX: Final = 50_000

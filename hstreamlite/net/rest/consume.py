@@ -20,7 +20,6 @@ from starlette.types import ASGIApp
 from hstreamlite.aio import Consumer
 from hstreamlite.aio.bell import in_thread
 from hstreamlite.errors import ConsumerClosed, HStreamError
-from hstreamlite.feed import spans_of
 from hstreamlite.net.errors import Refused, Status, told
 from hstreamlite.net.node import Node
 from hstreamlite.net.rest import described
@@ -31,6 +30,7 @@ from hstreamlite.net.rest.endpoints import Endpoint
 from hstreamlite.net.rest.query import Query, record_id
 from hstreamlite.net.rest.records import line, shown
 from hstreamlite.net.rest.rules import Template
+from hstreamlite.spans import spans_of
 from hstreamlite.sub.effects import Damaged, Event, Sought
 
 _TAKE = 100
