@@ -76,7 +76,9 @@ class Ahead:
             max(self._count * 2, _CALLS * max_records), max(_RECORDS_MAX, max_records)
         )
         with suppress(HStreamError):  # who is to get it will be told
-            self._feed.read_on(self._shard, lsn, self._count, into=into, may_block=may_block)
+            self._feed.fetcher.read_on(
+                self._shard, lsn, self._count, into=into, may_block=may_block
+            )
 
     def shut(self) -> None:
         """Have the group asked by whoever takes next."""
@@ -138,7 +140,7 @@ class KeyAhead(Ahead):
 
     def _read(self, lsn: int, max_records: int, *, may_block: bool) -> None:
         excerpt = fast.Excerpt()
-        excerpt.hash_keys(self._feed.key_seed)
+        excerpt.hash_keys(self._feed.fetcher.key_seed)
         self._read_on(lsn, max_records, into=excerpt, may_block=may_block)
         self._keys.add(excerpt, lsn, excerpt.key_hashes())
 

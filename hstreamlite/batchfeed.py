@@ -90,30 +90,30 @@ class BatchFeed:
 
     def fetch(self, most: int = 1, *, may_block: bool) -> list[RawDelivery] | Wait:
         """Hand out the next batches, so many at most; an empty answer puts the consumer in line,
-        as `Feed.fetch`. Of more than one, those behind the first make up a MiB at most.
+        as `Fetcher.fetch`. Of more than one, those behind the first make up a MiB at most.
 
         ConsumerClosed when it has left, whoever has its name by now: this may be called in a thread
         that was slower.
 
-        CorruptionError, once, when it cannot be read: it stays undelivered, as `Feed.fetch` says;
-        where shards are kept in order, so does what lies behind it.
+        CorruptionError, once, when it cannot be read: it stays undelivered, as `Fetcher.fetch`
+        says; where shards are kept in order, so does what lies behind it.
         """
         feed = self._feed
         if feed.group.weighs:
             most = 1  # what fits is known of what was read
         while True:
-            gaps = feed.gaps_passed
+            gaps = feed.edge.passed
             try:
                 found = self._fetch(most, may_block=may_block)
             except Unread as unread:
                 feed.unreadable.meet(self._consumer, unread)
                 continue
-            if found is not Wait.FOR_RECORDS or feed.gaps_passed == gaps:
+            if found is not Wait.FOR_RECORDS or feed.edge.passed == gaps:
                 return found
 
     def _fetch(self, most: int, *, may_block: bool) -> list[RawDelivery] | Wait:
-        handout = self._feed._handout
-        parts = self._feed.take(
+        handout = self._feed.fetcher.handout
+        parts = self._feed.fetcher.take(
             self._consumer, self._most, self._gate, may_block=may_block, batches=most
         )
         if not parts:
@@ -154,7 +154,7 @@ class BatchFeed:
                     most, end=end, max_bytes=_AHEAD_BYTES, may_block=may_block
                 )
             except RecordTrimmed:
-                self._feed.pass_gap(shard, cursor.gap()[1])
+                self._feed.edge.pass_gap(shard, cursor.gap()[1])
                 return []
             except CorruptionError as error:
                 span = shard, first, max(first + 1, cursor.damaged_end())

@@ -173,7 +173,7 @@ class Burial:
                 return cursor.read(end - at, end=end, max_bytes=max_bytes) or []
             except RecordTrimmed:
                 at = cursor.gap()[1]
-                self._feed.pass_gap(shard, at)
+                self._feed.edge.pass_gap(shard, at)
             except MalformedBatch as error:
                 self._set_aside(run, str(error))
                 at = error.batch_id + error.records
@@ -196,9 +196,9 @@ class Burial:
             target = engine.stream(feed.state.dead_letter)
             ops, _ = engine.ops_of(target, letters, None, CODECS["none"])
             try:
-                ticket, _ = engine.journal.stage(ops + feed.progress_ops(spans), _SYNC)
+                ticket, _ = engine.journal.stage(ops + feed.progress.ops(spans), _SYNC)
             except BaseException:
-                feed.forget_stored()
+                feed.progress.forget()
                 raise
             feed.ack_spans(spans, may_block=False)
             feed.note_buried(ticket, len(letters))

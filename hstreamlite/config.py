@@ -178,6 +178,10 @@ def check_window(name: str, value: object, high: int) -> int:
     return 0 if value is None else check_int(name, value, 1, high)
 
 
+def check_receive(max_records: object) -> int:
+    return check_int("max_records", max_records, 1, RECEIVE_MAX)
+
+
 def check_seconds(name: str, value: object, low: float, high: float) -> float:
     """Return value as float seconds if it lies in [low, high] (NaN does not)."""
     if isinstance(value, bool) or not isinstance(value, int | float):

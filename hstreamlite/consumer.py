@@ -20,11 +20,13 @@ from hstreamlite.config import (
     check_duration,
     check_int,
     check_reason,
+    check_receive,
     check_seconds,
     check_window,
 )
 from hstreamlite.errors import ConsumerClosed
-from hstreamlite.feed import EMPTY, AckResult, Feed, check_receive
+from hstreamlite.feed import AckResult, Feed
+from hstreamlite.fetcher import EMPTY
 from hstreamlite.handling import WIDTH_MAX, Handling, OnError, check_handler
 from hstreamlite.records import Delivery, DeliveryBatch
 from hstreamlite.spans import Deliveries, spans_of
@@ -87,7 +89,7 @@ class ConsumerBase:
         self._seeks = 0
         self._taken_ns: int | None = None
         self._gate = fast.AckGate(feed.gate, self, feed.addresses, self._ack_answer)
-        feed.attach(
+        feed.roster.attach(
             name,
             self._gate,
             options.lease_ns,
@@ -97,7 +99,7 @@ class ConsumerBase:
         self._ahead = feed.ahead
         self._number = feed.group.hatch_number(name)
         with feed.lock:
-            feed.takers.add(self)
+            feed.roster.takers.add(self)
 
     @property
     def closed(self) -> bool:
@@ -117,7 +119,9 @@ class ConsumerBase:
     def _fetch(self, max_records: int, *, may_block: bool) -> DeliveryBatch | None:
         batch = self._ahead.take(self._gate, self._number, max_records, may_block=may_block)
         if batch is None:
-            batch = self._feed.fetch(self.name, max_records, self._gate, may_block=may_block)
+            batch = self._feed.fetcher.fetch(
+                self.name, max_records, self._gate, may_block=may_block
+            )
         return batch
 
     def _start_handling(self, width: int, drain_timeout: float) -> Handling:
@@ -152,7 +156,7 @@ class ConsumerBase:
             while True:  # one by one, for another thread may be iterating
                 left.appendleft(self._unseen.pop())
         if left and not self._closed and not self._feed.engine.forked:
-            self._feed.return_unseen(self.name, self._gate, self._seeks, spans_of(left))
+            self._feed.roster.return_unseen(self.name, self._gate, self._seeks, spans_of(left))
             self._ahead.shut()  # these go first
 
     def _pace(self, elapsed_ns: int) -> None:
@@ -211,7 +215,7 @@ class ConsumerBase:
             self._give_back()
             self._closed = True
             self._gate.close()
-            self._feed.detach(self.name, self._gate)
+            self._feed.roster.detach(self.name, self._gate)
 
     def gaps(self) -> tuple[Gap, ...]:
         """Return the gaps that this consumer has not asked for yet: records that were trimmed or
@@ -368,7 +372,7 @@ class Consumer(ConsumerBase):
         StorageFull where there is no room for that: the acks count, and are stored later.
         """
         self._check()
-        ticket = self._feed.commit(may_block=True)
+        ticket = self._feed.progress.commit(may_block=True)
         assert ticket is not None
         self._journal.wait(ticket)
 

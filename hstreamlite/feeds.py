@@ -19,10 +19,11 @@ from hstreamlite.config import (
 )
 from hstreamlite.engine import Engine, Pending
 from hstreamlite.errors import SubscriptionExists, SubscriptionInUse, SubscriptionNotFound
-from hstreamlite.feed import PREFIX, Feed
+from hstreamlite.feed import Feed
 from hstreamlite.log import catalog as catalogs
 from hstreamlite.log.catalog import Mode, StreamState, SubscriptionState, Unit
 from hstreamlite.place import EARLIEST, LATEST
+from hstreamlite.progresslog import PREFIX
 from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.retry import ATTEMPTS_MAX, Backoff
 
@@ -65,12 +66,12 @@ class Feeds:
                 yield out
             except BaseException:
                 for feed in taken:
-                    feed.forget_stored()
+                    feed.progress.forget()
                 raise
 
     def _trimmed(self, firsts: Mapping[int, int]) -> None:
         for feed in self.all():
-            feed.trimmed(firsts)
+            feed.edge.trimmed(firsts)
 
     def all(self) -> list[Feed]:
         with self.engine.lock:
@@ -171,7 +172,7 @@ class Feeds:
             )
             feed = Feed(engine, state, None)
             ticket = engine.stage_changes(
-                [catalogs.subscription_change(state)], feed.progress_ops()
+                [catalogs.subscription_change(state)], feed.progress.ops()
             )
             self._feeds[name] = feed
             self._undertake(feed)
@@ -272,10 +273,10 @@ class Feeds:
         """Take back what consumers have taken ahead, move what is doomed, and stage the progress of
         every subscription."""
         for feed in self.all():
-            feed.take_back_unseen()
+            feed.roster.take_back_unseen()
         self._bury(self.engine.env.clock.mono_ns())
         for feed in self.all():
-            feed.store_progress(may_block=True)
+            feed.progress.store(may_block=True)
 
 
 def check_backoff(backoff: object) -> tuple[float, float, float] | None:

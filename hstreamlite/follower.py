@@ -20,7 +20,7 @@ from hstreamlite.config import StoreConfig
 from hstreamlite.engine import Engine
 from hstreamlite.env import Env
 from hstreamlite.errors import CorruptionError, ReadOnly, RecordTrimmed, SubscriptionNotFound
-from hstreamlite.feed import PREFIX, Feed
+from hstreamlite.feed import Feed
 from hstreamlite.feeds import Feeds
 from hstreamlite.log import catalog as catalogs, recovery
 from hstreamlite.log.catalog import Catalog, Change, StreamState
@@ -29,6 +29,7 @@ from hstreamlite.log.journal import CATALOG, END, PROGRESS, SYSTEM_LOGS, Cursor,
 from hstreamlite.log.keyspace import Router
 from hstreamlite.log.regroup import LEVEL_1
 from hstreamlite.log.swap import segment_facts
+from hstreamlite.progresslog import PREFIX
 from hstreamlite.sub.checkpoint import Progress, forgets
 
 CONSUME = "attach a consumer, whose acks go through the one process that writes"

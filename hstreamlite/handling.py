@@ -158,7 +158,7 @@ class Handling:
     # Taking deliveries.
 
     def take(self, room: int, *, may_block: bool) -> DeliveryBatch | None:
-        """Fetch, as `Feed.fetch`, and let what comes wait for its turn."""
+        """Fetch, as `Fetcher.fetch`, and let what comes wait for its turn."""
         with self._intake:
             if self.stopping:
                 raise ConsumerClosed(self._consumer.subscription, self._consumer.name)

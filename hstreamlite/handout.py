@@ -138,7 +138,7 @@ class SharedHandout:
                     may_block=may_block,
                 )
             except RecordTrimmed:
-                self._feed.pass_gap(shard, cursor.gap()[1])
+                self._feed.edge.pass_gap(shard, cursor.gap()[1])
                 return fast.Excerpt()
             except CorruptionError as error:
                 raise Unread(error, (shard, *_damage(cursor, end))) from error
@@ -224,7 +224,7 @@ class OrderedHandout:
                         count, end=first + count, seed=self.seed, may_block=may_block
                     )
                 except RecordTrimmed:
-                    feed.pass_gap(shard, cursor.gap()[1])
+                    feed.edge.pass_gap(shard, cursor.gap()[1])
                     told = True
                     continue
                 except CorruptionError:
@@ -243,7 +243,7 @@ class OrderedHandout:
             try:
                 return cursor.excerpt_runs(part.runs, max_bytes=_most(room), may_block=may_block)
             except RecordTrimmed:
-                self._feed.pass_gap(part.shard_id, cursor.gap()[1])
+                self._feed.edge.pass_gap(part.shard_id, cursor.gap()[1])
                 return fast.Excerpt()
             except CorruptionError as error:
                 span = part.shard_id, *_damage(cursor, cursor.lsn + 1)
@@ -292,11 +292,11 @@ class ShardHandout(OrderedHandout):
         feed = self._feed
         told = False
         for shard, first, count in wanted:
-            gaps = feed.gaps_passed
+            gaps = feed.edge.passed
             ends, ready = self._ends(shard, first, first + count, may_block=may_block)
             with feed.lock:
                 feed.group.describe_batches(shard, first, ends)
-            told = told or bool(ends) or feed.gaps_passed != gaps
+            told = told or bool(ends) or feed.edge.passed != gaps
             if not ready:
                 return told or None
         return told
@@ -311,7 +311,7 @@ class ShardHandout(OrderedHandout):
                     ends.append(first)
                     cursor.seek(first)
             except RecordTrimmed:
-                self._feed.pass_gap(shard, cursor.gap()[1])
+                self._feed.edge.pass_gap(shard, cursor.gap()[1])
             except NotReady:
                 return ends, False
         return ends, True

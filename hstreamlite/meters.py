@@ -51,7 +51,7 @@ class Outgoing:
 
     def note(self, feed: Feed, now: int) -> None:
         sent, acks = feed.sent(), feed.acks()
-        size, records = feed.handed_size()
+        size, records = feed.fetcher.handed_size()
         if records:
             self.mean = size / records
         if sent != self.sent:
@@ -93,7 +93,7 @@ class Meters:
         moved = self._look_at_shards(now)
         feeds = self._feeds.all()
         for feed in feeds:
-            if feed.consumers or feed.state.id in self._outgoing:
+            if feed.roster.count or feed.state.id in self._outgoing:
                 moved = self._outgoing_of(feed, now).series.touched_ns == now or moved
         there = {feed.state.id for feed in feeds}
         if len(self._outgoing) > len(there):

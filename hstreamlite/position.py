@@ -32,7 +32,7 @@ def seek(feed: Feed, to: object) -> int:
     positions = engine.resolve(stream, "to", to)
     with feed.lock:
         feed.check()
-        ops = feed.sought_ops(positions)
+        ops = feed.progress.sought_ops(positions)
         ticket, _ = feed.journal.stage(ops, _SYNC, system=True)
         feed.seeks += 1
         feed.group.seek(positions, to)

@@ -148,7 +148,7 @@ class Tables:
             state = feed.state
             stream = self._engine.catalog.stream_name(state.stream_id)
             settings = (state.mode, state.ack_timeout, state.max_unacked)
-            return [(stream, *settings, feed.consumers, int(state.paused))]
+            return [(stream, *settings, feed.roster.count, int(state.paused))]
 
         return self._each(rows)
 

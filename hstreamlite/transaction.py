@@ -100,14 +100,14 @@ class Collected:
             changes += [engine.deletion_of(state, force=False) for state in deleted]
             ops, parts = self._append_ops(created)
             try:
-                stored = [op for feed in feeds for op in feed.progress_ops(self._spans(feed))]
+                stored = [op for feed in feeds for op in feed.progress.ops(self._spans(feed))]
                 system = bool(changes or stored) and not ops
                 if changes:
                     stored.append((CATALOG, [catalogs.encode(c) for c in changes], None))
                 ticket, runs = engine.journal.stage(ops + stored, 2, system=system)
             except BaseException:
                 for feed in feeds:
-                    feed.forget_stored()
+                    feed.progress.forget()
                 raise
             for change in changes:
                 engine.catalog.apply(change)

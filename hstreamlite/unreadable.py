@@ -86,4 +86,4 @@ class Unreadable:
                 gap.shard_id,
             )
         feed.journal.poke()
-        return sum(gap.records for gap in gaps), feed.commit(may_block=True) or 0
+        return sum(gap.records for gap in gaps), feed.progress.commit(may_block=True) or 0

@@ -84,13 +84,13 @@ class Life:
     def attach(self, name: str) -> None:
         if name not in self.consumers:
             gate = fast.AckGate(self.feed.gate, None, self.feed.addresses, None)
-            self.feed.attach(name, gate)
+            self.feed.roster.attach(name, gate)
             self.consumers[name] = BatchFeed(self.feed, name, gate), gate
 
     def leave(self, name: str) -> None:
         if name in self.consumers:
             _, gate = self.consumers.pop(name)
-            self.feed.detach(name, gate)
+            self.feed.roster.detach(name, gate)
             self.held = {k: v for k, v in self.held.items() if v[0] != name}
 
     def fetch(self, name: str) -> RawDelivery | None:
@@ -168,7 +168,7 @@ class Life:
             self.held.pop(id_, None)
 
     def restart(self, cut: str) -> None:
-        ticket = self.feed.commit(may_block=True)
+        ticket = self.feed.progress.commit(may_block=True)
         self.engine.journal.wait(ticket or 0)
         if cut == "close":
             self.store.close()

@@ -11,10 +11,11 @@ from typing import Any, Final, Self
 
 from hstreamlite.aio.bell import Bell, in_thread
 from hstreamlite.aio.tasks import Tasks
-from hstreamlite.config import check_bool, check_int
+from hstreamlite.config import check_bool, check_int, check_receive
 from hstreamlite.consumer import ConsumerBase, ConsumerOptions, check_timeout
 from hstreamlite.errors import ConsumerClosed, StoreClosed, SubscriptionNotFound
-from hstreamlite.feed import EMPTY, AckResult, Feed, check_receive
+from hstreamlite.feed import AckResult, Feed
+from hstreamlite.fetcher import EMPTY
 from hstreamlite.handling import WIDTH_MAX, OnError, check_handler
 from hstreamlite.records import Delivery, DeliveryBatch
 from hstreamlite.spans import Deliveries
@@ -160,9 +161,9 @@ class Consumer(ConsumerBase):
     async def commit(self) -> None:
         """Return when all that was acked so far is on disk, as `hstreamlite.Consumer.commit`."""
         self._check()
-        ticket = self._feed.commit(may_block=False)
+        ticket = self._feed.progress.commit(may_block=False)
         if ticket is None:
-            ticket = await in_thread(self._feed.commit, may_block=True)
+            ticket = await in_thread(self._feed.progress.commit, may_block=True)
             assert ticket is not None
         await self._bell.ticket(ticket)
 

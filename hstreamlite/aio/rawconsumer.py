@@ -39,10 +39,10 @@ class RawConsumer:
         self._most = 1
         self._timer: asyncio.TimerHandle | None = None
         self._gate = fast.AckGate(feed.gate, self, feed.addresses, None)
-        feed.attach(name, self._gate)
+        feed.roster.attach(name, self._gate)
         self._batches = BatchFeed(feed, name, self._gate)
         with feed.lock:
-            feed.takers.add(self)
+            feed.roster.takers.add(self)
 
     @property
     def closed(self) -> bool:
@@ -149,7 +149,7 @@ class RawConsumer:
                 left.appendleft(self._unseen.pop())
         if left and not self._closed and not self._feed.engine.forked:
             spans = [span for delivery in left for span in delivery.spans]
-            self._feed.return_unseen(self.name, self._gate, self._seeks, spans)
+            self._feed.roster.return_unseen(self.name, self._gate, self._seeks, spans)
 
     # What has to be read from a file.
 
@@ -208,7 +208,7 @@ class RawConsumer:
         self._give_back()
         self._closed = True
         self._gate.close()
-        await in_thread(self._feed.detach, self.name, self._gate)
+        await in_thread(self._feed.roster.detach, self.name, self._gate)
 
     async def __aenter__(self) -> Self:
         return self

@@ -7,10 +7,10 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from hstreamlite.config import check_bool, check_int
+from hstreamlite.config import check_bool, check_int, check_receive
 from hstreamlite.consumer import check_timeout
 from hstreamlite.errors import ConsumerClosed
-from hstreamlite.feed import AckResult, check_receive
+from hstreamlite.feed import AckResult
 from hstreamlite.handling import WIDTH_MAX, OnError, check_handler
 from hstreamlite.info import SubscriptionInfo
 from hstreamlite.place import Place

@@ -19,11 +19,13 @@ from hstreamlite.config import (
     check_duration,
     check_int,
     check_reason,
+    check_receive,
 )
 from hstreamlite.consumer import ConsumerOptions, check_timeout
 from hstreamlite.env import Env
 from hstreamlite.errors import ConsumerClosed, HStreamError
-from hstreamlite.feed import EMPTY, AckResult, check_receive
+from hstreamlite.feed import AckResult
+from hstreamlite.fetcher import EMPTY
 from hstreamlite.handling import WIDTH_MAX, Handling, OnError, check_handler
 from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.net.wire import batch_from_pieces, event_from, spans_to

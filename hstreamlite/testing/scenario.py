@@ -208,7 +208,7 @@ class Scenario:
         assert count == len(deliveries), f"{name} held {count} of them"
 
     def renew(self, name: str) -> None:
-        self.subscription._feed().renew(name, self.consumer(name)._gate)
+        self.subscription._feed().roster.renew(name, self.consumer(name)._gate)
 
     def leave(self, name: str) -> None:
         self.consumer(name).close()

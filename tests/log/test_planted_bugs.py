@@ -734,7 +734,7 @@ BUGS = {
     ),
     "copy a dead letter in one frame and ack it in another": Bug(
         "burial.py",
-        "ops + feed.progress_ops(spans), _SYNC",
+        "ops + feed.progress.ops(spans), _SYNC",
         "ops, _SYNC",
         DEAD,
         "in_one_place",
@@ -764,10 +764,11 @@ BUGS = {
         "brings_each_letter_back_once",
     ),
     "count as an attempt what nobody has seen": Bug(
-        "feed.py",
-        "            self._unsend(consumer, spans, now)\n            found = True\n",
+        "roster.py",
+        "            self._feed._unsend(consumer, spans, now)\n            found = True\n",
         "            for span in spans:\n"
-        "                self.group.release(consumer, *span, 0, now)\n            found = True\n",
+        "                self._feed.group.release(consumer, *span, 0, now)\n"
+        "            found = True\n",
         PREFETCHED,
         "iterating",
     ),
@@ -880,16 +881,16 @@ BUGS = {
         "only_reserved",
     ),
     "wait for no disk in a durable ack": Bug(
-        "feed.py",
-        "                    return self.journal.staged()\n            if not may_block:",
+        "progresslog.py",
+        "                    return self._feed.journal.staged()\n            if not may_block:",
         "                    return 0\n            if not may_block:",
         "tests/test_durable_acks.py",
         "never_comes_again",
     ),
     "take acks that are staged for acks that are on disk": Bug(
-        "feed.py",
-        "self._try_store():\n                    return self.journal.staged()\n",
-        "self._try_store():\n                    return self.journal.durable()\n",
+        "progresslog.py",
+        "self._try_store():\n                    return self._feed.journal.staged()\n",
+        "self._try_store():\n                    return self._feed.journal.durable()\n",
         "tests/test_durable_acks.py",
         "never_comes_again",
     ),
@@ -909,7 +910,7 @@ BUGS = {
     ),
     "take a snapshot for stored that is not": Bug(
         "feeds.py",
-        "                    feed.forget_stored()\n",
+        "                    feed.progress.forget()\n",
         "                    pass\n",
         "tests/sub/test_unstored.py",
         "snapshot_that_is_not_stored",
@@ -922,9 +923,9 @@ BUGS = {
         "its_key_took_back",
     ),
     "detach who has the name of a consumer that is gone": Bug(
-        "feed.py",
-        "            if not self.sentry.knows(consumer, gate):\n",
-        "            if False:\n",
+        "roster.py",
+        "            if not self._feed.sentry.knows(consumer, gate):\n                return\n",
+        "            if False:\n                return\n",
         PRESENCE,
         "has_its_name",
     ),

@@ -284,7 +284,7 @@ class TestOfStore:
         far, near = leased(subscription, "far", 5), subscription.consumer("near")
         held = far.receive()
         clock.advance(4)
-        subscription._feed().renew("far", far._gate)
+        subscription._feed().roster.renew("far", far._gate)
         clock.advance(4)
         assert near.receive(timeout=0) == ()
         with caplog.at_level(logging.WARNING):
@@ -295,7 +295,7 @@ class TestOfStore:
         with pytest.raises(ConsumerClosed):
             far.receive()
         with pytest.raises(ConsumerClosed):
-            subscription._feed().renew("far", far._gate)
+            subscription._feed().roster.renew("far", far._gate)
         with pytest.raises(LeaseLost), store.transaction() as transaction:
             transaction.ack(held)
         assert far.ack(held).new == 4, "near holds them, and no ack of it would have counted less"
@@ -315,15 +315,15 @@ class TestOfStore:
             ("far", 4)
         ]
         new.close()
-        assert subscription._feed().consumers == 0
+        assert subscription._feed().roster.count == 0
         store.close()
 
     def test_a_gate_alone_attaches(self) -> None:
         clock, store, subscription = self.start("shared")
         feed = subscription._feed()
         gate = fast.AckGate(feed.gate, None, feed.addresses, None)
-        feed.attach("far", gate, SECOND_NS)
+        feed.roster.attach("far", gate, SECOND_NS)
         clock.advance(1)
-        assert feed.consumers == 0
-        feed.detach("far", gate)
+        assert feed.roster.count == 0
+        feed.roster.detach("far", gate)
         store.close()

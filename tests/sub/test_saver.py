@@ -48,7 +48,7 @@ def test_every_so_many_acks_are_staged(mode: str, armed: bool, whole: bool) -> N
         batches = [consumer.receive(5) for _ in range(4)]
         if armed:
             store.tick()
-            consumer._feed.store_progress()
+            consumer._feed.progress.store()
         else:
             consumer.ack(batches.pop(0)[:4])
         for batch in batches:
@@ -123,7 +123,7 @@ def test_acks_wait_until_what_the_group_stores_is_staged(mode: str) -> None:
     with subscription.consumer("w") as consumer:
         consumer.ack(consumer.receive(3))
         feed = consumer._feed
-        feed.store_progress()
+        feed.progress.store()
         (window,) = feed.group._windows.values()
         assert window.saver is not None
         first = consumer.receive(2)

@@ -155,7 +155,7 @@ def test_a_consumer_that_does_not_come_when_it_is_called_is_stalled() -> None:
     m = Machine(records=0)
     with m.subscription.consumer("one") as one, m.subscription.consumer("two"):
         feed = m.store._feeds.get("s")
-        assert feed.fetch("one", 1, one._gate) == ()  # stands in line, and sleeps for ever
+        assert feed.fetcher.fetch("one", 1, one._gate) == ()  # stands in line, and sleeps for ever
         assert m.of("one").waiting
         m.stream.append(b"x")
         assert m.of("one").stalled == ""

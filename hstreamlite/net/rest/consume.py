@@ -222,7 +222,7 @@ class Consuming:
         result = await self._acked(subscription, wanted.ids)
         if wanted.durable:
             feed = self._store._feeds.get(subscription)
-            ticket = await in_thread(feed.commit, may_block=True)
+            ticket = await in_thread(feed.progress.commit, may_block=True)
             assert ticket is not None
             await self._store._bell.ticket(ticket)
         return json_answer(result)

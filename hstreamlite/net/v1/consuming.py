@@ -16,10 +16,9 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from hstreamlite.aio.consumer import Consumer
-from hstreamlite.config import ACK_TIMEOUT_SECONDS_MAX, check_int, check_reason
+from hstreamlite.config import ACK_TIMEOUT_SECONDS_MAX, check_int, check_reason, check_receive
 from hstreamlite.consumer import ConsumerOptions
 from hstreamlite.errors import ConsumerClosed
-from hstreamlite.feed import check_receive
 from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.net.encoded import Encoded
 from hstreamlite.net.failures import failure_of
@@ -57,7 +56,7 @@ class Session:
         """Do what is asked for, until nothing more comes."""
         try:
             async for request in requests:
-                self._feed.renew(self.consumer.name, self.consumer._gate)
+                self._feed.roster.renew(self.consumer.name, self.consumer._gate)
                 await self._do(request)
                 while self._answers.qsize() >= _ANSWERS_MAX:
                     self._taken.clear()

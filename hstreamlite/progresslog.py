@@ -1,0 +1,147 @@
+"""What stores the progress of one subscription in the progress log of its store.
+
+Acks that nobody waits for are staged now and then, and become durable with whatever is staged next;
+after a restart only what was acked since comes again.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from hstreamlite._native import fast
+from hstreamlite.config import LEVELS
+from hstreamlite.errors import StorageFull
+from hstreamlite.log.journal import PROGRESS, Op
+from hstreamlite.spans import Span
+
+if TYPE_CHECKING:
+    from hstreamlite.feed import Feed
+
+log = logging.getLogger("hstreamlite")
+
+_MEMORY: Final = LEVELS["memory"]
+PREFIX = struct.Struct("<Q")
+
+
+class ProgressLog:
+    """Stores what the group of one subscription tells, in order."""
+
+    def __init__(self, feed: Feed, *, stored: bool) -> None:
+        self._feed = feed
+        self._needs_snapshot = not stored
+        self._stored_ns = feed.now()
+        self._prefix = PREFIX.pack(feed.state.id)
+        self._room_bytes = 0
+        if not feed.engine.read_only:
+            feed.group.save_by(
+                lambda acks, shard: fast.Saver(
+                    acks, shard, feed.engine.handle, PROGRESS, feed.state.id
+                )
+            )
+
+    @property
+    def missing(self) -> bool:
+        """Whether the log has nothing to start from."""
+        return self._needs_snapshot
+
+    def tick(self, now: int) -> None:
+        """Store progress if the interval has passed."""
+        if now - self._stored_ns >= int(self._feed.engine.config.progress_interval * 1e9 / 2):
+            self.store(may_block=True)
+
+    def ops(self, spans: Iterable[Span] = ()) -> list[Op]:
+        """Return what stores the progress so far, with `spans` as if they were acked. Lock held."""
+        if self._needs_snapshot:
+            pieces = self._feed.group.snapshot()
+            self._needs_snapshot = False
+        else:
+            pieces = self._feed.group.delta()
+        if not spans:
+            return self._ops(pieces)
+        runs: dict[int, list[tuple[int, int]]] = {}
+        for shard, first, end in spans:
+            runs.setdefault(shard, []).append((first, end))
+        return self._ops(pieces + self._feed.group.acked_delta(runs))
+
+    def sought_ops(self, positions: Mapping[int, int]) -> list[Op]:
+        """Return what stores a seek that is about to be made. Lock held."""
+        return self._ops(self._feed.group.sought_delta(positions))
+
+    def _ops(self, pieces: Iterable[bytes]) -> list[Op]:
+        return [(PROGRESS, [self._prefix + piece], None) for piece in pieces]
+
+    def forget(self) -> None:
+        """Note that what `ops` returned was not stored after all."""
+        self._needs_snapshot = True
+
+    def store(self, *, may_block: bool = False) -> None:
+        """Stage progress if there is any.
+
+        Where there is no room at once, that is waited for without the lock if may_block, and else
+        left to the store's own thread. A full disk is tried again later.
+        """
+        try:
+            stored = self._try_store()
+            while not stored and may_block:
+                self._feed.journal.make_room(self._room_bytes)
+                stored = self._try_store()
+        except StorageFull as error:
+            self._room_bytes = 0
+            log.warning(
+                "progress of subscription %r is not stored: %s", self._feed.state.name, error
+            )
+            return
+        if not stored:
+            self._feed.engine.wake()
+
+    def commit(self, *, may_block: bool) -> int | None:
+        """Stage all acks so far; return the ticket with which they are on disk.
+
+        That of acks which others have staged before is no later. None where staging would have to
+        wait, and may not. StorageFull when there is no room for it.
+        """
+        while True:
+            with self._feed.lock:
+                self._feed.check()
+                if self._try_store():
+                    return self._feed.journal.staged()
+            if not may_block:
+                return None
+            try:
+                self._feed.journal.make_room(self._room_bytes)
+            except StorageFull:  # less may do, and there is a reserve for it
+                return self._stage_now()
+
+    def _stage_now(self) -> int:
+        """Stage what is unsaved, however long that takes; returns the ticket."""
+        with self._feed.lock:
+            self._feed.check()
+            try:
+                self._feed.journal.stage(self.ops(), _MEMORY, system=True)
+            except BaseException:
+                self.forget()
+                raise
+            return self._feed.journal.staged()
+
+    def _try_store(self) -> bool:
+        """Stage what is unsaved; False where that would have to wait."""
+        with self._feed.lock:
+            if self._feed.deleted or self._feed.engine.closed:
+                return True
+            self._stored_ns = self._feed.now()
+            try:
+                ops = self.ops()
+                staged = not ops or self._feed.journal.try_stage(ops, _MEMORY, system=True)
+            except BaseException:
+                self.forget()
+                raise
+            if staged is None:
+                self.forget()
+                self._room_bytes += 64 << 10  # several pieces may need more than was made
+                return False
+            self._room_bytes = 0
+            self._feed.group.arm()
+            return True
