@@ -202,7 +202,7 @@ class ShardDispatcher(OrderedDispatcher):
         self, shard: int, consumer: str, most: int, fresh: int, end: int
     ) -> tuple[Parcel | None, int]:
         """Reserve records below ``end``, and tell how many of them were never handed out."""
-        number = self._number_of(consumer)
+        number = self.number(consumer)
         table = self._tables[shard]
         records, first, parcel, runs = table.take(number, 0, most, fresh, end)
         while records < most and table.state.scan < end:  # it looks so far at a time

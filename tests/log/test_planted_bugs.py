@@ -502,7 +502,7 @@ BUGS = {
         "goes_back",
     ),
     "leave the hatch open while a key is delayed": Bug(
-        "sub/ordered.py",
+        "sub/keycustody.py",
         "        self.close_hatch()\n        count, heads = self._tables[shard].release",
         "        count, heads = self._tables[shard].release",
         KEYHATCH,
@@ -537,7 +537,7 @@ BUGS = {
         "",
     ),
     "send a key again before its deadline": Bug(
-        "sub/ordered.py",
+        "sub/keycustody.py",
         "now + self._limits.ack_timeout_ns",
         "now + self._limits.ack_timeout_ns // 2",
         MODEL,
@@ -902,7 +902,7 @@ BUGS = {
         "before_what_is_new",
     ),
     "bury twice what is held again": Bug(
-        "sub/ordered.py",
+        "sub/keycustody.py",
         "(shard, lsn) in self._doomed and self._tables[shard].expose(lsn)",
         "(shard, lsn) in self._doomed",
         "tests/sub/test_ordered.py",
@@ -916,7 +916,7 @@ BUGS = {
         "snapshot_that_is_not_stored",
     ),
     "tell that what its key took back was never delivered": Bug(
-        "sub/ordered.py",
+        "sub/keycustody.py",
         "        return max(0, unacked - delivered)",
         "        return unacked",
         "tests/sub/test_gaps.py",
