@@ -13,6 +13,7 @@ import pytest
 
 import hstreamlite as hs
 from tests.conformance.faces import Consumer, Face, Store, Subscription, drain
+from tests.logs import logged
 
 pytestmark = pytest.mark.asyncio
 
@@ -127,11 +128,12 @@ async def test_an_exception_gives_the_record_back_and_is_logged_once(
     assert told == [(b"7", "no customer 1"), (b"7", "no customer 2")]
     (failed,) = [delivery for delivery in handler.seen if delivery.attempt > 1]
     assert (failed.payload, failed.attempt) == (b"7", 3)
-    assert [record.getMessage() for record in caplog.records] == [
+    records = logged(caplog)
+    assert [record.getMessage() for record in records] == [
         f"handler of subscription 'billing' raised for record {failed.id}, attempt {n}"
         for n in (1, 2)
     ]
-    assert all(record.exc_info for record in caplog.records)
+    assert all(record.exc_info for record in records)
     assert await subscription.lag() == hs.Lag(0, 0)
 
 

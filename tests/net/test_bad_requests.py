@@ -12,6 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from hstreamlite.net import hstream_pb2 as pb
 from tests.effort import of
+from tests.logs import logged
 from tests.net.test_streams import append, create
 from tests.net.wire import batch
 
@@ -104,7 +105,7 @@ async def test_no_request_is_too_odd(
                 assert error.code() is not grpc.StatusCode.INTERNAL, text
                 assert set(json.loads(text)) == {"error", "message", "extra"}
             assert "Traceback" not in text
-    assert [record.getMessage() for record in caplog.records] == []
+    assert [record.getMessage() for record in logged(caplog)] == []
     assert (await stub.Echo(pb.EchoRequest(msg="still here"))).msg == "still here"
 
 

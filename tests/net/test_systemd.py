@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hstreamlite.net.systemd import notify
+from tests.logs import logged
 
 GUARD = 60
 
@@ -64,5 +65,5 @@ def test_a_manager_that_is_gone_ends_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     notify("READY=1", environment={"NOTIFY_SOCKET": str(tmp_path / "none")})
-    [record] = caplog.records
+    [record] = logged(caplog)
     assert "cannot be told of READY=1" in record.getMessage()

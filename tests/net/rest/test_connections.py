@@ -11,6 +11,7 @@ import pytest
 
 from hstreamlite.net.httpconnection import HEAD_BYTES_MAX
 from hstreamlite.net.limits import LimitsConfig
+from tests.logs import logged
 from tests.net.rest.conftest import Running, sent, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -80,7 +81,7 @@ async def test_what_is_no_http_is_refused_as_json_and_fills_no_log(
         answer = await sent(running.client, raw)
         assert answer.startswith(b"HTTP/1.1 400 "), answer
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["extra"] is None
-    assert not caplog.records
+    assert logged(caplog) == []
 
 
 async def test_a_websocket_is_not_spoken(running: Running) -> None:
