@@ -2,39 +2,29 @@
 nightly (long), probe, which only tells whether a test fails, and planted, which tells it of a
 planted bug; HYPOTHESIS_PROFILE names another than dev.
 
-No profile has a deadline: a busy machine may stop a test for longer than any that means something.
+No profile has a deadline, or looks how long it takes to draw examples: a busy machine may stop a
+test for longer than any time that means something.
 """
 
 import ctypes
 import gc
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from tests.effort import PROFILE
 
-settings.register_profile("dev", deadline=None, max_examples=50)
+UNTIMED: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("dev", **UNTIMED, max_examples=50)
 # The same examples for the same code: what is tried before a change lands is what lands. Fresh ones
 # are drawn by dev, nightly and probe.
-settings.register_profile("ci", deadline=None, max_examples=150, print_blob=True, derandomize=True)
+settings.register_profile("ci", **UNTIMED, max_examples=150, print_blob=True, derandomize=True)
+settings.register_profile("brief", **UNTIMED, max_examples=20, print_blob=True, derandomize=True)
+settings.register_profile("nightly", **UNTIMED, max_examples=5000, print_blob=True)
 settings.register_profile(
-    "brief", deadline=None, max_examples=20, print_blob=True, derandomize=True
-)
-settings.register_profile(
-    "nightly",
-    deadline=None,
-    max_examples=5000,
-    print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.register_profile(
-    "probe",
-    deadline=None,
-    max_examples=100,
-    phases=[Phase.generate],
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow],
+    "probe", **UNTIMED, max_examples=100, phases=[Phase.generate], database=None
 )
 settings.register_profile("planted", settings.get_profile("probe"), derandomize=True)
 settings.load_profile(PROFILE)
