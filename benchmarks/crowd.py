@@ -49,6 +49,8 @@ async def serving(path: Path) -> AsyncIterator[Process]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "hstreamlite", "server", "--store", str(path), "--port", "0"),
         *("--http-port", "0", "--limits-connections-max", "2000"),
+        # However long it takes until all have come.
+        *("--limits-handshake-timeout", "3600", "--limits-request-timeout", "3600"),
         stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None

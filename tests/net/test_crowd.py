@@ -1,6 +1,5 @@
 """A thousand idle connections, and hundreds that neither read nor write on, cost little."""
 
-import asyncio
 import re
 from pathlib import Path
 
@@ -33,9 +32,8 @@ async def test_a_crowd_that_holds_connections_holds_little_memory_and_nobody_up(
             await healthy.fill(50, BATCH)
             before = server.memory()
             await gather(crowd)
-            async with asyncio.timeout(60):
-                while await calls(server) < 2 * SLOW:
-                    pass
+            while await calls(server) < 2 * SLOW:
+                pass
             for _ in range(20):
                 await healthy.append(1000)
                 await crowd.trickle()

@@ -66,7 +66,7 @@ def test_any_directory_of_a_store_can_be_dialled(tmp_path: Path, name: str) -> N
         with hs.connect(f"unix:{path}/server.sock") as other:
             assert [info.name for info in other.streams()] == ["orders"]
         assert admin.run(parse(f"unix:{path}"), Security(), "status")["type"] == "table"
-    assert handles() == before
+    assert handles() <= before  # what earlier tests left may be closed meanwhile
 
 
 def test_a_store_can_be_opened_after_the_end_of_the_last_one_was_interrupted() -> None:

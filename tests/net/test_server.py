@@ -97,7 +97,7 @@ async def test_who_watches_its_health_is_told_that_it_stops(tmp_path: Path) -> N
     async with grpc.aio.insecure_channel(server.address) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
-        await asyncio.wait_for(server.stop(), 20)
+        await asyncio.wait_for(server.stop(), 60)
         assert await watch.code() is grpc.StatusCode.UNAVAILABLE
 
 
