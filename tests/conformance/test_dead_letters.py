@@ -170,7 +170,7 @@ async def test_dead_letters_of_wide_streams_keep_their_keys_order(
 
 
 async def test_waits_grow_and_a_time_that_is_asked_for_goes_before_them(store: Store) -> None:
-    backoff = hs.Backoff(first=0.05, most=3600, factor=100)
+    backoff = hs.Backoff(first=0.2, most=3600, factor=100)
     subscription = await filled(store, 2, max_attempts=9, backoff=backoff)
     async with subscription.consumer("a") as one, subscription.consumer("b") as two:
         held, other = await drain(one, 2)
@@ -181,7 +181,7 @@ async def test_waits_grow_and_a_time_that_is_asked_for_goes_before_them(store: S
         await settled(other.release())
         (other,) = await one.receive()
         await settled(other.release())
-        assert await two.receive(1, timeout=0.2) == (), "the second wait is a hundred times longer"
+        assert await two.receive(1, timeout=0.05) == (), "the second wait is a hundred times longer"
         assert (await store.stats()).subscriptions["billing"].waiting == 1
 
 
@@ -288,10 +288,7 @@ async def test_without_its_stream_the_dead_wait_for_another_of_that_name(store: 
     async with subscription.consumer("w") as consumer:
         got = await drain(consumer, 3)
         await consumer.release(got[:2])
-        for _ in range(1000):
-            stats = (await store.stats()).subscriptions["billing"]
-            if stats.burial_failure:
-                break
+        while not (stats := (await store.stats()).subscriptions["billing"]).burial_failure:
             assert await consumer.receive(1, timeout=0.01) == ()
         assert "'dead'" in stats.burial_failure
         assert (stats.doomed, stats.buried) == (2, 0)

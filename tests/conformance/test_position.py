@@ -227,11 +227,17 @@ async def test_paused_nothing_is_delivered_and_acks_count(store: Store) -> None:
         group = (await store.stats()).subscriptions["billing"]
         assert (group.paused, group.blocked) == (True, "paused")
         assert await subscription.lag() == hs.Lag(2, 6)
-        waiting = asyncio.ensure_future(drain(consumer, 8))
+        waiting = asyncio.ensure_future(consumer.receive(8))
         await subscription.resume()
         got = await waiting
-        assert sorted(bodies(got)) == sorted(numbers(10, 2))
-        attempts = {delivery.payload: delivery.attempt for delivery in got}
+        attempts: dict[object, int] = {}
+        while True:
+            for delivery in got:  # what takes longer than the timeout may come once more
+                attempts.setdefault(delivery.payload, delivery.attempt)
+            if len(attempts) == 8:
+                break
+            got = await consumer.receive(8)
+        assert sorted(attempts) == sorted(numbers(10, 2))
         assert attempts[b"2"] == attempts[b"3"] == 2
         assert not (await subscription.info()).paused
 

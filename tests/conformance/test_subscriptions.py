@@ -140,7 +140,7 @@ async def test_receive_gives_at_most_what_was_asked_for(store: Store) -> None:
     subscription = await filled(store, 10)
     async with subscription.consumer("w") as consumer:
         assert bodies(await consumer.receive(3)) == numbers(3)
-        assert bodies(await consumer.receive(max_records=100, timeout=5.0)) == numbers(10, 3)
+        assert bodies(await consumer.receive(max_records=100, timeout=60.0)) == numbers(10, 3)
         assert not await consumer.receive(1, timeout=0.001)
         assert (await consumer.receive(1, timeout=0)) == ()
 
@@ -326,10 +326,11 @@ async def test_extending_never_shortens(store: Store) -> None:
 
 
 async def test_extending_keeps_what_would_time_out(store: Store) -> None:
-    subscription = await filled(store, 4, ack_timeout=1.0)
+    subscription = await filled(store, 4, ack_timeout=0.2)
     async with subscription.consumer("w") as consumer:
         batch = await consumer.receive(4)
-        assert await consumer.extend(batch[:3], by=3600) == 3
+        while await consumer.extend(batch[:3], by=3600) < 3:  # a busy machine may be too late
+            batch = await consumer.receive(4)
         assert bodies(await consumer.receive(4)) == [b"3"]
 
 
