@@ -20,7 +20,8 @@ import pytest
 import hstreamlite as hs
 
 PACKAGE = Path(hs.__file__).parent.parent
-HANGS_AFTER_SECONDS = 20
+HANGS_AFTER_SECONDS = 30
+SCRIPT_SECONDS = 90
 
 # Forking beside threads is what is tested here; newer Pythons warn of it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -284,7 +285,7 @@ def run_script(script: str, *arguments: str) -> subprocess.CompletedProcess[str]
         capture_output=True,
         text=True,
         check=True,
-        timeout=HANGS_AFTER_SECONDS,
+        timeout=SCRIPT_SECONDS,
     )
 
 
