@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hstreamlite.consumer import Consumer
     from hstreamlite.errors import (
         AppendTimeout,
+        BackupRefused,
         BatchTooLarge,
         BufferFull,
         ConnectionFailed,
@@ -106,6 +107,7 @@ _NAMES = {
     ),
     "hstreamlite.errors": (
         "AppendTimeout",
+        "BackupRefused",
         "BatchTooLarge",
         "BufferFull",
         "ConnectionFailed",
@@ -216,6 +218,7 @@ __all__ = [
     "AckResult",
     "AppendTimeout",
     "Backoff",
+    "BackupRefused",
     "Batch",
     "BatchReader",
     "BatchTooLarge",

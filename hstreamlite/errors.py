@@ -834,6 +834,21 @@ class LimitReached(RemoteError):
         )
 
 
+class BackupRefused(HStreamError):
+    """A server makes no backup of this name. Nothing was written.
+
+    ``retryable`` if that is because another one is being made.
+    """
+
+    name: str
+    why: str
+
+    def __init__(self, name: str, why: str, *, retryable: bool = False) -> None:
+        super().__init__(
+            f"The server makes no backup {name!r}: {why}.", name=name, why=why, retryable=retryable
+        )
+
+
 class SqlError(HStreamError):
     """A statement cannot be run as written. Nothing of it happened.
 
@@ -862,6 +877,7 @@ class ConnectorError(HStreamError):
 
 __all__ = [
     "AppendTimeout",
+    "BackupRefused",
     "BatchTooLarge",
     "BufferFull",
     "ConnectionFailed",

@@ -60,6 +60,7 @@ EXAMPLES: list[HStreamError] = [
     errors.Unauthenticated("it came without a token"),
     errors.PermissionDenied("billing", "append", "stream", "orders"),
     errors.LimitReached("calls_max", 4096),
+    errors.BackupRefused("monday", "one of that name is there"),
     errors.SqlError("unknown column 'x'", 7),
     errors.ConnectorError("orders-sink", "the target closed the connection"),
 ]

@@ -11,6 +11,7 @@ COMMANDS: Final = {
     "node": ("hstreamlite.cli.node", "node"),
     "sql": ("hstreamlite.cli.sql", "sql"),
     "bench": ("hstreamlite.cli.bench", "bench"),
+    "backup": ("hstreamlite.cli.backup", "backup"),
     "check": ("hstreamlite.cli.outside", "check"),
     "salvage": ("hstreamlite.cli.outside", "salvage"),
     "doctor": ("hstreamlite.cli.doctor", "doctor"),

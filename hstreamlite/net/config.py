@@ -53,6 +53,9 @@ class ServerConfig:
 
     store: str
     """Directory of the store. It is created if there is none."""
+    backup_dir: str | None = None
+    """Directory on this machine in which clients may have the store copied, each time to a new one
+    of a name they give. It must be there, outside of the store. None: no backups are made."""
     host: str = "127.0.0.1"
     """Address to listen on; "0.0.0.0" and "::" are all of the machine."""
     port: int = PORT
@@ -105,6 +108,8 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         _check_address(self.host, self.port, self.advertised_host, self.advertised_port)
+        if self.backup_dir is not None and not self.backup_dir:
+            raise ValueError("backup_dir must not be empty")
         groups = [listener.group for listener in self.listeners]
         if len(set(groups)) < len(groups):
             raise ValueError(f"every listener needs a group of its own, not {', '.join(groups)}")

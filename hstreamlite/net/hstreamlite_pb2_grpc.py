@@ -49,6 +49,11 @@ class HStreamLiteStub(object):
                 request_serializer=hstreamlite_dot_net_dot_hstreamlite__pb2.StatsRequest.SerializeToString,
                 response_deserializer=hstreamlite_dot_net_dot_hstreamlite__pb2.StatsReply.FromString,
                 _registered_method=True)
+        self.Backup = channel.unary_stream(
+                '/hstreamlite.v1.HStreamLite/Backup',
+                request_serializer=hstreamlite_dot_net_dot_hstreamlite__pb2.BackupRequest.SerializeToString,
+                response_deserializer=hstreamlite_dot_net_dot_hstreamlite__pb2.BackupPart.FromString,
+                _registered_method=True)
         self.CreateStream = channel.unary_unary(
                 '/hstreamlite.v1.HStreamLite/CreateStream',
                 request_serializer=hstreamlite_dot_net_dot_hstreamlite__pb2.CreateStreamRequest.SerializeToString,
@@ -173,6 +178,13 @@ class HStreamLiteServicer(object):
 
     def Stats(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Backup(self, request, context):
+        """Copies the store below the server's directory of backups, until that is done or given up.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -321,6 +333,11 @@ def add_HStreamLiteServicer_to_server(servicer, server):
                     servicer.Stats,
                     request_deserializer=hstreamlite_dot_net_dot_hstreamlite__pb2.StatsRequest.FromString,
                     response_serializer=hstreamlite_dot_net_dot_hstreamlite__pb2.StatsReply.SerializeToString,
+            ),
+            'Backup': grpc.unary_stream_rpc_method_handler(
+                    servicer.Backup,
+                    request_deserializer=hstreamlite_dot_net_dot_hstreamlite__pb2.BackupRequest.FromString,
+                    response_serializer=hstreamlite_dot_net_dot_hstreamlite__pb2.BackupPart.SerializeToString,
             ),
             'CreateStream': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateStream,
@@ -509,6 +526,33 @@ class HStreamLite(object):
             '/hstreamlite.v1.HStreamLite/Stats',
             hstreamlite_dot_net_dot_hstreamlite__pb2.StatsRequest.SerializeToString,
             hstreamlite_dot_net_dot_hstreamlite__pb2.StatsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Backup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/hstreamlite.v1.HStreamLite/Backup',
+            hstreamlite_dot_net_dot_hstreamlite__pb2.BackupRequest.SerializeToString,
+            hstreamlite_dot_net_dot_hstreamlite__pb2.BackupPart.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,8 @@ class HStreamLiteStub:
     Hello: _grpc.UnaryUnaryMultiCallable[_hstreamlite_pb2.HelloRequest, _hstreamlite_pb2.HelloReply]
     Sync: _grpc.UnaryUnaryMultiCallable[_hstreamlite_pb2.SyncRequest, _hstreamlite_pb2.Done]
     Stats: _grpc.UnaryUnaryMultiCallable[_hstreamlite_pb2.StatsRequest, _hstreamlite_pb2.StatsReply]
+    Backup: _grpc.UnaryStreamMultiCallable[_hstreamlite_pb2.BackupRequest, _hstreamlite_pb2.BackupPart]
+    """Copies the store below the server's directory of backups, until that is done or given up."""
     CreateStream: _grpc.UnaryUnaryMultiCallable[_hstreamlite_pb2.CreateStreamRequest, _hstreamlite_pb2.Done]
     DescribeStream: _grpc.UnaryUnaryMultiCallable[_hstreamlite_pb2.StreamRequest, _hstreamlite_pb2.StreamInfo]
     ListStreams: _grpc.UnaryUnaryMultiCallable[_hstreamlite_pb2.ListRequest, _hstreamlite_pb2.StreamList]
@@ -69,6 +71,8 @@ class HStreamLiteAsyncStub(HStreamLiteStub):
     Hello: _aio.UnaryUnaryMultiCallable[_hstreamlite_pb2.HelloRequest, _hstreamlite_pb2.HelloReply]  # type: ignore[assignment]
     Sync: _aio.UnaryUnaryMultiCallable[_hstreamlite_pb2.SyncRequest, _hstreamlite_pb2.Done]  # type: ignore[assignment]
     Stats: _aio.UnaryUnaryMultiCallable[_hstreamlite_pb2.StatsRequest, _hstreamlite_pb2.StatsReply]  # type: ignore[assignment]
+    Backup: _aio.UnaryStreamMultiCallable[_hstreamlite_pb2.BackupRequest, _hstreamlite_pb2.BackupPart]  # type: ignore[assignment]
+    """Copies the store below the server's directory of backups, until that is done or given up."""
     CreateStream: _aio.UnaryUnaryMultiCallable[_hstreamlite_pb2.CreateStreamRequest, _hstreamlite_pb2.Done]  # type: ignore[assignment]
     DescribeStream: _aio.UnaryUnaryMultiCallable[_hstreamlite_pb2.StreamRequest, _hstreamlite_pb2.StreamInfo]  # type: ignore[assignment]
     ListStreams: _aio.UnaryUnaryMultiCallable[_hstreamlite_pb2.ListRequest, _hstreamlite_pb2.StreamList]  # type: ignore[assignment]
@@ -113,6 +117,14 @@ class HStreamLiteServicer(metaclass=_abc_1.ABCMeta):
         request: _hstreamlite_pb2.StatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_hstreamlite_pb2.StatsReply, _abc.Awaitable[_hstreamlite_pb2.StatsReply]]: ...
+
+    @_abc_1.abstractmethod
+    def Backup(
+        self,
+        request: _hstreamlite_pb2.BackupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_hstreamlite_pb2.BackupPart], _abc.AsyncIterator[_hstreamlite_pb2.BackupPart]]:
+        """Copies the store below the server's directory of backups, until that is done or given up."""
 
     @_abc_1.abstractmethod
     def CreateStream(

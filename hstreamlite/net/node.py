@@ -18,6 +18,7 @@ from hstreamlite.aio.raw import RawStore
 from hstreamlite.net.access.gate import CALLER, Gate
 from hstreamlite.net.access.policy import Caller
 from hstreamlite.net.access.token import one_of
+from hstreamlite.net.backups import Backups
 from hstreamlite.net.config import ServerConfig
 from hstreamlite.net.errors import Stopping, Teller, told
 from hstreamlite.net.limits import Limits
@@ -102,6 +103,7 @@ class Node:
         self.config = config
         self.store = store
         self.raw = RawStore(store)
+        self.backups = Backups(config.backup_dir, store)
         self.id = config.node_id
         self._started = monotonic()
         self.listeners: tuple[Listener, ...] = ()

@@ -6,7 +6,7 @@ thread at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from functools import partial
 from itertools import chain
@@ -26,6 +26,7 @@ from hstreamlite.remote import (
     store as stores,
     stream as streams,
 )
+from hstreamlite.remote.backup import Backup
 from hstreamlite.remote.blocking_consumer import Subscription
 from hstreamlite.remote.security import Security
 from hstreamlite.remote.thread import LoopThread, threads
@@ -97,6 +98,19 @@ class Store:
     def delete_stream(self, name: str, *, force: bool = False) -> None:
         """Delete a stream and its records, as `hstreamlite.Store.delete_stream`."""
         self._way.run(self._noun.delete_stream, name, force=force)
+
+    def backup(self, name: str, *, progress: Callable[[int, int], None] | None = None) -> str:
+        """Have the server copy its store, as `hstreamlite.aio.connect`'s `backup`."""
+        backup = Backup(self._way.link, name)
+        try:
+            while not (step := self._way.run(backup.step)).path:
+                if progress is not None and step.total:
+                    progress(step.done, step.total)
+        finally:
+            self._way.post(backup.end)
+        if progress is not None:
+            progress(step.total, step.total)
+        return step.path
 
     def create_subscription(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +24,7 @@ from hstreamlite.net.wire import (
 )
 from hstreamlite.place import EARLIEST, Place
 from hstreamlite.remote.address import parse
+from hstreamlite.remote.backup import Backup
 from hstreamlite.remote.link import Link
 from hstreamlite.remote.requests import stream_request, subscription_request
 from hstreamlite.remote.security import Security
@@ -115,6 +116,23 @@ class Store:
         """Delete a stream and its records, as `hstreamlite.Store.delete_stream`."""
         request = pb.DeleteRequest(name=check_name("stream", name), force=force)
         await self._link.call("DeleteStream", request, again=False)
+
+    async def backup(self, name: str, *, progress: Callable[[int, int], None] | None = None) -> str:
+        """Have the server copy its store while it goes on working, and return the path there.
+
+        The copy is a new directory of that name in the server's `backup_dir`: verified when this
+        returns, and not there if this raises or is cancelled. Takes the right to administer the
+        server. `progress` is told (bytes done, bytes in all) now and then. ValueError for what is
+        no name; BackupRefused where the server has no place for backups, one of that name, or
+        another one under way; CorruptionError where the store is damaged.
+        """
+        async with Backup(self._link, name) as backup:
+            while not (step := await backup.step()).path:
+                if progress is not None and step.total:
+                    progress(step.done, step.total)
+        if progress is not None:
+            progress(step.total, step.total)
+        return step.path
 
     async def create_subscription(
         self,

@@ -152,7 +152,7 @@ def test_examples_run(page: Path) -> None:
 @pytest.mark.skipif(None in map(shutil.which, ("curl", "openssl")), reason="no curl or openssl")
 def test_steps_to_tls_and_tokens_work() -> None:
     page = (ROOT / "docs" / "operation.md").read_text(encoding="utf-8")
-    _, _, page = page.partition("### TLS and tokens, step by step")
+    page = section(page, "### TLS and tokens, step by step")
     made, asked = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     made, started, _ = made.partition("hstreamlite server --config server.toml\n")
     assert started
@@ -165,6 +165,24 @@ def test_steps_to_tls_and_tokens_work() -> None:
     assert record["raw"] == base64.b64encode(b"hello").decode()
     with hs.open("data") as store:
         assert [r.payload for r in store.stream("orders").read()] == [b"hello", b"hello"]
+
+
+def section(page: str, title: str) -> str:
+    """Return what is below a title, up to the next one of the page."""
+    return re.split(r"^##? ", page.partition(f"{title}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+@pytest.mark.usefixtures("in_own_directory")
+def test_a_server_is_backed_up_as_told() -> None:
+    page = (ROOT / "docs" / "operation.md").read_text(encoding="utf-8")
+    (block,) = re.findall(
+        r"^```sh\n(.*?)^```", section(page, "## Back up and restore"), re.MULTILINE | re.DOTALL
+    )
+    Path("backups").mkdir()
+    with server("--store", "data", "--backup-dir", "backups"):
+        (made,) = shell(block, {"/srv/store": str(Path("data").absolute())}).splitlines()
+    with hs.open(json.loads(made)["path"], create=False) as store:
+        assert store.streams() == []
 
 
 @pytest.mark.usefixtures("in_own_directory")

@@ -140,6 +140,7 @@ _OWN: Mapping[str, Call] = {
     "Hello": KNOWN,
     "Sync": KNOWN,
     "Stats": MONITOR,
+    "Backup": ADMIN,
     "CreateStream": call(on("create", "stream", "name")),
     "DescribeStream": call(on(None, "stream", "stream")),
     "ListStreams": listed("stream", "streams", "name"),

@@ -18,3 +18,6 @@ class OwnProtocol(Part):
         descriptor = pb.DESCRIPTOR.services_by_name["HStreamLite"]
         servicer = Servicer(node)
         return [Service(descriptor, servicer, rpc.add_HStreamLiteServicer_to_server, told)]
+
+    async def stop(self, node: Node) -> None:
+        await node.backups.end()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from time import perf_counter_ns
 from typing import Any
 
@@ -52,6 +53,13 @@ class Streams(Base):
     async def Stats(self, request: pb.StatsRequest, context: Context) -> pb.StatsReply:
         stats = await self.store.stats()
         return pb.StatsReply(stats=json.dumps(stats_facts(stats)).encode())
+
+    async def Backup(
+        self, request: pb.BackupRequest, context: Context
+    ) -> AsyncIterator[pb.BackupPart]:
+        async with aclosing(self.node.backups.make(request.name)) as steps:
+            async for step in steps:
+                yield pb.BackupPart(done=step.done, total=step.total, path=step.path)
 
     async def CreateStream(self, request: pb.CreateStreamRequest, context: Context) -> pb.Done:
         await self.node.raw.create_stream(
