@@ -31,7 +31,7 @@ async def test_certificates_and_tokens_are_shown(tmp_path: Path, person: Person)
     )
     certificate, key = certificates.issue("x.example", name="nobody", common_name="nobody")
     shown = ("--tls-ca", str(tmp_path / "authority.pem"), "--tls-cert", str(certificate))
-    shown += ("--tls-key", str(key), "--retry-timeout", "2s")
+    shown += ("--tls-key", str(key), "--retry-timeout", "60s")
     async with Server(config) as server:
         person.url = f"hstreams://{server.address}"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from hstreamlite.net.access.config import ACTIONS, GrantConfig, TokenConfig
 from hstreamlite.net.access.token import hash_of, new_token
 from hstreamlite.net.server import Server
 from tests.net.access.certificates import Certificates
+from tests.net.test_remote import failure_of_connect
 from tests.net.wire import config
 
 pytestmark = [
@@ -56,17 +59,17 @@ async def test_a_token_allows_what_is_granted_to_its_role(
     server: Server, certificates: Certificates, tmp_path: Path
 ) -> None:
     url, files = f"hstreams://{server.address}", shown(certificates, tmp_path)
-    async with aio.connect(url, token=BOSS, timeout=10, **files) as store:
+    async with aio.connect(url, token=BOSS, timeout=60, **files) as store:
         stream = await store.create_stream("open-orders")
         await stream.append(b"one")
         async with stream.producer() as producer:
             await producer.submit(b"two")
         subscription = await store.create_subscription("s", stream="open-orders")
         async with subscription.consumer("c") as consumer:
-            got = await consumer.receive(10, timeout=10)
+            got = await consumer.receive(10)
             assert [delivery.payload for delivery in got]
             await consumer.ack(got)
-    async with aio.connect(url, token=READER, timeout=10, **files) as store:
+    async with aio.connect(url, token=READER, timeout=60, **files) as store:
         read = store.stream("open-orders").read()
         assert [record.payload async for record in read] == [b"one", b"two"]
         with pytest.raises(hs.PermissionDenied):
@@ -81,7 +84,7 @@ async def test_who_is_unknown_is_told_so(certificates: Certificates, tmp_path: P
         url, ca = f"hstreams://{server.address}", tmp_path / "authority.pem"
         for token in (None, "x" * 40):
             with pytest.raises(hs.Unauthenticated) as refused:
-                await aio.connect(url, token=token, timeout=10, ca=ca)
+                await aio.connect(url, token=token, timeout=60, ca=ca)
             assert "x" * 40 not in str(refused.value)
 
 
@@ -95,18 +98,18 @@ async def test_a_handshake_that_fails_is_no_connection(
         (url, {}, "`ca`"),  # who signed the server's certificate is not believed
         (f"hstream://{server.address}", {}, "take hstreams://"),
     ):
-        with pytest.raises(hs.ConnectionFailed, match=advice):
-            await aio.connect(address, token=BOSS, timeout=0.5, **options)
+        fails = partial(failure_of_connect, address, 0.5, token=BOSS, **options)
+        assert advice in str(await asyncio.to_thread(fails))
 
 
 async def test_a_server_without_tls_is_told_of(tmp_path: Path) -> None:
     async with Server(config(tmp_path, http=True, http_port=0)) as server:
-        with pytest.raises(hs.ConnectionFailed, match="take hstream://"):
-            await aio.connect(f"hstreams://{server.address}", timeout=0.5)
+        error = await asyncio.to_thread(failure_of_connect, f"hstreams://{server.address}", 0.5)
+        assert "take hstream://" in str(error)
         assert server.node.http_address is not None
         host, port = server.node.http_address
-        with pytest.raises(hs.ConnectionFailed, match="HTTP is served at that port"):
-            await aio.connect(f"hstream://{host}:{port}", timeout=0.5)
+        error = await asyncio.to_thread(failure_of_connect, f"hstream://{host}:{port}", 0.5)
+        assert "HTTP is served at that port" in str(error)
 
 
 @pytest.mark.parametrize(
