@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from hstreamlite.remote.attachment import LEASE_SECONDS_MAX
 from tests.conformance.faces import FACES, Face, Store, params
 
 # Calls that wait for one another need a thread each.
@@ -16,6 +17,13 @@ WAITING_CALLS_MAX = 64
 def face(request: pytest.FixtureRequest) -> Face:
     chosen: Face = request.param
     return chosen
+
+
+@pytest.fixture(autouse=True)
+def _long_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine may stand still for longer than what consumers behind a connection have by default:
+    they would have left by then."""
+    monkeypatch.setattr("hstreamlite.remote.attachment.LEASE_SECONDS", LEASE_SECONDS_MAX)
 
 
 @pytest_asyncio.fixture
