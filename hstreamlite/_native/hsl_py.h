@@ -4,6 +4,7 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <stdbool.h>
 
 #include "hsl.h"
 
@@ -12,9 +13,11 @@
 
 /* Each py_*.c adds its types and functions to the module; 0, or -1 with an exception set. */
 int hsl_py_records_install(PyObject *module);
+int hsl_py_codec_install(PyObject *module);
 int hsl_py_ack_install(PyObject *module);
 int hsl_py_keytab_install(PyObject *module);
 int hsl_py_log_install(PyObject *module);
+int hsl_py_cursor_install(PyObject *module);
 int hsl_py_wire_install(PyObject *module);
 
 /* Is it so many arguments? A TypeError if not. */
@@ -36,6 +39,20 @@ static inline int hsl_py_u64s(PyObject *const *args, Py_ssize_t n, uint64_t *out
     return 0;
 }
 
+/* An argument that is a number; false with an exception where it is none. */
+static inline bool hsl_py_get_u64(PyObject *o, uint64_t *out)
+{
+    *out = PyLong_AsUnsignedLongLong(o);
+    return !(*out == (uint64_t)-1 && PyErr_Occurred());
+}
+
+/* The object whose address an argument is, which the caller keeps alive; NULL: an exception. */
+static inline void *hsl_py_handle(PyObject *o)
+{
+    uint64_t v;
+    return hsl_py_get_u64(o, &v) ? (void *)(uintptr_t)v : NULL;
+}
+
 /* What the attribute `address` of an owner says; NULL with an exception where it has none. */
 static inline void *hsl_py_address(PyObject *owner)
 {
@@ -44,6 +61,13 @@ static inline void *hsl_py_address(PyObject *owner)
     Py_XDECREF(address);
     return PyErr_Occurred() ? NULL : found;
 }
+
+/* ---- what was installed from Python: py_log.c ---- */
+
+/* Sets the exception of a status. who: a Journal or Cursor, or the address of a log as an int. */
+void hsl_py_raise(PyObject *who, int status, uint64_t a, uint64_t b);
+/* A payload as new bytes; NULL with an exception. */
+PyObject *hsl_py_decompress(uint8_t codec, const char *payload, size_t len, uint32_t decoded_len);
 
 /* ---- record ids: py_record_id.c ---- */
 
@@ -103,6 +127,19 @@ PyObject *hsl_py_json_encode(PyObject *dict);
 /* A new dict; NULL without an exception when the bytes are no Struct. */
 PyObject *hsl_py_json_decode(const uint8_t *data, size_t len);
 
+/* ---- what users hand over: py_content.c ---- */
+
+/* A payload as bytes, and in *raw whether they are the user's own. */
+PyObject *hsl_py_payload(PyObject *o, int *raw);
+/* UTF-8 of a str; what names it in the ValueError for surrogates. */
+const char *hsl_py_utf8(PyObject *text, const char *what, size_t *len);
+/* UTF-8 of a key argument, owned by the str; None and "" give length 0. 0, or -1 with an error. */
+int hsl_py_key(PyObject *key, const char **utf8, size_t *len);
+/* In *attrs the encoded attributes, or NULL if there are none; 0, or -1 with an exception. */
+int hsl_py_attributes(PyObject *o, PyObject **attrs);
+/* Calls hstreamlite.typed, which is loaded when it is first needed. */
+PyObject *hsl_py_typed(const char *name, PyObject *first, PyObject *second);
+
 /* ---- records: py_records.c ---- */
 
 /* Fills ref from an item to append: a Record, or the payload of one. A record without key takes the
@@ -110,8 +147,6 @@ PyObject *hsl_py_json_decode(const uint8_t *data, size_t len);
  * item, the default key and *keep live. Of a bytearray or memoryview the bytes are copied. */
 int hsl_py_record_ref(PyObject *item, const char *default_key, size_t default_key_len,
                       struct hsl_record_ref *ref, PyObject **keep);
-/* UTF-8 of a key argument, owned by the str; None and "" give length 0. 0, or -1 with an error. */
-int hsl_py_key(PyObject *key, const char **utf8, size_t *len);
 
 #define HSL_PY_ALL UINT32_MAX
 
@@ -132,22 +167,17 @@ PyObject *hsl_py_decode(const uint8_t *body, size_t len, struct hsl_py_place *pl
 int hsl_py_bad_batch(int got, uint64_t shard, uint64_t batch, const uint8_t *body, size_t len,
                      const uint8_t *pos, uint64_t wanted);
 
-/* ---- excerpts, and batches of deliveries: py_batch.c ---- */
+/* ---- excerpts: py_excerpt.c ---- */
 
-int hsl_py_batch_install(PyObject *module);
+int hsl_py_excerpt_install(PyObject *module);
 /* An empty excerpt. */
 PyObject *hsl_py_excerpt(void);
 int hsl_py_is_excerpt(PyObject *o);
 uint32_t hsl_py_excerpt_count(PyObject *excerpt);
-/* Its records from first to before end, which it has, as a batch of deliveries. */
-PyObject *hsl_py_excerpt_batch(PyObject *excerpt, uint32_t first, uint32_t end, PyObject *owner);
 /* As hsl_py_decode, but the records are copied to the end of an excerpt; 0, or -1. */
 int hsl_py_excerpt_add(PyObject *excerpt, const uint8_t *body, size_t len,
                        struct hsl_py_place *place, uint64_t shard, uint64_t batch, uint32_t first,
                        uint32_t count, uint64_t append_ms, uint32_t attempt);
-/* How many runs the records of a batch of deliveries are, which are written then; 0 where it is
- * none, there are more than cap, or it is known no more. */
-size_t hsl_py_batch_runs(PyObject *batch, uint64_t *shard, struct hsl_key_run *runs, size_t cap);
 /* Appends copies of records of another excerpt, as the given attempt, where there is room. */
 void hsl_py_excerpt_copy(PyObject *to, PyObject *from, uint32_t first, uint32_t end,
                          uint32_t attempt);
@@ -155,5 +185,14 @@ void hsl_py_excerpt_copy(PyObject *to, PyObject *from, uint32_t first, uint32_t 
 int hsl_py_excerpt_reserve(PyObject *excerpt, size_t records, size_t bytes, size_t runs);
 /* Bytes of its records from first to before end, and batches of the log that they are of. */
 size_t hsl_py_excerpt_bytes(PyObject *excerpt, uint32_t first, uint32_t end, size_t *batches);
+
+/* ---- batches of deliveries: py_batch.c ---- */
+
+int hsl_py_batch_install(PyObject *module);
+/* Records of an excerpt from first to before end, which it has, as a batch of deliveries. */
+PyObject *hsl_py_excerpt_batch(PyObject *excerpt, uint32_t first, uint32_t end, PyObject *owner);
+/* How many runs the records of a batch of deliveries are, which are written then; 0 where it is
+ * none, there are more than cap, or it is known no more. */
+size_t hsl_py_batch_runs(PyObject *batch, uint64_t *shard, struct hsl_key_run *runs, size_t cap);
 
 #endif

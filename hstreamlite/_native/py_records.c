@@ -1,4 +1,4 @@
-/* Record and Delivery, and the codec's way between them and block bodies.
+/* Record and Delivery, and how block bodies become them.
  *
  * A record holds bytes and str objects only: the payload as it is stored, the key, the attribute
  * fields as they are stored. So both passes of an append (size, write) copy from memory, and no
@@ -12,7 +12,7 @@
 #include <string.h>
 #include <structmember.h>
 
-enum { KEY_BYTES_MAX = 64 * 1024, REPR_BYTES = 32, REPR_CHARS = 72 };
+enum { REPR_BYTES = 32, REPR_CHARS = 72 };
 
 enum payload_kind {
     KIND_RAW,
@@ -46,194 +46,6 @@ static PyTypeObject *delivery_type;
 static PyObject *epoch;          /* datetime(1970, 1, 1, tzinfo=UTC) */
 static PyObject *timedelta_type;
 static PyObject *name_ack, *name_acked, *name_release, *name_extend, *name_payload, *name_id;
-
-static void set_type_error(const char *format, PyObject *o)
-{
-    PyObject *name = PyType_GetName(Py_TYPE(o));
-    if (name != NULL)
-        PyErr_Format(PyExc_TypeError, format, name);
-    Py_XDECREF(name);
-}
-
-/* ---- arguments ---- */
-
-/* Calls hstreamlite.typed, which is loaded when it is first needed. */
-static PyObject *call_typed(const char *name, PyObject *first, PyObject *second)
-{
-    PyObject *module = PyImport_ImportModule("hstreamlite.typed"), *function, *result;
-    if (module == NULL)
-        return NULL;
-    function = PyObject_GetAttrString(module, name);
-    Py_DECREF(module);
-    if (function == NULL)
-        return NULL;
-    result = PyObject_CallFunctionObjArgs(function, first, second, NULL);
-    Py_DECREF(function);
-    return result;
-}
-
-/* Whether it is an instance of a dataclass, or of a struct of msgspec. */
-static int has_fields(PyObject *o)
-{
-    PyObject *type = (PyObject *)Py_TYPE(o);
-    return PyObject_HasAttrString(type, "__dataclass_fields__") ||
-           PyObject_HasAttrString(type, "__struct_fields__");
-}
-
-static PyObject *typed_bytes(PyObject *o)
-{
-    PyObject *object = call_typed("to_object", o, NULL), *bytes = NULL;
-    if (object != NULL)
-        bytes = hsl_py_json_encode(object);
-    Py_XDECREF(object);
-    return bytes;
-}
-
-/* Returns the payload as bytes, and in *raw whether they are the user's own. */
-static PyObject *payload_bytes(PyObject *o, int *raw)
-{
-    *raw = 1;
-    if (PyBytes_CheckExact(o))
-        return Py_NewRef(o);
-    if (PyDict_Check(o)) {
-        *raw = 0;
-        return hsl_py_json_encode(o);
-    }
-    if (PyObject_CheckBuffer(o))
-        return PyBytes_FromObject(o);
-    if (has_fields(o)) {
-        *raw = 0;
-        return typed_bytes(o);
-    }
-    if (PyUnicode_Check(o))
-        set_type_error("a payload must be bytes-like or a dict, not %U: encode the text, as in "
-                       "text.encode()", o);
-    else if (o == Py_None || PyList_Check(o) || PyTuple_Check(o) || PyLong_Check(o) ||
-             PyFloat_Check(o))
-        set_type_error("a payload must be bytes-like or a dict, not %U: wrap JSON values in a "
-                       "dict, as in {'value': ...}", o);
-    else
-        set_type_error("a payload must be bytes-like or a dict, not %U", o);
-    return NULL;
-}
-
-/* UTF-8 of a str; what names it in the ValueError for surrogates. */
-static const char *utf8_of(PyObject *text, const char *what, size_t *len)
-{
-    Py_ssize_t n;
-    const char *utf8 = PyUnicode_AsUTF8AndSize(text, &n);
-    *len = 0;
-    if (utf8 == NULL) {
-        if (PyErr_ExceptionMatches(PyExc_UnicodeEncodeError)) {
-            PyErr_Clear();
-            PyErr_Format(PyExc_ValueError, "%s must be text that UTF-8 can hold, and %A has a "
-                         "surrogate", what, text);
-        }
-        return NULL;
-    }
-    *len = (size_t)n;
-    return utf8;
-}
-
-int hsl_py_key(PyObject *key, const char **utf8, size_t *len)
-{
-    *utf8 = "";
-    *len = 0;
-    if (key == NULL || key == Py_None)
-        return 0;
-    if (!PyUnicode_Check(key)) {
-        set_type_error("key must be a str or None, not %U", key);
-        return -1;
-    }
-    *utf8 = utf8_of(key, "key", len);
-    if (*utf8 == NULL)
-        return -1;
-    if (*len > KEY_BYTES_MAX) {
-        PyErr_Format(PyExc_ValueError, "key may take %d bytes in UTF-8, and this one takes %zu",
-                     (int)KEY_BYTES_MAX, *len);
-        return -1;
-    }
-    return 0;
-}
-
-static size_t string_field_size(size_t len)
-{
-    return 1 + hsl_wire_varint_size(len) + len;
-}
-
-static uint8_t *put_string_field(uint8_t *out, uint8_t tag, const char *utf8, size_t len)
-{
-    *out++ = tag;
-    out = hsl_wire_varint(out, len);
-    memcpy(out, utf8, len);
-    return out + len;
-}
-
-/* Size of the attribute field, or 0 with an exception. */
-static size_t attribute_size(PyObject *name, PyObject *value, size_t *entry)
-{
-    size_t name_len, value_len;
-    if (!PyUnicode_Check(name) || !PyUnicode_Check(value)) {
-        PyErr_Format(PyExc_TypeError, "attributes must map str to str, not %R to %R", name, value);
-        return 0;
-    }
-    if (utf8_of(name, "attributes", &name_len) == NULL ||
-        utf8_of(value, "attributes", &value_len) == NULL)
-        return 0;
-    *entry = string_field_size(name_len) + string_field_size(value_len);
-    return string_field_size(*entry);
-}
-
-static PyObject *encode_attributes(PyObject *dict)
-{
-    PyObject *name, *value, *bytes;
-    Py_ssize_t at = 0;
-    size_t size = 0, entry, len;
-    uint8_t *out;
-    const char *utf8;
-    while (PyDict_Next(dict, &at, &name, &value)) {
-        size_t field = attribute_size(name, value, &entry);
-        if (field == 0)
-            return NULL;
-        size += field;
-    }
-    bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
-    if (bytes == NULL)
-        return NULL;
-    out = (uint8_t *)PyBytes_AsString(bytes);
-    at = 0;
-    while (PyDict_Next(dict, &at, &name, &value)) {
-        attribute_size(name, value, &entry);
-        *out++ = 2 << 3 | 2;
-        out = hsl_wire_varint(out, entry);
-        utf8 = utf8_of(name, "attributes", &len);
-        out = put_string_field(out, 1 << 3 | 2, utf8, len);
-        utf8 = utf8_of(value, "attributes", &len);
-        out = put_string_field(out, 2 << 3 | 2, utf8, len);
-    }
-    return bytes;
-}
-
-/* In *attrs the encoded attributes, or NULL if there are none; 0, or -1 with an exception. */
-static int attributes_bytes(PyObject *o, PyObject **attrs)
-{
-    PyObject *dict;
-    *attrs = NULL;
-    if (o == NULL || o == Py_None)
-        return 0;
-    if (!PyDict_Check(o) && !PyObject_HasAttrString(o, "keys")) {
-        set_type_error("attributes must be a mapping of str to str or None, not %U", o);
-        return -1;
-    }
-    /* A copy, so that no code of a mapping runs between the two passes of the encoder. */
-    dict = PyObject_CallFunctionObjArgs((PyObject *)&PyDict_Type, o, NULL);
-    if (dict == NULL)
-        return -1;
-    if (PyDict_Size(dict) > 0)
-        *attrs = encode_attributes(dict);
-    Py_DECREF(dict);
-    return *attrs == NULL && PyErr_Occurred() ? -1 : 0;
-}
 
 /* ---- parts of a record ---- */
 
@@ -366,12 +178,12 @@ static PyObject *record_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         return NULL;
     if (hsl_py_key(key, &utf8, &len) < 0)
         return NULL;
-    bytes = payload_bytes(payload, &raw);
+    bytes = hsl_py_payload(payload, &raw);
     if (bytes == NULL)
         return NULL;
     if (len > 0 && (exact = PyUnicode_FromObject(key)) == NULL)
         goto failed; /* not reached: Python lacks memory */
-    if (attributes_bytes(attributes, &attrs) < 0)
+    if (hsl_py_attributes(attributes, &attrs) < 0)
         goto failed;
     r = record_alloc(type);
     if (r == NULL)
@@ -772,10 +584,10 @@ int hsl_py_record_ref(PyObject *item, const char *default_key, size_t default_ke
             record_ref(r, ref);
             if (r->key == NULL)
                 goto without_key;
-            ref->key = (const uint8_t *)utf8_of(r->key, "key", &ref->key_len);
+            ref->key = (const uint8_t *)hsl_py_utf8(r->key, "key", &ref->key_len);
             return ref->key != NULL ? 0 : -1;
         }
-        item = *keep = payload_bytes(item, &raw);
+        item = *keep = hsl_py_payload(item, &raw);
         if (item == NULL)
             return -1;
     }
@@ -915,166 +727,7 @@ PyObject *hsl_py_decode(const uint8_t *body, size_t len, struct hsl_py_place *pl
     return list;
 }
 
-/* ---- functions of the module ---- */
-
-static PyObject *encode_items(PyObject *items, const char *key, size_t key_len)
-{
-    Py_ssize_t n = PyTuple_Size(items);
-    struct hsl_record_ref *refs = PyMem_Calloc((size_t)n + 1, sizeof *refs);
-    PyObject **keeps = PyMem_Calloc((size_t)n + 1, sizeof *keeps);
-    PyObject *bytes = NULL;
-    size_t size = 0;
-    uint8_t *out;
-    if (refs == NULL || keeps == NULL) {
-        PyErr_NoMemory();
-        goto done;
-    }
-    for (Py_ssize_t i = 0; i < n; i++) {
-        if (hsl_py_record_ref(PyTuple_GetItem(items, i), key, key_len, &refs[i], &keeps[i]) < 0)
-            goto done;
-        size += hsl_codec_size(&refs[i]);
-    }
-    bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
-    if (bytes == NULL)
-        goto done;
-    out = (uint8_t *)PyBytes_AsString(bytes);
-    for (Py_ssize_t i = 0; i < n; i++)
-        out = hsl_codec_encode(out, &refs[i]);
-done:
-    for (Py_ssize_t i = 0; keeps != NULL && i < n; i++)
-        Py_XDECREF(keeps[i]);
-    PyMem_Free(keeps);
-    PyMem_Free(refs);
-    return bytes;
-}
-
-static PyObject *encode_batch(PyObject *module, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {"items", "key", NULL};
-    PyObject *items, *key = NULL, *bytes;
-    const char *utf8;
-    size_t len;
-    (void)module;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:encode_batch", names, &items, &key) ||
-        hsl_py_key(key, &utf8, &len) < 0)
-        return NULL;
-    items = PySequence_Tuple(items);
-    if (items == NULL)
-        return NULL;
-    bytes = encode_items(items, utf8, len);
-    Py_DECREF(items);
-    return bytes;
-}
-
-static PyObject *decode_batch(PyObject *module, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {"body",      "shard", "batch",   "first", "count",
-                            "append_ms", "owner", "attempt", "base",  NULL};
-    Py_buffer body;
-    uint64_t shard, batch, append_ms = 0;
-    uint32_t first = 0, count = HSL_PY_ALL, attempt = 1;
-    struct hsl_py_place place = {0, 0};
-    PyObject *count_arg = Py_None, *owner = Py_None, *list = NULL;
-    (void)module;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*O&O&|O&OO&OO&O&:decode_batch", names,
-                                     &body, hsl_py_u64, &shard, hsl_py_u64, &batch, hsl_py_u32,
-                                     &first, &count_arg, hsl_py_u64, &append_ms, &owner, hsl_py_u32,
-                                     &attempt, hsl_py_u32, &place.index))
-        return NULL;
-    if (first < place.index)
-        PyErr_Format(PyExc_ValueError, "the body begins with record %lu, behind record %lu",
-                     (unsigned long)place.index, (unsigned long)first);
-    else if (count_arg == Py_None || hsl_py_u32(count_arg, &count))
-        list = hsl_py_decode(body.buf, (size_t)body.len, &place, shard, batch, first, count,
-                             append_ms, owner != Py_None ? owner : NULL, attempt, NULL);
-    PyBuffer_Release(&body);
-    return list;
-}
-
-static PyObject *count_batch(PyObject *module, PyObject *arg)
-{
-    Py_buffer body;
-    int64_t n;
-    (void)module;
-    if (PyObject_GetBuffer(arg, &body, PyBUF_SIMPLE) < 0)
-        return NULL;
-    n = hsl_codec_count(body.buf, (size_t)body.len);
-    if (n < 0)
-        PyErr_Format(PyExc_ValueError, "malformed batch of %zd bytes", body.len);
-    PyBuffer_Release(&body);
-    return n < 0 ? NULL : PyLong_FromLongLong(n);
-}
-
-/* Appends records [first, end) of what is left of a body, of which `at` came before. -1: there
- * are fewer. */
-static int pick(const uint8_t **pos, const uint8_t *stop, uint64_t *at, uint64_t first,
-                uint64_t end, char **out)
-{
-    if (first < *at || end <= first || end > UINT32_MAX ||
-        hsl_codec_skip(pos, stop, (uint32_t)(first - *at)) != 1)
-        return -1;
-    const uint8_t *from = *pos;
-    if (hsl_codec_skip(pos, stop, (uint32_t)(end - first)) != 1)
-        return -1;
-    memcpy(*out, from, (size_t)(*pos - from));
-    *out += *pos - from;
-    *at = end;
-    return 0;
-}
-
-static PyObject *pick_batch(PyObject *module, PyObject *args)
-{
-    Py_buffer body;
-    PyObject *runs, *result = NULL;
-    (void)module;
-    if (!PyArg_ParseTuple(args, "y*O!:pick_batch", &body, &PyList_Type, &runs))
-        return NULL;
-    const uint8_t *pos = body.buf, *stop = pos + body.len;
-    char *out = PyMem_Malloc((size_t)body.len + 1), *end = out;
-    uint64_t at = 0;
-    Py_ssize_t n = PyList_Size(runs), i = 0;
-    for (; out && i < n; i++) {
-        unsigned long long first, behind;
-        if (!PyArg_ParseTuple(PyList_GetItem(runs, i), "KK", &first, &behind))
-            goto done;
-        if (pick(&pos, stop, &at, first, behind, &end) < 0)
-            break;
-    }
-    if (!out)
-        PyErr_NoMemory();
-    else if (i < n)
-        PyErr_Format(PyExc_ValueError, "malformed batch of %zd bytes, or runs of it", body.len);
-    else
-        result = PyBytes_FromStringAndSize(out, end - out);
-done:
-    PyMem_Free(out);
-    PyBuffer_Release(&body);
-    return result;
-}
-
 #define FUNCTION(f) (PyCFunction)(void (*)(void))(f)
-
-static PyMethodDef functions[] = {
-    {"encode_batch", FUNCTION(encode_batch), METH_VARARGS | METH_KEYWORDS,
-     "encode_batch($module, /, items, key=None)\n--\n\n"
-     "Return the body of a block that holds the items: records, or payloads of records.\n\n"
-     "An item without a key takes the one given."},
-    {"decode_batch", FUNCTION(decode_batch), METH_VARARGS | METH_KEYWORDS,
-     "decode_batch($module, /, body, shard, batch, first=0, count=None, append_ms=0, owner=None,\n"
-     "             attempt=1, base=0)\n--\n\n"
-     "Return records first..first+count-1 of a batch, as deliveries if there is an owner.\n\n"
-     "The body begins with the record of index base. "
-     "Without count to the end of the body. append_ms 0 is unknown. ValueError if the body is\n"
-     "malformed or holds fewer records."},
-    {"count_batch", count_batch, METH_O,
-     "count_batch($module, body, /)\n--\n\n"
-     "Return the number of records in a body; ValueError if it is malformed anywhere."},
-    {"pick_batch", pick_batch, METH_VARARGS,
-     "pick_batch($module, body, runs, /)\n--\n\n"
-     "Return a body with the records of some ranges only, given as (first, end), ascending.\n\n"
-     "ValueError if the body is malformed up to the last of them, or holds fewer."},
-    {NULL, NULL, 0, NULL},
-};
 
 /* ---- types ---- */
 
@@ -1096,7 +749,7 @@ static PyGetSetDef record_getset[] = {
 
 static PyObject *record_payload_as(PyObject *self, PyObject *type)
 {
-    return call_typed("read", self, type);
+    return hsl_py_typed("read", self, type);
 }
 
 static PyMethodDef record_methods[] = {
@@ -1238,5 +891,5 @@ int hsl_py_records_install(PyObject *module)
         PyModule_AddObjectRef(module, "Record", (PyObject *)record_type) < 0 ||
         PyModule_AddObjectRef(module, "Delivery", (PyObject *)delivery_type) < 0)
         return -1; /* not reached: Python lacks memory */
-    return PyModule_AddFunctions(module, functions);
+    return 0;
 }

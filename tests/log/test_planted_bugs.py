@@ -418,7 +418,7 @@ BUGS = {
         "",
     ),
     "meet a batch that is none for ever": Bug(
-        "_native/py_log.c",
+        "_native/py_cursor.c",
         "        hsl_cursor_seek(cursor, h->seq + h->count);\n",
         "        hsl_cursor_seek(cursor, h->seq);\n",
         "tests/test_raw_model.py",
