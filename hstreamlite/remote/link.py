@@ -168,6 +168,9 @@ class Link:
         self._rng = self.env.rng.fork("reconnect")
         self.loop = asyncio.get_running_loop()
         self.closed = False
+        self.forked = False
+        """Whether this is a child of the process that connected."""
+        self.env.after_fork_in_child(self._in_forked_child)
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
         self._why = "nothing was tried"
@@ -190,10 +193,8 @@ class Link:
     def path(self) -> str:
         return self.hello.path or self.address
 
-    @property
-    def forked(self) -> bool:
-        """Whether this is a child of the process that connected."""
-        return self.env.pid() != self._pid
+    def _in_forked_child(self) -> None:
+        self.forked = True
 
     def check(self) -> None:
         """Raise StoreClosed, or Forked in a child of the process that connected."""
