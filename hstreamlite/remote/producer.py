@@ -36,6 +36,10 @@ from hstreamlite.transaction import record_of
 IN_FLIGHT_MAX: Final = PRODUCER_WINDOW - 1
 """Batches that are sent and not answered: the server remembers the ids of one more."""
 
+_TURNS: Final = 4
+"""Of the loop, for an answer that has come to be read, and for a batch that waited for it to be
+encoded, taken from its queue and written."""
+
 
 class Gathered:
     """Records that go out together; settled once, by their ids or an error."""
@@ -340,7 +344,7 @@ class Producer:
         if news:
             self._attend()
             if self._open is None:
-                await asyncio.sleep(0)  # it goes out while the next one gathers
+                await _give_way()
         return submitted
 
     def take(
@@ -467,6 +471,12 @@ class Producer:
         name = self._options.name
         label = f"of {self._stream!r}" if name is None else f"{name!r} of {self._stream!r}"
         return f"<remote Producer {label} buffered={self._buffered}>"
+
+
+async def _give_way() -> None:
+    """Let the loop see to what is on its way, so that the server works while the next gathers."""
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
 
 
 async def _requests(
