@@ -8,7 +8,6 @@ test for longer than any time that means something.
 
 import ctypes
 import gc
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -30,13 +29,10 @@ settings.register_profile("planted", settings.get_profile("probe"), derandomize=
 settings.load_profile(PROFILE)
 
 
-@pytest.fixture
-def frozen_heap() -> Iterator[None]:
-    """Keep what was there before from being searched for garbage by a test that does so often."""
+def pytest_collection_finish() -> None:
+    """Keep the tests themselves, millions of objects, from being searched for garbage."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
