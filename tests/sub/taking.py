@@ -1,7 +1,10 @@
-"""Taking records at a hatch, by their LSNs."""
+"""Taking records at a hatch, by their LSNs, and while something else is done."""
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import hstreamlite as hs
@@ -32,3 +35,30 @@ def taken(
         return None
     ((_, start, stop),) = batch.spans
     return first + start - 1, first + stop - 1
+
+
+class Collected:
+    """What runs when garbage is next collected, as another thread may then."""
+
+    def __init__(self, run: Callable[[], object]) -> None:
+        self.run = run
+        self.me = self
+
+    def __del__(self) -> None:
+        self.run()
+
+
+@contextmanager
+def collecting(run: Callable[[], object], objects: int) -> Iterator[None]:
+    """Have something run once, amid what is done if that makes so many objects, or at its end."""
+    threshold = gc.get_threshold()
+    gc.collect()
+    gc.disable()
+    Collected(run)
+    try:
+        gc.set_threshold(objects)
+        gc.enable()
+        yield
+    finally:
+        gc.set_threshold(*threshold)
+        gc.collect()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +11,7 @@ from hstreamlite.sub.effects import Doomed
 from hstreamlite.sub.group import Group
 from hstreamlite.sub.limits import Limits
 from hstreamlite.sub.retry import RetryPolicy
-from tests.sub.taking import taken
+from tests.sub.taking import collecting, taken
 
 TIMEOUT = 1_000_000
 GATE = fast.AckGate()
@@ -272,23 +271,11 @@ def test_there_is_a_note_of_each_however_many() -> None:
     assert hatch.notes(0, 1 << 60, 0, False) == []
 
 
-class Collected:
-    """What runs when garbage is next collected, as another thread may then."""
-
-    def __init__(self, run: Callable[[], object]) -> None:
-        self.run = run
-        self.me = self
-
-    def __del__(self) -> None:
-        self.run()
-
-
 @pytest.mark.parametrize("out", [lambda h: h.due(TIMEOUT), lambda h: h.notes(1, 252, 0, True)])
 def test_no_note_is_lost_to_what_runs_while_notes_are_told(
     out: Callable[[fast.Hatch], list[tuple[int, ...]]],
 ) -> None:
     fired = 0
-    threshold = gc.get_threshold()
     for objects in range(1, 140, 3):
         of = opened(group(most=10_000, tail=1_000))
         hatch = of.hatch()
@@ -302,19 +289,9 @@ def test_no_note_is_lost_to_what_runs_while_notes_are_told(
             hatch.settle(150)
             ran.append(1)
 
-        gc.collect()
-        gc.disable()
-        Collected(others)
-        try:
-            gc.set_threshold(objects)
-            gc.enable()
+        with collecting(others, objects):
             told = out(hatch)
-        finally:
-            gc.disable()
-            gc.set_threshold(*threshold)
-            gc.enable()
         fired += len(ran)
-        gc.collect()
         told += hatch.notes(1, 10_000, 0, False)
         known = {lsn for first, end, *_ in told for lsn in range(first, end)}
         assert known >= set(range(150, 502))
