@@ -357,15 +357,13 @@ static uint64_t hash_some(struct hsl_cursor *cursor, const struct hsl_block_view
 static PyObject *py_key_hashes(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     uint64_t max_records, end, seed, lsn, count = 0;
-    if (nargs != 6) {
-        PyErr_SetString(PyExc_TypeError, "key_hashes takes 6 arguments");
+    if (!hsl_py_takes("key_hashes", nargs, 6))
         return NULL;
-    }
     struct hsl_cursor *cursor = get_cursor(args[0]);
     if (!cursor || !hsl_py_get_u64(args[2], &max_records) || !hsl_py_get_u64(args[3], &end) ||
         !hsl_py_get_u64(args[5], &seed))
         return NULL;
-    uint64_t *out = PyMem_Calloc((size_t)max_records + 1, sizeof *out);
+    uint64_t *out = PyMem_Calloc((size_t)max_records, sizeof *out);
     if (!out)
         return PyErr_NoMemory();
     int rc = 1;

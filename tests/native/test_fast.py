@@ -18,7 +18,7 @@ from hstreamlite._native import fast
 from hstreamlite._native.files import posix_files
 from hstreamlite.errors import CorruptionError, StoreFailed, StreamNotFound
 from hstreamlite.log.journal import END, NotReady, compress
-from hstreamlite.sub.ackmap import AckFlag, AckMap
+from hstreamlite.sub.ackmap import AckFlag, AckMap, Totals
 from hstreamlite.sub.keytab import KeyRun, KeyTable, run_bytes, runs_of
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.simfs import Fail, Op
@@ -50,6 +50,16 @@ def acks() -> int:
     fast.ackmap_reset(ACKS.address, 1)
     fast.ackmap_attention(ACKS.address, 1 << 62)
     fast.ackmap_advance(ACKS.address, 40, False)
+    return ACKS.address
+
+
+TOTALS = Totals()
+
+
+def weighed() -> int:
+    TOTALS.reserve(1)
+    ACKS.weigh(TOTALS)
+    fast.ackmap_reserve_load(acks(), 40)
     return ACKS.address
 
 
@@ -118,22 +128,29 @@ GOOD: dict[str, tuple[Callable[[hs.Store], Args], tuple[int, ...]]] = {
     "ackmap_drain_piece": (lambda _: [acks(), SHARD, 1, 1, 1], (0, 1, 2, 3, 4)),
     "ackmap_hold": (lambda _: [acks(), 1, 9, True], (0, 1, 2)),
     "ackmap_known": (lambda _: [acks(), 9], (0, 1)),
+    "ackmap_load": (lambda _: [weighed(), 1, bytes(4), 1], (0, 1, 2, 3)),
     "ackmap_next_unacked": (lambda _: [acks(), 9], (0, 1)),
     "ackmap_reserve_load": (lambda _: [acks(), 9], (0, 1)),
     "ackmap_reset": (lambda _: [acks(), 1], (0, 1)),
     "ackmap_runs": (lambda _: [acks(), 0, 1, 9, 5], (0, 1, 2, 3, 4)),
     "ackmap_skip": (lambda _: [acks(), 9], (0, 1)),
     "ackmap_state": (lambda _: [acks()], (0,)),
+    "ackmap_unload": (lambda _: [weighed(), 1, 9], (0, 1, 2)),
+    "ackmap_weigh": (lambda _: [weighed(), TOTALS.address], (0, 1)),
     "append": (lambda s: [handle(s), SHARD, b"x", None, SYNC, True], (0, 1, 2, 3, 4)),
     "bounds": (lambda s: [handle(s), SHARD], (0, 1)),
     "cursor": (lambda s: [handle(s), SHARD, 1], (0, 1, 2)),
     "cursor_address": (lambda s: [cursor(s)], (0,)),
     "cursor_lsn": (lambda s: [cursor(s)], (0,)),
     "cursor_seek": (lambda s: [cursor(s), 1], (0, 1)),
+    "cursor_told": (lambda s: [cursor(s)], (0,)),
+    "key_hashes": (lambda s: [cursor(s), handle(s), 9, END, True, 1], (0, 2, 3, 5)),
+    "loads_bytes": (lambda _: [TOTALS.address, 1], (0, 1)),
     "mono_ns": (lambda _: [posix_files()._address], (0,)),
     "pack_below": (lambda _: [1, [(3, 4)], 1], (0, 2)),
     "read": (lambda s: [cursor(s), handle(s), 9, 99, END, None, 1, True, False], (0, 2, 3, 4, 6)),
     "read_batches": (lambda s: [cursor(s), handle(s), 9, 99, END, True], (0, 2, 3, 4)),
+    "read_runs": (lambda s: [cursor(s), handle(s), run_bytes(1, 1, 1), 99, True], (0, 2, 3)),
     "record_bytes": (lambda _: [b"x"], (0,)),
     "stage": (lambda s: [handle(s), [(SHARD, [b"x"], None)], SYNC, False, True], (0, 2)),
     "wait": (lambda s: [handle(s), 1], (0, 1)),
@@ -426,3 +443,10 @@ def test_a_payload_that_is_asked_for_while_it_is_decoded_is_one_object() -> None
         gc.callbacks.remove(look)
     assert seen[0] is payload
     assert payload == made.payload
+
+
+def test_more_hashes_than_memory_holds_are_refused(store: hs.Store) -> None:
+    at = cursor(store)
+    with pytest.raises(MemoryError):
+        fast.key_hashes(at, handle(store), 2**64 - 1, END, True, 1)
+    assert len(fast.key_hashes(at, handle(store), 9, END, True, 1) or b"") == 8
