@@ -102,7 +102,6 @@ def live_on(run: Run, state: CrashState, tally: Tally, rng: random.Random) -> Sh
     return shown
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_crash_state_recovers_to_what_was_promised(part: int) -> None:
     tally = Tally()

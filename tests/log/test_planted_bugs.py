@@ -947,7 +947,6 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> Objects:
 
 
 @pytest.mark.planted
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", BUGS)
 def test_planted_bug_is_caught(name: str, tmp_path: Path, objects: Objects) -> None:
     code, said = verdict(BUGS[name], tmp_path, objects)
@@ -955,7 +954,6 @@ def test_planted_bug_is_caught(name: str, tmp_path: Path, objects: Objects) -> N
 
 
 @pytest.mark.planted
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "name",
     [

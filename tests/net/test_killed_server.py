@@ -90,7 +90,6 @@ class Ledger:
             self.appended.setdefault(payload, set()).add(record)
 
 
-@pytest.mark.timeout(300)
 async def test_nothing_is_lost_and_repeats_are_what_was_not_acked(tmp_path: Path) -> None:
     server, ledger = Killed(tmp_path), Ledger()
     await server.start()

@@ -99,7 +99,6 @@ BUGS = {
 
 
 @pytest.mark.planted
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", BUGS)
 def test_planted_bug_is_caught(name: str, tmp_path: Path) -> None:
     code, said = verdict(BUGS[name], tmp_path, Objects(tmp_path / "objects"))
