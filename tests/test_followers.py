@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -34,6 +35,7 @@ from hstreamlite.log.swap import segment_facts
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.simfs import Fail, Op
 from hstreamlite.testing.witness import small_config
+from tests.test_fork import run_script
 
 STREAMS = st.sampled_from(["a", "b", "c"])
 LEVELS = st.sampled_from(["sync", "os", "memory"])
@@ -693,3 +695,16 @@ def test_a_follower_tells_at_once_that_the_newest_segment_is_missing() -> None:
     with pytest.raises(hs.CorruptionError, match="the newest segment"):
         opened(env, read_only=True)
     assert env.clock.mono_ns() - before < 1e9
+
+
+STANDARD_INPUT = """
+import os, sys, hstreamlite as hs
+os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+hs.open(sys.argv[1]).close()
+hs.open(sys.argv[1], read_only=True).close()
+print(os.read(0, 1))
+"""
+
+
+def test_a_follower_of_an_empty_store_leaves_standard_input_open(tmp_path: Path) -> None:
+    assert run_script(STANDARD_INPUT, str(tmp_path / "s")).stdout == "b''\n"

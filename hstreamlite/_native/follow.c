@@ -389,6 +389,7 @@ int hsl_log_follow(struct hsl_log *log)
     if (!f)
         return HSL_NO_MEMORY;
     pthread_mutex_init(&f->mu, NULL);
+    f->fd = -1;
     log->follow = f;
     take_loaded(log);
     log->idle_marked = true;
