@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import gc
+from array import array
+from collections.abc import Callable, Iterator
+from itertools import count
 
 import pytest
 
 from hstreamlite._native import fast, lib
-from hstreamlite.sub.ackmap import AckMap
+from hstreamlite.sub.ackmap import AckMap, Totals
+from hstreamlite.sub.keytab import KeyTable
 from tests.sub.taking import excerpt, taken
+
+
+@pytest.fixture(autouse=True)
+def _allocations_succeed_afterwards() -> Iterator[None]:
+    yield
+    lib.hsl_alloc_fail_at(0)
 
 
 def test_the_nth_allocation_fails_once_and_what_it_left_is_freed() -> None:
@@ -54,3 +64,105 @@ def test_a_hatch_without_memory_leaves_it_to_the_group() -> None:
         lib.hsl_alloc_fail_at(0)
     assert hatch.notes(0, 99, 0, False) == []
     assert taken(hatch, gate, 1, 2, 1, 1, 0) == (1, 2)
+
+
+def failing_in_turn(call: Callable[[], object]) -> list[object]:
+    """Make a call again and again, with the next allocation failing, until none does."""
+    results: list[object] = []
+    for nth in count(1):
+        lib.hsl_alloc_fail_at(nth)
+        try:
+            results.append(call())
+        except MemoryError:
+            results.append(MemoryError)
+        tried = lib.hsl_alloc_count()
+        lib.hsl_alloc_fail_at(0)
+        if tried < nth:
+            return results
+    raise AssertionError
+
+
+def test_a_hatch_of_keys_without_memory_leaves_it_to_the_group() -> None:
+    records = excerpt(30)
+    hashes = array("Q", range(1, 31)).tobytes()
+    for nth in count(1):
+        acked = AckMap(1, 1_000)
+        table = KeyTable(acked)
+        hatch = fast.KeyHatch(1_000, 100, 10)
+        hatch.bind(acked, table)
+        hatch.open(31, 1_000)
+        lib.hsl_alloc_fail_at(nth)
+        try:
+            added = hatch.add(records, 1, hashes)
+        except MemoryError:
+            added = hatch.add(records, 1, hashes)
+        assert added
+        batch = hatch.take(fast.AckGate(), 30, 1, 0)
+        tried = lib.hsl_alloc_count()
+        lib.hsl_alloc_fail_at(0)
+        if batch is None:
+            assert hatch.taken() == 0
+            assert table.count(1) == 0
+            batch = hatch.take(fast.AckGate(), 30, 1, 0)
+        assert batch is not None
+        assert len(batch) == table.count(1) == 30
+        table.check_invariants()
+        if tried < nth:
+            break
+    assert nth > 5
+
+
+def test_what_has_no_memory_for_a_gate_makes_none() -> None:
+    assert failing_in_turn(lambda: fast.AckGate(None, None, {1: 1}) is not None) == [
+        MemoryError,
+        True,
+    ]
+
+
+def test_an_excerpt_without_memory_stays_as_it_was() -> None:
+    records = excerpt(30)
+    *failed, rest = failing_in_turn(lambda: len(records.rest(10)))
+    assert set(failed) == {MemoryError}
+    assert rest == 20
+
+
+USES: dict[str, Callable[[fast.DeliveryBatch], object]] = {
+    "runs": lambda batch: batch._runs,
+    "item": lambda batch: batch[0],
+    "slice": lambda batch: batch[:2],
+    "iterate": list,
+    "hash": hash,
+    "compare": lambda batch: batch == (),
+    "add": lambda batch: batch + batch,
+    "contains": lambda batch: 1 in batch,
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_batch_without_memory_can_be_used_later(use: str) -> None:
+    read, body = fast.Excerpt(), fast.encode_batch([b"x"] * 3, None)
+    read.add(body, 1, 1, 0, 0, 3, 0, 1)
+    read.add(body, 1, 4, 0, 0, 3, 0, 2)
+    batch = read.batch(0, 6, fast.AckGate())
+    assert MemoryError in failing_in_turn(lambda: USES[use](batch))
+    assert [delivery.attempt for delivery in batch] == [1, 1, 1, 2, 2, 2]
+
+
+def test_what_is_acked_is_drained_once_there_is_memory() -> None:
+    acked = AckMap(1, 10_000)
+    fast.ackmap_advance(acked.address, 1_002, False)
+    for lsn in range(2, 1_002, 2):
+        fast.ackmap_ack(acked.address, lsn)
+    *failed, piece = failing_in_turn(lambda: fast.ackmap_drain_piece(acked.address, 1, 1, 1, 1))
+    assert failed == [MemoryError]
+    assert piece
+    assert fast.ackmap_acked_since(acked.address) == 0
+
+
+def test_what_weighs_is_counted_once_there_is_memory() -> None:
+    acked, totals = AckMap(1, 10_000), Totals()
+    assert failing_in_turn(lambda: totals.reserve(1_000)) == [MemoryError, None]
+    *failed, _ = failing_in_turn(lambda: acked.weigh(totals))
+    assert set(failed) == {MemoryError}
+    *failed, _ = failing_in_turn(lambda: fast.ackmap_reserve_load(acked.address, 5_000))
+    assert failed == [MemoryError]

@@ -23,6 +23,7 @@ from hstreamlite.sub.keytab import KeyRun, KeyTable, run_bytes, runs_of
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.simfs import Fail, Op
 from hstreamlite.testing.witness import small_config
+from tests.sub.taking import excerpt
 
 SYNC, SHARD = 2, 1
 Args = list[Any]
@@ -97,6 +98,81 @@ def test_a_hatch_is_made_for_a_bitmap() -> None:
         fast.Hatch(AckMap(1, 100), "1", 1, 1)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         fast.Hatch(SimpleNamespace(address="1"), 1, 1, 1)
+
+
+def key_hatch() -> fast.KeyHatch:
+    hatch = fast.KeyHatch(100, 100, 10)
+    acks()
+    hatch.bind(ACKS, KeyTable(ACKS))
+    hatch.open(50, 9)
+    return hatch
+
+
+KEY_HATCH: dict[str, Args] = {
+    "add": [excerpt(9), 1, bytes(72)],
+    "bind": [ACKS, KeyTable(ACKS)],
+    "open": [9, 9],
+    "take": [fast.AckGate(), 1, 1, 0],
+    "wants": [fast.AckGate(), 1, 0],
+}
+
+
+@pytest.mark.parametrize("name", KEY_HATCH)
+def test_a_hatch_of_keys_refuses_wrong_arguments(name: str) -> None:
+    hatch = key_hatch()
+    call, args = getattr(hatch, name), KEY_HATCH[name]
+    for place in range(name in ("take", "wants"), len(args)):
+        wrong = [*args]
+        wrong[place] = "1"
+        with pytest.raises((TypeError, AttributeError)):
+            call(*wrong)
+    with pytest.raises(TypeError, match=f"{name} takes {len(args)} arguments, got 0"):
+        call()
+    assert hatch.wants(fast.AckGate(), 1, 0) == 1, "nothing was added, and it is open"
+    call(*args)
+
+
+def test_a_hatch_of_keys_is_made_of_numbers() -> None:
+    with pytest.raises(TypeError):
+        fast.KeyHatch("1", 1, 1)  # type: ignore[arg-type]
+
+
+def test_a_hatch_of_keys_without_a_table_takes_nothing() -> None:
+    hatch = fast.KeyHatch(100, 100, 10)
+    hatch.open(50, 9)
+    assert hatch.add(excerpt(9), 1, bytes(72)) is False
+    assert hatch.wants(fast.AckGate(), 1, 0) is None
+    assert hatch.take(fast.AckGate(), 1, 1, 0) is None
+
+
+def test_a_saver_refuses_wrong_arguments_and_stays_as_it_was(store: hs.Store) -> None:
+    acked = AckMap(1, 100)
+    make: Any = fast.Saver
+    good: Args = [acked, SHARD, handle(store), SHARD, 1]
+    for place, wrong in enumerate([object(), *"abcd"]):
+        with pytest.raises((TypeError, AttributeError)):
+            make(*good[:place], wrong, *good[place + 1 :])
+    with pytest.raises(TypeError):
+        make(SimpleNamespace(address="1"), *good[1:])
+    saver = make(*good)
+    assert saver.disarm() is None
+    saver.arm(1, 2, 3)
+    for args, error in (
+        (("1", 2, 3), TypeError),
+        ((1, "2", 3), TypeError),
+        ((1, 2, "3"), TypeError),
+        ((7, 8, 9, object()), AttributeError),
+        ((7, 8, 9, SimpleNamespace(address="1")), TypeError),
+    ):
+        with pytest.raises(error):
+            saver.arm(*args)  # type: ignore[arg-type]
+    assert saver.disarm() == (1, 2, 3)
+
+
+def test_a_gate_is_made_with_maps_by_numbers() -> None:
+    for maps in ({"1": acks()}, {SHARD: "1"}):
+        with pytest.raises(TypeError):
+            fast.AckGate(None, None, maps)  # type: ignore[dict-item]
 
 
 def test_a_gate_acks_runs_of_the_shards_behind_it_while_it_is_open() -> None:
@@ -312,6 +388,12 @@ def test_a_parcel_that_a_table_of_keys_does_not_have_changes_nothing(name: str) 
         with pytest.raises(ValueError, match=f"no parcel {number}"):
             call(*good)
     assert table.state == before
+
+
+def test_a_piece_is_drained_of_a_map_with_an_address() -> None:
+    table = KeyTable(ACKS)
+    with pytest.raises(ValueError, match="the ack map has no address"):
+        fast.keytab_drain_piece(table.address, 0, 1, 0, 1, 1)
 
 
 def test_a_table_of_keys_takes_what_there_is_and_keys_in_order() -> None:

@@ -468,6 +468,31 @@ TestKeyTable.settings = settings(
 )
 
 
+def test_what_is_done_cannot_be_delayed() -> None:
+    acks = AckMap(1, 100)
+    table = KeyTable(acks)
+    table.describe(1, bytes(8 * 9))
+    _, _, parcel, _ = table.take(1, 0, 9, 9, 10)
+    table.confirm(parcel, 9, 1)
+    assert acks.ack(3) & AckFlag.NEW
+    assert not table.delay(3)
+    assert not table.delay(10)
+
+
+def test_more_runs_than_a_piece_holds_are_left_to_others() -> None:
+    acks = AckMap(1, 10_000)
+    table = KeyTable(acks)
+    table.describe(1, bytes(8 * 8193))
+    while table.state.scan < 8194:
+        sent, _, parcel, _ = table.take(1, 0, 9000, 9000, 8194)
+        table.confirm(parcel, sent, 1)
+    table.handed(1)
+    acks.ack_range(1, 8193)
+    assert acks.ack(8193) & AckFlag.NEW
+    assert table.drain_piece(1, 1, 1, 1) is None
+    assert acks.state.acked_since == 8193
+
+
 def hand_out(insist: Callable[[Callable[[], Any]], Any]) -> list[int]:
     """Grow maps and tables beyond what they begin with; return what is handed out at first."""
     acks = insist(lambda: AckMap(1, 1 << 30))
@@ -488,6 +513,14 @@ def hand_out(insist: Callable[[Callable[[], Any]], Any]) -> list[int]:
             got += lsns_of(runs)
             table.check_invariants()
             acks.check_invariants()
+    assert insist(lambda: table.extend(90, 1, 3001, 3)) == 2900
+    assert insist(lambda: table.release(90, 2000, 2010))[0] == 10
+    again = insist(lambda: table.take(90, 0, 10, 10, 3001))[2]
+    assert insist(lambda: table.confirm(again, 10, 4))[0] == 10
+    assert insist(lambda: table.take_back(again))[0] == 10
+    assert sum(run[3] for run in insist(lambda: table.out(90))) == 2890
+    assert len(insist(lambda: table.drain_piece(1, 1, 1, 1))[0]) > 0
+    insist(lambda: table.handed(1))
     copy, old = insist(lambda: AckMap(1, 1 << 30)), array("I", [1] * 300)
     insist(lambda: copy.advance(301, hold=False))
     restored = insist(lambda: KeyTable(copy))
