@@ -21,7 +21,8 @@ pytestmark = [
     pytest.mark.asyncio,
     pytest.mark.unsanitized("gRPC's own core is no build of ours"),
 ]
-SHORT = 0.1
+SHORT = 0.5
+"""Longer than a busy machine takes to run a thread again."""
 LONG = 300.0
 
 
@@ -176,7 +177,7 @@ async def test_one_whose_lease_ran_out_acts_for_nobody_who_has_its_name(tmp_path
         see_it_gone(other)
         with other.subscription("billing").consumer("w") as later:
             again = later.receive(1)
-            assert [d.attempt for d in again] == [2]
+            assert [d.attempt for d in again] == [held[0].attempt + 1]
             with pytest.raises(hs.ConsumerExists):
                 await waiting
             with pytest.raises(hs.ConsumerExists):
