@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from hstreamlite import aio
 from hstreamlite._native.files import Files
+from hstreamlite.config import StoreConfig
 from hstreamlite.env import system_env
 from hstreamlite.net import hstream_pb2 as pb, server as servers
 from hstreamlite.net.hstream_pb2_grpc import HStreamApiStub
@@ -61,7 +62,8 @@ async def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     files = Files(writes.io)
     opened = partial(aio.open, env=system_env(files, files))
     monkeypatch.setattr(servers, "open_store", opened)
-    async with Server(config(tmp_path)) as server:
+    quiet = StoreConfig(idle_mark=3600)  # a mark would be a sync of its own
+    async with Server(config(tmp_path, store_config=quiet)) as server:
         yield Held(server, writes)
         writes.let_all_go()
 
