@@ -189,7 +189,8 @@ def work(address: str, name: str) -> list[bytes]:
     """Take what there is, in a process of its own."""
     with hs.connect(address) as store, store.subscription("billing").consumer(name) as consumer:
         seen = []
-        while batch := consumer.receive(10, timeout=0.5):
+        while store.subscription("billing").lag().records:
+            batch = consumer.receive(10, timeout=0.5)
             seen += [bytes(delivery.payload) for delivery in batch]
             consumer.ack(batch)
         return seen
