@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hstreamlite._native import lib
 from hstreamlite.cli.doctor import judgement, probes
 from hstreamlite.cli.doctor.judgement import MIB, Finding
 from tests.cli.person import Person
+from tests.net.access.certificates import Certificates
 
 CHECKS = [
     "directory", "permissions", "file system", "direct I/O", "fdatasync", "free space", "clock",
@@ -233,3 +235,44 @@ def test_file_system_is_that_of_the_nearest_mount(path: str, found: tuple[str, s
 def test_what_is_not_well_comes_with_advice(finding: Finding, state: str) -> None:
     assert finding.state == state
     assert bool(finding.advice) == (state != "ok")
+
+
+def settings_of(path: Path, certificate: Path, key: Path, authority: Path) -> str:
+    file = path / "server.toml"
+    lines = f'certificate = "{certificate}"\nkey = "{key}"\nclient_authority = "{authority}"\n'
+    file.write_text(f"[tls]\n{lines}")
+    return str(file)
+
+
+def test_certificates_of_a_server_are_looked_at(orders: Person, tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    authority = Path(str(certificates.config(mutual=True).client_authority))
+    now = datetime.now(tz=UTC)
+    for until, state, said in (
+        (now + timedelta(days=90), "ok", "is valid for 89 days"),
+        (now + timedelta(days=29), "warn", "is valid for 28 days"),
+        (now - timedelta(days=1), "fail", "has expired"),
+    ):
+        pair = certificates.issue("127.0.0.1", name="it", until=until)
+        found = findings(orders, "--config", settings_of(tmp_path, *pair, authority))
+        told = found["certificate of the server"]
+        assert (told["state"], told["found"]) == (state, f"{pair[0]} {said}")
+        assert ("renewed" in told["advice"]) == (state != "ok")
+        assert found["authority of clients"]["state"] == "ok"
+    other = certificates.issue("127.0.0.1", name="other")
+    file = settings_of(tmp_path, other[0], pair[1], other[1])
+    found = findings(orders, "--config", file)
+    assert "both must be PEM, belong together" in found["certificate of the server"]["found"]
+    assert found["authority of clients"]["state"] == "fail"
+    assert findings(orders, "--config", str(other[0]))["settings"]["state"] == "fail"
+
+
+def test_certificates_of_the_command_itself_are_looked_at(orders: Person, tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    authority = Path(str(certificates.config(mutual=True).client_authority))
+    certificate, key = map(str, certificates.server)
+    words = ("--tls-cert", certificate, "--tls-key", key, "--tls-ca", str(authority))
+    found = findings(orders, *words)
+    assert found["certificate to show"]["state"] == found["authorities to believe"]["state"] == "ok"
+    found = findings(orders, "--tls-ca", key)
+    assert found["authorities to believe"]["state"] == "fail"

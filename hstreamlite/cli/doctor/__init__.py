@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING
 
 import click
@@ -20,8 +22,14 @@ _MARKS = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
 
 @click.command(cls=RichCommand)
 @click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--config",
+    type=click.Path(),
+    metavar="FILE",
+    help="Settings of the server, to look at its TLS.",
+)
 @reaches
-def doctor(access: Access, output: Output, /, path: Path | None) -> None:
+def doctor(access: Access, output: Output, /, path: Path | None, config: str | None) -> None:
     """Look whether a machine and a directory are fit for a store, and say what to do.
 
     Looks at the directory and who may use it; at its disk: kind of file system, direct I/O, how
@@ -29,10 +37,15 @@ def doctor(access: Access, output: Output, /, path: Path | None) -> None:
     whose checksums are compared with those of another library. Writes a few pages into a file
     without a name, for half a second. The directory need not exist yet.
 
+    Of a server whose settings are named (--config, or its variables), and of the options --tls-*,
+    it looks at certificates, keys and authorities: whether they belong together, and are valid for
+    30 days more.
+
     Exit code 1 if something has to be done before the store can be relied on. For damage inside a
     store see `hstreamlite check`.
     """
-    findings = _findings(Path(path or access.directory()).absolute())
+    place = Path(path or access.directory()).absolute()
+    findings = [*_findings(place), *_certificates(access, config, place)]
     sound = all(finding.state != "fail" for finding in findings)
     if output.as_json:
         output.facts({"sound": sound, "findings": findings})
@@ -66,3 +79,11 @@ def _findings(path: Path) -> list[Finding]:
         findings += [*on_disk, clock]
     findings += [*probes.limits(), probes.core()]
     return findings
+
+
+def _certificates(access: Access, config: str | None, store: Path) -> Iterator[Finding]:
+    from hstreamlite.cli.doctor import certificates
+
+    now = time()
+    yield from certificates.of_server(config, str(store), now)
+    yield from certificates.of_client(access, now)

@@ -17,6 +17,8 @@ FILES_ENOUGH: Final = 4096
 MEMORY_ENOUGH: Final = 256 * MIB
 SEGMENT: Final = 256 * MIB
 CLOCK_OFF_SECONDS: Final = 60
+DAY: Final = 86_400
+CERTIFICATE_SOON: Final = 30 * DAY
 NETWORKED: Final = frozenset(
     ["nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs"]
 )
@@ -168,6 +170,23 @@ def file_size(limit: int | None) -> Finding:
             "segments have up to 256 MiB: `ulimit -f unlimited`, or lower segment_bytes_max",
         )  # fmt: skip
     return Finding("file size", "ok", found)
+
+
+def certificate(check: str, path: str, left: float) -> Finding:
+    """Judge for how many seconds a certificate, or the first of several, is valid yet."""
+    if left <= 0:
+        return Finding(
+            check, "fail", f"{path} has expired",
+            "whoever is shown it ends the connection: have it renewed, and restart what uses it",
+        )  # fmt: skip
+    days = int(left // DAY)
+    found = f"{path} is valid for {days:,} days"
+    if left < CERTIFICATE_SOON:
+        return Finding(
+            check, "warn", found,
+            "have it renewed before that, and restart what uses it: files are read at the start",
+        )  # fmt: skip
+    return Finding(check, "ok", found)
 
 
 def core(wrong: int, tried: int) -> Finding:
