@@ -105,6 +105,12 @@ class ConsumerBase:
     def closed(self) -> bool:
         return self._closed
 
+    @property
+    def connected(self) -> bool:
+        """Whether records can come: of a remote store, whether its server is there, as far as is
+        known."""
+        return not self._closed
+
     def _check(self) -> None:
         if self._closed:
             raise ConsumerClosed(self.subscription, self.name)

@@ -7,6 +7,7 @@ not answered: acks count once however often they are made, and what was held is 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 from weakref import WeakMethod
@@ -26,6 +27,8 @@ from hstreamlite.errors import (
 from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.net.failures import error_of
 from hstreamlite.remote.link import Broken, Connection, Link, Retries
+
+log = logging.getLogger("hstreamlite")
 
 LEASE_SECONDS: Final = 10.0
 LEASE_SECONDS_MIN: Final = 0.1
@@ -80,6 +83,8 @@ class Attachment:
         self._missed = 0
         """Beats since the server was heard of."""
         self._failure: Exception | None = None
+        self._away = False
+        """Whether it was told that the server cannot be reached."""
         self._life: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._opening = link.begin(self._open)
@@ -139,6 +144,7 @@ class Attachment:
             self.count += 1
             self._outgoing = outgoing
             self._missed = 0
+            self._tell_back()
             for number, (_, request) in list(self._asked.items()):
                 request.number = number
                 outgoing.put_nowait(request)
@@ -166,6 +172,7 @@ class Attachment:
                     self._outgoing = None
                     if self.closed:
                         return
+                    self._tell_away(error.why)
                     if connection is not None and not isinstance(error, _Silent):
                         self.link.lost(connection)
                     connection = None
@@ -184,6 +191,24 @@ class Attachment:
             self._fail(error)
         finally:
             beating.cancel()
+
+    def _tell_away(self, why: str) -> None:
+        if self._away or self.link.ends:
+            return
+        self._away = True
+        log.warning(
+            "consumer %r of subscription %r: its connection to %s is gone (%s); it receives "
+            "nothing until the server is back",
+            self.name,
+            self.subscription,
+            self.link.address,
+            why,
+        )
+
+    def _tell_back(self) -> None:
+        if self._away:
+            self._away = False
+            log.info("consumer %r of subscription %r is back", self.name, self.subscription)
 
     async def _beat(self) -> None:
         """Tell the server of the consumer, and find out whether there is one."""

@@ -118,6 +118,11 @@ class Consumer:
     def closed(self) -> bool:
         return self._noun.closed
 
+    @property
+    def connected(self) -> bool:
+        """Whether the server is there, as far as is known: else nothing is received."""
+        return self._noun.connected
+
     def receive(self, max_records: int = 100, timeout: float | None = None) -> DeliveryBatch:
         """Return up to max_records deliveries, as soon as there is one; () when timeout seconds
         pass without.

@@ -110,6 +110,11 @@ class Consumer:
     def closed(self) -> bool:
         return self._attachment.closed
 
+    @property
+    def connected(self) -> bool:
+        """Whether the server is there, as far as is known: else nothing is received."""
+        return self._attachment.attached
+
     # What the server tells.
 
     def _hear(self, reply: pb.ConsumeReply) -> None:

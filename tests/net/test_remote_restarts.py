@@ -64,6 +64,31 @@ async def test_readers_of_every_kind_go_on_after_a_restart(tmp_path: Path) -> No
         await store.close()
 
 
+async def test_a_consumer_tells_once_that_its_server_is_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "s"
+    async with served(path):
+        store: Any = await hs.aio.connect(f"unix:{path}")
+        await store.create_stream("orders")
+        subscription = await store.create_subscription("billing", stream="orders")
+        consumer = await subscription.consumer("ada")
+        assert consumer.connected
+        assert await consumer.receive(1, timeout=0) == ()
+        assert caplog.messages == []
+    while consumer.connected:  # noqa: ASYNC110 - it is told by the log alone
+        await asyncio.sleep(0.001)
+    assert await consumer.receive(1, timeout=0) == ()
+    async with served(path):
+        await store.stream("orders").append(b"x")
+        (delivery,) = await consumer.receive(1)
+        assert delivery.payload == b"x"
+        assert consumer.connected
+        (told,) = [line for line in caplog.messages if "receives nothing" in line]
+        assert "consumer 'ada' of subscription 'billing'" in told
+        await store.close()
+
+
 async def test_all_that_shares_a_connection_goes_on_when_one_gives_it_up(tmp_path: Path) -> None:
     path = tmp_path / "s"
     async with served(path), hs.aio.connect(f"unix:{path}") as store:
