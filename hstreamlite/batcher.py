@@ -294,14 +294,14 @@ class ProducerCore:
         return max((batch.ticket for batch in self.staged), default=0)
 
 
-def record_size(item: Any, batch_bytes_max: int) -> int:
+def record_size(item: Any, batch_bytes_max: int, *, at_server: bool = False) -> int:
     """Return what a record counts in the buffer.
 
     What cannot be appended is refused here: in a batch it would take its neighbours with it.
     """
     size: int = fast.record_bytes(item)
     if size > batch_bytes_max:
-        raise RecordTooLarge(size, batch_bytes_max)
+        raise RecordTooLarge(size, batch_bytes_max, at_server=at_server)
     return size + _RECORD_OVERHEAD
 
 

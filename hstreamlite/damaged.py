@@ -18,7 +18,13 @@ from typing import Any, NamedTuple
 from hstreamlite._native import lib
 from hstreamlite.config import StoreConfig
 from hstreamlite.env import Env
-from hstreamlite.errors import CorruptionError, NotAStore, StorageUnavailable, StoreLocked
+from hstreamlite.errors import (
+    CorruptionError,
+    LostRecords,
+    NotAStore,
+    StorageUnavailable,
+    StoreLocked,
+)
 from hstreamlite.follower import Follower
 from hstreamlite.log.following import FollowedCursor, FollowedJournal, shown
 from hstreamlite.log.journal import END, SYSTEM, SYSTEM_LOGS, RawBatch, segment_path
@@ -51,16 +57,13 @@ class Loss(NamedTuple):
     damage: Damage
 
     def error(self) -> CorruptionError:
-        return _error(self.damage, (str(self),))
-
-    def __str__(self) -> str:
-        return f"shard {self.shard} {self.first}-{self.end - 1}"
+        return _error(self.damage, LostRecords(self.shard, self.first, self.end - 1))
 
 
-def _error(damage: Damage, lost: tuple[str, ...]) -> CorruptionError:
+def _error(damage: Damage, lost: LostRecords) -> CorruptionError:
     expected = "bytes as they were written"
     return CorruptionError(
-        damage.path, damage.start, damage.length, expected, damage.what, lost, advice=SALVAGE
+        damage.path, damage.start, damage.length, expected, damage.what, (lost,), advice=SALVAGE
     )
 
 
@@ -152,7 +155,7 @@ class DamagedCursor(FollowedCursor):
         damage = self.journal.untold.get(self.shard)
         if damage is not None and not self._told:
             self._told = True
-            raise _error(damage, (f"shard {self.shard} {self.lsn}- (any number of records)",))
+            raise _error(damage, LostRecords(self.shard, self.lsn, None))
 
 
 class DamagedStore(Follower):

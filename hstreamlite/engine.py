@@ -30,6 +30,7 @@ from hstreamlite.env import Env
 from hstreamlite.errors import (
     CorruptionError,
     Forked,
+    LostRecords,
     RecordTrimmed,
     StoreClosed,
     StreamExists,
@@ -175,7 +176,7 @@ class Engine:
                 0,
                 f"records of system log {cursor.shard} from {first}",
                 f"the first one at {end}",
-                (f"shard {cursor.shard} {first}-{end - 1}",),
+                (LostRecords(cursor.shard, first, end - 1),),
             ) from error
 
     def _apply_catalog(self, cursor: Cursor) -> None:

@@ -19,6 +19,7 @@ another process.
 from __future__ import annotations
 
 import errno as _errno
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 Outcome: TypeAlias = Literal["none", "unknown"]
@@ -209,12 +210,31 @@ class ReadOnly(StoreError):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class LostRecords:
+    """A range of records that cannot be read, by their numbers in a shard."""
+
+    shard: int
+    """Id of the shard."""
+    first: int
+    """Number of the first one; 0 where it cannot be told which they are."""
+    last: int | None
+    """Number of the last one. None: any number from the first on."""
+    stream: str = ""
+    """Name of the stream; empty where it is not known there, or one of the store's own logs."""
+
+    def __str__(self) -> str:
+        upto = f"-{self.last}" if self.last is not None else "- (any number of records)"
+        records = f" {self.first}{upto}" if self.first else ""
+        of = f"shard {self.shard}{records}"
+        return f"{of} of stream {self.stream!r}" if self.stream else of
+
+
 class CorruptionError(HStreamError):
     """Stored bytes do not carry the checksum or the shape they were written with.
 
     The files are left as found. ``offset`` and ``length`` are bytes of the file at ``path``;
-    ``lost`` names what cannot be read, as far as the rest of the file tells, one text a range: of a
-    read that failed ``shard 5 101-200``, of a store that was checked as `hstreamlite check` has it.
+    ``lost`` names what cannot be read, as far as the rest of the file tells.
     """
 
     path: str
@@ -222,7 +242,7 @@ class CorruptionError(HStreamError):
     length: int
     expected: str
     found: str
-    lost: tuple[str, ...]
+    lost: tuple[LostRecords, ...]
 
     def __init__(
         self,
@@ -231,14 +251,14 @@ class CorruptionError(HStreamError):
         length: int,
         expected: object,
         found: object,
-        lost: tuple[str, ...] = (),
+        lost: tuple[LostRecords, ...] = (),
         *,
         advice: str = (
             "restore the file from a backup, read what is left with open(path, read_only=True, "
             "accept_damage=True), or see `hstreamlite check` and `hstreamlite salvage`"
         ),
     ) -> None:
-        losing = f", losing {', '.join(lost)}" if lost else ""
+        losing = f", losing {', '.join(map(str, lost))}" if lost else ""
         where = f" in {length} bytes at offset {offset}" if length else ""
         super().__init__(
             f"{path!r} is damaged{where}: expected {expected}, found {found}{losing}; {advice}.",
@@ -428,10 +448,16 @@ class RecordTooLarge(HStreamError):
     size: int
     limit: int
 
-    def __init__(self, size: int, limit: int) -> None:
+    def __init__(self, size: int, limit: int, *, at_server: bool = False) -> None:
+        other = (
+            "start the server with a larger `store_config.batch_bytes_max` "
+            "(--store-config-batch-bytes-max)"
+            if at_server
+            else "open the store with a larger `batch_bytes_max`"
+        )
         super().__init__(
             f"A record of {size} bytes is over the limit of {limit} bytes; "
-            "split its payload, or open the store with a larger `batch_bytes_max`.",
+            f"split its payload, or {other}.",
             size=size,
             limit=limit,
         )

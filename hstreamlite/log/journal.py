@@ -24,6 +24,7 @@ from hstreamlite.env import Env
 from hstreamlite.errors import (
     CorruptionError,
     Forked,
+    LostRecords,
     MalformedBatch,
     ReadOnly,
     RecordTooLarge,
@@ -497,13 +498,13 @@ class Cursor:
     def damage(self) -> CorruptionError:
         at = ffi.new("struct hsl_cursor_damage *")
         lib.hsl_cursor_damage(self._native, at)
-        ids = f"shard {self.shard} {at.first}-{at.end - 1}"
+        lost = (LostRecords(self.shard, at.first, at.end - 1),)
         path = segment_path(self.journal.path, at.segment)
         if at.in_footer:
             expected = f"{at.length} bytes of footer and frames that match their CRCs"
-            return CorruptionError(path, at.offset, at.length, expected, "other bytes", (ids,))
+            return CorruptionError(path, at.offset, at.length, expected, "other bytes", lost)
         expected = f"CRC {at.expected:08x} of block {self.shard}-{at.first}"
-        return CorruptionError(path, at.offset, at.length, expected, f"{at.found:08x}", (ids,))
+        return CorruptionError(path, at.offset, at.length, expected, f"{at.found:08x}", lost)
 
 
 _journals: weakref.WeakValueDictionary[int, Journal] = weakref.WeakValueDictionary()
@@ -533,7 +534,7 @@ def _error(owner: Journal | Cursor | int, status: int, a: int, b: int) -> BaseEx
                 0,
                 f"a record batch in block {owner.shard}-{a}",
                 "bytes of another shape under a valid checksum",
-                (f"shard {owner.shard} {a}-{b - 1}",),
+                (LostRecords(owner.shard, a, b - 1),),
             )
     return _status_error(journal, status, a, b)
 
@@ -563,7 +564,7 @@ def _status_error(journal: Journal, status: int, a: int, b: int) -> BaseExceptio
     if status == lib.HSL_DAMAGED:
         expected = "the index of a segment, or frames to take it from"
         return CorruptionError(
-            f"{journal.path}/segments", 0, 0, expected, "other bytes", (f"shard {a}",)
+            f"{journal.path}/segments", 0, 0, expected, "other bytes", (LostRecords(a, 0, None),)
         )
     if status == lib.HSL_NO_MEMORY:
         return MemoryError()

@@ -29,6 +29,7 @@ from hstreamlite.config import StoreConfig
 from hstreamlite.env import Env, LockHeld, OpenFlag
 from hstreamlite.errors import (
     CorruptionError,
+    LostRecords,
     NotAStore,
     StorageFull,
     StoreLocked,
@@ -108,7 +109,7 @@ class Segment:
 
     number: int
     report: Any
-    lost: tuple[str, ...]
+    lost: tuple[LostRecords, ...]
 
 
 def open_journal(
@@ -368,11 +369,11 @@ def _header(journal: Journal, number: int) -> Any:
     return found
 
 
-def lost_ranges(journal: Journal) -> tuple[str, ...]:
+def lost_ranges(journal: Journal) -> tuple[LostRecords, ...]:
     count = lib.hsl_log_lost(journal.log, ffi.NULL, 0)
     ranges = ffi.new("struct hsl_range[]", count + 1)
     lib.hsl_log_lost(journal.log, ranges, count)
-    return tuple(f"shard {r.shard} {r.first}-{r.end - 1}" for r in ranges[0:count])
+    return tuple(LostRecords(r.shard, r.first, r.end - 1) for r in ranges[0:count])
 
 
 def refuse(journal: Journal, segment: Segment, expected: str, found: str) -> CorruptionError:
@@ -537,7 +538,7 @@ def check_gaps(journal: Journal, lost: Mapping[int, Sequence[tuple[int, int]]]) 
                 0,
                 f"records of shard {shard} from {first}",
                 f"the first one at {end}",
-                (f"shard {shard} {first}-{end - 1}",),
+                (LostRecords(shard, first, end - 1),),
             )
 
 

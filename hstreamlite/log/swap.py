@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from hstreamlite._native import ffi, lib
-from hstreamlite.errors import CorruptionError
+from hstreamlite.errors import CorruptionError, LostRecords
 from hstreamlite.log.journal import Journal, segment_path
 
 
@@ -94,5 +94,5 @@ class Swap:
             at.length,
             f"block {at.shard}-{at.first} with a matching CRC",
             "other bytes",
-            (f"shard {at.shard} {at.first}-{at.end - 1}",),
+            (LostRecords(at.shard, at.first, at.end - 1),),
         )

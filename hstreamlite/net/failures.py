@@ -2,18 +2,19 @@
 
 A failure is a JSON object: the class by its name, the message, the facts, and what its class does
 not say of ``retryable`` and ``outcome``. A class that the reader does not know, be it of a newer
-version, comes out as `RemoteError` with all of that. Facts are texts, numbers, record ids, and
-tuples of these.
+version, comes out as `RemoteError` with all of that. Facts are texts, numbers, record ids, lost
+ranges, and tuples of these.
 """
 
 from __future__ import annotations
 
 import builtins
 import json
+from dataclasses import astuple
 from typing import Any, Final
 
 from hstreamlite import errors
-from hstreamlite.errors import HStreamError, RemoteError, Unavailable
+from hstreamlite.errors import HStreamError, LostRecords, RemoteError, Unavailable
 from hstreamlite.net.asked import failed_here
 from hstreamlite.records import RecordId
 
@@ -59,8 +60,10 @@ def error_of(failure: str | dict[str, Any], address: str) -> Exception:
         if name in _ARGUMENTS:
             argument: Exception = getattr(builtins, name)(message)
             return argument
-        facts = {str(fact): _rich(value) for fact, value in told["facts"].items()}
+        facts: Any = {str(fact): _rich(value) for fact, value in told["facts"].items()}
         retryable, outcome = bool(told["retryable"]), told["outcome"]
+        if name == "RecordTooLarge":  # what it advised is for who has the store open
+            return errors.RecordTooLarge(facts["size"], facts["limit"], at_server=True)
     except (ValueError, KeyError, TypeError, AttributeError):
         return errors.RemoteProtocolError(f"The server at {address} told of an error: {failure!s}")
     if name == "Unavailable":
@@ -78,6 +81,8 @@ def error_of(failure: str | dict[str, Any], address: str) -> Exception:
 def _plain(value: object) -> object:
     if isinstance(value, RecordId):
         return {"record": str(value)}
+    if isinstance(value, LostRecords):
+        return {"lost": astuple(value)}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value[:_LIST_MAX]]
     if isinstance(value, str):
@@ -87,7 +92,7 @@ def _plain(value: object) -> object:
 
 def _rich(value: object) -> object:
     if isinstance(value, dict):
-        return RecordId.parse(value["record"])
+        return LostRecords(*value["lost"]) if "lost" in value else RecordId.parse(value["record"])
     if isinstance(value, list):
         return tuple(_rich(item) for item in value)
     return value

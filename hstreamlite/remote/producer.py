@@ -333,7 +333,7 @@ class Producer:
             self._is_open = True
         while (taken := self._take(item, sequence)) is None:
             if self._options.on_full == "raise":
-                size = record_size(item, self._link.hello.batch_bytes_max)
+                size = record_size(item, self._link.hello.batch_bytes_max, at_server=True)
                 raise BufferFull(size, self._options.buffer_bytes, self._stream)
             self.send()
             with self._lock:
@@ -367,7 +367,7 @@ class Producer:
         """Take a record in, and tell whether the loop has to see to a batch now; None if there is
         no room."""
         options = self._options
-        size = record_size(item, self._link.hello.batch_bytes_max)
+        size = record_size(item, self._link.hello.batch_bytes_max, at_server=True)
         with self._lock:
             self._check_open()
             if self._buffered and self._buffered + size > options.buffer_bytes:

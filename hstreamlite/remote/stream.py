@@ -70,7 +70,7 @@ class Stream:
         size = fast.record_bytes(item)
         limit = self._link.hello.batch_bytes_max
         if size > limit:
-            raise RecordTooLarge(size, limit)
+            raise RecordTooLarge(size, limit, at_server=True)
         body = body_to([item], key, 0)
         request = pb.AppendRequest(stream=self.name, body=body, durability=level, single=True)
         reply = await self._link.call("Append", request, again=False)

@@ -56,7 +56,7 @@ class Collected:
         self._stream(stream)
         size = fast.record_bytes(record)
         if size > self._link.hello.batch_bytes_max:
-            raise RecordTooLarge(size, self._link.hello.batch_bytes_max)
+            raise RecordTooLarge(size, self._link.hello.batch_bytes_max, at_server=True)
         self._bytes += size
         self._appends.setdefault(stream, []).append(record)
 

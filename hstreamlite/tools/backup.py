@@ -165,5 +165,5 @@ def _must_be_sound(report: CheckReport, source: str, partial: str) -> None:
         first.length,
         "bytes that verify, to be backed up",
         first.what,
-        tuple(str(lost) for damage in report.damage for lost in damage.lost),
+        tuple(lost.records() for damage in report.damage for lost in damage.lost),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hstreamlite._native import lib
+from hstreamlite.errors import LostRecords
 
 FOREIGN, MISPLACED, MISSING, RECORD, SUPERBLOCK, KIND = range(20, 26)
 """Faults that the file alone does not show; the others are those of `enum hsl_fault`."""
@@ -49,17 +50,24 @@ class Lost:
             return f"stream {self.stream!r}: records {ids} to {self.shard}-{last}"
         return f"stream {self.stream!r}: record {ids}"
 
+    def records(self) -> LostRecords:
+        return LostRecords(self.shard, self.first, self.end - 1, self.stream)
+
 
 @dataclass(frozen=True, slots=True)
 class OwnLost:
     """Records [first, end) of one of the store's own logs that cannot be read."""
 
     log: str
+    shard: int
     first: int
     end: int
 
     def __str__(self) -> str:
         return f"the store's own {self.log}: records {self.first} to {self.end - 1}"
+
+    def records(self) -> LostRecords:
+        return LostRecords(self.shard, self.first, self.end - 1)
 
 
 @dataclass(frozen=True, slots=True)

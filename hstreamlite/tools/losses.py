@@ -185,6 +185,6 @@ def _tellers(
 
 def _lost(hole: Hole, state: State) -> Lost | OwnLost:
     if hole.shard >= SYSTEM:
-        return OwnLost(NAMES[hole.shard], hole.first, hole.end)
+        return OwnLost(NAMES[hole.shard], hole.shard, hole.first, hole.end)
     stream = state.owners[hole.shard]
     return Lost(stream.name, hole.shard, hole.first, hole.end)

@@ -10,6 +10,7 @@ import pytest
 
 import hstreamlite as hs
 from tests.conformance.faces import (
+    EMBEDDED,
     Face,
     Store,
     all_of,
@@ -207,13 +208,23 @@ async def test_a_producer_fails_once_its_stream_is_deleted(store: Store, again: 
         assert await payloads(stream) == []
 
 
-async def test_a_record_that_cannot_be_stored_is_refused_alone(store: Store) -> None:
+async def test_a_record_that_cannot_be_stored_is_refused_alone(face: Face, store: Store) -> None:
     stream = await store.create_stream("orders")
+    setting = "open the store with" if face in EMBEDDED else "--store-config-batch-bytes-max"
+    for call in (
+        lambda: stream.append(b"x" * (17 << 20)),
+        lambda: stream.append_many([b"a", b"x" * (17 << 20)]),
+    ):
+        with pytest.raises(hs.RecordTooLarge, match=setting):
+            await call()
+    with pytest.raises(hs.RecordTooLarge, match=setting):
+        async with store.transaction() as transaction:
+            transaction.append("orders", b"x" * (17 << 20))
     async with stream.producer(**NEVER) as producer:
         good = await producer.submit(b"good")
         with pytest.raises(TypeError):
             await producer.submit(object())
-        with pytest.raises(hs.RecordTooLarge):
+        with pytest.raises(hs.RecordTooLarge, match=setting):
             await producer.submit(b"x" * (17 << 20))
         assert await good.result() is not None
     assert await payloads(stream) == [b"good"]

@@ -63,7 +63,7 @@ async def test_who_meets_damage_is_told_once_and_all_go_on_behind_it(
             with caplog.at_level(logging.WARNING, "hstreamlite"):
                 with pytest.raises(hs.CorruptionError, match="skip_damaged") as raised:
                     await one.receive(100)
-                assert raised.value.lost == (f"shard {shard} {first}-{end - 1}",)
+                assert raised.value.lost == (hs.LostRecords(shard, first, end - 1),)
                 assert raised.value.path.endswith(".seg")
                 rest = await drain(two, 3)
                 rest += await drain(one, 7)

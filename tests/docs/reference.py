@@ -46,6 +46,7 @@ VALUES = (
     "Gap",
     "GroupStats",
     "Lag",
+    "LostRecords",
     "Rates",
     "RecoveryReport",
     "Sought",

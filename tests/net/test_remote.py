@@ -172,7 +172,12 @@ def test_errors_cross_whole(error: hs.HStreamError) -> None:
     assert type(told) is type(error)
     assert isinstance(told, hs.HStreamError)
     assert (told.retryable, told.outcome) == (error.retryable, error.outcome)
-    if not isinstance(error, hs.Unavailable):
+    if isinstance(told, hs.CorruptionError):
+        assert isinstance(error, hs.CorruptionError)
+        assert told.lost == error.lost
+    if isinstance(error, hs.RecordTooLarge):
+        assert "--store-config-batch-bytes-max" in str(told)
+    elif not isinstance(error, hs.Unavailable):
         assert str(told) == str(error)
 
 

@@ -44,13 +44,12 @@ def read(store: hs.Store) -> tuple[Records, set[tuple[int, int]], set[int]]:
                     found[r.id.shard_id, r.id.lsn] = (r.key or "", r.payload)
                 break
             except hs.CorruptionError as error:
-                _, shard, lsns = error.lost[0].split(" ", 2)
-                first, _, end = lsns.partition("-")
-                if end.startswith(" "):
-                    assert int(shard) not in ended, "told twice"
-                    ended.add(int(shard))
+                (lost,) = error.lost
+                if lost.last is None:
+                    assert lost.shard not in ended, "told twice"
+                    ended.add(lost.shard)
                 else:
-                    more = {(int(shard), lsn) for lsn in range(int(first), int(end) + 1)}
+                    more = {(lost.shard, lsn) for lsn in range(lost.first, lost.last + 1)}
                     assert more.isdisjoint(before), "told twice"
                     before |= more
         told |= before
@@ -200,4 +199,4 @@ def test_reader_is_told_file_range_and_ids() -> None:
     error = caught.value
     assert error.path == block.path
     assert error.offset <= block.start < error.offset + error.length
-    assert error.lost == (f"shard 1 {block.first}-{block.last}",)
+    assert error.lost == (hs.LostRecords(1, block.first, block.last),)

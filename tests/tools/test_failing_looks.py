@@ -162,7 +162,7 @@ def damaged(env: SimEnv) -> tuple[Counter[str], list[str]]:
                         found[info.name] += 1
                     break
                 except hs.CorruptionError as error:
-                    told += error.lost
+                    told += map(str, error.lost)
     return found, told
 
 
