@@ -85,7 +85,8 @@ class Objects:
 
 
 def _plant(bug: Bug, tree: Path, objects: Objects) -> None:
-    skipped = shutil.ignore_patterns("*.o")  # compiled modules stay true: they keep their times
+    # Compiled modules stay true, for they keep their times; another process may write one just now.
+    skipped = shutil.ignore_patterns("*.o", "*.pyc.*")
     for part in ("hstreamlite", "tests"):
         shutil.copytree(ROOT / part, tree / part, ignore=skipped)
     shutil.copy(ROOT / "pyproject.toml", tree)
