@@ -6,7 +6,7 @@ import copy
 import gc
 import operator
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ import hstreamlite as hs
 from hstreamlite._native import fast
 from hstreamlite.sub.keytab import run_bytes
 from hstreamlite.testing.simenv import SimEnv
+from tests.sub.taking import collecting
 
 ITEMS: list[Any] = [
     *(b"%d" % number for number in range(9)),
@@ -183,3 +184,38 @@ def test_the_rest_of_an_excerpt_is_what_it_would_deliver() -> None:
             found.batch(*wrong, None)
     with pytest.raises(TypeError):
         found.deliveries(0, "1", None)  # type: ignore[arg-type]
+
+
+def two_runs() -> fast.DeliveryBatch:
+    read, body = fast.Excerpt(), fast.encode_batch([b"x"] * 3, None)
+    read.add(body, 1, 1, 0, 0, 3, 0, 1)
+    read.add(body, 1, 4, 0, 0, 3, 0, 2)
+    return read.batch(0, 6, fast.AckGate())
+
+
+@pytest.mark.parametrize("look", [lambda batch: batch._runs, lambda batch: batch[0]])
+def test_who_looks_at_a_batch_while_it_is_looked_at_sees_the_same(
+    look: Callable[[fast.DeliveryBatch], object],
+) -> None:
+    for objects in range(1, 24):
+        batch = two_runs()
+        seen: list[object] = []
+        with collecting(lambda batch=batch, seen=seen: seen.append(look(batch)), objects):
+            found = look(batch)
+        assert seen[0] is found
+        assert len(batch._runs) == 1
+        assert [delivery.attempt for delivery in batch] == [1, 1, 1, 2, 2, 2]
+
+
+def test_nothing_is_added_from_before_what_was_given_begins() -> None:
+    read, body = fast.Excerpt(), fast.encode_batch([b"x"] * 3, None)
+    for args, told in (
+        ((body, 1, 1, 2, 1, 1, 0, 1), "no record 1 in what begins with 2"),
+        ((body, 1, 1, 0, 0, 4, 0, 1), "batch"),
+        ((body[:-1], 1, 1, 0, 0, 3, 0, 1), "batch"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            read.add(*args)
+        assert len(read) == 0
+    with pytest.raises(TypeError):
+        read.add("x", 1, 1, 0, 0, 3, 0, 1)  # type: ignore[arg-type]

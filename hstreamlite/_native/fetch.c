@@ -66,7 +66,7 @@ static void *fetch_main(void *arg)
         read_wanted(log, f);
         pthread_mutex_lock(&log->fetch_mu);
         if (f->state == LEFT)
-            discard(f);
+            discard(f); /* not reached: its cursor went amid the read */
         else
             f->state = READY;
         pthread_cond_broadcast(&log->fetched_cv);
@@ -173,7 +173,7 @@ void hsl_fetch_free(struct hsl_log *log, struct hsl_fetch *f)
         unwant(log, f);
     bool reading = f->state == READING;
     if (reading)
-        f->state = LEFT;
+        f->state = LEFT; /* not reached: the thread reads just then */
     pthread_mutex_unlock(&log->fetch_mu);
     if (!reading)
         discard(f);
@@ -184,7 +184,7 @@ void hsl_fetch_end(struct hsl_log *log)
     pthread_mutex_lock(&log->fetch_mu);
     log->fetch_ends = true;
     while (log->wanted)
-        unwant(log, log->wanted);
+        unwant(log, log->wanted); /* not reached: the thread has not looked yet */
     pthread_cond_signal(&log->wanted_cv);
     bool fetches = log->fetches;
     log->fetches = false;

@@ -81,3 +81,22 @@ def test_damage_in_what_was_read_ahead_is_found_where_it_is(path: Path) -> None:
         with pytest.raises(hs.CorruptionError):
             found.extend(numbers(scan))
         assert scan.lsn in (50, 51)
+
+
+def test_a_file_that_is_gone_is_told_of_where_a_cursor_gets_to_it(tmp_path: Path) -> None:
+    """Nobody hears of it before, though it was asked for, and what comes back is read on."""
+    config = hs.StoreConfig(segment_bytes_min=1 << 20, segment_bytes_max=1 << 20)
+    with hs.open(tmp_path / "s", config=config) as store:
+        stream = store.create_stream("a")
+        for number in range(RECORDS):
+            stream.append(payload(number), durability="memory")
+    with hs.open(tmp_path / "s", config=config) as store:
+        file = sorted((tmp_path / "s" / "segments").iterdir())[4]
+        away = file.rename(tmp_path / "away")
+        scan, found = cursor(store), list[int]()
+        with pytest.raises(hs.StorageUnavailable, match=file.name):
+            found.extend(numbers(scan))
+        assert found == [*range(scan.lsn - 1)]
+        assert 20 < len(found) < RECORDS
+        away.rename(file)
+        assert found + list(numbers(scan)) == [*range(RECORDS)]

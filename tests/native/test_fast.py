@@ -532,3 +532,13 @@ def test_more_hashes_than_memory_holds_are_refused(store: hs.Store) -> None:
     with pytest.raises(MemoryError):
         fast.key_hashes(at, handle(store), 2**64 - 1, END, True, 1)
     assert len(fast.key_hashes(at, handle(store), 9, END, True, 1) or b"") == 8
+
+
+def test_records_are_not_decoded_or_picked_from_before_a_body_begins() -> None:
+    body = fast.encode_batch([b"x"] * 3, None)
+    with pytest.raises(ValueError, match="begins with record 2, behind record 1"):
+        fast.decode_batch(body, 1, 1, first=1, base=2)
+    for runs in ([3], [(0, 1), ("1", 2)], [(0,)]):
+        with pytest.raises((TypeError, SystemError)):
+            fast.pick_batch(body, runs)  # type: ignore[arg-type]
+    assert fast.pick_batch(body, [(0, 3)]) == body

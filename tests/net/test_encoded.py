@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -131,3 +132,19 @@ def test_what_lacks_the_records_it_should_have_is_not_added(
     assert len(excerpt) == 0
     with pytest.raises(TypeError):
         excerpt.add(body, 1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("indexes", [-1, 2**32, "1", (-1,), (0, "1"), (2**32,)])
+def test_a_delivery_is_made_of_indexes_that_there_can_be(indexes: Any) -> None:
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        fast.delivery(1, 1, indexes, 0, 0, b"x")
+
+
+def test_what_is_encoded_and_read_is_of_the_right_types() -> None:
+    for wrong in (("s", 1, 1, "1"), ("s", -1, 1, 1), (1, 1, 1, 1), ("s",)):
+        with pytest.raises((TypeError, ValueError)):
+            fast.append_answer(*wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        fast.delivery(1, 1, 1, 0, 0, "x")  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        fast.ack_places("x")  # type: ignore[arg-type]

@@ -479,6 +479,31 @@ def test_what_is_done_cannot_be_delayed() -> None:
     assert not table.delay(10)
 
 
+def test_what_is_ready_for_the_first_time_waits_for_room() -> None:
+    acks = AckMap(1, 100)
+    table = KeyTable(acks)
+    table.describe(1, array("Q", [7, 7]).tobytes())
+    _, _, parcel, _ = table.take(1, 0, 1, 1, 3)
+    table.confirm(parcel, 1, 1)
+    assert table.take(2, 0, 5, 5, 3)[0] == 0, "2 follows 1"
+    assert acks.ack(1) & AckFlag.NEW
+    assert table.take(2, 0, 5, 0, 3)[0] == 0
+    assert table.take(2, 0, 5, 5, 3)[0] == 1
+
+
+def test_what_an_earlier_table_asked_for_is_no_news_to_the_next() -> None:
+    acks = AckMap(1, 100)
+    table = KeyTable(acks)
+    table.describe(1, array("Q", [7, 7]).tobytes())
+    _, _, parcel, _ = table.take(1, 0, 1, 1, 3)
+    table.confirm(parcel, 1, 1)
+    assert table.take(2, 0, 5, 5, 3)[0] == 0
+    following = KeyTable(acks)
+    assert acks.ack(1) & AckFlag.NEW
+    assert (following.state.scan, following.state.described) == (2, 2)
+    following.check_invariants()
+
+
 def test_more_runs_than_a_piece_holds_are_left_to_others() -> None:
     acks = AckMap(1, 10_000)
     table = KeyTable(acks)
