@@ -10,6 +10,7 @@ and ``threading``. It knows the native core by protocol only: ``real_env()`` in
 """
 
 import builtins
+import itertools
 import os
 import threading
 import weakref
@@ -192,26 +193,31 @@ class _SystemThreads:
 
 
 class _ForkCallbacks:
-    """One hook in the interpreter, which keeps hooks for ever, for callbacks that come and go."""
+    """One hook in the interpreter, which keeps hooks for ever, for callbacks that come and go.
+
+    Takes no lock: threads add callbacks at the same time, and the collector of garbage removes
+    them.
+    """
 
     def __init__(self) -> None:
-        self._callbacks: list[Callable[[], Callable[[], None] | None]] = []
+        self._callbacks: dict[int, Callable[[], Callable[[], None] | None]] = {}
+        self._numbers = itertools.count()
         self._hooked = False
 
     def add(self, callback: Callable[[], None]) -> None:
+        number = next(self._numbers)
         reference: Callable[[], Callable[[], None] | None]
         if hasattr(callback, "__self__"):
-            reference = weakref.WeakMethod(callback)
+            reference = weakref.WeakMethod(callback, lambda _: self._callbacks.pop(number, None))
         else:
             reference = lambda: callback  # noqa: E731 - a strong reference in a weak one's shape
-        self._callbacks = [ref for ref in self._callbacks if ref() is not None]
-        self._callbacks.append(reference)
+        self._callbacks[number] = reference
         if not self._hooked and hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._run)
             self._hooked = True
 
     def _run(self) -> None:
-        for reference in self._callbacks:
+        for reference in list(self._callbacks.values()):
             callback = reference()
             if callback is not None:
                 callback()

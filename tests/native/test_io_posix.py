@@ -379,6 +379,38 @@ os.waitpid(pid, 0)
     assert done.stdout == b"kept function"
 
 
+def test_no_fork_callback_is_lost_to_others_that_are_added_meanwhile() -> None:
+    script = """
+import os, sys, threading
+from hstreamlite._native.files import real_env
+class Store:
+    told = False
+    def forked(self): self.told = True
+env, kept = real_env(), []
+sys.setswitchinterval(1e-6)
+def work():
+    for _ in range(200):
+        kept.append(Store())
+        env.after_fork_in_child(kept[-1].forked)
+        env.after_fork_in_child(Store().forked)
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+pid = os.fork()
+if pid == 0:
+    os.write(1, b"%d of %d" % (sum(store.told for store in kept), len(kept)))
+    os._exit(0)
+os.waitpid(pid, 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(PACKAGE)},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b"800 of 800"
+
+
 def test_calls_on_what_is_no_handle_say_so(files: Files, tmp_path: Path) -> None:
     fd = files.open(str(tmp_path / "f"), OpenFlag.READ | OpenFlag.WRITE | OpenFlag.CREATE)
     files.close(fd)
