@@ -33,7 +33,7 @@ async def serving(
         http_port=0,
         unix_socket=False,
         rest=RestConfig(**limits),
-        **{"drain_timeout": 2, **(server or {})},
+        **{"drain_timeout": 60, **(server or {})},
     )
     async with Server(config, parts) as running:
         assert running.node.http_address is not None
