@@ -3,9 +3,10 @@
  *   walk      frames from the header on; where none is valid, page by page to the next that is
  *   judge     how far the file counts, and which of the breaks are damage
  *   rescue    blocks with a matching CRC inside what is damaged
- *   order     blocks by log and LSN, compared with the footer
+ *
+ * What was found is put in order in verdict.c.
  */
-#include "log.h"
+#include "inspect.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -16,50 +17,7 @@
 #define FRAME_MAX (40u << 20)
 #define RESCUE_WORK (1ull << 30) /* bytes of CRC in one damaged range: what looks like a block */
 
-struct found {
-    struct hsl_row row;
-    uint8_t codec;
-    bool rescued; /* outside of any valid frame: believed only if it fits in between */
-    bool rejected;
-};
-
-enum phase { WALK, RESCUE, WALKED, DONE };
-
-struct hsl_inspect {
-    const struct hsl_io *io;
-    int fd;
-    int err;
-    uint8_t *buf; /* a window of the file */
-    uint64_t buf_off;
-    size_t buf_len, buf_cap;
-    uint64_t careful; /* up to here no more is read than asked for: the device failed near by */
-
-    struct hsl_inspect_want want;
-    struct hsl_inspect_report report;
-    struct hsl_trailer trailer;
-    struct hsl_segment_cover cover; /* of level 1; zeros otherwise */
-    bool footer_torn; /* a trailer stands there, but the footer does not verify */
-    enum phase phase;
-
-    uint64_t off, limit, last_valid;
-    bool bounded; /* frames end at limit, others say */
-    bool chained; /* report.frames and last_crc are those of the frame before `off` */
-    bool broken;
-    uint64_t broken_from;
-    size_t rescue_next;
-
-    struct found *found;
-    size_t found_len, found_cap;
-    bool by_off; /* found is in file order: what was rescued came last */
-    struct hsl_inspect_range *ranges;
-    size_t ranges_len, ranges_cap;
-    struct hsl_inspect_lost *lost;
-    size_t lost_len, lost_cap;
-    struct hsl_inspect_run *runs;
-    size_t runs_len, runs_cap;
-};
-
-static bool grow(void **items, size_t *cap, size_t len, size_t size)
+bool hsl_inspect_grow(void **items, size_t *cap, size_t len, size_t size)
 {
     if (len < *cap)
         return true;
@@ -72,26 +30,26 @@ static bool grow(void **items, size_t *cap, size_t len, size_t size)
     return true;
 }
 
-static int add_range(struct hsl_inspect *in, int fault, uint64_t frame, uint64_t from, uint64_t to)
+int hsl_inspect_add_range(struct hsl_inspect *in, int fault, uint64_t frame, uint64_t from,
+                          uint64_t to)
 {
-    if (!grow((void **)&in->ranges, &in->ranges_cap, in->ranges_len, sizeof *in->ranges))
+    if (!hsl_inspect_grow((void **)&in->ranges, &in->ranges_cap, in->ranges_len,
+                          sizeof *in->ranges))
         return HSL_NO_MEMORY;
     in->ranges[in->ranges_len++] =
         (struct hsl_inspect_range){.start = from, .stop = to, .frame = frame, .fault = fault};
     return HSL_OK;
 }
 
-static int add_lost(struct hsl_inspect *in, const struct hsl_inspect_lost *lost)
+int hsl_inspect_add_lost(struct hsl_inspect *in, const struct hsl_inspect_lost *lost)
 {
-    if (!grow((void **)&in->lost, &in->lost_cap, in->lost_len, sizeof *in->lost))
+    if (!hsl_inspect_grow((void **)&in->lost, &in->lost_cap, in->lost_len, sizeof *in->lost))
         return HSL_NO_MEMORY;
     in->lost[in->lost_len++] = *lost;
     return HSL_OK;
 }
 
-/* `need` bytes at a page-aligned offset; NULL past the end of the file, where the device cannot
- * read them, and on any other error (in->err). */
-static const uint8_t *view(struct hsl_inspect *in, uint64_t off, size_t need)
+const uint8_t *hsl_inspect_view(struct hsl_inspect *in, uint64_t off, size_t need)
 {
     if (off + need > in->report.file_bytes)
         return NULL;
@@ -115,7 +73,7 @@ static const uint8_t *view(struct hsl_inspect *in, uint64_t off, size_t need)
                                   off + in->buf_len);
         if (n == -EIO && want > hsl_align_page(need)) {
             in->careful = off + WINDOW;
-            return view(in, off, need);
+            return hsl_inspect_view(in, off, need);
         }
         if (n == -EIO) {
             in->report.unreadable++;
@@ -142,7 +100,7 @@ static const uint8_t *view_at(struct hsl_inspect *in, uint64_t off, size_t need)
     if (off + need > in->report.file_bytes)
         return NULL;
     size_t whole = hsl_align_page(span);
-    const uint8_t *at = view(in, page, whole < left ? whole : (size_t)left);
+    const uint8_t *at = hsl_inspect_view(in, page, whole < left ? whole : (size_t)left);
     return at ? at + (off - page) : NULL;
 }
 
@@ -155,12 +113,10 @@ int hsl_inspect_read(struct hsl_inspect *in, uint64_t off, uint32_t len, uint8_t
     return 0;
 }
 
-/* Opening. */
-
 static void read_header(struct hsl_inspect *in)
 {
     struct hsl_inspect_report *report = &in->report;
-    const uint8_t *page = view(in, 0, HSL_PAGE);
+    const uint8_t *page = hsl_inspect_view(in, 0, HSL_PAGE);
     if (!page)
         return;
     struct hsl_segment_header h;
@@ -236,8 +192,6 @@ void hsl_inspect_free(struct hsl_inspect *in)
     free(in);
 }
 
-/* Footer. */
-
 static bool load_trailer(struct hsl_inspect *in)
 {
     struct hsl_trailer *t = &in->trailer;
@@ -245,7 +199,7 @@ static bool load_trailer(struct hsl_inspect *in)
     uint32_t seed = (uint32_t)in->report.uid;
     if (size < 2 * HSL_PAGE || size % HSL_PAGE)
         return false;
-    const uint8_t *page = view(in, size - HSL_PAGE, HSL_PAGE);
+    const uint8_t *page = hsl_inspect_view(in, size - HSL_PAGE, HSL_PAGE);
     if (!page)
         return false;
     memcpy(t, page + HSL_PAGE - sizeof *t, sizeof *t);
@@ -260,7 +214,7 @@ static bool load_trailer(struct hsl_inspect *in)
     uint64_t rest = t->dir_len + 4 * pieces;
     if (t->footer_off + t->rows_len + rest + sizeof *t > size)
         return false;
-    const uint8_t *body = view(in, t->footer_off, size - t->footer_off);
+    const uint8_t *body = hsl_inspect_view(in, t->footer_off, size - t->footer_off);
     if (!body || t->dir_crc != hsl_crc32c(seed, body + t->rows_len, rest))
         return false;
     for (uint64_t i = 0; i < pieces; i++) {
@@ -279,7 +233,7 @@ static void adopt_uid(struct hsl_inspect *in)
 {
     in->report.uid = in->want.uid;
     for (uint64_t off = HSL_PAGE; off + HSL_PAGE <= in->report.file_bytes; off += HSL_PAGE) {
-        const uint8_t *page = view(in, off, HSL_PAGE);
+        const uint8_t *page = hsl_inspect_view(in, off, HSL_PAGE);
         if (in->err)
             return;
         struct hsl_frame_header h = {0};
@@ -318,8 +272,6 @@ void hsl_inspect_expect(struct hsl_inspect *in, const struct hsl_inspect_want *w
     in->off = in->last_valid = report->end = HSL_PAGE;
 }
 
-/* Walking. */
-
 static int add_block(struct hsl_inspect *in, const uint8_t *block, const struct hsl_block_header *h,
                      uint64_t frame, uint64_t off, bool rescued)
 {
@@ -329,8 +281,8 @@ static int add_block(struct hsl_inspect *in, const uint8_t *block, const struct 
                                  : hsl_unchecked(h) || hsl_codec_count(payload, h->payload_len) ==
                                                            (int64_t)h->count;
     if (!decodes || h->seq == 0 || h->seq + h->count < h->seq)
-        return rescued ? HSL_OK : add_range(in, HSL_FAULT_BODY, frame, off, off + len);
-    if (!grow((void **)&in->found, &in->found_cap, in->found_len, sizeof *in->found))
+        return rescued ? HSL_OK : hsl_inspect_add_range(in, HSL_FAULT_BODY, frame, off, off + len);
+    if (!hsl_inspect_grow((void **)&in->found, &in->found_cap, in->found_len, sizeof *in->found))
         return HSL_NO_MEMORY;
     in->found[in->found_len++] = (struct found){
         .row = {.shard = h->shard,
@@ -365,7 +317,7 @@ static size_t bad_block(struct hsl_inspect *in, const uint8_t *at, size_t room, 
     if (h.codec != 0 || hsl_codec_count(payload, h.payload_len) != (int64_t)h.count)
         return len;
     struct hsl_inspect_lost lost = {h.shard, h.seq, h.seq + h.count, off, off + bytes, 0};
-    return add_lost(in, &lost) == HSL_OK ? len : 0;
+    return hsl_inspect_add_lost(in, &lost) == HSL_OK ? len : 0;
 }
 
 static int walk_blocks(struct hsl_inspect *in, const struct hsl_frame_header *h,
@@ -388,8 +340,8 @@ static int walk_blocks(struct hsl_inspect *in, const struct hsl_frame_header *h,
         }
         size_t len = bad_block(in, body + at, room, i + 1 == h->blocks, start + at);
         whole = false;
-        int rc = add_range(in, HSL_FAULT_BLOCK, off, start + at,
-                           start + at + (len > 0 ? len : room));
+        int rc = hsl_inspect_add_range(in, HSL_FAULT_BLOCK, off, start + at,
+                                       start + at + (len > 0 ? len : room));
         if (rc != HSL_OK)
             return rc;
         if (len == 0)
@@ -397,7 +349,7 @@ static int walk_blocks(struct hsl_inspect *in, const struct hsl_frame_header *h,
         at += len;
     }
     if (whole && (at != h->body_len || crc != h->body_crc))
-        return add_range(in, HSL_FAULT_BLOCK, off, start, start + h->body_len);
+        return hsl_inspect_add_range(in, HSL_FAULT_BLOCK, off, start, start + h->body_len);
     return HSL_OK;
 }
 
@@ -406,7 +358,7 @@ static int walk_frame(struct hsl_inspect *in, size_t *len)
 {
     struct hsl_inspect_report *report = &in->report;
     uint64_t off = in->off;
-    const uint8_t *at = view(in, off, HSL_PAGE);
+    const uint8_t *at = hsl_inspect_view(in, off, HSL_PAGE);
     if (!at)
         return in->err ? HSL_IO : 0;
     struct hsl_frame_header h;
@@ -418,17 +370,17 @@ static int walk_frame(struct hsl_inspect *in, size_t *len)
     *len = hsl_align_page(sizeof h + h.body_len);
     if (off + *len > in->limit)
         return 0;
-    at = view(in, off, *len);
+    at = hsl_inspect_view(in, off, *len);
     if (!at)
         return in->err ? HSL_IO : 0;
     int rc = HSL_OK;
     if (in->broken)
-        rc = add_range(in, HSL_FAULT_FRAME, in->broken_from, in->broken_from, off);
+        rc = hsl_inspect_add_range(in, HSL_FAULT_FRAME, in->broken_from, in->broken_from, off);
     else if (in->chained && (h.number != report->frames + 1 || h.chain != report->last_crc))
-        rc = add_range(in, HSL_FAULT_CHAIN, off, off, off);
+        rc = hsl_inspect_add_range(in, HSL_FAULT_CHAIN, off, off, off);
     if (rc == HSL_OK && h.flags & HSL_FRAME_CHECKPOINT) {
         if (h.body_crc != hsl_crc32c(0, at + sizeof h, h.body_len))
-            rc = add_range(in, HSL_FAULT_INDEX, off, off, off + *len);
+            rc = hsl_inspect_add_range(in, HSL_FAULT_INDEX, off, off, off + *len);
     } else if (rc == HSL_OK) {
         rc = walk_blocks(in, &h, at + sizeof h, off);
     }
@@ -462,8 +414,6 @@ static int walk(struct hsl_inspect *in, uint64_t until)
     }
     return in->off + HSL_PAGE <= in->limit ? HSL_AGAIN : HSL_OK;
 }
-
-/* Judging. */
 
 static void forget_from(struct hsl_inspect *in, uint64_t off)
 {
@@ -502,15 +452,16 @@ static int judge_tail(struct hsl_inspect *in)
         }
     }
     if (report->header && report->file_bytes < report->capacity && !in->footer_torn)
-        return add_range(in, HSL_FAULT_CUT, report->end, report->end, report->capacity);
+        return hsl_inspect_add_range(in, HSL_FAULT_CUT, report->end, report->end, report->capacity);
     /* Without a header nobody says how long the file was: a frame may have been cut in two. */
     if (!report->header && report->end < report->file_bytes)
-        return add_range(in, HSL_FAULT_FRAME, report->end, report->end,
-                         claim > report->file_bytes ? claim : report->file_bytes);
+        return hsl_inspect_add_range(in, HSL_FAULT_FRAME, report->end, report->end,
+                                     claim > report->file_bytes ? claim : report->file_bytes);
     if (claim > report->end)
-        return add_range(in, HSL_FAULT_FRAME, report->end, report->end, claim);
+        return hsl_inspect_add_range(in, HSL_FAULT_FRAME, report->end, report->end, claim);
     if (in->footer_torn && in->want.closed)
-        return add_range(in, HSL_FAULT_FOOTER, report->end, report->end, report->file_bytes);
+        return hsl_inspect_add_range(in, HSL_FAULT_FOOTER, report->end, report->end,
+                                     report->file_bytes);
     return HSL_OK;
 }
 
@@ -519,9 +470,9 @@ static int judge(struct hsl_inspect *in)
     struct hsl_inspect_report *report = &in->report;
     int rc = HSL_OK;
     if (report->file_bytes < HSL_PAGE)
-        return add_range(in, HSL_FAULT_SHORT, 0, 0, HSL_PAGE);
+        return hsl_inspect_add_range(in, HSL_FAULT_SHORT, 0, 0, HSL_PAGE);
     if (!report->header)
-        rc = add_range(in, HSL_FAULT_HEADER, 0, 0, HSL_PAGE);
+        rc = hsl_inspect_add_range(in, HSL_FAULT_HEADER, 0, 0, HSL_PAGE);
     if (rc != HSL_OK)
         return rc;
     if (in->want.tail && !report->sealed)
@@ -530,30 +481,29 @@ static int judge(struct hsl_inspect *in)
         uint64_t end = report->sealed ? in->trailer.footer_off : in->want.end;
         uint32_t crc = report->sealed ? in->trailer.last_crc : in->want.crc;
         if (end > report->file_bytes)
-            rc = add_range(in, HSL_FAULT_CUT, report->end, report->end, end);
+            rc = hsl_inspect_add_range(in, HSL_FAULT_CUT, report->end, report->end, end);
         else if (in->want.claim > end)
-            rc = add_range(in, HSL_FAULT_FRAME, end, end, in->want.claim);
+            rc = hsl_inspect_add_range(in, HSL_FAULT_FRAME, end, end, in->want.claim);
         else if (in->broken || report->end < end)
-            rc = add_range(in, HSL_FAULT_FRAME, report->end, report->end, end);
+            rc = hsl_inspect_add_range(in, HSL_FAULT_FRAME, report->end, report->end, end);
         else if (report->last_crc != crc)
-            rc = add_range(in, HSL_FAULT_CHAIN, end, end, end);
+            rc = hsl_inspect_add_range(in, HSL_FAULT_CHAIN, end, end, end);
         if (rc == HSL_OK && !report->sealed && end <= report->file_bytes)
-            rc = add_range(in, HSL_FAULT_FOOTER, end, end, report->file_bytes);
+            rc = hsl_inspect_add_range(in, HSL_FAULT_FOOTER, end, end, report->file_bytes);
         if (rc == HSL_OK && in->want.end && end != in->want.end)
-            rc = add_range(in, HSL_FAULT_CHAIN, end, end, in->want.end > end ? in->want.end : end);
+            rc = hsl_inspect_add_range(in, HSL_FAULT_CHAIN, end, end,
+                                       in->want.end > end ? in->want.end : end);
         report->end = end;
         return rc;
     }
     /* Nobody says where the frames end: there was a footer behind them. */
     bool footer = in->footer_torn && report->frames > 0;
-    return add_range(in, footer ? HSL_FAULT_FOOTER : HSL_FAULT_FRAME, report->end, report->end,
-                     report->file_bytes);
+    return hsl_inspect_add_range(in, footer ? HSL_FAULT_FOOTER : HSL_FAULT_FRAME, report->end,
+                                 report->end, report->file_bytes);
 }
 
-/* Rescuing. */
-
 /* Looks at every place where a block may begin, from `from` on. Inside a damaged block there may
- * be bytes of the user's that look like one; `order_found` lets only those through that fit. */
+ * be bytes of the user's that look like one; putting them in order lets only those through that fit. */
 static int rescue(struct hsl_inspect *in, uint64_t from, uint64_t to, uint64_t frame)
 {
     uint64_t work = 0;
@@ -620,266 +570,4 @@ int hsl_inspect_step(struct hsl_inspect *in, uint64_t bytes, int32_t *err)
     }
     *err = in->err;
     return in->err == ENOMEM ? HSL_NO_MEMORY : rc;
-}
-
-/* Putting in order. */
-
-static int by_off8(const void *a, const void *b)
-{
-    const struct found *x = a, *y = b;
-    return x->row.off8 < y->row.off8 ? -1 : x->row.off8 > y->row.off8;
-}
-
-void hsl_inspect_reject(struct hsl_inspect *in, uint64_t off)
-{
-    if (!in->by_off && in->found_len > 0)
-        qsort(in->found, in->found_len, sizeof *in->found, by_off8);
-    in->by_off = true;
-    size_t lo = 0, hi = in->found_len;
-    while (lo < hi) {
-        size_t mid = (lo + hi) / 2;
-        if ((uint64_t)in->found[mid].row.off8 * 8 < off)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    for (; lo < in->found_len && (uint64_t)in->found[lo].row.off8 * 8 == off; lo++) {
-        struct found *f = &in->found[lo];
-        if (f->rejected)
-            continue;
-        f->rejected = true;
-        if (!f->rescued)
-            add_range(in, HSL_FAULT_BODY, off, off, off + f->row.len);
-    }
-}
-
-static int by_place(const void *a, const void *b)
-{
-    const struct hsl_row *x = &((const struct found *)a)->row, *y = &((const struct found *)b)->row;
-    if (x->shard != y->shard)
-        return x->shard < y->shard ? -1 : 1;
-    if (x->seq != y->seq)
-        return x->seq < y->seq ? -1 : 1;
-    return x->off8 < y->off8 ? -1 : x->off8 > y->off8;
-}
-
-/* Does it come behind a in its log? */
-static bool follows(const struct hsl_row *a, const struct hsl_row *b)
-{
-    return a->shard != b->shard || (b->seq >= a->seq + a->count && b->order > a->order &&
-                                    b->time_ms >= a->time_ms);
-}
-
-/* Sorted in place; drops what was rejected, rescued blocks that do not fit between the others, and
- * blocks that stand twice. */
-static int order_found(struct hsl_inspect *in)
-{
-    size_t n = 0;
-    if (in->found_len == 0)
-        return HSL_OK;
-    qsort(in->found, in->found_len, sizeof *in->found, by_place);
-    for (size_t i = 0; i < in->found_len; i++) {
-        struct found *f = &in->found[i];
-        size_t next = i + 1;
-        while (next < in->found_len && (in->found[next].rescued || in->found[next].rejected))
-            next++;
-        bool fits = n == 0 || follows(&in->found[n - 1].row, &f->row);
-        if (fits && f->rescued && next < in->found_len)
-            fits = follows(&f->row, &in->found[next].row);
-        if (!fits && !f->rescued && !f->rejected) {
-            uint64_t off = (uint64_t)f->row.off8 * 8;
-            int rc = add_range(in, HSL_FAULT_SEQUENCE, off, off, off + f->row.len);
-            if (rc != HSL_OK)
-                return rc;
-        }
-        if (fits && !f->rejected)
-            in->found[n++] = *f;
-    }
-    in->found_len = n;
-    return HSL_OK;
-}
-
-static int build_runs(struct hsl_inspect *in)
-{
-    struct hsl_inspect_run *run = NULL;
-    for (size_t i = 0; i < in->found_len; i++) {
-        const struct hsl_row *row = &in->found[i].row;
-        uint64_t off = (uint64_t)row->off8 * 8;
-        in->report.blocks++;
-        in->report.records += row->count;
-        if (!run || run->shard != row->shard || run->end != row->seq) {
-            if (!grow((void **)&in->runs, &in->runs_cap, in->runs_len, sizeof *in->runs))
-                return HSL_NO_MEMORY;
-            run = &in->runs[in->runs_len++];
-            *run = (struct hsl_inspect_run){.shard = row->shard, .first = row->seq, .start = off,
-                                            .min_order = row->order};
-        }
-        run->end = row->seq + row->count;
-        run->blocks++;
-        run->bytes += row->len;
-        run->stop = off + row->len;
-        run->max_order = row->order;
-        run->last_time = row->time_ms;
-    }
-    return HSL_OK;
-}
-
-struct compare {
-    struct hsl_inspect *in;
-    const uint8_t *rows;
-    size_t at;
-    uint32_t unlisted, wrong;
-    size_t ranges_len; /* ranges found before, by start */
-    uint64_t *reach;   /* for each of them the highest end up to it */
-};
-
-/* Is any byte of [from, to) in a range found before? */
-static bool in_range(const struct compare *c, uint64_t from, uint64_t to)
-{
-    size_t lo = 0, hi = c->ranges_len;
-    while (lo < hi) {
-        size_t mid = (lo + hi) / 2;
-        if (c->in->ranges[mid].start < to)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo > 0 && c->reach[lo - 1] > from;
-}
-
-/* One row of the footer against the blocks found; both by log and LSN. */
-static int compare_row(void *ctx, const struct hsl_row *row)
-{
-    struct compare *c = ctx;
-    const struct found *found = c->in->found;
-    while (c->at < c->in->found_len) {
-        const struct hsl_row *f = &found[c->at].row;
-        if (f->shard > row->shard || (f->shard == row->shard && f->seq >= row->seq))
-            break;
-        c->unlisted++;
-        c->at++;
-    }
-    if (c->at < c->in->found_len && found[c->at].row.shard == row->shard &&
-        found[c->at].row.seq == row->seq) {
-        const struct hsl_row *f = &found[c->at++].row;
-        c->wrong += f->off8 != row->off8 || f->len != row->len || f->count != row->count ||
-                    f->order != row->order || f->time_ms != row->time_ms;
-        return HSL_OK;
-    }
-    uint64_t off = (uint64_t)row->off8 * 8;
-    struct hsl_inspect_lost lost = {row->shard, row->seq,       row->seq + row->count,
-                                    off,        off + row->len, 1};
-    int rc = add_lost(c->in, &lost);
-    if (rc == HSL_OK && in_range(c, off, off + row->len))
-        return HSL_OK;
-    return rc == HSL_OK ? add_range(c->in, HSL_FAULT_BLOCK, off, off, off + row->len) : rc;
-}
-
-static int compare_run(void *ctx, const struct hsl_run *run)
-{
-    const struct compare *c = ctx;
-    return hsl_rows_decode(run, c->rows, compare_row, ctx);
-}
-
-static int by_start(const void *a, const void *b)
-{
-    const struct hsl_inspect_range *x = a, *y = b;
-    return x->start != y->start ? (x->start < y->start ? -1 : 1) : x->fault - y->fault;
-}
-
-static void sort_ranges(struct hsl_inspect *in)
-{
-    if (in->ranges_len > 0)
-        qsort(in->ranges, in->ranges_len, sizeof *in->ranges, by_start);
-}
-
-static int compare_footer(struct hsl_inspect *in)
-{
-    const struct hsl_trailer *t = &in->trailer;
-    const uint8_t *body = view(in, t->footer_off, in->report.file_bytes - t->footer_off);
-    if (!body)
-        return in->err ? HSL_IO : HSL_DAMAGED;
-    struct compare c = {.in = in, .rows = body, .ranges_len = in->ranges_len};
-    c.reach = malloc((c.ranges_len + 1) * sizeof *c.reach);
-    if (!c.reach)
-        return HSL_NO_MEMORY;
-    sort_ranges(in);
-    uint64_t reach = 0;
-    for (size_t i = 0; i < c.ranges_len; i++) {
-        reach = in->ranges[i].stop > reach ? in->ranges[i].stop : reach;
-        c.reach[i] = reach;
-    }
-    int rc = hsl_dir_decode(body + t->rows_len, t->dir_len, t->rows_len, t->shards, t->blocks,
-                            compare_run, &c);
-    free(c.reach);
-    c.unlisted += (uint32_t)(in->found_len - c.at);
-    if (rc == HSL_OK && c.unlisted == 0 && c.wrong == 0)
-        return HSL_OK;
-    if (rc != HSL_OK && rc != HSL_DAMAGED)
-        return rc;
-    return add_range(in, HSL_FAULT_FOOTER, t->footer_off, t->footer_off, in->report.file_bytes);
-}
-
-int hsl_inspect_finish(struct hsl_inspect *in)
-{
-    int rc = order_found(in);
-    if (rc == HSL_OK)
-        rc = build_runs(in);
-    if (rc == HSL_OK && in->report.sealed)
-        rc = compare_footer(in);
-    sort_ranges(in);
-    in->phase = DONE;
-    return rc;
-}
-
-/* Results. */
-
-void hsl_inspect_report(const struct hsl_inspect *in, struct hsl_inspect_report *out)
-{
-    *out = in->report;
-}
-
-size_t hsl_inspect_ranges(const struct hsl_inspect *in, struct hsl_inspect_range *out, size_t cap)
-{
-    for (size_t i = 0; i < in->ranges_len && i < cap; i++)
-        out[i] = in->ranges[i];
-    return in->ranges_len;
-}
-
-size_t hsl_inspect_runs(const struct hsl_inspect *in, struct hsl_inspect_run *out, size_t cap)
-{
-    for (size_t i = 0; i < in->runs_len && i < cap; i++)
-        out[i] = in->runs[i];
-    return in->runs_len;
-}
-
-size_t hsl_inspect_lost(const struct hsl_inspect *in, struct hsl_inspect_lost *out, size_t cap)
-{
-    for (size_t i = 0; i < in->lost_len && i < cap; i++)
-        out[i] = in->lost[i];
-    return in->lost_len;
-}
-
-size_t hsl_inspect_blocks(const struct hsl_inspect *in, uint64_t shard, int32_t compressed,
-                          struct hsl_inspect_block *out, size_t cap)
-{
-    size_t count = 0;
-    for (size_t i = 0; i < in->found_len; i++) {
-        const struct found *f = &in->found[i];
-        if (f->row.shard < shard || (compressed && f->codec == 0))
-            continue;
-        if (count < cap)
-            out[count] = (struct hsl_inspect_block){
-                .shard = f->row.shard,
-                .seq = f->row.seq,
-                .order = f->row.order,
-                .time_ms = f->row.time_ms,
-                .off = (uint64_t)f->row.off8 * 8,
-                .len = f->row.len,
-                .count = f->row.count,
-                .codec = f->codec,
-            };
-        count++;
-    }
-    return count;
 }

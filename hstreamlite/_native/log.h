@@ -16,6 +16,9 @@
  *   marks.c     checksums of parts of blocks                 (marks_mu)
  *   seek.c      blocks by LSN, time, order and size
  *   scan.c      reading a segment back at open               (before any thread)
+ *   intake.c    its frames and runs into the index           (stage_mu, index_mu)
+ *   catchup.c   going on in one that another process writes  (follow->mu)
+ *   reader.c    a window over its file
  *   cursor.c    reading one shard forward
  *   ahead.c     telling the disk what a cursor will ask for
  *   fetch.c     reading ahead of a cursor in a thread    (fetch_mu)
@@ -662,13 +665,17 @@ void hsl_fetch_free(struct hsl_log *log, struct hsl_fetch *fetch);
 /* Ends the thread; nothing is read ahead from now on. */
 void hsl_fetch_end(struct hsl_log *log);
 
-/* scan.c */
+/* intake.c */
 /* The rows of a sealed segment as its footer should hold them, found again in its frames; DAMAGED
  * if those do not verify or are others than the trailer counted. The caller frees *rows. */
 int hsl_segment_rows(struct hsl_log *log, const struct hsl_segment *segment, int fd,
                      uint8_t **rows);
 int hsl_block_check(const uint8_t *block, size_t room, struct hsl_block_header *out);
+
+/* scan.c */
 void hsl_scan_keep(struct hsl_log *log, int fd);
+
+/* catchup.c */
 /* For a segment that is written elsewhere and read here at the same time: walks on to `upto`, all
  * of which is durable; DAMAGED with the reason in the report. */
 int hsl_scan_on(struct hsl_log *log, struct hsl_segment *segment, int fd, uint64_t upto,

@@ -282,7 +282,7 @@ BUGS = {
         "snapshot",
     ),
     "believe frames of an older life": Bug(
-        "_native/scan.c",
+        "_native/intake.c",
         "    if (!header_valid(&h, s->uid, off) || h.epoch != s->epoch || h.body_len > FRAME_MAX)\n"
         "        return HSL_DAMAGE_FRAME;\n"
         "    if (!from_checkpoint && (h.number != s->frames + 1 || h.chain != s->last_crc))\n",
@@ -291,15 +291,15 @@ BUGS = {
         "[0]",
     ),
     "believe frames that do not follow": Bug(
-        "_native/scan.c",
+        "_native/intake.c",
         "(h.number != s->frames + 1 || h.chain != s->last_crc)",
         "h.number != s->frames + 1",
         STATES,
         "does_not_continue",
     ),
     "believe frames of which blocks are torn": Bug(
-        "_native/scan.c",
-        "        if (!blocks_valid(body, &h))\n            return HSL_DAMAGE_BLOCK;",
+        "_native/intake.c",
+        "        if (!hsl_intake_blocks_valid(body, &h))\n            return HSL_DAMAGE_BLOCK;",
         "",
         RUNS,
         "[0]",
