@@ -503,7 +503,7 @@ static int judge(struct hsl_inspect *in)
 }
 
 /* Looks at every place where a block may begin, from `from` on. Inside a damaged block there may
- * be bytes of the user's that look like one; putting them in order lets only those through that fit. */
+ * be bytes of the user's that look like one; putting in order lets only those through that fit. */
 static int rescue(struct hsl_inspect *in, uint64_t from, uint64_t to, uint64_t frame)
 {
     uint64_t work = 0;

@@ -4,7 +4,10 @@
  *   group.c     frames -> one group, its bytes and writes    (`writing` while it is laid out)
  *   writer.c    groups in flight, sync, acknowledgement      (stage_mu)
  *   wait.c      waiting for all that, and waking             (stage_mu)
- *   segment.c   files of the segments, spare and reserve     (`alone`, or `minding`)
+ *   segment.c   which segments there are, and which are dead (index_mu)
+ *   spare.c     files for the next ones, and rolling         (`alone`, or `minding`)
+ *   seal.c      the footer of one that is full               (`alone`)
+ *   readers.c   handles of those that are read               (index_mu)
  *   osstage.c   mapped copy of what is staged                (stage_mu)
  *   tail.c      mapped page that tells others what is durable
  *   follow.c    reading on in a log that another process writes (follow->mu)
@@ -399,16 +402,6 @@ void hsl_wake_writer(struct hsl_log *log);
 
 /* segment.c */
 uint64_t hsl_segment_room(const struct hsl_segment *segment);
-int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system); /* alone or minding */
-void hsl_spare_discard(struct hsl_log *log);                            /* alone or minding */
-int hsl_roll(struct hsl_log *log);                                      /* alone */
-int hsl_seal(struct hsl_log *log, struct hsl_segment *segment);
-int hsl_seal_in_memory(struct hsl_log *log, struct hsl_segment *segment);
-/* *out: the footer of a segment whose rows are in memory, as it goes to the file. */
-int hsl_footer_build(const struct hsl_segment *segment, uint8_t **out, size_t *len,
-                     struct hsl_trailer *trailer);
-int hsl_segment_footer(struct hsl_segment *segment, const struct hsl_trailer *trailer,
-                       const uint8_t *crcs);
 void hsl_segment_free(struct hsl_log *log, struct hsl_segment *segment);
 void hsl_segments_release(struct hsl_log *log);
 struct hsl_segment *hsl_segment_new(uint64_t number);
@@ -416,13 +409,6 @@ struct hsl_segment *hsl_segment_new(uint64_t number);
 int hsl_segments_add(struct hsl_log *log, struct hsl_segment *segment);
 void hsl_segments_remove(struct hsl_log *log, const struct hsl_segment *segment);
 struct hsl_segment *hsl_segment_find(struct hsl_log *log, uint64_t number);
-int hsl_segment_reader(struct hsl_log *log, uint64_t number, struct hsl_segment **out, int *fd);
-/* As hsl_segment_reader, for reads that must not wait: HSL_AGAIN where they would. */
-int hsl_segment_cached_reader(struct hsl_log *log, uint64_t number, struct hsl_segment **out,
-                              int *fd);
-/* Of a segment that was just sealed: what reads it now need not be aligned. index_mu held. */
-void hsl_segment_end_direct(struct hsl_log *log, struct hsl_segment *segment);
-void hsl_segment_unread(struct hsl_log *log, struct hsl_segment *segment);
 uint64_t hsl_claim(size_t bytes, uint32_t blocks);
 int hsl_segments_tidy(struct hsl_log *log);
 void hsl_segments_forget(struct hsl_log *log, const uint64_t *numbers, size_t count);
@@ -438,6 +424,30 @@ static inline uint64_t hsl_segment_last(const struct hsl_segment *segment)
 }
 /* The same with what the last of them ended with; sealed ones only, or by who writes it. */
 struct hsl_segment_cover hsl_segment_covers(const struct hsl_segment *segment);
+
+/* spare.c */
+int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system); /* alone or minding */
+void hsl_spare_discard(struct hsl_log *log);                            /* alone or minding */
+int hsl_roll(struct hsl_log *log);                                      /* alone */
+
+/* seal.c */
+int hsl_seal(struct hsl_log *log, struct hsl_segment *segment);
+int hsl_seal_in_memory(struct hsl_log *log, struct hsl_segment *segment);
+/* *out: the footer of a segment whose rows are in memory, as it goes to the file. */
+int hsl_footer_build(const struct hsl_segment *segment, uint8_t **out, size_t *len,
+                     struct hsl_trailer *trailer);
+int hsl_segment_footer(struct hsl_segment *segment, const struct hsl_trailer *trailer,
+                       const uint8_t *crcs);
+
+/* readers.c */
+int hsl_segment_reader(struct hsl_log *log, uint64_t number, struct hsl_segment **out, int *fd);
+/* As hsl_segment_reader, for reads that must not wait: HSL_AGAIN where they would. */
+int hsl_segment_cached_reader(struct hsl_log *log, uint64_t number, struct hsl_segment **out,
+                              int *fd);
+/* Of a segment that was just sealed: what reads it now need not be aligned. index_mu held. */
+void hsl_segment_end_direct(struct hsl_log *log, struct hsl_segment *segment);
+void hsl_segment_unread(struct hsl_log *log, struct hsl_segment *segment);
+void hsl_segment_close_handle(struct hsl_log *log, int *fd);
 
 /* regroup.c */
 struct hsl_segment *hsl_regroup_take(struct hsl_regroup *regroup, struct hsl_trailer *trailer,

@@ -82,7 +82,7 @@ BUGS = {
         "crash_with",
     ),
     "skip the sync of the directory": Bug(
-        "_native/segment.c",
+        "_native/spare.c",
         "    if (err == 0)\n        err = io->sync_dir(io->ctx, dir);\n"
         '    return err < 0 ? hsl_fail(log, "start"',
         '    return err < 0 ? hsl_fail(log, "start"',
@@ -253,7 +253,7 @@ BUGS = {
         "fill",
     ),
     "cut a segment before its footer is durable": Bug(
-        "_native/segment.c",
+        "_native/seal.c",
         "        err = io->datasync(io->ctx, s->fd);\n    if (rc == HSL_OK && err == 0)\n"
         "        err = io->truncate",
         "        err = io->truncate",
@@ -340,7 +340,7 @@ BUGS = {
         "crash_at_every_step",
     ),
     "cut a file whose frames are not synced": Bug(
-        "_native/segment.c",
+        "_native/seal.c",
         "        err = io->datasync(io->ctx, s->fd);\n    if (rc == HSL_OK && err == 0)\n"
         "        err = io->truncate",
         "        err = io->truncate",
