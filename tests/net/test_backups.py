@@ -68,7 +68,7 @@ def connected(server: Server) -> aio.Store:
 
 async def until(holds: Callable[[], object]) -> None:
     while not holds():  # noqa: ASYNC110 - what it looks at rings for nobody
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
 
 
 @asynccontextmanager
