@@ -403,7 +403,7 @@ int64_t hsl_keytab_extend(struct hsl_keytab *t, uint32_t consumer, uint64_t firs
 size_t hsl_keytab_handed(struct hsl_keytab *t, uint64_t low, const struct hsl_key_run **runs)
 {
     if (t->handed_len > 0)
-        t->handed_len = hsl_key_runs_merge(t->handed, t->handed_len, low);
+        t->handed_len = hsl_key_runs_join(t->handed, t->handed_len, low);
     *runs = t->handed;
     return t->handed_len;
 }

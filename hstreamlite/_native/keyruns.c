@@ -1,22 +1,11 @@
 /* Runs of records that were handed out (keytab_api.h). */
 #include "hsl.h"
 
-#include <stdlib.h>
-
-static int by_attempt_then_place(const void *a, const void *b)
-{
-    const struct hsl_key_run *x = a, *y = b;
-    if (x->attempt != y->attempt)
-        return x->attempt < y->attempt ? -1 : 1;
-    return x->first < y->first ? -1 : x->first > y->first;
-}
-
 static uint64_t end_of(const struct hsl_key_run *run) { return run->first + run->count; }
 
-size_t hsl_key_runs_merge(struct hsl_key_run *runs, size_t n, uint64_t low)
+size_t hsl_key_runs_join(struct hsl_key_run *runs, size_t n, uint64_t low)
 {
     size_t kept = 0;
-    qsort(runs, n, sizeof *runs, by_attempt_then_place);
     for (size_t i = 0; i < n; i++) {
         struct hsl_key_run run = runs[i], *last = kept > 0 ? &runs[kept - 1] : NULL;
         if (end_of(&run) <= low)
@@ -25,12 +14,10 @@ size_t hsl_key_runs_merge(struct hsl_key_run *runs, size_t n, uint64_t low)
             run.count -= (uint32_t)(low - run.first);
             run.first = low;
         }
-        if (last && last->attempt == run.attempt && run.first <= end_of(last)) {
-            if (end_of(&run) > end_of(last))
-                last->count = (uint32_t)(end_of(&run) - last->first);
-        } else {
+        if (last && last->attempt == run.attempt && run.first == end_of(last))
+            last->count += run.count;
+        else
             runs[kept++] = run;
-        }
     }
     return kept;
 }

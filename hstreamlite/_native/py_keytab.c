@@ -400,8 +400,8 @@ NUMBERS(py_leave, "KK:keytab_leave", LEAVE)
 NUMBERS(py_ready, "KKKK:keytab_ready", READY)
 NUMBERS(py_check, "K:keytab_check", CHECK)
 
-/* handed(table, low) -> [(first, end, attempt), ...] of what went out since the last call, joined
- * where it meets, without what is below low; in the order of attempts */
+/* handed(table, low) -> [(first, end, attempt), ...] of what went out since the last call, in that
+ * order, without what is below low */
 static PyObject *py_handed(PyObject *self, PyObject *args)
 {
     ull address, low;

@@ -162,8 +162,8 @@ class KeyTable:
     def handed(self, low: int) -> list[tuple[int, int, int]]:
         """Return what was handed out since the last call as runs (first, end, attempt).
 
-        They are joined where they meet, without what is below low, in the order of attempts: of a
-        record that is in several, the last is the latest.
+        They are in that order, without what is below low: of a record that is in several, the last
+        is the latest.
         """
         return fast.keytab_handed(self.address, low)
 
