@@ -426,16 +426,6 @@ void hsl_keytab_wake(struct hsl_keytab *t, uint64_t lsn)
         hsl_key_refresh(t, k);
 }
 
-void hsl_keytab_leave(struct hsl_keytab *t, uint32_t consumer)
-{
-    uint32_t at;
-    hsl_key_sync(t);
-    while (MINE + consumer < t->lists_len && (at = t->lists[MINE + consumer].first) != NO_KEY) {
-        t->keys[at].owner = 0;
-        hsl_key_refresh(t, &t->keys[at]);
-    }
-}
-
 int hsl_keytab_ready(struct hsl_keytab *t, uint32_t consumer, uint64_t fresh, uint64_t end)
 {
     hsl_key_sync(t);

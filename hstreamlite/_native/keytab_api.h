@@ -135,8 +135,6 @@ int hsl_keytab_delay(struct hsl_keytab *t, uint64_t lsn);
  * those comes back. 0 if it is acked or gone; -ENOMEM. */
 int hsl_keytab_expose(struct hsl_keytab *t, uint64_t lsn);
 void hsl_keytab_wake(struct hsl_keytab *t, uint64_t lsn);
-/* The consumer is gone, and what it had is taken back. */
-void hsl_keytab_leave(struct hsl_keytab *t, uint32_t consumer);
 
 /* Whether take would hand out something, or scan. */
 int hsl_keytab_ready(struct hsl_keytab *t, uint32_t consumer, uint64_t fresh, uint64_t end);

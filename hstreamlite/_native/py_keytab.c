@@ -344,7 +344,6 @@ enum call {
     DELAY,
     EXPOSE,
     WAKE,
-    LEAVE,
     READY,
     CHECK
 };
@@ -375,7 +374,6 @@ static PyObject *call_numbers(PyObject *args, const char *format, enum call call
     case DELAY: result = (uint64_t)hsl_keytab_delay(t, a); break;
     case EXPOSE: result = (uint64_t)(int64_t)hsl_keytab_expose(t, a); break;
     case WAKE: hsl_keytab_wake(t, a); break;
-    case LEAVE: hsl_keytab_leave(t, (uint32_t)a); break;
     case READY: result = (uint64_t)hsl_keytab_ready(t, (uint32_t)a, b, c); break;
     case CHECK: result = (uint64_t)hsl_keytab_check(t); break;
     }
@@ -396,7 +394,6 @@ NUMBERS(py_first_out, "KK:keytab_first_out", FIRST_OUT)
 NUMBERS(py_delay, "KK:keytab_delay", DELAY)
 NUMBERS(py_expose, "KK:keytab_expose", EXPOSE)
 NUMBERS(py_wake, "KK:keytab_wake", WAKE)
-NUMBERS(py_leave, "KK:keytab_leave", LEAVE)
 NUMBERS(py_ready, "KKKK:keytab_ready", READY)
 NUMBERS(py_check, "K:keytab_check", CHECK)
 
@@ -498,7 +495,6 @@ static PyMethodDef methods[] = {
     {"keytab_expose", py_expose, METH_VARARGS, NULL},
     {"keytab_delay", py_delay, METH_VARARGS, NULL},
     {"keytab_wake", py_wake, METH_VARARGS, NULL},
-    {"keytab_leave", py_leave, METH_VARARGS, NULL},
     {"keytab_ready", py_ready, METH_VARARGS, NULL},
     {"keytab_check", py_check, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},

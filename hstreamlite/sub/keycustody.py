@@ -181,7 +181,6 @@ class KeyCustody:
         for shard, table in self._tables.items():
             while back := table.take_back_of(number):
                 self._judge(shard, back[1] if back[0] else [], cause, now)
-            table.leave(number)
         self._free_consumers.append(number)
         return count
 

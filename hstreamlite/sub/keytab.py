@@ -191,10 +191,6 @@ class KeyTable:
     def wake(self, lsn: int) -> None:
         fast.keytab_wake(self.address, lsn)
 
-    def leave(self, consumer: int) -> None:
-        """Note that a consumer is gone, when all it had is taken back."""
-        fast.keytab_leave(self.address, consumer)
-
     def ready(self, consumer: int, fresh: int, end: int) -> bool:
         """Tell whether `take` would hand out something, or scan."""
         return bool(fast.keytab_ready(self.address, consumer, fresh, end))

@@ -340,7 +340,6 @@ OF_KEYS: dict[str, Args] = {
     "fresh_in": [1],
     "handed": [1],
     "holds": [1, 1, 9],
-    "leave": [1],
     "next_due": [],
     "open": [1],
     "out": [1],

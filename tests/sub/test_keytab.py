@@ -357,7 +357,6 @@ class KeyTableMachine(RuleBasedStateMachine):
                     self.give_back(lsn, failed=self.records[lsn].confirmed)
         while self.table.take_back_of(consumer):
             pass
-        self.table.leave(consumer)
 
     @precondition(lambda self: self.acks.state.next > self.first)
     @rule(data=st.data(), size=st.integers(1, 9))
