@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from hstreamlite.remote import blocking_consumer, subscription
 from hstreamlite.remote.attachment import LEASE_SECONDS_MAX
 from tests.conformance.faces import FACES, Face, Store, params
 
@@ -23,7 +24,8 @@ def face(request: pytest.FixtureRequest) -> Face:
 def _long_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine may stand still for longer than what consumers behind a connection have by default:
     they would have left by then."""
-    monkeypatch.setattr("hstreamlite.remote.attachment.LEASE_SECONDS", LEASE_SECONDS_MAX)
+    for noun in (subscription.Subscription, blocking_consumer.Subscription):
+        monkeypatch.setitem(noun.consumer.__kwdefaults__, "lease", LEASE_SECONDS_MAX)
 
 
 @pytest_asyncio.fixture
