@@ -137,9 +137,9 @@ int hsl_scan_adopt(struct hsl_log *log, uint64_t number, uint64_t after, uint64_
     s->live = 1; /* until it has all its runs */
     unlock_index(log);
     if (rc != HSL_OK) {
-        hsl_scan_close_segment(&r);
-        free(s);
-        return rc;
+        hsl_scan_close_segment(&r); /* not reached: memory ran out */
+        free(s);                    /* not reached: as the line before */
+        return rc;                  /* not reached: as the line before */
     }
     log->scan_hole = true;
     rc = hsl_scan_load_footer(&r, &in, &loaded);

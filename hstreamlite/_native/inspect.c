@@ -283,7 +283,7 @@ static int add_block(struct hsl_inspect *in, const uint8_t *block, const struct 
     if (!decodes || h->seq == 0 || h->seq + h->count < h->seq)
         return rescued ? HSL_OK : hsl_inspect_add_range(in, HSL_FAULT_BODY, frame, off, off + len);
     if (!hsl_inspect_grow((void **)&in->found, &in->found_cap, in->found_len, sizeof *in->found))
-        return HSL_NO_MEMORY;
+        return HSL_NO_MEMORY; /* not reached: memory ran out */
     in->found[in->found_len++] = (struct found){
         .row = {.shard = h->shard,
                 .seq = h->seq,

@@ -338,7 +338,7 @@ static PyObject *batch_payloads(PyObject *self, PyObject *unused)
     for (Py_ssize_t i = 0; list && i < PyTuple_Size(items); i++) {
         PyObject *payload = PyObject_GetAttrString(PyTuple_GetItem(items, i), "payload");
         if (payload == NULL || PyList_Append(list, payload) < 0)
-            Py_CLEAR(list);
+            Py_CLEAR(list); /* not reached: Python lacks memory */
         Py_XDECREF(payload);
     }
     return list;

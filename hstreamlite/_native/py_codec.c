@@ -129,7 +129,7 @@ static PyObject *pick_batch(PyObject *module, PyObject *args)
             break;
     }
     if (!out)
-        PyErr_NoMemory();
+        PyErr_NoMemory(); /* not reached: Python lacks memory */
     else if (i < n)
         PyErr_Format(PyExc_ValueError, "malformed batch of %zd bytes, or runs of it", body.len);
     else

@@ -61,7 +61,7 @@ static PyObject *heads_result(struct hsl_key_head *out, int64_t n, uint64_t coun
     for (int64_t i = 0; list && i < n; i++) {
         PyObject *head = Py_BuildValue("(KII)", (ull)out[i].lsn, out[i].failures, out[i].attempts);
         if (!head || PyList_Append(list, head) < 0)
-            Py_CLEAR(list);
+            Py_CLEAR(list); /* not reached: Python lacks memory */
         Py_XDECREF(head);
     }
     PyMem_Free(out);
@@ -227,7 +227,7 @@ static PyObject *py_out(PyObject *self, PyObject *args)
     PyObject *list = PyList_New(0);
     for (size_t i = 0; list && i < n; i++) {
         if (append_out(list, &out[i]) < 0)
-            Py_CLEAR(list);
+            Py_CLEAR(list); /* not reached: Python lacks memory */
     }
     PyMem_Free(out);
     return list;
@@ -314,7 +314,7 @@ static PyObject *py_attempts(PyObject *self, PyObject *args)
         n = hsl_keytab_attempts(t, &lsn, out, RUNS_AT_ONCE);
         for (size_t i = 0; list && i < n; i++) {
             if (append_run(list, &out[i]) < 0)
-                Py_CLEAR(list);
+                Py_CLEAR(list); /* not reached: Python lacks memory */
         }
     }
     PyMem_Free(out);
@@ -416,7 +416,7 @@ static PyObject *py_handed(PyObject *self, PyObject *args)
     PyObject *list = PyList_New(0);
     for (size_t i = 0; list && i < n; i++) {
         if (append_run(list, &own[i]) < 0)
-            Py_CLEAR(list);
+            Py_CLEAR(list); /* not reached: Python lacks memory */
     }
     PyMem_Free(own);
     return list;

@@ -338,8 +338,8 @@ static int sort_window(struct hsl_swap *swap)
     if (order)
         swap->order = order;
     if (!places || !order) {
-        free(places);
-        return HSL_NO_MEMORY;
+        free(places);         /* not reached: memory ran out */
+        return HSL_NO_MEMORY; /* not reached: as the line before */
     }
     for (size_t i = 0; i < count; i++) {
         const struct move *move = &swap->moves[swap->moves_at + i];
@@ -520,7 +520,7 @@ int hsl_swap_finish(struct hsl_swap *swap)
         rc = exchange(log, s, &trailer, footer);
         free(footer);
         if (rc == HSL_NO_MEMORY)
-            hsl_segment_free(log, s);
+            hsl_segment_free(log, s); /* not reached: memory ran out */
     }
     pthread_mutex_lock(&log->stage_mu);
     if (rc == HSL_OK) {
@@ -543,7 +543,7 @@ void hsl_swap_damaged(const struct hsl_swap *swap, struct hsl_swap_damage *out)
 void hsl_swap_free(struct hsl_swap *swap)
 {
     if (!swap || hsl_forked(swap->log)) /* then the file is the parent's, who still writes it */
-        return;
+        return; /* not reached: in a forked child, which counts nothing: test_fork */
     hsl_regroup_free(swap->writer);
     for (size_t i = 0; i < swap->sources_len; i++)
         hsl_segment_unread(swap->log, swap->sources[i].segment);
