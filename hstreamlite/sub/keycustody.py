@@ -171,16 +171,20 @@ class KeyCustody:
         self.dooms += 1
 
     def take_all_back(self, consumer: str, cause: Cause, now: int) -> int:
-        """Take back what a consumer holds; return how many of the records are unacked."""
+        """Take back what a consumer holds; return how many of the records are unacked.
+
+        After a MemoryError it has its number still, with what is left: so it can be done again.
+        """
+        number = self._numbers.get(consumer)
+        if number is None:
+            return 0
         count = self._count(consumer)
         for lease in [lease for lease, part in self._reserved.items() if part.consumer == consumer]:
             del self._reserved[lease]
-        number = self._numbers.pop(consumer, None)
-        if number is None:
-            return count
         for shard, table in self._tables.items():
             while back := table.take_back_of(number):
                 self._judge(shard, back[1] if back[0] else [], cause, now)
+        del self._numbers[consumer]
         self._free_consumers.append(number)
         return count
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+from itertools import count
 
+from hstreamlite._native import lib
 from hstreamlite.sub.group import Group
 from hstreamlite.sub.keytab import runs_of
 from hstreamlite.sub.limits import Limits
@@ -91,3 +93,23 @@ def test_what_was_only_reserved_is_not_counted_twice_when_its_key_is_taken_back(
     group.tick(31 * SECOND)
     assert (group.lag().unacked, group.lag().backlog) == (6, 14)
     assert (group.stats().waiting, group.stats().in_flight) == (6, 0)
+
+
+def test_who_leaves_while_memory_is_short_leaves_all_that_it_held_when_it_tries_again() -> None:
+    for nth in count(1):
+        group = group_of([0] * 300, "a", "b", max_unacked=300)
+        assert len(fetch(group, "a", 100)) + len(fetch(group, "a", 200)) == 300
+        lib.hsl_alloc_fail_at(nth)
+        try:
+            group.detach("a", 0)
+        except MemoryError:
+            assert group.detach("a", 0) > 0
+        finally:
+            missed = lib.hsl_alloc_count() < nth
+            lib.hsl_alloc_fail_at(0)
+        group.attach("c")
+        assert fetch(group, "c", 1) == [(1, 2)]
+        assert fetch(group, "b", 300) == [(lsn, 2) for lsn in range(2, 301)]
+        if missed:
+            break
+    assert nth > 2
