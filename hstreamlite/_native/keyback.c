@@ -61,7 +61,7 @@ static int reserve_back(struct hsl_keytab *t, uint64_t records)
 int64_t hsl_keytab_confirm(struct hsl_keytab *t, uint32_t parcel, uint64_t count, int64_t due)
 {
     uint64_t records = hsl_keytab_records(t, parcel), at = 0, out = 0;
-    if (reserve_back(t, records) < 0 || hsl_parcel_open(t, parcel, 0, records) == 0)
+    if (reserve_back(t, records) < 0 || hsl_parcel_widen(t, parcel, records) < 0)
         return -ENOMEM;
     struct parcel *p = &t->parcels[parcel];
     struct hsl_key_run *kept = p->runs + p->len;

@@ -112,19 +112,27 @@ static uint32_t add_parcel(struct hsl_keytab *t, uint32_t consumer, struct hsl_k
     return number;
 }
 
-uint32_t hsl_parcel_open(struct hsl_keytab *t, uint32_t number, uint32_t consumer, uint64_t runs)
+uint32_t hsl_parcel_open(struct hsl_keytab *t, uint32_t consumer, uint64_t len)
 {
-    struct hsl_key_run *old = number ? t->parcels[number].runs : NULL, *more;
-    uint64_t len = (number ? t->parcels[number].len : 0) + runs;
-    if (reserve_handed(t, len) < 0 || (number == 0 && reserve_parcels(t) < 0))
+    struct hsl_key_run *runs;
+    if (reserve_handed(t, len) < 0 || reserve_parcels(t) < 0)
         return 0;
-    more = realloc(old, (size_t)(len + 1) * sizeof *more);
-    if (!more)
-        return 0;
-    if (number == 0)
-        return add_parcel(t, consumer, more);
-    t->parcels[number].runs = more;
-    return number;
+    runs = malloc((size_t)(len + 1) * sizeof *runs);
+    return runs ? add_parcel(t, consumer, runs) : 0;
+}
+
+int hsl_parcel_widen(struct hsl_keytab *t, uint32_t number, uint64_t more)
+{
+    struct parcel *p = &t->parcels[number];
+    struct hsl_key_run *runs;
+    uint64_t len = p->len + more;
+    if (reserve_handed(t, len) < 0)
+        return -ENOMEM;
+    runs = realloc(p->runs, (size_t)(len + 1) * sizeof *runs);
+    if (!runs)
+        return -ENOMEM;
+    p->runs = runs;
+    return 0;
 }
 
 void hsl_parcel_close(struct hsl_keytab *t, uint32_t number)
@@ -315,16 +323,9 @@ static int by_serial(const void *a, const void *b)
     return x->serial < y->serial ? -1 : x->serial > y->serial;
 }
 
-static struct part *find_part(struct part *parts, size_t n, uint32_t parcel)
-{
-    while (n-- > 0)
-        if (parts[n].parcel == parcel)
-            return &parts[n];
-    return NULL;
-}
-
-/* The parcels that are due before a time, of which the consumer has records of [first, end); *held
- * counts all that it has there. */
+/* The parcels that are due before a time, of which the consumer has records of [first, end), those
+ * first that it has held longest; each is told its place among them. *held counts all that it has
+ * there. */
 static size_t parts_in(struct hsl_keytab *t, uint32_t consumer, uint64_t first, uint64_t end,
                        int64_t due, struct part *parts, int64_t *held)
 {
@@ -334,14 +335,17 @@ static size_t parts_in(struct hsl_keytab *t, uint32_t consumer, uint64_t first, 
             continue;
         ++*held;
         uint32_t parcel = cell_at(t, lsn)->parcel;
-        struct part *part = find_part(parts, n, parcel);
-        if (!part && t->parcels[parcel].due < due) {
-            part = &parts[n++];
-            *part = (struct part){t->parcels[parcel].serial, parcel, 0, 0};
+        struct parcel *p = &t->parcels[parcel];
+        if (p->part == 0 && p->due < due) {
+            parts[n++] = (struct part){p->serial, parcel, 0, 0};
+            p->part = (uint32_t)n;
         }
-        if (part)
-            part->records++;
+        if (p->part != 0)
+            parts[p->part - 1].records++;
     }
+    qsort(parts, n, sizeof *parts, by_serial);
+    for (size_t i = 0; i < n; i++)
+        t->parcels[parts[i].parcel].part = (uint32_t)i + 1;
     return n;
 }
 
@@ -354,6 +358,20 @@ static uint32_t part_off(struct hsl_keytab *t, uint32_t consumer, const struct p
         return 0;
     }
     return add_parcel(t, consumer, runs);
+}
+
+/* 0, or -ENOMEM: then there are no new parcels. */
+static int part_all_off(struct hsl_keytab *t, uint32_t consumer, struct part *parts, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        parts[i].moved_to = part_off(t, consumer, &parts[i]);
+        if (parts[i].moved_to != 0)
+            continue;
+        while (i-- > 0)
+            hsl_parcel_free(t, parts[i].moved_to);
+        return -ENOMEM;
+    }
+    return 0;
 }
 
 int64_t hsl_keytab_extend(struct hsl_keytab *t, uint32_t consumer, uint64_t first, uint64_t end,
@@ -369,33 +387,26 @@ int64_t hsl_keytab_extend(struct hsl_keytab *t, uint32_t consumer, uint64_t firs
     if (!parts)
         return -ENOMEM;
     size_t n = parts_in(t, consumer, first, end, due, parts, &held);
-    qsort(parts, n, sizeof *parts, by_serial);
-    for (size_t i = 0; i < n; i++) {
-        parts[i].moved_to = part_off(t, consumer, &parts[i]);
-        if (parts[i].moved_to == 0) {
-            while (i-- > 0)
-                hsl_parcel_free(t, parts[i].moved_to);
-            free(parts);
-            return -ENOMEM;
-        }
-    }
-    for (uint64_t lsn = first; lsn < end && n > 0; lsn++) {
+    int rc = part_all_off(t, consumer, parts, n);
+    for (uint64_t lsn = first; lsn < end && n > 0 && rc == 0; lsn++) {
         struct cell *c = cell_at(t, lsn);
-        struct part *part = consumer_has(t, consumer, lsn) ? find_part(parts, n, c->parcel) : NULL;
-        if (!part)
+        uint32_t part = consumer_has(t, consumer, lsn) ? t->parcels[c->parcel].part : 0;
+        if (part == 0)
             continue;
-        struct parcel *p = &t->parcels[part->moved_to];
+        struct parcel *p = &t->parcels[parts[part - 1].moved_to];
         add_run(p->runs, &p->len, lsn, c->attempts);
-        c->parcel = part->moved_to;
+        c->parcel = parts[part - 1].moved_to;
     }
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
+        t->parcels[parts[i].parcel].part = 0;
+    for (size_t i = 0; i < n && rc == 0; i++) {
         t->parcels[parts[i].moved_to].due = due;
         settle(t, t->deadlines_len++, parts[i].moved_to);
         if (!hsl_parcel_has(t, parts[i].parcel))
             hsl_parcel_free(t, parts[i].parcel);
     }
     free(parts);
-    return held;
+    return rc < 0 ? rc : held;
 }
 
 /* ---- what was handed out ---- */

@@ -64,6 +64,7 @@ struct parcel {
     uint32_t consumer; /* 0: it is free */
     uint32_t before, behind; /* of the same consumer, or behind: of the free ones */
     uint32_t place;          /* among the deadlines; NO_PLACE: it is only reserved */
+    uint32_t part;           /* while something is extended; 0: nothing of it */
     int64_t due;
     uint64_t serial;
 };
@@ -173,9 +174,11 @@ void hsl_key_sync(struct hsl_keytab *t);
 
 /* ---- keyparcel.c ---- */
 
-/* The parcel, or for 0 a new one of the consumer, with room for so many runs more, for as many to
- * be told as handed out, and for its deadline. 0: no memory. */
-uint32_t hsl_parcel_open(struct hsl_keytab *t, uint32_t parcel, uint32_t consumer, uint64_t runs);
+/* A new parcel of the consumer, with room for so many runs, for as many to be told as handed out,
+ * and for its deadline. 0: no memory. */
+uint32_t hsl_parcel_open(struct hsl_keytab *t, uint32_t consumer, uint64_t runs);
+/* The same for so many runs more of one that there is; 0, or -ENOMEM. */
+int hsl_parcel_widen(struct hsl_keytab *t, uint32_t parcel, uint64_t runs);
 /* Its runs are those that it has now; without any it is free. */
 void hsl_parcel_close(struct hsl_keytab *t, uint32_t parcel);
 /* What it has is out, until a time; there must be room to tell it. */

@@ -151,8 +151,8 @@ int64_t hsl_keytab_take(struct hsl_keytab *t, uint32_t consumer, uint32_t *parce
     uint64_t most = min_u64(max, t->again + t->fresh + (stop - t->scan));
     if (hsl_key_reserve_consumer(t, consumer) < 0 || reserve_scan(t, stop, max) < 0)
         return -ENOMEM;
-    uint32_t number = hsl_parcel_open(t, *parcel, consumer, most);
-    if (number == 0)
+    uint32_t number = *parcel ? *parcel : hsl_parcel_open(t, consumer, most);
+    if (number == 0 || (*parcel && hsl_parcel_widen(t, number, most) < 0))
         return -ENOMEM;
     struct parcel *p = &t->parcels[number];
     struct taking g = {consumer, number, most, fresh, p->runs, p->len};

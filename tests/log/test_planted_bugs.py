@@ -524,7 +524,7 @@ BUGS = {
     ),
     "move no deadline of what is extended": Bug(
         "_native/keyparcel.c",
-        "        c->parcel = part->moved_to;\n",
+        "        c->parcel = parts[part - 1].moved_to;\n",
         "",
         KEYTAB,
         "",
