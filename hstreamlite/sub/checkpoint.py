@@ -212,7 +212,10 @@ def decode(piece: bytes) -> tuple[bool, list[ShardProgress]]:
     try:
         version, kind, zero, entries = _HEAD.unpack_from(piece)
         if version != VERSION or kind not in (_DELTA, _SNAPSHOT) or zero:
-            raise MalformedProgress(f"progress has version {version} and kind {kind}, expected 1")
+            raise MalformedProgress(
+                f"progress has version {version}, kind {kind} and {zero} behind them, expected "
+                f"{VERSION}, {_DELTA} or {_SNAPSHOT}, and 0"
+            )
         at = _HEAD.size
         found: list[ShardProgress] = []
         for _ in range(entries):
