@@ -136,6 +136,38 @@ class OrderedHatchMachine(OrderedGroupMachine):
             if acks and self.model.leases_of():
                 self.ack_what_a_consumer_holds(data)
 
+    @precondition(lambda self: self.model.leases_of())
+    @rule(
+        data=st.data(),
+        most=st.integers(1, 4),
+        beside=st.sampled_from([-1, 0, 1]),
+        after=st.sampled_from([None, 1, 5_000_000]),
+    )
+    def take_about_when_something_is_due(
+        self, data: st.DataObject, most: int, beside: int, after: int | None
+    ) -> None:
+        """Once a deadline or the end of a delay has passed, nothing is taken before the group has
+        decided, however open the hatch was."""
+        model, group = self.model, self.group
+        model.tick()
+        group.tick(model.now)
+        _, places = data.draw(st.sampled_from(model.leases_of() or [(0, [])]))
+        if after is not None and places:
+            shard, lsn = places[-1]
+            name = str(model.record((shard, lsn)).owner)
+            assert group.release(name, shard, lsn, lsn + 1, after, model.now) == model.release(
+                name, shard, lsn, lsn + 1, after, "released"
+            )
+        self.fetch(data, most, queue=False, confirm=True)
+        due, before = model.next_deadline(), self.taken
+        if due is None or not model.consumers:
+            return
+        model.now = max(model.now, due + beside)
+        self.take_at_the_hatch(data, most, 20)
+        assert model.now < due or self.taken == before
+        model.tick()
+        group.tick(model.now)
+
 
 TestOrderedHatch = OrderedHatchMachine.TestCase
 TestOrderedHatch.settings = settings(
