@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -23,18 +22,10 @@ _NO_MESSAGE = "the request cannot be decoded: its bytes are no message of this c
 
 
 class Limiter(grpc.aio.ServerInterceptor):
-    """Stands around every call and keeps the limits.
+    """Stands around every call and keeps the limits."""
 
-    ``waiting`` stands around the wait for a first request, which it may end.
-    """
-
-    def __init__(
-        self,
-        limits: Limits,
-        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> None:
+    def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._waiting = waiting
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
         self._refusal: Handler = grpc.stream_stream_rpc_method_handler(self._refuse)
 
@@ -85,7 +76,7 @@ class Limiter(grpc.aio.ServerInterceptor):
             peer = context.peer()
             limits.enter(peer)
             try:
-                attended = Attended(context, limits, self._checked, self._waiting)
+                attended = Attended(context, limits, self._checked)
                 request = attended.requests() if takes_many else await attended.request()
                 return await behaviour(request, context)
             finally:
@@ -100,7 +91,7 @@ class Limiter(grpc.aio.ServerInterceptor):
         async def answer(_requests: Any, context: Any) -> None:
             peer = context.peer()
             limits.enter(peer)
-            attended = Attended(context, limits, self._checked, self._waiting)
+            attended = Attended(context, limits, self._checked)
             try:
                 request = attended.requests() if takes_many else await attended.request()
                 if not generates:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -92,6 +91,10 @@ class Limits:
         """When the last one began, on the monotonic clock."""
         self._by_peer: Counter[str] = Counter()
         self._writing = 0
+        self._arriving: dict[asyncio.Task[Any], float] = {}
+        """Who waits for a first request, since when, the first come first."""
+        self._ended: dict[asyncio.Task[Any], Exception] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
     def batches(self, sent: int) -> int:
         """Return how many batches to read for a stream's next message, of which so many were taken.
@@ -127,6 +130,49 @@ class Limits:
     def _end(self, _task: asyncio.Task[Any]) -> None:
         self.calls -= 1
 
+    async def first(self, context: Any) -> Any:
+        """Return the first request of a call. LimitReached if it does not come for too long."""
+        task = asyncio.current_task()
+        assert task is not None, "gRPC serves a call in a task of its own"
+        self._arriving[task] = now = monotonic()
+        if self._timer is None:  # one for all: most requests are there, and a timer takes time
+            self._look_at(now)
+        try:
+            return await context.read()
+        except asyncio.CancelledError:
+            error = self._ended.get(task)
+            if error is not None and task.uncancel() == 0:
+                raise error from None
+            raise
+        finally:
+            del self._arriving[task]
+            self._ended.pop(task, None)
+
+    def _look_at(self, since: float) -> None:
+        after = max(0.0, since + self.config.request_timeout - monotonic())
+        self._timer = asyncio.get_running_loop().call_later(after, self._look)
+
+    def _look(self) -> None:
+        """End the waits that take too long, and look again when the next may."""
+        self._timer = None
+        overdue = monotonic() - self.config.request_timeout
+        for task, since in self._arriving.items():
+            if since > overdue:
+                self._look_at(since)
+                return
+            if task not in self._ended:
+                self._end_arrival(task, self.reached("request_timeout"))
+
+    def _end_arrival(self, task: asyncio.Task[Any], error: Exception) -> None:
+        self._ended[task] = error
+        task.cancel()
+
+    def end_arrivals(self, error: Exception) -> None:
+        """End the waits for first requests."""
+        for task in self._arriving:
+            if task not in self._ended:
+                self._end_arrival(task, error)
+
     def enter(self, peer: str) -> None:
         """Count a call of a connection; LimitReached if that has too many, or is one too many."""
         if peer in _UNTOLD:
@@ -155,10 +201,8 @@ class Attended:
         context: Any,
         limits: Limits,
         check: Callable[[Any], Any],
-        waiting: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._context = context
-        self._waiting = waiting
         self._check = check
         self._limits = limits
         self._timeout = limits.config.stall_timeout
@@ -176,15 +220,7 @@ class Attended:
         """Return the next request. LimitReached if the first does not come for too long."""
         if self._asked:
             return self._check(await self._context.read())
-        patience = asyncio.timeout(self._limits.config.request_timeout)
-        try:
-            with self._waiting():
-                async with patience:
-                    request = await self._context.read()
-        except TimeoutError:
-            if not patience.expired():
-                raise
-            raise self._limits.reached("request_timeout") from None
+        request = await self._limits.first(self._context)
         self._asked = True
         return self._check(request)
 

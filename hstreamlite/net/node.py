@@ -192,6 +192,7 @@ class Node:
     def begin_stop(self) -> None:
         """End with Stopping what would not end by itself, and refuse what comes."""
         self.stopping.set()
+        self.limits.end_arrivals(Stopping())
         live, self._live = self._live, set()
         for task in live:
             task.cancel()

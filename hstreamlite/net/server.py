@@ -169,7 +169,7 @@ class Server:
         server = grpc.aio.server(
             interceptors=[
                 Border(node, lambda: known[0]),
-                Limiter(node.limits, node.until_stop),
+                Limiter(node.limits),
                 *(each for part in parts for each in part.interceptors(node, listener)),
             ],
             options=[

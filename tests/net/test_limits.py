@@ -160,6 +160,31 @@ async def test_a_request_that_does_not_come_in_time_is_told_so_and_counted(
         slow.close()
 
 
+class Silent:
+    """The context of a call whose request does not come."""
+
+    async def read(self) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.asyncio
+async def test_each_request_that_does_not_come_has_its_own_time() -> None:
+    limits = Limits(LimitsConfig(request_timeout=3600), 1 << 20)
+    calls = [asyncio.create_task(limits.first(Silent())) for _ in range(3)]
+    await until(lambda: len(limits._arriving) == 3)
+    for call in calls[:2]:
+        limits._arriving[call] -= 3600
+        limits._look()
+        with pytest.raises(LimitReached):
+            await call
+        assert limits._timer is not None, "nobody looks at the others"
+    assert limits.refused == {"request_timeout": 2}
+    calls[2].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calls[2]
+    assert (limits._arriving, limits._ended) == ({}, {})
+
+
 @pytest.mark.asyncio
 async def test_a_request_that_is_not_there_when_the_server_stops_is_not_waited_for(
     tmp_path: Path,
