@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 import hstreamlite as hs
 from hstreamlite._native import lib
@@ -276,3 +280,36 @@ def test_certificates_of_the_command_itself_are_looked_at(orders: Person, tmp_pa
     assert found["certificate to show"]["state"] == found["authorities to believe"]["state"] == "ok"
     found = findings(orders, "--tls-ca", key)
     assert found["authorities to believe"]["state"] == "fail"
+
+
+def certificate_for(usage: x509.ObjectIdentifier, path: Path) -> list[str]:
+    """Return files of a certificate that is good for one use only, and of its key."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(tz=UTC)
+    issuer, subject = (
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("authority", "it")
+    )
+    made = (
+        x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=90))
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=True)
+        .sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (path / "it.pem").write_bytes(made.public_bytes(pem))
+    (path / "it.key").write_bytes(key.private_bytes(pem, form, plain))
+    return [str(path / "it.pem"), str(path / "it.key")]
+
+
+@pytest.mark.parametrize("of_client", [True, False])
+def test_certificates_are_for_those_who_show_them(
+    orders: Person, tmp_path: Path, *, of_client: bool
+) -> None:
+    usage = ExtendedKeyUsageOID.CLIENT_AUTH if of_client else ExtendedKeyUsageOID.SERVER_AUTH
+    certificate, key = certificate_for(usage, tmp_path)
+    shown = findings(orders, "--tls-cert", certificate, "--tls-key", key)["certificate to show"]
+    assert shown["state"] == ("ok" if of_client else "fail")
+    file = settings_of(tmp_path, Path(certificate), Path(key), Certificates(tmp_path).server[0])
+    served = findings(orders, "--config", file)["certificate of the server"]
+    assert served["state"] == ("fail" if of_client else "ok")

@@ -37,7 +37,7 @@ def of_client(access: Access, now: float) -> Iterator[Finding]:
     """Look at those that the command would use itself."""
     if access.tls_cert and access.tls_key:
         files = TlsConfig(certificate=access.tls_cert, key=access.tls_key)
-        yield from _pair("certificate to show", files, now)
+        yield from _pair("certificate to show", files, now, of_client=True)
     if access.tls_ca:
         yield from _authorities("authorities to believe", access.tls_ca, now)
 
@@ -47,7 +47,9 @@ def _has_settings(environment: Mapping[str, str]) -> bool:
     return any(name.startswith(wanted) and value for name, value in environment.items())
 
 
-def _pair(check: str, files: TlsConfig, now: float) -> Iterator[Finding]:
+def _pair(
+    check: str, files: TlsConfig, now: float, *, of_client: bool = False
+) -> Iterator[Finding]:
     try:
         Pems.read(TlsConfig(certificate=files.certificate, key=files.key))
     except BadCertificate as error:
@@ -55,7 +57,7 @@ def _pair(check: str, files: TlsConfig, now: float) -> Iterator[Finding]:
         yield Finding(check, "fail", str(error).rstrip("."), advice)
         return
     try:
-        ends = [_end_of_leaf(files), *_ends_of_authorities(files.certificate)]
+        ends = [_end_of_leaf(files, of_client=of_client), *_ends_of_authorities(files.certificate)]
     except ssl.SSLCertVerificationError as error:
         if error.verify_code != _EXPIRED:
             advice = "look at the clock" if error.verify_code == _NOT_YET else "have it made anew"
@@ -86,26 +88,31 @@ def _ends_of_authorities(path: str) -> list[float]:
     return [_seconds(str(found["notAfter"])) for found in context.get_ca_certs()]
 
 
-def _end_of_leaf(files: TlsConfig) -> float:
+def _end_of_leaf(files: TlsConfig, *, of_client: bool) -> float:
     """Return until when a certificate is valid, as one who is shown it finds out.
 
-    SSLCertVerificationError where it is not valid now.
+    SSLCertVerificationError where it is not valid now, or not for a client, or a server.
     """
-    showing = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    showing.load_cert_chain(files.certificate, files.key)
-    looking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    looking.check_hostname = False
+    asking, answering = (
+        ssl.SSLContext(protocol) for protocol in (ssl.PROTOCOL_TLS_CLIENT, ssl.PROTOCOL_TLS_SERVER)
+    )
+    asking.check_hostname = False
+    asking.verify_mode = ssl.CERT_NONE
+    for context in (asking, answering):
+        context.load_cert_chain(files.certificate, files.key)
+    looking = answering if of_client else asking
+    looking.verify_mode = ssl.CERT_REQUIRED
     looking.load_verify_locations(files.certificate)  # it vouches for itself here
     looking.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = looking.wrap_bio(back, there, server_side=False)
-    server = showing.wrap_bio(there, back, server_side=True)
+    client = asking.wrap_bio(back, there, server_side=False)
+    server = answering.wrap_bio(there, back, server_side=True)
     for side in (client, server) * _FLIGHTS:
         try:
             side.do_handshake()
         except ssl.SSLWantReadError:
             continue
-    found = client.getpeercert()
+    found = (server if of_client else client).getpeercert()
     assert found is not None
     return _seconds(str(found["notAfter"]))
 
