@@ -124,8 +124,8 @@ int64_t hsl_keytab_due_of(struct hsl_keytab *t, uint64_t lsn);
 uint64_t hsl_keytab_first_out(struct hsl_keytab *t, uint64_t end);
 /* 1 if the consumer has all of [first, end) out, none of it acked. */
 int hsl_keytab_holds(struct hsl_keytab *t, uint32_t consumer, uint64_t first, uint64_t end);
-/* The runs that went out since hsl_keytab_told, in that order, without what is below low; good until
- * the table is changed. */
+/* The runs that went out since hsl_keytab_told, in that order, without what is below low; good
+ * until the table is changed. */
 size_t hsl_keytab_handed(struct hsl_keytab *t, uint64_t low, const struct hsl_key_run **runs);
 void hsl_keytab_told(struct hsl_keytab *t);
 
