@@ -10,6 +10,7 @@ import pytest
 
 import hstreamlite as hs
 from tests.conformance.faces import create_wide, served
+from tests.logs import logged
 
 pytestmark = [
     pytest.mark.asyncio,
@@ -75,7 +76,7 @@ async def test_a_consumer_tells_once_that_its_server_is_away(
         consumer = await subscription.consumer("ada")
         assert consumer.connected
         assert await consumer.receive(1, timeout=0) == ()
-        assert caplog.messages == []
+        assert logged(caplog) == []
     while consumer.connected:  # noqa: ASYNC110 - it is told by the log alone
         await asyncio.sleep(0)
     assert await consumer.receive(1, timeout=0) == ()
