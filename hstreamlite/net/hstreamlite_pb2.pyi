@@ -1496,18 +1496,22 @@ class ConsumeRequest(_message.Message):
 
         MAX_RECORDS_FIELD_NUMBER: _builtins.int
         WAIT_MS_FIELD_NUMBER: _builtins.int
+        AHEAD_FIELD_NUMBER: _builtins.int
         max_records: _builtins.int
         wait_ms: _builtins.int
         """Absent: until there is something."""
+        ahead: _builtins.int
+        """Up to so many more, which nobody has asked for yet, if they are there and not large."""
         def __init__(
             self,
             *,
             max_records: _builtins.int = ...,
             wait_ms: _builtins.int | None = ...,
+            ahead: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["_wait_ms", b"_wait_ms", "wait_ms", b"wait_ms"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_wait_ms", b"_wait_ms", "max_records", b"max_records", "wait_ms", b"wait_ms"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_wait_ms", b"_wait_ms", "ahead", b"ahead", "max_records", b"max_records", "wait_ms", b"wait_ms"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__wait_ms: _TypeAlias = _typing.Literal["wait_ms"]  # noqa: Y015
         _WhichOneofArgType__wait_ms: _TypeAlias = _typing.Literal["_wait_ms", b"_wait_ms"]  # noqa: Y015
@@ -1628,19 +1632,23 @@ class ConsumeReply(_message.Message):
         MODE_FIELD_NUMBER: _builtins.int
         ACK_TIMEOUT_S_FIELD_NUMBER: _builtins.int
         LEASE_MS_FIELD_NUMBER: _builtins.int
+        AHEAD_FIELD_NUMBER: _builtins.int
         mode: _builtins.str
         ack_timeout_s: _builtins.float
         lease_ms: _builtins.int
+        ahead: _builtins.int
+        """How many records a client may keep that nobody has asked for yet; it gives them back soon."""
         def __init__(
             self,
             *,
             mode: _builtins.str = ...,
             ack_timeout_s: _builtins.float = ...,
             lease_ms: _builtins.int = ...,
+            ahead: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_timeout_s", b"ack_timeout_s", "lease_ms", b"lease_ms", "mode", b"mode"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_timeout_s", b"ack_timeout_s", "ahead", b"ahead", "lease_ms", b"lease_ms", "mode", b"mode"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -263,12 +263,12 @@ def records_from(piece: pb.Piece) -> list[Record]:
     )
 
 
-def batch_from_pieces(pieces: Iterable[pb.Piece], owner: object) -> DeliveryBatch:
-    """Return deliveries, made when somebody looks at them, if they are all of one shard.
+def excerpts_from(pieces: Iterable[pb.Piece]) -> list[fast.Excerpt]:
+    """Return what deliveries can be made of, shard by shard.
 
     MalformedBatch where a client encoded a batch, and not as it said.
     """
-    found: list[DeliveryBatch] = []
+    found = []
     for _, run in groupby(pieces, key=lambda piece: piece.shard):
         excerpt = fast.Excerpt()
         for piece in run:
@@ -282,7 +282,13 @@ def batch_from_pieces(pieces: Iterable[pb.Piece], owner: object) -> DeliveryBatc
                 piece.append_time_ms,
                 piece.attempt,
             )
-        found.append(excerpt.batch(0, len(excerpt), owner))
+        found.append(excerpt)
+    return found
+
+
+def batch_of(excerpts: Iterable[fast.Excerpt], owner: object) -> DeliveryBatch:
+    """Return deliveries, made when somebody looks at them, if they are all of one shard."""
+    found = [excerpt.batch(0, len(excerpt), owner) for excerpt in excerpts]
     if len(found) == 1:
         return found[0]
     batch = DeliveryBatch(delivery for part in found for delivery in part)

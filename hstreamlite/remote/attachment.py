@@ -26,7 +26,12 @@ from hstreamlite.errors import (
 )
 from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.net.failures import error_of
+from hstreamlite.net.wire import spans_to
+from hstreamlite.records import Delivery
 from hstreamlite.remote.link import Broken, Connection, Link, Retries
+from hstreamlite.remote.pace import Pace
+from hstreamlite.remote.stock import Stock
+from hstreamlite.spans import spans_of
 
 log = logging.getLogger("hstreamlite")
 
@@ -69,6 +74,9 @@ class Attachment:
         """How often it attached: what was delivered at another count is not held any more."""
         self.mode = ""
         self.ack_timeout = 0.0
+        self.stock = Stock()
+        """What came ahead: it goes back before the consumer leaves."""
+        self.pace = Pace(0.0, 0)
         self._hear = WeakMethod(hear, self._note_lost)
         self._lease_ms = (options.lease_ns or int(LEASE_SECONDS * 1e9)) // 1_000_000
         self._place = subscription, options.name
@@ -141,6 +149,8 @@ class Attachment:
                 raise
             self.mode = reply.attached.mode
             self.ack_timeout = reply.attached.ack_timeout_s
+            self.stock.clear()  # others may have it by now
+            self.pace = Pace(self.ack_timeout, reply.attached.ahead)
             self.count += 1
             self._outgoing = outgoing
             self._missed = 0
@@ -303,6 +313,16 @@ class Attachment:
         release = pb.ConsumeRequest.Release(spans=spans, unseen=True)
         self.tell(pb.ConsumeRequest(release=release))
 
+    def return_stock(self) -> tuple[int, list[Delivery]]:
+        """Give back what came ahead; returns what that was, and the number of the request."""
+        left = self.stock.clear()
+        self.pace.slack()
+        if not left or not self.attached or self.closed or self.link.closed:
+            return 0, []
+        release = pb.ConsumeRequest.Release(spans=spans_to(spans_of(left)), unseen=True)
+        number, _ = self.ask(pb.ConsumeRequest(release=release))
+        return number, left
+
     def forget(self, number: int) -> None:
         """Wait for an answer no more."""
         asked = self._asked.pop(number, None)
@@ -341,6 +361,7 @@ class Attachment:
     async def _end(self) -> None:
         await asyncio.wait([self._opening])
         if self._outgoing is not None and not self.link.closed:
+            self.return_stock()
             _, answer = self.ask(pb.ConsumeRequest(close=True))
             self.closed = True
             waits: list[asyncio.Future[Any]] = [answer]

@@ -131,7 +131,7 @@ class Consumer:
         """
         check_receive(max_records)
         seconds = check_timeout(timeout)
-        batch: DeliveryBatch = self._run(self._noun.fetch, max_records, seconds)
+        batch: DeliveryBatch = self._run(self._noun.take, max_records, seconds)
         return batch
 
     def _run(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 from weakref import ref
 
+from hstreamlite._native import fast
 from hstreamlite.aio.consumer import DONE
 from hstreamlite.aio.tasks import Tasks
 from hstreamlite.config import (
@@ -28,13 +29,13 @@ from hstreamlite.feed import AckResult
 from hstreamlite.fetcher import EMPTY
 from hstreamlite.handling import WIDTH_MAX, Handling, OnError, check_handler
 from hstreamlite.net import hstreamlite_pb2 as pb
-from hstreamlite.net.wire import batch_from_pieces, event_from, spans_to
+from hstreamlite.net.wire import batch_of, event_from, excerpts_from, spans_to
 from hstreamlite.records import Delivery, DeliveryBatch
+from hstreamlite.remote import stock
 from hstreamlite.remote.attachment import Answer, Attachment
 from hstreamlite.remote.link import Link
 from hstreamlite.spans import Deliveries, Span, spans_of
 from hstreamlite.sub.effects import Event, Gap, Sought
-from hstreamlite.sub.keytab import run_bytes
 
 Keys = set[str] | None
 """Keys of records; None: any."""
@@ -86,6 +87,10 @@ class Consumer:
         self._taking: set[int] = set()
         self._closing = False
         self._dues: dict[tuple[int, int], tuple[int, float, str | None]] = {}
+        self._wanted: dict[int, int] = {}
+        self._takes = 0
+        self._open = 0
+        self._looking: asyncio.TimerHandle | None = None
         self._fetched: DeliveryBatch = EMPTY
         self._fetched_at = 0
         self._feed = Returns(self)
@@ -123,33 +128,49 @@ class Consumer:
             self._events.append(event)
             if isinstance(event, Sought):
                 self._seeks += 1
+                self._attachment.stock.clear()  # the server holds it for nobody
+                self._attachment.pace.slack()
             elif isinstance(event, Gap):
                 self._gaps.append(event)
+        wanted = self._wanted.pop(reply.number, 0)
         if reply.HasField("deliveries") and reply.deliveries.pieces:
-            batch = self._decoded(reply.deliveries.pieces)
-            if self._attachment.is_asked(reply.number):
+            if not wanted:
+                self.return_stock()  # it must not come behind this
+            excerpts = excerpts_from(reply.deliveries.pieces)
+            batch = self._batch_of(excerpts)
+            if not self._attachment.is_asked(reply.number):
+                self._unsend(batch)
+            else:
+                if wanted:
+                    size = sum(sum(excerpt.sizes()) for excerpt in excerpts)
+                    self._attachment.pace.came(self._link.now(), len(batch), size)
+                    batch = self._handed(wanted, batch, excerpts)
                 self._batches[reply.number] = batch
                 self._heard[reply.number] = self._releases
-            else:
-                self._unsend(batch)
         self._releasing.pop(reply.number, None)
 
-    def _decoded(self, pieces: Iterable[pb.Piece]) -> DeliveryBatch:
-        """Decode deliveries, but for those that an earlier one of their key takes back."""
-        batch = batch_from_pieces(pieces, self.owner)
+    def _batch_of(self, excerpts: list[fast.Excerpt]) -> DeliveryBatch:
+        """Return deliveries, but for those that an earlier one of their key takes back."""
+        batch = batch_of(excerpts, self.owner)
         if self._releasing and self._attachment.mode == "ordered":
-            found, runs = self._without(batch, self._is_doubtful)
-            batch = DeliveryBatch(found)
-            batch._runs = tuple(runs)
+            return stock.batch_of([d for d in batch if not self._is_doubtful(d)], self.owner)
         batch.consumer = self.owner
         return batch
 
-    def _without(
-        self, deliveries: Iterable[Delivery], taken_back: Callable[[Delivery], bool]
-    ) -> tuple[list[Delivery], list[tuple[int, bytes]]]:
-        """Return the deliveries that were not taken back with an earlier one of their key."""
-        left = [delivery for delivery in deliveries if not taken_back(delivery)]
-        return left, [(s, run_bytes(first, end - first, 1)) for s, first, end in spans_of(left)]
+    def _handed(
+        self, wanted: int, batch: DeliveryBatch, excerpts: list[fast.Excerpt]
+    ) -> DeliveryBatch:
+        """Return what is handed over of what came; the rest lies here for the next call."""
+        ahead = self._attachment.stock
+        if not ahead and len(batch) <= wanted:
+            return batch
+        whole = len(excerpts) == 1 and len(excerpts[0]) == len(batch)
+        ahead.add(excerpts[0] if whole else list(batch))
+        if self._looking is None:
+            self._looking = self._link.loop.call_later(
+                self._attachment.pace.patience, _look, ref(self)
+            )
+        return ahead.take(wanted, self.owner)
 
     def _is_doubtful(self, delivery: Delivery) -> bool:
         key = delivery.key
@@ -157,8 +178,28 @@ class Consumer:
             keys is None or key in keys for keys in self._releasing.values()
         )
 
+    def return_stock(self) -> None:
+        """Give back what came ahead of being asked for."""
+        if self._attachment.stock:
+            number, left = self._attachment.return_stock()
+            if number:  # what is on its way, of these keys, is taken along
+                self._releasing[number] = {d.key for d in left if d.key is not None}
+
+    def look(self) -> None:
+        """Give back what came ahead if it has lain here for too long, else look again then."""
+        self._looking = None
+        pace = self._attachment.pace
+        if not self._attachment.stock:
+            return
+        left = pace.left(self._link.now())
+        if left > 0:
+            self._looking = self._link.loop.call_later(left, _look, ref(self))
+        else:
+            self.return_stock()
+
     def _unsend(self, deliveries: Iterable[Delivery]) -> None:
         """Give back what nobody has seen: that was no attempt."""
+        self.return_stock()  # first: what lies behind a record is taken along as if it was seen
         spans = spans_of(list(deliveries))
         if spans:
             self._attachment.unsend(spans_to(spans))
@@ -166,6 +207,7 @@ class Consumer:
     def sought(self) -> None:
         """Note that the subscription was moved by way of this store, ahead of being told."""
         self._seeks += 1
+        self.return_stock()
 
     # Receiving.
 
@@ -177,22 +219,63 @@ class Consumer:
         """Return up to max_records deliveries, as soon as there is one; () after the timeout.
 
         ConnectionFailed when there was no server for as long as the store tries.
+
+        Where lists are acked, and followed by the next call, several times at once, more is asked
+        for than is returned, up to 1,000 records and an eighth of the window; the next calls return
+        it. What is left goes back, unseen, after 0.1 seconds, or a tenth of the ack timeout, and
+        before the consumer releases or leaves. Nothing is taken ahead where max_attempts or a
+        window in bytes is set.
         """
         check_receive(max_records)
-        return await self.fetch(max_records, check_timeout(timeout))
+        return await self.take(max_records, check_timeout(timeout))
+
+    async def take(self, max_records: int, seconds: float | None) -> DeliveryBatch:
+        """Receive, what is asked for being checked: what came ahead, or what comes next."""
+        attachment = self._attachment
+        attachment.check()
+        ahead, pace, now = attachment.stock, attachment.pace, self._link.now()
+        if ahead and attachment.attached and pace.left(now) > 0:
+            batch = ahead.take(max_records, self.owner)
+        else:
+            self.return_stock()
+            ask = max_records
+            if not self._takes and self._handling is None:
+                ask = pace.ask(now, max_records, settled=self._open <= 0)
+                self._open = 0
+            self._takes += 1
+            try:
+                batch = await self._ask_for(max_records, seconds, ahead=ask - max_records)
+            finally:
+                self._takes -= 1
+        self._open += len(batch)
+        return batch
 
     async def fetch(
         self, max_records: int, seconds: float | None, *, handled: bool = False
     ) -> DeliveryBatch:
-        """Receive, what is asked for being checked; or for a run, which may stop it."""
+        """Receive just that, what is asked for being checked; or for a run, which may stop it."""
         self._attachment.check()
+        self.return_stock()
+        return await self._ask_for(max_records, seconds, handled=handled)
+
+    async def _ask_for(
+        self,
+        max_records: int,
+        seconds: float | None,
+        *,
+        ahead: int | None = None,
+        handled: bool = False,
+    ) -> DeliveryBatch:
+        """Ask for records, and for some ahead, which are kept."""
         await self._attachment.opened()
         end = None if seconds is None else self._link.now() + seconds
         while True:
-            request = pb.ConsumeRequest.Fetch(max_records=max_records)
+            request = pb.ConsumeRequest.Fetch(max_records=max_records, ahead=ahead or 0)
             if seconds is not None:
                 request.wait_ms = int(seconds * 1000)
             number, answer = self._attachment.ask(pb.ConsumeRequest(fetch=request))
+            if ahead is not None:
+                self._wanted[number] = max_records
             if handled:
                 self._taking.add(number)
                 self._released.clear()
@@ -200,6 +283,7 @@ class Consumer:
                 await self._answered(answer, seconds)
             finally:
                 self._taking.discard(number)
+                self._wanted.pop(number, None)
                 if not answer.done():
                     self._attachment.forget(number)
                 batch = self._batches.pop(number, None)
@@ -233,7 +317,7 @@ class Consumer:
             while True:
                 self._attachment.check()
                 if not unseen:
-                    unseen.extend(await self.receive(self._take))
+                    unseen.extend(await self.fetch(self._take, None))
                 started, seeks = self._link.now(), self._seeks
                 while unseen and self._seeks == seeks and not self.closed:
                     yield unseen.popleft()
@@ -269,6 +353,7 @@ class Consumer:
         self._attachment.check()
         request = pb.ConsumeRequest(ack=spans_to(spans_of(deliveries)))
         acked = (await self._ask(request)).acked
+        self._open -= acked.new + acked.duplicate + acked.void
         if durable:
             await self.commit()
         return AckResult(acked.new, acked.duplicate, acked.void)
@@ -335,6 +420,7 @@ class Consumer:
         self, spans: Iterable[Span], after_ns: int | None, reason: str, keys: Keys
     ) -> Answer:
         """Ask for a release of spans, whose records have these keys."""
+        self.return_stock()
         release = pb.ConsumeRequest.Release(spans=spans_to(spans), reason=reason)
         if after_ns is not None:
             release.after_ns = after_ns
@@ -373,6 +459,7 @@ class Consumer:
             record_id = delivery.id
             spans = [(record_id.shard_id, record_id.lsn, record_id.lsn + 1)]
             _, answer = self._attachment.ask(pb.ConsumeRequest(ack=spans_to(spans)))
+            self._open -= 1
             if self._handling is not None:
                 answer.add_done_callback(self._look_at)
             return answer
@@ -483,12 +570,8 @@ class Consumer:
         batch, self._fetched = self._fetched, EMPTY
         if not self._released or self._attachment.mode != "ordered":
             return batch
-        found, runs = self._without(
-            batch, lambda delivery: self._released.get(delivery.key, -1) >= self._fetched_at
-        )
-        left = DeliveryBatch(found)
-        left._runs, left.consumer = tuple(runs), self.owner
-        return left
+        found = [d for d in batch if self._released.get(d.key, -1) < self._fetched_at]
+        return stock.batch_of(found, self.owner)
 
     def interrupt(self) -> None:
         """End what a run waits for if it has stopped."""
@@ -587,6 +670,12 @@ async def _end(consumer: ref[Consumer], attachment: Attachment) -> None:
     """Detach where the store is closed, by way of the consumer if there is one still."""
     known = consumer()
     await (attachment.leave() if known is None else known.owner._end())
+
+
+def _look(consumer: ref[Consumer]) -> None:
+    known = consumer()
+    if known is not None and not known.closed:
+        known.look()
 
 
 class Returns:

@@ -94,6 +94,9 @@ class Subscription:
         await self._pause(paused=False)
 
     async def _pause(self, *, paused: bool) -> None:
+        for consumer in self._link.consumers:
+            if consumer.subscription == self.name:
+                consumer.return_stock()
         request = pb.PauseRequest(subscription=self.name, paused=paused)
         await self._link.call("Pause", request, again=True)
 

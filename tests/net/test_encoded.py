@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 import hstreamlite as hs
 from hstreamlite._native import fast
 from hstreamlite.net import hstream_pb2 as pb, hstreamlite_pb2 as pb1
-from hstreamlite.net.wire import batch_from_pieces, deliveries_of, pieces_of
+from hstreamlite.net.wire import batch_of, deliveries_of, excerpts_from, pieces_of
 from hstreamlite.sub.ackmap import LSN_MAX
 
 NUMBERS = st.integers(0, 2**64 - 1) | st.integers(0, 300)
@@ -89,7 +89,7 @@ def test_deliveries_are_serialized_as_the_pieces_of_their_batches(
         for batch in (first, consumer.receive(most)):
             reply = pb1.ConsumeReply.FromString(b"".join(deliveries_of(batch)))
             assert list(reply.deliveries.pieces) == list(pieces_of(batch))
-            found = batch_from_pieces(reply.deliveries.pieces, object())
+            found = batch_of(excerpts_from(reply.deliveries.pieces), object())
             assert found.spans == batch.spans
             assert list(map(told, found)) == list(map(told, batch))
 
@@ -101,16 +101,14 @@ def told(delivery: hs.Delivery) -> tuple[object, ...]:
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 8)), max_size=8))
 def test_pieces_of_several_shards_make_one_batch(pieces: list[tuple[int, int]]) -> None:
     body = fast.encode_batch([b"%d" % at for at in range(9)])
-    found = batch_from_pieces(
-        [
-            pb1.Piece(
-                shard=shard, batch=100 * at + 1, base=3, first=3 + skip, payload=body,
-                records=1, append_time_ms=at + 1, attempt=2,
-            )
-            for at, (shard, skip) in enumerate(pieces)
-        ],
-        object(),
-    )  # fmt: skip
+    sent = [
+        pb1.Piece(
+            shard=shard, batch=100 * at + 1, base=3, first=3 + skip, payload=body,
+            records=1, append_time_ms=at + 1, attempt=2,
+        )
+        for at, (shard, skip) in enumerate(pieces)
+    ]  # fmt: skip
+    found = batch_of(excerpts_from(sent), object())
     wanted = [
         (hs.RecordId(shard, 100 * at + 1, 3 + skip), 2, None, b"%d" % skip, at + 1)
         for at, (shard, skip) in enumerate(pieces)

@@ -16,7 +16,13 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from hstreamlite.aio.consumer import Consumer
-from hstreamlite.config import ACK_TIMEOUT_SECONDS_MAX, check_int, check_reason, check_receive
+from hstreamlite.config import (
+    ACK_TIMEOUT_SECONDS_MAX,
+    RECEIVE_MAX,
+    check_int,
+    check_reason,
+    check_receive,
+)
 from hstreamlite.consumer import ConsumerOptions
 from hstreamlite.errors import ConsumerClosed
 from hstreamlite.net import hstreamlite_pb2 as pb
@@ -26,10 +32,16 @@ from hstreamlite.net.node import Node
 from hstreamlite.net.v1.base import Base, Context
 from hstreamlite.net.wire import deliveries_of, event_to, spans_from
 from hstreamlite.records import DeliveryBatch
+from hstreamlite.spans import spans_of
+from hstreamlite.sub.limits import Limits
 
 LEASE_MS_MIN, LEASE_MS_MAX = 100, 300_000
 _AFTER_NS_MAX = int(ACK_TIMEOUT_SECONDS_MAX * 1e9)
 _NAME_MAX = 1000
+_AHEAD_SHARE = 8
+"""Of a window, what one of its consumers may keep ahead."""
+_AHEAD_BYTES_MAX = 4 << 20
+"""Of an answer that brings more than was asked for."""
 _FETCHES_MAX = 100
 """Fetches of one consumer that wait at a time."""
 _ANSWERS_MAX = 1000
@@ -137,7 +149,8 @@ class Session:
         releases = self._releases
         try:
             wait = fetch.wait_ms / 1000 if fetch.HasField("wait_ms") else None
-            batch = await consumer.receive(check_receive(fetch.max_records), wait)
+            wanted = check_receive(fetch.max_records)
+            batch = await consumer.receive(min(wanted + fetch.ahead, RECEIVE_MAX), wait)
         except asyncio.CancelledError:
             pass
         except ConsumerClosed:
@@ -150,6 +163,10 @@ class Session:
             if self._releases != releases:
                 batch = self._held(batch)
             delivered = deliveries_of(batch)
+            if len(batch) > wanted and sum(map(len, delivered)) > _AHEAD_BYTES_MAX:
+                self._feed.unsend(consumer.name, spans_of(list(batch[wanted:])))
+                batch = DeliveryBatch(batch[:wanted])
+                delivered = deliveries_of(batch)
             reply.ClearField("deliveries")
             if batch:
                 size = sum(map(len, delivered))
@@ -246,6 +263,25 @@ class Consuming(Base):
             consumer = Consumer(store._bell, feed, options)
             session = self._sessions[key] = Session(self.node, consumer, attach.session)
         attached = pb.ConsumeReply.Attached(
-            mode=feed.state.mode, ack_timeout_s=feed.state.ack_timeout, lease_ms=lease_ms
+            mode=feed.state.mode,
+            ack_timeout_s=feed.state.ack_timeout,
+            lease_ms=lease_ms,
+            ahead=_ahead(feed.group.limits, options),
         )
         return session, attached
+
+
+def _ahead(limits: Limits, options: ConsumerOptions) -> int:
+    """Return how many records may lie at a client that nobody there has asked for.
+
+    None where they count for more: an attempt of few, if the connection breaks, or bytes.
+    """
+    if (
+        limits.retry.max_attempts
+        or limits.max_unacked_bytes
+        or limits.max_unacked_bytes_per_consumer
+        or options.max_unacked_bytes
+    ):
+        return 0
+    windows = limits.max_unacked, limits.max_unacked_per_consumer, options.max_unacked
+    return min(filter(None, windows)) // _AHEAD_SHARE
