@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import fsencode
@@ -59,6 +59,13 @@ class Missing(NamedTuple):
     start: int
     stop: int
     sure: bool
+
+
+def _believed(told: Iterable[Missing]) -> tuple[Missing, ...]:
+    """Leave out what a damaged header says of bytes of which the footer tells."""
+    told = tuple(told)
+    sure = {missing.start for missing in told if missing.sure}
+    return tuple(missing for missing in told if missing.sure or missing.start not in sure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +190,7 @@ class Inspection:
                 Run(*(int(getattr(r, name)) for name in _RUN_FIELDS))
                 for r in self._items(lib.hsl_inspect_runs, "struct hsl_inspect_run[]")
             ),
-            missing=tuple(
+            missing=_believed(
                 Missing(
                     int(r.shard), int(r.first), int(r.end), int(r.start), int(r.stop), bool(r.sure)
                 )

@@ -112,6 +112,17 @@ def test_damage_is_found_and_costs_what_the_report_says(kind: Kind, data: st.Dat
         assert examine(w) == "intact"
 
 
+def test_a_damaged_header_is_not_believed_where_the_footer_tells() -> None:
+    of = image("regrouped")
+    newest = segments(of)[0]
+    last = max((block for block in of.blocks if block.path == newest), key=lambda b: b.start)
+    # Bit 1 of the LSN: it says that it goes on where the footer lets the log end.
+    w = damaged(of, [Injury("flip", newest, last.start + 16, 1)])
+    cost = touched(of, w)
+    assert len(cost) == last.last - last.first + 1 == 2
+    assert lost(check(w.env, "/db")) == cost
+
+
 def own_logs_whole(hit: set[tuple[int, int]]) -> bool:
     """The catalog is undamaged, so that every shard is known to be some stream's."""
     return not any(shard >= 1 << 63 for shard, _ in hit)
