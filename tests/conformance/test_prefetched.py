@@ -30,8 +30,8 @@ async def unseen(subscription: Subscription, seen: int) -> None:
     """Check that all but the first so many come for the first time, and none has died."""
     async with subscription.consumer("other") as other:
         got: list[hs.Delivery] = []
-        while len(got) < 20 - seen:
-            got += await other.receive(20)
+        while len(got) < 20 - seen and (batch := await other.receive(20, timeout=20.0)):
+            got += batch
         assert sorted(int(bytes(d.payload)) for d in got) == list(range(seen, 20))
         assert {d.attempt for d in got} == {1}
         await other.ack(got)
