@@ -35,6 +35,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture
+def frozen_heap() -> None:
+    """Keep what earlier tests left from being searched by a test that collects garbage often."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write what the C code counted: a worker of pytest-xdist ends without its exit handlers."""
     from hstreamlite._native import _lib

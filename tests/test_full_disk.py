@@ -77,6 +77,12 @@ def ballast(disk: Path) -> Path:
     return file
 
 
+def remove(file: Path) -> None:
+    """Delete a file and wait until ext4 has given its blocks back."""
+    file.unlink()
+    os.sync()
+
+
 def ids_of(stream: hs.Stream) -> list[hs.RecordId | None]:
     return [record.id for record in stream.read()]
 
@@ -156,7 +162,7 @@ def test_room_that_another_program_takes_and_gives_back(disk: Path, path: Path) 
             with pytest.raises(hs.StorageFull):
                 stream.append(RECORD)
         stream.trim(before=ids[1])
-        file.unlink()
+        remove(file)
         ids += [stream.append(RECORD) for _ in range(100)]
         assert ids_of(stream) == ids[1:]
     with hs.open(path, config=CONFIG) as store:
@@ -204,7 +210,7 @@ def test_a_store_opens_on_a_full_disk_after_a_crash(disk: Path, path: Path) -> N
                 path, config=CONFIG
             ).close()  # by what the reserve gave back, if that was enough
         except hs.StorageFull:
-            other.unlink()
+            remove(other)
         with hs.open(path, config=CONFIG) as store:
             assert ids_of(store.stream("orders")) == ids
         return
@@ -216,7 +222,7 @@ def test_a_store_opens_on_a_full_disk_after_a_crash(disk: Path, path: Path) -> N
             assert consumer.ack(batch).new == len(batch) > 0
         with pytest.raises(hs.StorageFull):
             stream.append(RECORD)
-        file.unlink()
+        remove(file)
         stream.trim(before=ids[len(ids) // 2])
         stream.append(RECORD)
     with hs.open(path, config=CONFIG) as store:
@@ -230,7 +236,7 @@ def test_a_store_that_cannot_be_created_leaves_a_directory_that_can(disk: Path, 
         hs.open(path, config=CONFIG) as store,
     ):
         store.create_stream("orders")
-    file.unlink()
+    remove(file)
     with hs.open(path, config=CONFIG) as store:
         store.create_stream("orders").append(RECORD)
         assert len(ids_of(store.stream("orders"))) == 1
@@ -246,7 +252,7 @@ def test_the_mapped_stage_on_a_full_disk(disk: Path, path: Path) -> None:
         assert caught.value.outcome == "none"
         assert not (path / "STAGE").exists()
         assert store.stats().log["failed"] == 0
-        file.unlink()
+        remove(file)
         ids.append(stream.append(RECORD, durability="os"))
         file = ballast(disk)
         with pytest.raises(hs.StorageFull):
@@ -254,7 +260,7 @@ def test_the_mapped_stage_on_a_full_disk(disk: Path, path: Path) -> None:
                 ids.append(stream.append(RECORD, durability="os"))
         store.sync()
         assert ids_of(stream) == ids
-        file.unlink()
+        remove(file)
         ids.append(stream.append(RECORD, durability="os"))
     with hs.open(path, config=CONFIG) as store:
         assert ids_of(store.stream("orders")) == ids

@@ -57,7 +57,7 @@ async def test_nothing_goes_out_while_the_window_in_bytes_is_full(store: Store, 
         assert stats.in_flight_bytes == weight(held)
         assert stats.blocked.startswith("window full (max_unacked_bytes): oldest unacked id ")
         seen = len(held)
-        waiting = asyncio.ensure_future(two.receive(100))
+        waiting = asyncio.ensure_future(two.receive(100, timeout=20.0))
         while held:
             await settled(held.pop(0).ack())
             if weight(held) < 10_000:

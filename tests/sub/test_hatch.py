@@ -271,6 +271,7 @@ def test_there_is_a_note_of_each_however_many() -> None:
     assert hatch.notes(0, 1 << 60, 0, False) == []
 
 
+@pytest.mark.usefixtures("frozen_heap")
 @pytest.mark.parametrize("out", [lambda h: h.due(TIMEOUT), lambda h: h.notes(1, 252, 0, True)])
 def test_no_note_is_lost_to_what_runs_while_notes_are_told(
     out: Callable[[fast.Hatch], list[tuple[int, ...]]],

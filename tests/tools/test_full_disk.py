@@ -17,7 +17,7 @@ import hstreamlite as hs
 from hstreamlite._native.files import real_env
 from hstreamlite.tools.check import check
 from hstreamlite.tools.salvage import salvage
-from tests.test_full_disk import ballast, disk
+from tests.test_full_disk import ballast, disk, remove
 
 __all__ = ["disk"]
 
@@ -77,7 +77,7 @@ def attempts(run: Callable[[Filling], object], disk: Path, target: Path) -> int:
             shutil.rmtree(target)
         if filling.file is None:
             return failed
-        filling.file.unlink()
+        remove(filling.file)
 
 
 def test_backup_on_a_disk_that_fills_up_leaves_nothing(disk: Path, path: Path) -> None:
@@ -105,7 +105,7 @@ def test_too_small_a_disk_is_told_before_a_backup_begins(disk: Path, path: Path)
     with hs.open(path, config=CONFIG) as store:
         with pytest.raises(hs.StorageFull, match=r"No room for [0-9]{7,} more bytes"):
             store.backup(disk / "copy")
-        file.unlink()
+        remove(file)
         store.backup(disk / "copy")
 
 
@@ -117,7 +117,7 @@ def test_regrouping_on_a_full_disk_changes_nothing(disk: Path, path: Path) -> No
             store.compact()
         assert content(store) == held
         assert not (path / "segments" / "regroup").exists()
-        file.unlink()
+        remove(file)
         store.compact()
         assert content(store) == held
     assert [p for p in (path / "segments").iterdir() if p.name.startswith("000000008")]
