@@ -37,7 +37,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture
 def frozen_heap() -> None:
-    """Keep what earlier tests left from being searched by a test that collects garbage often."""
+    """Keep what earlier tests left out of the collections of a test that counts what is freed."""
     gc.collect()
     gc.freeze()
 

@@ -20,6 +20,8 @@ from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.witness import Restart, Witness, small_config
 from tests import effort
 
+pytestmark = pytest.mark.usefixtures("frozen_heap")
+
 PARTS = 4
 LEAST_FAILURES = 300
 """With fewer the workload no longer goes where memory is asked for."""

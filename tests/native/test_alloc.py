@@ -21,8 +21,8 @@ def _allocations_succeed_afterwards() -> Iterator[None]:
     lib.hsl_alloc_fail_at(0)
 
 
+@pytest.mark.usefixtures("frozen_heap")
 def test_the_nth_allocation_fails_once_and_what_it_left_is_freed() -> None:
-    gc.collect()
     before = lib.hsl_alloc_live()
     for nth in (1, 2):
         lib.hsl_alloc_fail_at(nth)

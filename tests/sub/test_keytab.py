@@ -553,11 +553,10 @@ def hand_out(insist: Callable[[Callable[[], Any]], Any]) -> list[int]:
     return got
 
 
+@pytest.mark.usefixtures("frozen_heap")
 def test_each_allocation_may_fail_once() -> None:
     """Nothing is half done then: the same call succeeds, and nobody gets anything twice."""
     outcomes: list[int] = []
-    gc.collect()
-    gc.freeze()
     before = lib.hsl_alloc_live()
 
     def insist(call: Callable[[], Any]) -> Any:
@@ -577,5 +576,4 @@ def test_each_allocation_may_fail_once() -> None:
                 break
     finally:
         lib.hsl_alloc_fail_at(0)
-        gc.unfreeze()
     assert len(outcomes) > 15

@@ -29,16 +29,15 @@ from tests.log.test_recovery_states import closed_store, crashed_store
 from tests.tools.images import regrouped_store, replaced, segments
 from tests.tools.test_forged import log_of_a_block
 
+pytestmark = pytest.mark.usefixtures("frozen_heap")
+
 LEAST = 2
 """Fewer failures than that do not go where they are meant to."""
 
 
 @pytest.fixture(autouse=True)
 def _allocations_succeed_afterwards() -> Iterator[None]:
-    gc.collect()
-    gc.freeze()
     yield
-    gc.unfreeze()
     lib.hsl_alloc_fail_at(0)
 
 
