@@ -8,7 +8,9 @@ often if that takes long, the store's own thread notes what they say. Thread-saf
 from __future__ import annotations
 
 import struct
-from typing import Final
+from array import array
+from collections.abc import Collection
+from typing import Any, Final
 
 from hstreamlite._native import ffi, lib
 from hstreamlite.engine import Engine
@@ -16,7 +18,7 @@ from hstreamlite.feed import Feed
 from hstreamlite.feeds import Feeds
 from hstreamlite.log.catalog import StreamState
 from hstreamlite.metrics.histogram import Distribution, Histogram, measured
-from hstreamlite.metrics.rates import SECOND, Series
+from hstreamlite.metrics.rates import SECOND, History
 from hstreamlite.metrics.traffic import (
     NO_STREAM_RATES,
     StreamRates,
@@ -26,30 +28,33 @@ from hstreamlite.metrics.traffic import (
 )
 
 STREAMS_RATED_MAX: Final = 10_000
-"""So many streams have rates at a time; who was idle for ten minutes makes room."""
+"""So many streams have rates at a time; those whose rates are all 0 make room."""
 
-_IDLE_NS: Final = 600 * SECOND
 _REST: Final = 50
 """After a look at all counters comes a pause so many times as long, and of a second at least."""
 _IDLE_LOOKS_NS: Final = 4 * SECOND
-_ROW: Final = struct.Struct("<7Q")
-_GROUP: Final = 256
+_COLUMNS: Final = 7
+"""The id of a shard, and its counters."""
+_ROW: Final = struct.Struct(f"={_COLUMNS}Q")
+_GROUP: Final = 4096
 NS: Final = 1e-9
-_UNUSED: Final = (0, 0, 0, 0, 0, 0)
+_UNUSED: Final = (0,) * (_COLUMNS - 1)
 
 
 class Outgoing:
     """What a subscription sent, and its recent past."""
 
-    __slots__ = ("bytes", "mean", "sent", "series")
+    __slots__ = ("bytes", "history", "mean", "sent")
 
     def __init__(self) -> None:
         self.bytes = 0
         self.mean = 0.0
         self.sent = 0
-        self.series = Series((0, 0, 0, 0, 0))
+        self.history = History(5)
+        self.history.add((0, 0, 0, 0, 0))
 
-    def note(self, feed: Feed, now: int) -> None:
+    def note(self, feed: Feed, now: int) -> bool:
+        """Take in what it sent by now; return whether that has grown."""
         sent, acks = feed.sent(), feed.acks()
         size, records = feed.fetcher.handed_size()
         if records:
@@ -58,7 +63,8 @@ class Outgoing:
             self.bytes += int((sent - self.sent) * (self.mean or feed.stored_size()))
         self.sent = sent
         out = feed.outflow
-        self.series.note((self.bytes, sent, acks, out.requests, out.responses), now)
+        totals = array("Q", (self.bytes, sent, acks, out.requests, out.responses))
+        return self.history.note(totals, now)
 
 
 class Meters:
@@ -70,10 +76,11 @@ class Meters:
         self._lock = engine.env.threads.lock()
         self._begin_ns = engine.env.clock.mono_ns()
         self._due_ns = self._begin_ns + SECOND
-        self._shards: dict[int, Series] = {}
-        self._dropped: set[int] = set()
+        self._rows: dict[int, int] = {}
+        self._history = History(_COLUMNS)
+        self._unrated: set[int] = set()
         self._outgoing: dict[int, Outgoing] = {}
-        self._rows = ffi.new("struct hsl_meter[]", _GROUP)
+        self._used = ffi.new("struct hsl_meter[]", _GROUP)
         self.append_request = Histogram(NS)
         """How long a server took to answer appends; who serves them adds the ns of each."""
 
@@ -94,7 +101,7 @@ class Meters:
         feeds = self._feeds.all()
         for feed in feeds:
             if feed.roster.count or feed.state.id in self._outgoing:
-                moved = self._outgoing_of(feed, now).series.touched_ns == now or moved
+                moved = self._note_outgoing(feed, now) or moved
         there = {feed.state.id for feed in feeds}
         if len(self._outgoing) > len(there):
             for gone in self._outgoing.keys() - there:
@@ -103,38 +110,47 @@ class Meters:
 
     def _look_at_shards(self, now: int) -> bool:
         log = self._engine.journal.log
-        moved = False
-        while True:
-            count = lib.hsl_log_meters_used(log, self._rows, _GROUP)
-            moved = moved or count > 0
-            for shard, *totals in _ROW.iter_unpack(ffi.buffer(self._rows, count * _ROW.size)):
-                series = self._shards.get(shard) or self._admit(shard, totals, now)
-                if series is not None:
-                    series.note(totals, now)
-            if count < _GROUP:
-                return moved
+        used: set[int] = set()
+        count = _GROUP
+        while count == _GROUP:
+            count = lib.hsl_log_meters_used(log, self._used, _GROUP)
+            used.update(_numbers(self._used, count)[::_COLUMNS])
+        if used:
+            self._admit(used - self._rows.keys(), now)
+            self._history.note(self._told(self._rows), now)
+        return bool(used)
 
-    def _admit(self, shard: int, totals: list[int], now: int) -> Series | None:
-        """Begin to keep the past of a shard, if there is room or can be made."""
-        if len(self._shards) >= STREAMS_RATED_MAX:
-            idle = [s for s, series in self._shards.items() if now - series.touched_ns > _IDLE_NS]
-            for old in idle:
-                del self._shards[old]
-            self._dropped.update(idle)
-            if not idle:
-                return None
-        # What was counted before a shard was dropped lies back longer than any window.
-        series = Series(totals if shard in self._dropped else _UNUSED)
-        series.touched_ns = now
-        self._dropped.discard(shard)
-        self._shards[shard] = series
-        return series
+    def _admit(self, shards: set[int], now: int) -> None:
+        """Begin to keep the past of shards: of as many as there is room for, or can be made."""
+        lacking = len(self._rows) + len(shards) - STREAMS_RATED_MAX
+        if lacking > 0:
+            self._drop(self._history.idle(now)[:lacking])
+        room = STREAMS_RATED_MAX - len(self._rows)
+        for number, shard in enumerate(sorted(shards)):
+            if number >= room:
+                self._unrated.add(shard)
+                continue
+            # What was counted before belongs to no window that can be told.
+            counted = shard in self._unrated
+            self._unrated.discard(shard)
+            self._history.add(self._told([shard]) if counted else (shard, *_UNUSED))
+            self._rows[shard] = len(self._rows)
 
-    def _outgoing_of(self, feed: Feed, now: int) -> Outgoing:
+    def _drop(self, rows: list[int]) -> None:
+        """Keep the past of these rows no longer."""
+        self._history.drop(rows)
+        gone = set(rows)
+        self._unrated.update(shard for shard, row in self._rows.items() if row in gone)
+        kept = [shard for shard, row in self._rows.items() if row not in gone]
+        self._rows = {shard: row for row, shard in enumerate(kept)}
+
+    def _note_outgoing(self, feed: Feed, now: int) -> bool:
+        return self._outgoing_of(feed).note(feed, now)
+
+    def _outgoing_of(self, feed: Feed) -> Outgoing:
         outgoing = self._outgoing.get(feed.state.id)
         if outgoing is None:
             outgoing = self._outgoing[feed.state.id] = Outgoing()
-        outgoing.note(feed, now)
         return outgoing
 
     def refused(self, state: StreamState) -> None:
@@ -149,7 +165,8 @@ class Meters:
         shards = [shard for state in states for shard in state.shard_ids]
         with self._lock:
             self._look_at_shards(now)
-            totals = self._totals(shards)
+            told = _ROW.iter_unpack(self._told(shards))
+            totals = {shard: tuple(counts) for shard, *counts in told}
             return {state.name: self._traffic(state, totals, now) for state in states}
 
     def stream_rates(self, state: StreamState, interval_ns: int) -> tuple[float, ...]:
@@ -159,9 +176,9 @@ class Meters:
         with self._lock:
             self._look_at_shards(now)
             rates = [
-                self._shards[shard].per_second(interval_ns, self._begin_ns, now)
+                self._history.per_second(self._rows[shard], interval_ns, self._begin_ns, now)[1:]
                 for shard in state.shard_ids
-                if shard in self._shards
+                if shard in self._rows
             ]
         return tuple(map(sum, zip(_UNUSED, *rates, strict=True)))
 
@@ -169,9 +186,10 @@ class Meters:
         """Return the traffic of a subscription, up to now."""
         now = self._engine.env.clock.mono_ns()
         with self._lock:
-            series = self._outgoing_of(feed, now).series
-        size, sent, acks, requests, responses = series.totals
-        rates = SubscriptionRates(*series.rates(self._begin_ns, now))
+            self._note_outgoing(feed, now)
+            history = self._outgoing_of(feed).history
+            size, sent, acks, requests, responses = history.totals(0)
+            rates = SubscriptionRates(*history.rates(0, self._begin_ns, now))
         out = feed.outflow
         return SubscriptionTraffic(
             size, sent, feed.resent(), out.failed, acks, requests, responses, rates
@@ -182,8 +200,9 @@ class Meters:
         `SubscriptionRates`."""
         now = self._engine.env.clock.mono_ns()
         with self._lock:
-            series = self._outgoing_of(feed, now).series
-            return series.per_second(interval_ns, self._begin_ns, now)
+            self._note_outgoing(feed, now)
+            history = self._outgoing_of(feed).history
+            return history.per_second(0, interval_ns, self._begin_ns, now)
 
     def append_latency(self) -> Distribution:
         """Return how long records waited until they were on disk, from the begin of their frame."""
@@ -197,11 +216,14 @@ class Meters:
         """Return how long reads of segment files took; what lies in memory needs none."""
         return measured(self._engine.journal.log, lib.HSL_READ_LATENCY, NS)
 
-    def _totals(self, shards: list[int]) -> dict[int, tuple[int, ...]]:
-        rows = ffi.new("struct hsl_meter[]", len(shards) + 1)
-        lib.hsl_log_meters(self._engine.journal.log, shards, len(shards), rows)
-        told = _ROW.iter_unpack(ffi.buffer(rows, len(shards) * _ROW.size))
-        return {row[0]: row[1:] for row in told}
+    def _told(self, shards: Collection[int]) -> array[int]:
+        """Return what the counters of shards are now, `_COLUMNS` numbers of each."""
+        ids = array("Q", shards)
+        rows = ffi.new("struct hsl_meter[]", len(ids))
+        lib.hsl_log_meters(
+            self._engine.journal.log, ffi.from_buffer("uint64_t[]", ids), len(ids), rows
+        )
+        return _numbers(rows, len(ids))
 
     def _traffic(
         self, state: StreamState, totals: dict[int, tuple[int, ...]], now: int
@@ -211,11 +233,20 @@ class Meters:
             return _IDLE
         sums = [sum(counts) for counts in zip(*(totals[shard] for shard in used), strict=True)]
         rates: StreamRates | None = None
-        if all(shard in self._shards for shard in used):
+        if all(shard in self._rows for shard in used):
             rates = NO_STREAM_RATES
             for shard in used:
-                rates += StreamRates(*self._shards[shard].rates(self._begin_ns, now))
+                rates += StreamRates(
+                    *self._history.rates(self._rows[shard], self._begin_ns, now)[1:]
+                )
         return StreamTraffic(sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], rates)
+
+
+def _numbers(rows: Any, count: int) -> array[int]:
+    """Return the numbers in an array of C's, `_COLUMNS` of each row."""
+    numbers = array("Q")
+    numbers.frombytes(ffi.buffer(rows, count * _ROW.size))
+    return numbers
 
 
 _IDLE: Final = StreamTraffic()

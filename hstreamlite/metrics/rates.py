@@ -1,13 +1,17 @@
 """Rates of counters over the last seconds and minutes, in a fixed amount of memory.
 
-What a counter grew by is added to buckets of time, on four levels: the longer the window, the wider
-its buckets. A rate over an interval covers the bucket in which the interval begins and all since,
-and is divided by as much time: so it never covers less than the interval, and at most one bucket
-more. What a counter grew by between two looks counts at the second of them.
+Time falls into buckets, on four levels: the longer the window, the wider its buckets. Of each
+bucket is kept what all counters were before the first of them grew in it. A rate over an interval
+covers the bucket in which the interval begins and all since, and is divided by as much time: so it
+never covers less than the interval, and at most one bucket more. What a counter grew by between two
+looks counts at the second of them.
 """
 
+from __future__ import annotations
+
 from array import array
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -18,7 +22,6 @@ LEVELS: Final = ((4 * SECOND, SECOND), (60 * SECOND, 10 * SECOND), (300 * SECOND
 INTERVAL_NS_MAX: Final = LEVELS[-1][0]
 
 _BUCKETS: Final = tuple(window // width + 1 for window, width in LEVELS)
-_FIRST: Final = tuple(sum(_BUCKETS[:level]) for level in range(len(LEVELS)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,66 +45,92 @@ class Rates:
         )
 
 
-class Series:
-    """The recent past of a few counters that only grow. Times are ns of one clock."""
+class History:
+    """The recent past of rows of counters that only grow. Times are ns of one clock.
 
-    __slots__ = ("_grown", "_heads", "_totals", "touched_ns")
+    To note all rows costs a copy of them, whatever their number: none is looked at alone.
+    """
 
-    def __init__(self, totals: Sequence[int]) -> None:
-        self._totals = tuple(totals)
-        self._grown = array("Q", bytes(8 * sum(_BUCKETS) * len(totals)))
-        self._heads = [0] * len(LEVELS)
-        self.touched_ns = 0
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._totals = array("Q")
+        self._begins = array("Q")
+        self._past: tuple[deque[tuple[int, array[int]]], ...] = tuple(
+            deque(maxlen=buckets) for buckets in _BUCKETS
+        )
 
-    @property
-    def totals(self) -> tuple[int, ...]:
-        """What the counters were when they were noted last."""
-        return self._totals
+    def add(self, begin: Sequence[int]) -> None:
+        """Go on with one more row, whose counters are these before they are noted."""
+        self._begins.extend(begin)
 
-    def note(self, totals: Sequence[int], now: int) -> None:
-        """Take in what the counters are now."""
-        count = len(self._totals)
-        grown = [new - old for new, old in zip(totals, self._totals, strict=True)]
-        if not any(grown):
-            return
-        self._totals = tuple(totals)
-        self.touched_ns = now
-        for level, (_, width) in enumerate(LEVELS):
-            head = now // width
-            self._clear(level, head)
-            at = (_FIRST[level] + head % _BUCKETS[level]) * count
-            for number, value in enumerate(grown):
-                self._grown[at + number] += value
+    def note(self, totals: array[int], now: int) -> bool:
+        """Take in what the counters of all rows are now; return whether any has grown."""
+        if totals == self._totals:
+            return False
+        for past, (_, width) in zip(self._past, LEVELS, strict=True):
+            bucket = now // width
+            if not past or past[-1][0] != bucket:
+                past.append((bucket, self._totals))
+        self._totals = totals
+        return True
 
-    def _clear(self, level: int, head: int) -> None:
-        """Make the bucket `head` the newest of a level; those between are empty."""
-        old = self._heads[level]
-        if head == old:
-            return
-        count = len(self._totals)
-        for bucket in range(max(old + 1, head - _BUCKETS[level] + 1), head + 1):
-            at = (_FIRST[level] + bucket % _BUCKETS[level]) * count
-            self._grown[at : at + count] = array("Q", bytes(8 * count))
-        self._heads[level] = head
+    def totals(self, row: int) -> array[int]:
+        """Return what the counters of a row were when they were noted last."""
+        return self._row(self._totals, row)
 
-    def per_second(self, interval: int, begin: int, now: int) -> tuple[float, ...]:
+    def _row(self, table: array[int], row: int) -> array[int]:
+        """Return a row of a table, which may be from before there was such a row."""
+        here = slice(row * self._width, (row + 1) * self._width)
+        return table[here] or self._begins[here]
+
+    def _before(self, level: int, bucket: int) -> array[int]:
+        """Return what all counters were before a bucket."""
+        return next((then for at, then in self._past[level] if at >= bucket), self._totals)
+
+    def per_second(self, row: int, interval: int, begin: int, now: int) -> tuple[float, ...]:
         """Return the rate of each counter over an interval until now; `begin` is when all were 0.
 
         The interval is 1 to INTERVAL_NS_MAX ns.
         """
         level = next(i for i, (window, _) in enumerate(LEVELS) if interval <= window)
-        width, buckets = LEVELS[level][1], _BUCKETS[level]
+        width = LEVELS[level][1]
         first = (now - interval) // width
-        count = len(self._totals)
-        sums = [0] * count
-        for bucket in range(max(first, self._heads[level] - buckets + 1), self._heads[level] + 1):
-            at = (_FIRST[level] + bucket % buckets) * count
-            for number in range(count):
-                sums[number] += self._grown[at + number]
+        then = self._row(self._before(level, first), row)
         elapsed = max(now - max(first * width, begin), SECOND) / SECOND
-        return tuple(value / elapsed for value in sums)
+        return tuple((new - old) / elapsed for new, old in zip(self.totals(row), then, strict=True))
 
-    def rates(self, begin: int, now: int) -> tuple[Rates, ...]:
-        """Return the rates of each counter over every window."""
-        levels = [self.per_second(window, begin, now) for window, _ in LEVELS]
+    def rates(self, row: int, begin: int, now: int) -> tuple[Rates, ...]:
+        """Return the rates of each counter of a row over every window."""
+        levels = [self.per_second(row, window, begin, now) for window, _ in LEVELS]
         return tuple(Rates(*rates) for rates in zip(*levels, strict=True))
+
+    def idle(self, now: int) -> list[int]:
+        """Return the rows whose rates are 0 over every window."""
+        window, width = LEVELS[-1]
+        then = self._before(len(LEVELS) - 1, (now - window) // width)
+        rows = range(len(then) // self._width)
+        return [row for row in rows if self._row(then, row) == self.totals(row)]
+
+    def drop(self, rows: Iterable[int]) -> None:
+        """Forget these rows; those behind them move up."""
+        gone = set(rows)
+        made: dict[int, array[int]] = {}
+        self._begins = self._without(gone, self._begins, made)
+        self._totals = self._without(gone, self._totals, made)
+        for past in self._past:
+            kept = [(bucket, self._without(gone, then, made)) for bucket, then in past]
+            past.clear()
+            past.extend(kept)
+
+    def _without(
+        self, gone: set[int], table: array[int], made: dict[int, array[int]]
+    ) -> array[int]:
+        """Return a table without some rows; one that is there twice is made once."""
+        new = made.get(id(table))
+        if new is None:
+            width = self._width
+            new = made[id(table)] = array("Q")
+            for row in range(len(table) // width):
+                if row not in gone:
+                    new.extend(table[row * width : (row + 1) * width])
+        return new
