@@ -124,7 +124,7 @@ class Meters:
         """Begin to keep the past of shards: of as many as there is room for, or can be made."""
         lacking = len(self._rows) + len(shards) - STREAMS_RATED_MAX
         if lacking > 0:
-            self._drop(self._history.idle(now)[:lacking])
+            self._make_room(self._history.idle(now)[:lacking])
         room = STREAMS_RATED_MAX - len(self._rows)
         for number, shard in enumerate(sorted(shards)):
             if number >= room:
@@ -136,8 +136,10 @@ class Meters:
             self._history.add(self._told([shard]) if counted else (shard, *_UNUSED))
             self._rows[shard] = len(self._rows)
 
-    def _drop(self, rows: list[int]) -> None:
+    def _make_room(self, rows: list[int]) -> None:
         """Keep the past of these rows no longer."""
+        if not rows:
+            return
         self._history.drop(rows)
         gone = set(rows)
         self._unrated.update(shard for shard, row in self._rows.items() if row in gone)

@@ -112,8 +112,8 @@ class History:
         return [row for row in rows if self._row(then, row) == self.totals(row)]
 
     def drop(self, rows: Iterable[int]) -> None:
-        """Forget these rows; those behind them move up."""
-        gone = set(rows)
+        """Forget these rows; those behind them move up. Costs as much as all that is kept."""
+        gone = sorted(rows)
         made: dict[int, array[int]] = {}
         self._begins = self._without(gone, self._begins, made)
         self._totals = self._without(gone, self._totals, made)
@@ -123,14 +123,15 @@ class History:
             past.extend(kept)
 
     def _without(
-        self, gone: set[int], table: array[int], made: dict[int, array[int]]
+        self, gone: list[int], table: array[int], made: dict[int, array[int]]
     ) -> array[int]:
         """Return a table without some rows; one that is there twice is made once."""
         new = made.get(id(table))
         if new is None:
-            width = self._width
             new = made[id(table)] = array("Q")
-            for row in range(len(table) // width):
-                if row not in gone:
-                    new.extend(table[row * width : (row + 1) * width])
+            begin = 0
+            for row in gone:
+                new.extend(table[begin : row * self._width])
+                begin = (row + 1) * self._width
+            new.extend(table[begin:])
         return new
