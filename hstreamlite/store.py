@@ -208,7 +208,7 @@ class Store:
         return self._stream(check_name("stream", name))
 
     def _stream(self, name: str) -> Stream:
-        return Stream(self._engine, self._ticker, name)
+        return Stream(self._engine, self._ticker, name, self._engine.catalog.streams.get(name))
 
     def streams(self) -> list[StreamInfo]:
         """Return what there is, by name."""

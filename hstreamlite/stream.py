@@ -33,10 +33,12 @@ class Stream:
 
     __slots__ = ("_engine", "_state", "_ticker", "name")
 
-    def __init__(self, engine: Engine, ticker: Ticker, name: str) -> None:
+    def __init__(
+        self, engine: Engine, ticker: Ticker, name: str, state: StreamState | None = None
+    ) -> None:
         self._engine = engine
         self._ticker = ticker
-        self._state: StreamState | None = None
+        self._state = state
         self.name = name
 
     def _known(self) -> StreamState:
