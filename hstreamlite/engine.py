@@ -9,9 +9,10 @@ is the order in which they were decided.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 from hstreamlite._native import fast, lib
@@ -247,16 +248,52 @@ class Engine:
 
     # Streams.
 
-    def stage_changes(self, changes: list[Change], extra: list[Op] | None = None) -> int:
+    def stage_changes(
+        self,
+        changes: list[Change],
+        extra: list[Op] | None = None,
+        *,
+        follow: Callable[[], None] | None = None,
+    ) -> int:
         """Stage catalog records (and other ops) in one frame, apply them, return the ticket.
 
-        The caller holds the lock. Nothing is applied when staging raises.
+        The caller holds the lock. Nothing is applied when staging raises. `follow` does what else
+        memory is to know of them; it may be called twice.
         """
         ops: list[Op] = [(CATALOG, [catalogs.encode(change) for change in changes], None)]
-        ticket, _ = self.journal.stage(ops + (extra or []), _SYNC, system=True)
+        before = self.catalog_end()
+        try:
+            ticket, _ = self.journal.stage(ops + (extra or []), _SYNC, system=True)
+            self.apply(changes, follow)
+        except BaseException:
+            self.apply_staged(before, changes, follow)
+            raise
+        return ticket
+
+    def catalog_end(self) -> int:
+        """Return where the catalog's log goes on. The caller holds the lock."""
+        return self.journal.info(CATALOG).next
+
+    def apply_staged(
+        self, before: int, changes: list[Change], follow: Callable[[], None] | None
+    ) -> None:
+        """Apply changes that were staged when a signal's handler raised, perhaps for the rest.
+
+        Otherwise memory would give ids again that are given on disk.
+        """
+        if self.catalog_end() != before:
+            for change in changes:
+                with suppress(KeyError):  # it was applied
+                    self.catalog.apply(change)
+            if follow is not None:
+                follow()
+
+    def apply(self, changes: list[Change], follow: Callable[[], None] | None) -> None:
+        """Have memory know of what was staged. The caller holds the lock."""
         for change in changes:
             self.catalog.apply(change)
-        return ticket
+        if follow is not None:
+            follow()
 
     def stream(self, name: str) -> StreamState:
         """Return the state of a stream; StreamNotFound if there is none."""
@@ -326,9 +363,8 @@ class Engine:
         with self.lock:
             state = self.stream(name)
             change = self.deletion_of(state, force=force)
-            ticket = self.stage_changes([change])
-            self.retire(state, archived=change["archive"])
-            return Pending(None, ticket)
+            follow = partial(self.retire, state, archived=change["archive"])
+            return Pending(None, self.stage_changes([change], follow=follow))
 
     def deletion_of(self, state: StreamState, *, force: bool) -> Change:
         """Return the record that deletes a stream; StreamInUse if that needs force."""

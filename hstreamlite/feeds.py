@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar, cast, get_args
 
 from hstreamlite.burial import Burial
@@ -172,10 +173,10 @@ class Feeds:
             )
             feed = Feed(engine, state, None)
             ticket = engine.stage_changes(
-                [catalogs.subscription_change(state)], feed.progress.ops()
+                [catalogs.subscription_change(state)],
+                feed.progress.ops(),
+                follow=partial(self._put, feed),
             )
-            self._feeds[name] = feed
-            self._undertake(feed)
             engine.created_tickets[f"/{name}"] = ticket
             return Pending(feed, ticket)
 
@@ -211,6 +212,10 @@ class Feeds:
             burials = list(self._burials.values())
         return [burial.run(now) for burial in burials]
 
+    def _put(self, feed: Feed) -> None:
+        self._feeds[feed.state.name] = feed
+        self._undertake(feed)
+
     def _undertake(self, feed: Feed) -> None:
         if feed.state.dead_letter:
             self._burials[feed.state.name] = Burial(feed)
@@ -226,15 +231,18 @@ class Feeds:
                 if consumers and not force:
                     raise SubscriptionInUse(name, consumers)
                 change = {"op": "delete_subscription", "name": name}
-                ticket = engine.stage_changes([change])
-                feed.deleted = True
-                feed.gate.close()
-            del self._feeds[name]
-            self._burials.pop(name, None)
-            engine.created_tickets.pop(f"/{name}", None)
-            engine.retire_archived(engine.catalog, feed.state.stream_id)
+                ticket = engine.stage_changes([change], follow=partial(self._forget, feed))
         engine.journal.poke()
         return Pending(None, ticket)
+
+    def _forget(self, feed: Feed) -> None:
+        name = feed.state.name
+        feed.deleted = True
+        feed.gate.close()
+        self._feeds.pop(name, None)
+        self._burials.pop(name, None)
+        self.engine.created_tickets.pop(f"/{name}", None)
+        self.engine.retire_archived(self.engine.catalog, feed.state.stream_id)
 
     def stop_runs(self) -> list[Any]:
         """Tell the runs of consumers, of whatever face, to stop; return them."""

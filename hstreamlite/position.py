@@ -7,12 +7,14 @@ subscription, so that a store without room for them stays as it was.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from hstreamlite.config import LEVELS
 from hstreamlite.errors import SubscriptionNotFound
 from hstreamlite.feed import Feed
 from hstreamlite.feeds import Feeds
 from hstreamlite.log import catalog as catalogs
+from hstreamlite.log.catalog import SubscriptionState
 from hstreamlite.sub.effects import Lag
 
 _SYNC = LEVELS["sync"]
@@ -49,14 +51,19 @@ def set_paused(feeds: Feeds, name: str, *, paused: bool) -> int:
         with feed.lock:
             feed.check()
             state = replace(feed.state, paused=paused)
-            ticket = engine.stage_changes([catalogs.subscription_change(state)])
-            feed.state = state
-            if paused:
-                feed.group.pause()
-            else:
-                feed.group.resume()
+            ticket = engine.stage_changes(
+                [catalogs.subscription_change(state)], follow=partial(_put_state, feed, state)
+            )
     engine.journal.poke()
     return ticket
+
+
+def _put_state(feed: Feed, state: SubscriptionState) -> None:
+    feed.state = state
+    if state.paused:
+        feed.group.pause()
+    else:
+        feed.group.resume()
 
 
 def lag(feed: Feed) -> Lag:

@@ -28,6 +28,7 @@ class Regrouper:
         self._free_segments = free_segments
         self._lock = engine.env.threads.lock()
         self._swap: Swap | None = None
+        self._busy = False
         self._closed = False
         self._damaged: set[int] = set()
         self._seen: dict[int, tuple[int, int]] = {}
@@ -39,13 +40,15 @@ class Regrouper:
         CorruptionError end the file in the making, and everything is as it was.
         """
         self._engine.check_open()
-        if not self._lock.acquire(now):
+        if self._busy and not now:
             return False
-        try:
-            self._engine.check_open()
-            return not self._closed and self._step(now=now)
-        finally:
-            self._lock.release()
+        with self._lock:  # no acquire() before a `try`: Ctrl-C may strike between the two
+            try:
+                self._busy = True
+                self._engine.check_open()
+                return not self._closed and self._step(now=now)
+            finally:
+                self._busy = False
 
     def close(self) -> None:
         """Give up what is in the making; nothing is begun any more."""
@@ -61,27 +64,29 @@ class Regrouper:
                 return False
             self._swap = Swap.begin(engine.journal, chosen.numbers, engine.config.regroup_bytes)
             return self._swap is not None
-        swap = self._swap
+        # Out of reach until a piece is done: a signal's handler may raise at any call, and what was
+        # finished or let go must not be stepped again.
+        swap, self._swap = self._swap, None
         try:
-            if not swap.step(_PIECE_BYTES):
-                return True
-            engine.journal.wait(swap.ticket)
-            swap.finish()
+            if swap.step(_PIECE_BYTES):
+                engine.journal.wait(swap.ticket)
+                swap.finish()
+            else:
+                self._swap = swap
         except CorruptionError:
             self._damaged.update(swap.numbers)
-            self._let_go()
             raise
-        except BaseException:
-            self._let_go()
-            raise
-        self._let_go()
-        self._free_segments()
+        finally:
+            if self._swap is None:
+                swap.close()
+        if self._swap is None:
+            self._free_segments()
         return True
 
     def _let_go(self) -> None:
-        if self._swap is not None:
-            self._swap.close()
-            self._swap = None
+        swap, self._swap = self._swap, None  # first: Ctrl-C may strike behind the closing
+        if swap is not None:
+            swap.close()
 
     def _choose(self, *, now: bool) -> Plan | None:
         engine = self._engine

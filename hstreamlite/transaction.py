@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -99,20 +100,21 @@ class Collected:
             changes = [catalogs.stream_change(state) for state in created.values()]
             changes += [engine.deletion_of(state, force=False) for state in deleted]
             ops, parts = self._append_ops(created)
+            before = engine.catalog_end() if changes else 0
+            follow = partial(self._retire, deleted)
             try:
                 stored = [op for feed in feeds for op in feed.progress.ops(self._spans(feed))]
                 system = bool(changes or stored) and not ops
                 if changes:
                     stored.append((CATALOG, [catalogs.encode(c) for c in changes], None))
                 ticket, runs = engine.journal.stage(ops + stored, 2, system=system)
+                engine.apply(changes, follow)
             except BaseException:
+                if changes:
+                    engine.apply_staged(before, changes, follow)
                 for feed in feeds:
                     feed.progress.forget()
                 raise
-            for change in changes:
-                engine.catalog.apply(change)
-            for state in deleted:
-                engine.retire(state, archived=False)
             for feed in feeds:
                 feed.ack_spans(self._spans(feed), may_block=False)
             for feed, consumers in self._acks.values():
@@ -131,6 +133,10 @@ class Collected:
         self.engine.journal.wait(pending.ticket)
         ids: dict[str, RecordIds] = pending.value
         return ids
+
+    def _retire(self, deleted: list[StreamState]) -> None:
+        for state in deleted:
+            self.engine.retire(state, archived=False)
 
     def _spans(self, feed: Feed) -> list[Span]:
         _, consumers = self._acks[feed.state.name]

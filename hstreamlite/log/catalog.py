@@ -180,13 +180,14 @@ class Catalog:
         self.next_shard = max(self.next_shard, *(s - SHARD_BASE + 1 for s in stream.shard_ids))
 
     def _delete_stream(self, stream_id: int, *, archive: bool) -> None:
-        stream = self.by_id.pop(stream_id)
-        del self.streams[stream.name]
+        stream = self.by_id[stream_id]
+        self.streams.pop(stream.name, None)
         stream.retire()
         if archive:
             self.by_id[stream_id] = replace(stream, archived=True)
         else:
             self._forget_shards(stream)
+            del self.by_id[stream_id]
 
     def _forget_shards(self, stream: StreamState) -> None:
         for shard in stream.shard_ids:
@@ -200,17 +201,18 @@ class Catalog:
         self.next_subscription = max(self.next_subscription, subscription.id + 1)
 
     def _delete_subscription(self, name: str) -> None:
-        subscription = self.subscriptions.pop(name)
+        subscription = self.subscriptions[name]
         if subscription.dead_letter:
             self.by_dead_letter[subscription.dead_letter].discard(name)
-        names = self.by_stream[subscription.stream_id]
+        names = self.by_stream.get(subscription.stream_id, set())
         names.discard(name)
         if not names:
-            del self.by_stream[subscription.stream_id]
+            self.by_stream.pop(subscription.stream_id, None)
             stream = self.by_id.get(subscription.stream_id)
             if stream is not None and stream.archived:
-                del self.by_id[stream.id]
                 self._forget_shards(stream)
+                del self.by_id[stream.id]
+        del self.subscriptions[name]
 
     def of_shard(self, shard: int) -> StreamState | None:
         """Return the stream of a shard; None where that was deleted, or never was."""
