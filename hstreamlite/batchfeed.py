@@ -118,22 +118,26 @@ class BatchFeed:
         )
         if not parts:
             return Wait.FOR_FILES if parts is None else Wait.FOR_RECORDS
-        part, *others = parts
-        for other in others:
-            handout.confirm_some(other, 0)
-        runs = handout.runs(part)
-        batches: list[RawBatch] | None = None
-        count = 0
-        sizes: list[int] = []
+        left = list(parts)
+        part = left[0]
         try:
+            while len(left) > 1:
+                handout.confirm_some(left[1], 0)
+                del left[1]
+            runs = handout.runs(part)
             batches = self._read(part.shard_id, runs_of(runs), most, may_block=may_block)
+            count = 0
+            sizes: list[int] = []
             if batches:
                 count = _leading(runs_of(runs), batches, part.room)
                 if self._feed.group.weighs:
                     (raw,) = batches
                     sizes = [-(-len(raw.body) // raw.records)] * count
-        finally:
             _, out = handout.confirm_some(part, count, sizes)
+        except BaseException:
+            for reserved in left:
+                handout.confirm_some(reserved, 0)
+            raise
         if not batches:
             return Wait.FOR_RECORDS if may_block else Wait.FOR_FILES
         if not out:  # all of it was acked meanwhile

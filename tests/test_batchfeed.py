@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import hstreamlite as hs
-from hstreamlite._native import fast
+from hstreamlite._native import fast, lib
 from hstreamlite.batchfeed import BatchFeed, RawAcks, RawDelivery, Wait, ack_ids
 from hstreamlite.config import CODEC_NAMES, LEVELS
 from hstreamlite.log.journal import compress, decompress
@@ -234,6 +234,30 @@ def test_a_shard_goes_out_in_order(
         life.feed.group.check_invariants()
     life.drain()
     life.store.close()
+
+
+@pytest.mark.parametrize("options", [{"mode": "shared", "unit": "key"}, {"unit": "key"}, {}])
+def test_what_lack_of_memory_keeps_from_going_out_goes_out_later(options: dict[str, str]) -> None:
+    nth, failed = 0, True
+    while failed:
+        nth += 1
+        life = filled(3, 4, options=options)
+        life.attach("a")
+        lib.hsl_alloc_fail_at(nth)
+        found = []
+        try:
+            found += life.fetch_all("a", 5)
+        except MemoryError:
+            pass
+        finally:
+            failed = nth <= int(lib.hsl_alloc_count())
+            lib.hsl_alloc_fail_at(0)
+        while more := life.fetch_all("a", 5):
+            found += more
+        ids = sorted(each for delivery in found for each in life.ids(delivery))
+        assert ids == [(shard, lsn) for shard in sorted(life.shards) for lsn in range(1, 9)], nth
+        life.feed.group.check_invariants()
+        life.store.close()
 
 
 @pytest.mark.parametrize("codec", [0, 1, 2])
