@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
 from hstreamlite.aio import Store
+from hstreamlite.aio.bell import in_thread
 from hstreamlite.errors import BackupRefused, HStreamError, StorageUnavailable, StoreClosed
 from hstreamlite.store import real_path
 from hstreamlite.tools.target import check_apart
@@ -38,7 +39,13 @@ class _Making:
         self.name = name
         self.given_up = False
         self.step = Step()
-        self.task = asyncio.ensure_future(store.backup(target, progress=self._told))
+        self.task = asyncio.ensure_future(self._make(target, store))
+
+    async def _make(self, target: str, store: Store) -> None:
+        if await in_thread(store._engine.env.files.exists, target):
+            why = f"{target} is there; choose another name, or remove that"
+            raise BackupRefused(self.name, why)
+        await store.backup(target, progress=self._told)
 
     def _told(self, done: int, total: int) -> None:
         if self.given_up:
@@ -92,14 +99,7 @@ class Backups:
         if self._directory is None:
             why = "its setting backup_dir says no place; set it, and start the server again"
             raise BackupRefused(name, why)
-        target = f"{self._directory}/{name}"
-        try:
-            there = self._store._engine.env.files.exists(target)
-        except OSError as error:
-            raise StorageUnavailable(target, error) from error
-        if there:
-            raise BackupRefused(name, f"{target} is there; choose another name, or remove that")
-        return target
+        return f"{self._directory}/{name}"
 
     def _check(self, making: _Making, target: str) -> None:
         """Raise what the backup failed with, as a client can be told it."""

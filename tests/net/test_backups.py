@@ -1,7 +1,8 @@
 """Backups that a server makes of its store: whole or not there, and only where its operator allows.
 
 Method: real servers and clients. Where a backup has to be caught half-way, the only thread that it
-could run in is kept busy until its end has been asked for; it then begins, and must clean up.
+could look at a disk in is kept busy until its end has been asked for; it then begins, and must
+clean up.
 """
 
 from __future__ import annotations
@@ -71,6 +72,10 @@ async def until(holds: Callable[[], object]) -> None:
         await asyncio.sleep(0)
 
 
+def is_waiting(server: Server) -> bool:
+    return bool(server.node.backups._making) and not server.node.limits._writing
+
+
 @asynccontextmanager
 async def held_up(server: Server, store: aio.Store) -> AsyncIterator[asyncio.Task[str]]:
     """Give a call that waits for a backup, whose thread is free at the end of the block."""
@@ -80,7 +85,8 @@ async def held_up(server: Server, store: aio.Store) -> AsyncIterator[asyncio.Tas
         threads.submit(free.wait)
         try:
             task = asyncio.create_task(store.backup("monday"))
-            await until(lambda: server.node.backups._making and not server.node.limits._writing)
+            await until(lambda: task.done() or is_waiting(server))
+            assert not task.done(), "the server's loop itself looked at the disk"
             yield task
         finally:
             free.set()
@@ -148,6 +154,14 @@ async def test_a_name_leads_nowhere_else(store: aio.Store, place: Path) -> None:
         with pytest.raises(ValueError, match="name of a backup"):
             await store.backup(name)
     assert around(place) == before
+
+
+async def test_the_loop_waits_for_no_disk(server: Server, store: aio.Store, place: Path) -> None:
+    (place / "monday").mkdir()
+    async with held_up(server, store) as task:
+        assert not task.done()
+    with pytest.raises(hs.BackupRefused, match="choose another name"):
+        await task
 
 
 def obstacles(place: Path) -> list[str]:
