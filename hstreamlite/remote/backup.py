@@ -28,7 +28,8 @@ class Backup:
         """Return how far the server is; the last step has a path.
 
         ConnectionFailed, Unavailable: nothing happened. ConnectionLost with outcome "unknown": the
-        server gives the backup up, unless it was done by then.
+        server gives the backup up, unless it was done by then. So it ends too when another call of
+        the same store breaks or gets no answer: their connection is given up for a new one.
         """
         link = self._link
         retries = Retries(link)

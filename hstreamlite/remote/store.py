@@ -124,7 +124,8 @@ class Store:
         returns, and not there if this raises or is cancelled. Takes the right to administer the
         server. `progress` is told (bytes done, bytes in all) now and then. ValueError for what is
         no name; BackupRefused where the server has no place for backups, one of that name, or
-        another one under way; CorruptionError where the store is damaged.
+        another one under way; CorruptionError where the store is damaged; ConnectionLost where the
+        connection breaks, or is given up since another call of this store got no answer.
         """
         async with Backup(self._link, name) as backup:
             while not (step := await backup.step()).path:
