@@ -310,6 +310,8 @@ async def test_statistics_are_told_as_tables(client: Client) -> None:
         ["stream_name", "append_total"],
         [["a", "2"]],
     )
+    headers, _ = await table("server stats stream appends")
+    assert headers == ["stream_name", "appends_1min", "appends_5min", "appends_10min"]
     headers, [[stream, *rates]] = await table("server stats stream append_in_bytes")
     assert headers == ["stream_name", *(f"append_in_bytes_{n}min" for n in (1, 5, 10))]
     assert stream == "a"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from itertools import chain
 from pathlib import Path
@@ -338,7 +339,13 @@ async def test_a_stream_that_takes_nothing_does_not_hold_up_the_end(
         writer.write(head.encode())
         await until(lambda: waits_for_its_client(server))
     writer.close()
-    assert [record for record in logged(caplog) if record.exc_info] == []
+    assert [record for record in logged(caplog) if is_failure(record)] == []
+
+
+def is_failure(record: logging.LogRecord) -> bool:
+    """Uvicorn also calls it an error that a request is cut off when the time is up."""
+    ours = record.name.startswith("hstreamlite")
+    return record.levelno >= logging.ERROR and (ours or record.exc_info is not None)
 
 
 async def waits_for_its_client(server: Server) -> bool:
