@@ -1,9 +1,13 @@
-"""Whoever waits for records, however long, is told that the subscription or the store is gone."""
+"""Whoever waits for records, however long, is told that the subscription or the store is gone.
+
+Method: nothing else is due for an hour, and nobody looks of himself: only who is told can end.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,8 @@ import hstreamlite as hs
 from hstreamlite import aio
 
 SECONDS = 60.0
+"""For what is not told to end."""
+HOUR = 3600.0
 ENDS: dict[str, tuple[type[hs.HStreamError], Callable[[Any], Any]]] = {
     "deleted": (
         hs.SubscriptionNotFound,
@@ -23,10 +29,15 @@ ENDS: dict[str, tuple[type[hs.HStreamError], Callable[[Any], Any]]] = {
 }
 WAITS: dict[str, Callable[[Any], Any]] = {
     "receive": lambda consumer: consumer.receive(),
-    "receive with a timeout": lambda consumer: consumer.receive(10, timeout=3600.0),
+    "receive with a timeout": lambda consumer: consumer.receive(10, timeout=HOUR),
     "iterate": list,
 }
 WHY = ["no records", "paused", "window full", "all is delayed"]
+
+
+@pytest.fixture(autouse=True)
+def _without_polling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hstreamlite.consumer._SLICE_NS", int(HOUR * 1e9))
 
 
 def prepared(path: Path, why: str) -> None:
@@ -35,10 +46,16 @@ def prepared(path: Path, why: str) -> None:
         stream = store.create_stream("a")
         start = hs.LATEST if why == "no records" else hs.EARLIEST
         stream.append_many([b"x"] * 10)
-        subscription = store.create_subscription("s", stream="a", start=start, max_unacked=10)
+        subscription = store.create_subscription(
+            "s", stream="a", start=start, max_unacked=10, ack_timeout=HOUR
+        )
         stream.append_many([b"x"] * (0 if why == "no records" else 10))
         if why == "paused":
             subscription.pause()
+
+
+def waiting(stats: hs.StoreStats) -> int:
+    return sum(consumer.waiting for consumer in stats.subscriptions["s"].attached)
 
 
 @pytest.mark.parametrize("why", WHY)
@@ -52,12 +69,10 @@ def test_threads_that_wait_end_with_a_typed_error(tmp_path: Path, end: str, why:
     held = holder.receive(10, timeout=0)
     assert len(held) == (10 if why in ("window full", "all is delayed") else 0)
     if why == "all is delayed":
-        assert holder.release(held, after=3600.0) == 10
+        assert holder.release(held, after=HOUR) == 10
     found: dict[str, BaseException] = {}
-    started = threading.Barrier(len(WAITS) + 1)
 
     def wait(how: str, consumer: hs.Consumer) -> None:
-        started.wait()
         try:
             WAITS[how](consumer)
         except hs.HStreamError as raised:
@@ -69,7 +84,8 @@ def test_threads_that_wait_end_with_a_typed_error(tmp_path: Path, end: str, why:
     ]
     for thread in threads:
         thread.start()
-    started.wait()
+    while waiting(store.stats()) < len(WAITS):
+        time.sleep(0)
     finish(store)
     for thread in threads:
         thread.join(SECONDS)
@@ -96,14 +112,15 @@ async def test_tasks_that_wait_end_with_a_typed_error(tmp_path: Path, end: str, 
     holder = subscription.consumer("holder")
     held = await holder.receive(10, timeout=0)
     if why == "all is delayed":
-        assert await holder.release(held, after=3600.0) == 10
+        assert await holder.release(held, after=HOUR) == 10
     waits: dict[str, Callable[[Any], Any]] = {"receive": aio.Consumer.receive, "iterate": listed}
     tasks = [asyncio.ensure_future(wait(subscription.consumer(n))) for n, wait in waits.items()]
-    tasks.append(asyncio.ensure_future(subscription.consumer("timed").receive(10, timeout=3600.0)))
-    await asyncio.sleep(0)
+    tasks.append(asyncio.ensure_future(subscription.consumer("timed").receive(10, timeout=HOUR)))
+    while waiting(await store.stats()) < len(tasks):  # noqa: ASYNC110 - it rings for nobody
+        await asyncio.sleep(0)
     await finish(store)
-    done, waiting = await asyncio.wait(tasks, timeout=SECONDS)
-    assert not waiting
+    done, left = await asyncio.wait(tasks, timeout=SECONDS)
+    assert not left
     assert {type(task.exception()) for task in done} == {error}
     for delivery in held:
         with pytest.raises(error):
