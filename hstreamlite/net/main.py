@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hstreamlite.errors import HStreamError
 from hstreamlite.net.config import CannotListen, ServerConfig
+from hstreamlite.net.heap import keep_memory
 from hstreamlite.net.systemd import notify
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def serve(config: ServerConfig) -> int:
         print(f"hstreamlite server: {error}", file=sys.stderr)
         return CANNOT_START
 
+    keep_memory()
     try:
         asyncio.run(_run(Server(config)))
     except (_CannotStart, ValueError) as error:
