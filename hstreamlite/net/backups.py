@@ -82,13 +82,17 @@ class Backups:
         making = self._making = _Making(name, target, self._store)
         making.task.add_done_callback(self._ended)
         try:
-            while not making.task.done():
+            while not await self._is_done(making):
                 yield making.step
-                await asyncio.wait([making.task], timeout=_TOLD_SECONDS)
             self._check(making, target)
             yield replace(making.step, done=making.step.total, path=target)
         finally:
             await making.end()
+
+    async def _is_done(self, making: _Making) -> bool:
+        """Wait for the end a while: what is refused is so before any step is told."""
+        done, _ = await asyncio.wait([making.task], timeout=_TOLD_SECONDS)
+        return bool(done)
 
     def _target(self, name: str) -> str:
         if not _NAME.fullmatch(name) or name.endswith(_UNFINISHED):
