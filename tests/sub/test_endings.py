@@ -6,8 +6,8 @@ Method: nothing else is due for an hour, and nobody looks of himself: only who i
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def test_threads_that_wait_end_with_a_typed_error(tmp_path: Path, end: str, why:
     for thread in threads:
         thread.start()
     while waiting(store.stats()) < len(WAITS):
-        time.sleep(0)
+        os.sched_yield()
     finish(store)
     for thread in threads:
         thread.join(SECONDS)
