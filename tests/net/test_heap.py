@@ -30,6 +30,7 @@ print(faults() - before)
 """
 
 
+@pytest.mark.unsanitized("the sanitizers bring a heap of their own")
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="has no such options")
 def test_what_messages_took_is_taken_again() -> None:
     environment = {name: os.environ[name] for name in os.environ if "MALLOC" not in name.upper()}
