@@ -276,8 +276,9 @@ bool hsl_key_refresh(struct hsl_keytab *t, struct key *k)
     return true;
 }
 
-/* Keys lie anywhere in memory: what is looked at soon is asked for now. */
-static void fetch_ahead(struct hsl_keytab *t)
+/* Keys lie anywhere in memory: what is looked at soon is asked for now. A call that does no more
+ * than that is dropped by GCC, unless it is in line. */
+static inline __attribute__((always_inline)) void fetch_ahead(struct hsl_keytab *t)
 {
     uint32_t later = cell_at(t, t->base + 2 * KEYS_AHEAD)->key;
     uint32_t soon = cell_at(t, t->base + KEYS_AHEAD)->key;

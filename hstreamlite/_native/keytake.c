@@ -77,8 +77,10 @@ static struct cell *enter(struct hsl_keytab *t, uint64_t lsn)
     return c;
 }
 
-/* Keys lie anywhere in memory: what is looked at soon is asked for now. */
-static void fetch_ahead(const struct hsl_keytab *t, const uint64_t *hashes, uint64_t left)
+/* Keys lie anywhere in memory: what is looked at soon is asked for now. A call that does no more
+ * than that is dropped by GCC, unless it is in line. */
+static inline __attribute__((always_inline)) void
+fetch_ahead(const struct hsl_keytab *t, const uint64_t *hashes, uint64_t left)
 {
     if (left > 2 * KEYS_AHEAD)
         __builtin_prefetch(&t->buckets[hashes[2 * KEYS_AHEAD] & t->bucket_mask]);
