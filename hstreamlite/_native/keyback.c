@@ -19,8 +19,8 @@ static void back(struct hsl_keytab *t, uint64_t lsn, bool failed)
     if (failed)
         fail(c);
     struct key *k = key_of(t, c);
-    if (!k) { /* it has no key, and was handed out at once */
-        k = hsl_key_add(t, 0, lsn, 0);
+    if (!k) { /* it has met no other of its key, and was handed out at once */
+        k = hsl_key_add(t, lsn, 0);
         k->waits = true;
     }
     for (uint64_t at = lsn;; at += c->next) {

@@ -89,6 +89,17 @@ static int check_key(struct hsl_keytab *t, struct key *k, uint64_t *fresh, uint6
     return k->list != where ? 8 : 0;
 }
 
+/* A record leads to its key, or is handed out; and its slot leads to the last one of its key. */
+static bool is_found(struct hsl_keytab *t, uint64_t lsn)
+{
+    const struct cell *c = cell_at(t, lsn);
+    const struct key *k = key_of(t, c);
+    if (!k && (c->key != NO_KEY || c->state == WAITING))
+        return false;
+    const uint32_t *link = c->tag != 0 ? hsl_key_find(t, c->tag) : NULL;
+    return c->tag == 0 || (link && *link == (k ? k->tail : (uint32_t)lsn));
+}
+
 /* What comes again of a consumer's keys stands before what is new. */
 static bool in_order(struct hsl_keytab *t, uint32_t list)
 {
@@ -115,9 +126,10 @@ int hsl_keytab_check(struct hsl_keytab *t)
         int rule = check_key(t, k, &fresh, &again);
         if (rule)
             return rule;
-        if (k->hash != 0 && hsl_key_find(t, k->hash) != k)
-            return 9;
     }
+    for (uint64_t lsn = t->base; lsn < t->scan; lsn++)
+        if (!done(t, lsn) && !is_found(t, lsn))
+            return 9;
     if (used != t->keys_used)
         return 10;
     if (fresh != t->fresh || again != t->again)

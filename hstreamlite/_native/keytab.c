@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define FIRST_CELLS 64u
-#define BUCKETS_A_KEY 4u /* most are empty, so that what is new is seen without a look at a key */
+#define SLOTS_A_CELL 4u /* most tell of nothing, so that what is new is seen at one look */
 
 uint64_t hsl_key_late(const struct hsl_keytab *t, uint64_t records)
 {
@@ -25,6 +25,26 @@ void hsl_key_hold_behind(struct hsl_keytab *t, uint64_t lsn)
 
 /* ---- memory ---- */
 
+/* Is a record the last one of a key of which some are unacked? */
+static bool is_last(struct hsl_keytab *t, uint64_t lsn)
+{
+    const struct cell *c = cell_at(t, lsn);
+    if (c->key == NO_KEY)
+        return !done(t, lsn);
+    return t->keys[c->key].used && t->keys[c->key].tail == (uint32_t)lsn;
+}
+
+static void relink(struct hsl_keytab *t)
+{
+    for (uint64_t lsn = t->base; lsn < t->scan; lsn++) {
+        struct cell *c = cell_at(t, lsn);
+        if (c->tag == 0 || !is_last(t, lsn))
+            continue;
+        c->older = t->slots[c->tag & t->slot_mask];
+        t->slots[c->tag & t->slot_mask] = (uint32_t)lsn;
+    }
+}
+
 int hsl_key_reserve_cells(struct hsl_keytab *t, uint64_t end)
 {
     uint64_t cap = t->cell_mask + 1;
@@ -33,13 +53,21 @@ int hsl_key_reserve_cells(struct hsl_keytab *t, uint64_t end)
     while (cap < end - t->base)
         cap *= 2;
     struct cell *cells = calloc((size_t)cap, sizeof *cells);
-    if (!cells)
+    uint32_t *slots = calloc(SLOTS_A_CELL * (size_t)cap, sizeof *slots);
+    if (!cells || !slots) {
+        free(cells);
+        free(slots);
         return -ENOMEM;
+    }
     for (uint64_t lsn = t->base; lsn < t->scan; lsn++)
         cells[lsn & (cap - 1)] = *cell_at(t, lsn);
     free(t->cells);
+    free(t->slots);
     t->cells = cells;
     t->cell_mask = cap - 1;
+    t->slots = slots;
+    t->slot_mask = SLOTS_A_CELL * (uint32_t)cap - 1;
+    relink(t);
     return 0;
 }
 
@@ -50,32 +78,18 @@ int hsl_key_reserve_keys(struct hsl_keytab *t, uint64_t more)
         return 0;
     while (cap < need)
         cap *= 2;
-    if (cap >= NO_KEY / BUCKETS_A_KEY)
+    if (cap >= NO_KEY)
         return -ENOMEM;
     struct key *keys = realloc(t->keys, (size_t)cap * sizeof *keys);
     if (!keys)
         return -ENOMEM;
     t->keys = keys;
-    uint32_t *buckets = malloc(BUCKETS_A_KEY * (size_t)cap * sizeof *buckets);
-    if (!buckets)
-        return -ENOMEM;
-    free(t->buckets);
-    t->buckets = buckets;
-    t->bucket_mask = BUCKETS_A_KEY * (uint32_t)cap - 1;
-    memset(buckets, 0xff, BUCKETS_A_KEY * (size_t)cap * sizeof *buckets);
     for (uint32_t i = t->keys_cap; i < cap; i++) {
         keys[i].used = false;
-        keys[i].bucket = i + 1 < cap ? i + 1 : t->free_key;
+        keys[i].behind = i + 1 < cap ? i + 1 : t->free_key;
     }
     t->free_key = t->keys_cap;
     t->keys_cap = (uint32_t)cap;
-    for (uint32_t i = 0; i < cap; i++) {
-        if (!keys[i].used || keys[i].hash == 0)
-            continue;
-        uint32_t *bucket = &buckets[keys[i].hash & t->bucket_mask];
-        keys[i].bucket = *bucket;
-        *bucket = i;
-    }
     return 0;
 }
 
@@ -110,16 +124,15 @@ struct hsl_keytab *hsl_keytab_new(struct hsl_ackmap *acks)
     t->cells = calloc(FIRST_CELLS, sizeof *t->cells);
     t->cell_mask = FIRST_CELLS - 1;
     t->keys = calloc(FIRST_CELLS, sizeof *t->keys);
-    t->buckets = malloc(BUCKETS_A_KEY * FIRST_CELLS * sizeof *t->buckets);
-    if (!t->cells || !t->keys || !t->buckets || hsl_key_reserve_consumer(t, 0) < 0) {
+    t->slots = calloc(SLOTS_A_CELL * FIRST_CELLS, sizeof *t->slots);
+    t->slot_mask = SLOTS_A_CELL * FIRST_CELLS - 1;
+    if (!t->cells || !t->keys || !t->slots || hsl_key_reserve_consumer(t, 0) < 0) {
         hsl_keytab_free(t);
         return NULL;
     }
-    memset(t->buckets, 0xff, BUCKETS_A_KEY * FIRST_CELLS * sizeof *t->buckets);
-    t->bucket_mask = BUCKETS_A_KEY * FIRST_CELLS - 1;
     t->keys_cap = FIRST_CELLS;
     for (uint32_t i = 0; i < FIRST_CELLS; i++)
-        t->keys[i].bucket = i + 1 < FIRST_CELLS ? i + 1 : NO_KEY; /* all free, in their order */
+        t->keys[i].behind = i + 1 < FIRST_CELLS ? i + 1 : NO_KEY; /* all free, in their order */
     const uint64_t *woken;
     hsl_ackmap_woken(acks, &woken); /* what was noted before is news for nobody */
     t->base = t->scan = t->described = hsl_ackmap_low(acks);
@@ -132,11 +145,11 @@ void hsl_keytab_free(struct hsl_keytab *t)
         return;
     free(t->cells);
     free(t->keys);
-    free(t->buckets);
+    free(t->slots);
     free(t->lists);
     free(t->held);
     hsl_parcels_drop(t);
-    free(t->hashes);
+    free(t->tags);
     free(t->restored);
     free(t);
 }
@@ -178,26 +191,29 @@ static void enlist(struct hsl_keytab *t, struct key *k, uint32_t where, bool fir
         list->last = at;
 }
 
-struct key *hsl_key_find(struct hsl_keytab *t, uint64_t hash)
+/* What a slot told 2^32 records ago may seem to be in [base, scan) again: then it leads to keys of
+ * other slots, but not round in a circle. */
+uint32_t *hsl_key_find(struct hsl_keytab *t, uint32_t tag)
 {
-    uint32_t at = t->buckets[hash & t->bucket_mask];
-    while (at != NO_KEY && t->keys[at].hash != hash)
-        at = t->keys[at].bucket;
-    return at == NO_KEY ? NULL : &t->keys[at];
+    uint32_t *link = &t->slots[tag & t->slot_mask];
+    uint64_t above = t->scan, lsn;
+    for (; (lsn = whole(t, *link)) < above; above = lsn) {
+        struct cell *c = cell_at(t, lsn);
+        if (c->tag == tag)
+            return link;
+        link = &c->older;
+    }
+    return NULL;
 }
 
-struct key *hsl_key_add(struct hsl_keytab *t, uint64_t hash, uint64_t lsn, uint32_t owner)
+struct key *hsl_key_add(struct hsl_keytab *t, uint64_t lsn, uint32_t owner)
 {
     uint32_t at = t->free_key;
     struct key *k = &t->keys[at];
-    t->free_key = k->bucket;
+    t->free_key = k->behind;
     t->keys_used++;
-    *k = (struct key){.hash = hash, .owner = owner, .used = true, .bucket = NO_KEY};
+    *k = (struct key){.owner = owner, .used = true};
     k->head = k->todo = k->tail = (uint32_t)lsn;
-    if (hash != 0) {
-        k->bucket = t->buckets[hash & t->bucket_mask];
-        t->buckets[hash & t->bucket_mask] = at;
-    }
     cell_at(t, lsn)->key = at;
     return k;
 }
@@ -206,14 +222,8 @@ static void forget(struct hsl_keytab *t, struct key *k)
 {
     uint32_t at = (uint32_t)(k - t->keys);
     hsl_key_unlist(t, k);
-    if (k->hash != 0) {
-        uint32_t *bucket = &t->buckets[k->hash & t->bucket_mask];
-        while (*bucket != at)
-            bucket = &t->keys[*bucket].bucket;
-        *bucket = k->bucket;
-    }
     k->used = false;
-    k->bucket = t->free_key;
+    k->behind = t->free_key;
     t->free_key = at;
     t->keys_used--;
 }
@@ -280,12 +290,9 @@ bool hsl_key_refresh(struct hsl_keytab *t, struct key *k)
  * than that is dropped by GCC, unless it is in line. */
 static inline __attribute__((always_inline)) void fetch_ahead(struct hsl_keytab *t)
 {
-    uint32_t later = cell_at(t, t->base + 2 * KEYS_AHEAD)->key;
     uint32_t soon = cell_at(t, t->base + KEYS_AHEAD)->key;
-    if (later < t->keys_cap)
-        __builtin_prefetch(&t->keys[later]);
     if (soon < t->keys_cap)
-        __builtin_prefetch(&t->buckets[t->keys[soon].hash & t->bucket_mask]);
+        __builtin_prefetch(&t->keys[soon]);
 }
 
 void hsl_key_sync(struct hsl_keytab *t)
@@ -316,7 +323,7 @@ void hsl_key_sync(struct hsl_keytab *t)
         t->base = t->scan = low;
         if (t->described < low) {
             t->described = low;
-            t->hashes_len = 0;
+            t->tags_len = 0;
         }
     }
 }
@@ -334,7 +341,7 @@ void hsl_keytab_state(struct hsl_keytab *t, struct hsl_key_state *out)
         .handed = t->handed_len,
         .keys = t->keys_used,
         .bytes = (t->cell_mask + 1) * sizeof *t->cells + t->keys_cap * sizeof *t->keys +
-                 (t->bucket_mask + 1) * sizeof *t->buckets + t->hashes_cap * sizeof *t->hashes +
+                 (t->slot_mask + 1) * sizeof *t->slots + t->tags_cap * sizeof *t->tags +
                  (t->lists_len + t->held_len) * sizeof *t->lists +
                  t->parcels_len * (sizeof *t->parcels + sizeof *t->deadlines) +
                  t->handed_cap * sizeof *t->handed +
@@ -369,18 +376,19 @@ int hsl_keytab_describe(struct hsl_keytab *t, uint64_t first, const uint64_t *ha
     if (first != t->described)
         return -ERANGE;
     size_t kept = (size_t)(t->described - t->scan);
-    if (kept + n > t->hashes_cap) {
-        uint64_t *grown = realloc(t->hashes, 2 * (kept + n) * sizeof *grown);
+    if (kept + n > t->tags_cap) {
+        uint32_t *grown = realloc(t->tags, 2 * (kept + n) * sizeof *grown);
         if (!grown)
             return -ENOMEM;
-        t->hashes = grown;
-        t->hashes_cap = 2 * (kept + n);
+        t->tags = grown;
+        t->tags_cap = 2 * (kept + n);
     }
     if (n == 0)
         return 0;
-    memmove(t->hashes, t->hashes + (t->hashes_len - kept), kept * sizeof *hashes);
-    memcpy(t->hashes + kept, hashes, n * sizeof *hashes);
-    t->hashes_len = kept + n;
+    memmove(t->tags, t->tags + (t->tags_len - kept), kept * sizeof *t->tags);
+    for (size_t i = 0; i < n; i++)
+        t->tags[kept + i] = tag_of(hashes[i]);
+    t->tags_len = kept + n;
     t->described += n;
     return 0;
 }

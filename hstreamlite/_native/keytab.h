@@ -6,14 +6,20 @@
  *   keyparcel.c  parcels and their deadlines
  *   keylook.c    looking, and the check of all rules
  *
- * A circular array of cells, one a record of [base, scan); a table of keys found by hash; and lists
- * of the keys for which something waits.
+ * A circular array of cells, one a record of [base, scan); slots that tell by hash the last record
+ * of a key; keys, of those of which several records meet or something waits; and lists of the keys
+ * for which something waits.
  *
- *   cell   key, distance to the next record of the key, parcel, attempts, failures
+ *   cell   tag, key, distance to the next record of the key, parcel, attempts, failures
  *   key    head (first unacked record), todo (first that waits), tail, owner; the list it is in
  *
  *   head ..... todo ..... tail        [head, todo) is in the hands of `owner`, some of it acked;
  *    owner's    waiting               without todo nothing waits; head == todo: nobody has any
+ *
+ * Most records meet no other of their key: a slot that tells of none in [base, scan) says so at one
+ * look, and nothing has to be taken out of it when they are acked. Of a slot the last records of
+ * its keys are linked, later ones first. A record that meets an unacked one of its key makes a key
+ * of them.
  *
  * A key is forgotten when all of its records are acked, which is noticed when somebody asks, or
  * when low passes its tail. Acks that something waits for are noticed through the map's watched
@@ -35,8 +41,10 @@ enum { NOWHERE, DELAYED, AGAIN, FRESH, MINE }; /* MINE + consumer */
 enum { WAITING, RESERVED, OUT };
 
 struct cell {
-    uint32_t key;
-    uint32_t next; /* LSNs to the next record of the key; 0 = the last */
+    uint32_t tag;   /* of its key; 0: it has none */
+    uint32_t older; /* low half of the LSN of the next of its slot; below base it is none */
+    uint32_t key;   /* NO_KEY: it has met no other */
+    uint32_t next;  /* LSNs to the next record of the key; 0 = the last */
     uint32_t parcel;
     uint16_t attempts;
     uint16_t failures : 13;
@@ -45,12 +53,10 @@ struct cell {
 };
 
 struct key {
-    uint64_t hash; /* 0: of one record without a key */
     uint32_t head, todo, tail; /* low halves of LSNs */
     uint32_t owner;
     uint32_t list;
-    uint32_t before, behind; /* in its list */
-    uint32_t bucket;         /* next of the same bucket, or of the free ones */
+    uint32_t before, behind; /* in its list, or behind: of the free ones */
     bool used, waits;        /* waits: todo counts */
 };
 
@@ -76,8 +82,8 @@ struct hsl_keytab {
     uint64_t cell_mask;
     struct key *keys;
     uint32_t keys_cap, keys_used, free_key;
-    uint32_t *buckets;
-    uint32_t bucket_mask;
+    uint32_t *slots; /* by tag the low half of the LSN of the last record */
+    uint32_t slot_mask;
     struct list *lists;
     uint32_t lists_len;
     struct parcel *parcels; /* 0 is none */
@@ -89,8 +95,8 @@ struct hsl_keytab {
     uint64_t serial;
     struct hsl_key_run *handed; /* what went out since somebody asked */
     size_t handed_len, handed_cap;
-    uint64_t *hashes; /* of [described - hashes_len, described) */
-    size_t hashes_len, hashes_cap;
+    uint32_t *tags; /* of [described - tags_len, described) */
+    size_t tags_len, tags_cap;
     uint64_t described;
     uint32_t *restored; /* attempts of [restored_at, restored_end) */
     uint64_t restored_at, restored_end;
@@ -120,6 +126,13 @@ static inline bool done(const struct hsl_keytab *t, uint64_t lsn)
 static inline struct key *key_of(struct hsl_keytab *t, const struct cell *c)
 {
     return c->key != NO_KEY && t->keys[c->key].used ? &t->keys[c->key] : NULL;
+}
+
+/* Tells keys apart, as their hashes do but for a few; 0 is none. */
+static inline uint32_t tag_of(uint64_t hash)
+{
+    uint32_t tag = (uint32_t)(hash ^ hash >> 32);
+    return tag != 0 || hash == 0 ? tag : 1;
 }
 
 /* Is a record unacked, and in the hands of who has the parcel, or reserved for it? */
@@ -155,9 +168,10 @@ int hsl_key_reserve_keys(struct hsl_keytab *t, uint64_t more);
 int hsl_key_reserve_consumer(struct hsl_keytab *t, uint32_t consumer);
 /* Watches that so many records may need in mode late_acks. */
 uint64_t hsl_key_late(const struct hsl_keytab *t, uint64_t records);
-struct key *hsl_key_find(struct hsl_keytab *t, uint64_t hash);
-/* There must be room. */
-struct key *hsl_key_add(struct hsl_keytab *t, uint64_t hash, uint64_t lsn, uint32_t owner);
+/* What links to the last record of a key; NULL: there is none in [base, scan). */
+uint32_t *hsl_key_find(struct hsl_keytab *t, uint32_t tag);
+/* A key of one record. There must be room. */
+struct key *hsl_key_add(struct hsl_keytab *t, uint64_t lsn, uint32_t owner);
 void hsl_key_unlist(struct hsl_keytab *t, struct key *k);
 /* Puts a key where it belongs, and has acks noticed that would change that. */
 void hsl_key_place(struct hsl_keytab *t, struct key *k);

@@ -80,19 +80,58 @@ static struct cell *enter(struct hsl_keytab *t, uint64_t lsn)
 /* Keys lie anywhere in memory: what is looked at soon is asked for now. A call that does no more
  * than that is dropped by GCC, unless it is in line. */
 static inline __attribute__((always_inline)) void
-fetch_ahead(const struct hsl_keytab *t, const uint64_t *hashes, uint64_t left)
+fetch_ahead(struct hsl_keytab *t, const uint32_t *tags, uint64_t left)
 {
     if (left > 2 * KEYS_AHEAD)
-        __builtin_prefetch(&t->buckets[hashes[2 * KEYS_AHEAD] & t->bucket_mask]);
+        __builtin_prefetch(&t->slots[tags[2 * KEYS_AHEAD] & t->slot_mask]);
     if (left > KEYS_AHEAD) {
-        uint32_t at = t->buckets[hashes[KEYS_AHEAD] & t->bucket_mask];
-        if (at != NO_KEY)
-            __builtin_prefetch(&t->keys[at]);
+        uint64_t last = whole(t, t->slots[tags[KEYS_AHEAD] & t->slot_mask]);
+        if (last < t->scan)
+            __builtin_prefetch(cell_at(t, last));
     }
 }
 
+/* Has the slot of a record tell of it; returns the one before it of its key, 0: there is none. */
+static uint64_t link_in(struct hsl_keytab *t, struct cell *c, uint64_t lsn, uint32_t tag)
+{
+    uint32_t *slot = &t->slots[tag & t->slot_mask], *link = NULL;
+    uint64_t last = 0;
+    if (whole(t, *slot) < t->scan)
+        link = hsl_key_find(t, tag);
+    if (link) {
+        last = whole(t, *link);
+        *link = cell_at(t, last)->older;
+    }
+    c->tag = tag;
+    c->older = *slot;
+    *slot = (uint32_t)lsn;
+    return last;
+}
+
+/* The key of a record that enters, as its last one; NULL: no other of its key is unacked. */
+static struct key *join_key(struct hsl_keytab *t, struct cell *c, uint64_t lsn, uint32_t tag)
+{
+    uint64_t last = link_in(t, c, lsn, tag);
+    if (last == 0)
+        return NULL;
+    struct cell *before = cell_at(t, last);
+    struct key *k = key_of(t, before);
+    if (k && k->tail == (uint32_t)last) {
+        if (!hsl_key_refresh(t, k))
+            return NULL;
+    } else if (done(t, last)) {
+        return NULL;
+    } else {
+        k = hsl_key_add(t, last, t->parcels[before->parcel].consumer);
+    }
+    before->next = (uint32_t)(lsn - last);
+    k->tail = (uint32_t)lsn;
+    c->key = (uint32_t)(k - t->keys);
+    return k;
+}
+
 /* Hands out the record at `scan`, or has it wait. false: it stays where it is. */
-static bool scan_one(struct hsl_keytab *t, struct taking *g, uint64_t hash)
+static bool scan_one(struct hsl_keytab *t, struct taking *g, uint32_t tag)
 {
     uint64_t lsn = t->scan;
     bool old = lsn < t->restored_end;
@@ -111,17 +150,10 @@ static bool scan_one(struct hsl_keytab *t, struct taking *g, uint64_t hash)
         t->fresh++;
     else
         t->again++;
+    struct key *k = tag != 0 ? join_key(t, c, lsn, tag) : NULL;
     t->scan++;
-    struct key *k = hash != 0 ? hsl_key_find(t, hash) : NULL;
-    if (k && !hsl_key_refresh(t, k))
-        k = NULL;
-    if (k) {
-        cell_at(t, whole(t, k->tail))->next = (uint32_t)lsn - k->tail;
-        k->tail = (uint32_t)lsn;
-        c->key = (uint32_t)(k - t->keys);
-    } else if (hash != 0 || !may) {
-        k = hsl_key_add(t, hash, lsn, may ? g->consumer : 0);
-    }
+    if (!k && !may)
+        k = hsl_key_add(t, lsn, 0);
     if (may && (!k || (!k->waits && k->owner == g->consumer))) {
         hand(t, g, lsn);
     } else {
@@ -161,10 +193,10 @@ int64_t hsl_keytab_take(struct hsl_keytab *t, uint32_t consumer, uint32_t *parce
     hand_list(t, &g, AGAIN);
     hand_list(t, &g, MINE + consumer);
     hand_list(t, &g, FRESH);
-    const uint64_t *hashes = t->hashes + (t->hashes_len - (size_t)(t->described - t->scan));
-    for (; t->scan < stop; hashes++) {
-        fetch_ahead(t, hashes, stop - t->scan);
-        if (!scan_one(t, &g, *hashes))
+    const uint32_t *tags = t->tags + (t->tags_len - (size_t)(t->described - t->scan));
+    for (; t->scan < stop; tags++) {
+        fetch_ahead(t, tags, stop - t->scan);
+        if (!scan_one(t, &g, *tags))
             break;
     }
     struct hsl_ack_state state;

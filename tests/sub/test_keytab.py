@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import struct
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -20,7 +20,7 @@ from hstreamlite.sub.keytab import KeyHead, KeyTable, runs_of
 from tests import effort
 
 CONSUMERS = 1, 2, 3
-KEYS = 0, 0, 11, 12, 13, (1 << 64) - 1
+KEYS = 0, 0, 11, 12, 11 + (1 << 20), (1 << 64) - 1  # two of one slot
 
 
 @dataclass
@@ -465,6 +465,41 @@ TestKeyTable = KeyTableMachine.TestCase
 TestKeyTable.settings = settings(
     max_examples=effort.of(300, brief=60), stateful_step_count=50, deadline=None
 )
+
+
+def keys_of(keys: Iterable[int]) -> bytes:
+    return array("Q", keys).tobytes()
+
+
+def test_who_has_a_key_is_known_however_many_there_are() -> None:
+    table = KeyTable(AckMap(1, 1 << 20))
+    end = 1
+    for size in (30, 300, 3000):
+        keys = [key * 256 + 1 for key in range(size)]
+        table.describe(end, keys_of(keys))
+        table.take(1, 0, 9999, 9999, end + size)
+        end += size
+        table.describe(end, keys_of(keys))
+        assert table.take(2, 0, 9999, 9999, end + size)[0] == 0
+        end += size
+        table.check_invariants()
+
+
+def test_a_slot_that_tells_of_records_of_long_ago_tells_of_none() -> None:
+    """It holds the lower halves of their numbers."""
+    acks = AckMap(1, 1 << 20)
+    table = KeyTable(acks)
+    keys = [key * 256 + 1 for key in range(40)]
+    table.describe(1, keys_of(keys))
+    table.confirm(table.take(1, 0, 40, 40, 41)[2], 40, 1)
+    low = (1 << 32) + 1
+    acks.skip(low)
+    table.describe(low, keys_of([*keys[:20], *reversed(keys[20:]), *range(2, 42)]))
+    assert table.take(2, 0, 80, 80, low + 80)[0] == 80
+    table.check_invariants()
+    table.describe(low + 80, keys_of(keys))
+    assert table.take(1, 0, 40, 40, low + 120)[0] == 0
+    table.check_invariants()
 
 
 def test_what_is_done_cannot_be_delayed() -> None:
