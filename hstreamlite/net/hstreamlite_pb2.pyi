@@ -1518,6 +1518,47 @@ class ConsumeRequest(_message.Message):
         def WhichOneof(self, oneof_group: _WhichOneofArgType__wait_ms) -> _WhichOneofReturnType__wait_ms | None: ...
 
     @_typing.final
+    class JointAck(_message.Message):
+        """Acks of several consumers of this subscription, each done or refused by itself."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class Part(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            CONSUMER_FIELD_NUMBER: _builtins.int
+            SPANS_FIELD_NUMBER: _builtins.int
+            consumer: _builtins.str
+            @_builtins.property
+            def spans(self) -> Global___Spans: ...
+            def __init__(
+                self,
+                *,
+                consumer: _builtins.str = ...,
+                spans: Global___Spans | None = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _typing.Literal["spans", b"spans"]  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "spans", b"spans"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        PARTS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsumeRequest.JointAck.Part]: ...
+        def __init__(
+            self,
+            *,
+            parts: _abc.Iterable[Global___ConsumeRequest.JointAck.Part] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["parts", b"parts"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Release(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -1578,6 +1619,7 @@ class ConsumeRequest(_message.Message):
     COMMIT_FIELD_NUMBER: _builtins.int
     BEAT_FIELD_NUMBER: _builtins.int
     CLOSE_FIELD_NUMBER: _builtins.int
+    JOINT_ACK_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     cancel: _builtins.int
     """The fetch of this number is no longer wanted: it is answered at once."""
@@ -1595,6 +1637,10 @@ class ConsumeRequest(_message.Message):
     def release(self) -> Global___ConsumeRequest.Release: ...
     @_builtins.property
     def extend(self) -> Global___ConsumeRequest.Extend: ...
+    @_builtins.property
+    def joint_ack(self) -> Global___ConsumeRequest.JointAck:
+        """Only where `Attached` allows it."""
+
     def __init__(
         self,
         *,
@@ -1608,12 +1654,13 @@ class ConsumeRequest(_message.Message):
         commit: _builtins.bool = ...,
         beat: _builtins.bool = ...,
         close: _builtins.bool = ...,
+        joint_ack: Global___ConsumeRequest.JointAck | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "attach", b"attach", "beat", b"beat", "cancel", b"cancel", "close", b"close", "commit", b"commit", "extend", b"extend", "fetch", b"fetch", "release", b"release", "request", b"request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "attach", b"attach", "beat", b"beat", "cancel", b"cancel", "close", b"close", "commit", b"commit", "extend", b"extend", "fetch", b"fetch", "joint_ack", b"joint_ack", "release", b"release", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "attach", b"attach", "beat", b"beat", "cancel", b"cancel", "close", b"close", "commit", b"commit", "extend", b"extend", "fetch", b"fetch", "number", b"number", "release", b"release", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "attach", b"attach", "beat", b"beat", "cancel", b"cancel", "close", b"close", "commit", b"commit", "extend", b"extend", "fetch", b"fetch", "joint_ack", b"joint_ack", "number", b"number", "release", b"release", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["attach", "fetch", "cancel", "ack", "release", "extend", "commit", "beat", "close"]  # noqa: Y015
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["attach", "fetch", "cancel", "ack", "release", "extend", "commit", "beat", "close", "joint_ack"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
 
@@ -1633,11 +1680,14 @@ class ConsumeReply(_message.Message):
         ACK_TIMEOUT_S_FIELD_NUMBER: _builtins.int
         LEASE_MS_FIELD_NUMBER: _builtins.int
         AHEAD_FIELD_NUMBER: _builtins.int
+        JOINT_ACKS_FIELD_NUMBER: _builtins.int
         mode: _builtins.str
         ack_timeout_s: _builtins.float
         lease_ms: _builtins.int
         ahead: _builtins.int
         """How many records a client may keep that nobody has asked for yet; it gives them back soon."""
+        joint_acks: _builtins.bool
+        """Whether acks of several consumers may come together."""
         def __init__(
             self,
             *,
@@ -1645,10 +1695,11 @@ class ConsumeReply(_message.Message):
             ack_timeout_s: _builtins.float = ...,
             lease_ms: _builtins.int = ...,
             ahead: _builtins.int = ...,
+            joint_acks: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_timeout_s", b"ack_timeout_s", "ahead", b"ahead", "lease_ms", b"lease_ms", "mode", b"mode"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_timeout_s", b"ack_timeout_s", "ahead", b"ahead", "joint_acks", b"joint_acks", "lease_ms", b"lease_ms", "mode", b"mode"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1690,6 +1741,49 @@ class ConsumeReply(_message.Message):
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
         _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "new", b"new", "void", b"void"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class JointAcked(_message.Message):
+        """Of each part, in their order."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class Part(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            ACKED_FIELD_NUMBER: _builtins.int
+            FAILURE_FIELD_NUMBER: _builtins.int
+            failure: _builtins.str
+            @_builtins.property
+            def acked(self) -> Global___ConsumeReply.Acked: ...
+            def __init__(
+                self,
+                *,
+                acked: Global___ConsumeReply.Acked | None = ...,
+                failure: _builtins.str = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _typing.Literal["acked", b"acked", "failure", b"failure", "result", b"result"]  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["acked", b"acked", "failure", b"failure", "result", b"result"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["acked", "failure"]  # noqa: Y015
+            _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+            def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+        PARTS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsumeReply.JointAcked.Part]: ...
+        def __init__(
+            self,
+            *,
+            parts: _abc.Iterable[Global___ConsumeReply.JointAcked.Part] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["parts", b"parts"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1829,6 +1923,7 @@ class ConsumeReply(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    JOINT_ACKED_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     count: _builtins.int
     done: _builtins.bool
@@ -1841,6 +1936,8 @@ class ConsumeReply(_message.Message):
     def deliveries(self) -> Global___ConsumeReply.Deliveries: ...
     @_builtins.property
     def acked(self) -> Global___ConsumeReply.Acked: ...
+    @_builtins.property
+    def joint_acked(self) -> Global___ConsumeReply.JointAcked: ...
     def __init__(
         self,
         *,
@@ -1852,12 +1949,13 @@ class ConsumeReply(_message.Message):
         count: _builtins.int = ...,
         done: _builtins.bool = ...,
         failure: _builtins.str = ...,
+        joint_acked: Global___ConsumeReply.JointAcked | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acked", b"acked", "attached", b"attached", "count", b"count", "deliveries", b"deliveries", "done", b"done", "failure", b"failure", "reply", b"reply"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acked", b"acked", "attached", b"attached", "count", b"count", "deliveries", b"deliveries", "done", b"done", "failure", b"failure", "joint_acked", b"joint_acked", "reply", b"reply"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked", b"acked", "attached", b"attached", "count", b"count", "deliveries", b"deliveries", "done", b"done", "events", b"events", "failure", b"failure", "number", b"number", "reply", b"reply"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked", b"acked", "attached", b"attached", "count", b"count", "deliveries", b"deliveries", "done", b"done", "events", b"events", "failure", b"failure", "joint_acked", b"joint_acked", "number", b"number", "reply", b"reply"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_reply: _TypeAlias = _typing.Literal["attached", "deliveries", "acked", "count", "done", "failure"]  # noqa: Y015
+    _WhichOneofReturnType_reply: _TypeAlias = _typing.Literal["attached", "deliveries", "acked", "count", "done", "failure", "joint_acked"]  # noqa: Y015
     _WhichOneofArgType_reply: _TypeAlias = _typing.Literal["reply", b"reply"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_reply) -> _WhichOneofReturnType_reply | None: ...
 

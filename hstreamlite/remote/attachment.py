@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, Final
 from weakref import WeakMethod
 
@@ -28,6 +28,7 @@ from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.net.failures import error_of
 from hstreamlite.net.wire import spans_to
 from hstreamlite.records import Delivery
+from hstreamlite.remote.acks import Acked, Acks
 from hstreamlite.remote.link import Broken, Connection, Link, Retries
 from hstreamlite.remote.pace import Pace
 from hstreamlite.remote.stock import Stock
@@ -44,6 +45,8 @@ _ATTACH_SECONDS: Final = 5.0
 """A connection on which nobody can attach in that time is given up, for all that use it."""
 _BEATS: Final = 3
 _LEAVE_SECONDS: Final = 5.0
+_BESIDE_ACKS: Final = frozenset({"fetch", "ack", "joint_ack", "beat"})
+"""What an ack may overtake; a release that it overtook would come too late."""
 
 Answer = asyncio.Future[pb.ConsumeReply]
 
@@ -87,6 +90,12 @@ class Attachment:
         self._numbers = 0
         self._asked: dict[int, tuple[Answer, pb.ConsumeRequest]] = {}
         self._outgoing: asyncio.Queue[pb.ConsumeRequest | None] | None = None
+        self._takes_joint_acks = False
+        self._acks = link.acks.setdefault(subscription, Acks(link.loop))
+        self._away_acks = 0
+        """Acks that another attachment makes for this one."""
+        self._behind: list[pb.ConsumeRequest] = []
+        """What goes out once these are done."""
         self._call: Any = None
         self._missed = 0
         """Beats since the server was heard of."""
@@ -149,12 +158,14 @@ class Attachment:
                 raise
             self.mode = reply.attached.mode
             self.ack_timeout = reply.attached.ack_timeout_s
+            self._takes_joint_acks = reply.attached.joint_acks
             self.stock.clear()  # others may have it by now
             self.pace = Pace(self.ack_timeout, reply.attached.ahead)
             self.count += 1
             self._outgoing = outgoing
             self._missed = 0
             self._tell_back()
+            self._behind.clear()  # all of it that needs an answer is sent now
             for number, (_, request) in list(self._asked.items()):
                 request.number = number
                 outgoing.put_nowait(request)
@@ -285,15 +296,21 @@ class Attachment:
         if self._failure is not None:
             raise self._failure
 
-    def ask(self, request: pb.ConsumeRequest) -> tuple[int, Answer]:
-        """Send a request, at once or when it is attached again; return its number and answer."""
+    def ask(self, request: pb.ConsumeRequest, *, at_once: bool = False) -> tuple[int, Answer]:
+        """Send a request, now or when it is attached again; return its number and answer.
+
+        at_once: ahead of what waits for acks.
+        """
         self.check()
         self._numbers += 1
         number = request.number = self._numbers
         answer: Answer = self.link.loop.create_future()
         self._asked[number] = (answer, request)
         if self._outgoing is not None:
-            self._outgoing.put_nowait(request)
+            if at_once:
+                self._outgoing.put_nowait(request)
+            else:
+                self.tell(request)
         elif self._opening.done() and (self._life is None or self._life.done()):
             self._live(None)
         return number, answer
@@ -305,8 +322,51 @@ class Attachment:
 
     def tell(self, request: pb.ConsumeRequest) -> None:
         """Send what needs no answer, if that is possible now."""
-        if self._outgoing is not None:
+        if self._outgoing is None:
+            return
+        if self._away_acks:
+            self._behind.append(request)
+        else:
             self._outgoing.put_nowait(request)
+
+    # Acks.
+
+    def ack(self, spans: pb.Spans) -> Acked:
+        """Ack, alone or together with others of the same subscription."""
+        self.check()
+        behind = any(
+            request.WhichOneof("request") not in _BESIDE_ACKS for _, request in self._asked.values()
+        )
+        return self._acks.ask(self, spans, alone=behind)
+
+    @property
+    def carries_acks(self) -> bool:
+        """Whether it may make acks for others now."""
+        return self.attached and self._takes_joint_acks and not self.closed
+
+    def ask_joint_ack(self, acks: Iterable[tuple[str, pb.Spans]]) -> Answer | None:
+        """Ask for acks of several, by their names; None where that cannot be now."""
+        part = pb.ConsumeRequest.JointAck.Part
+        joint = pb.ConsumeRequest.JointAck(
+            parts=[part(consumer=name, spans=spans) for name, spans in acks]
+        )
+        try:
+            return self.ask(pb.ConsumeRequest(joint_ack=joint), at_once=True)[1]
+        except HStreamError:
+            return None
+
+    def begin_away_ack(self) -> None:
+        """Note that another attachment makes an ack for this one: what is asked for from now on
+        goes out behind it."""
+        self._away_acks += 1
+
+    def end_away_ack(self) -> None:
+        """Note that such an ack is done, or has failed."""
+        self._away_acks -= 1
+        if not self._away_acks and self._outgoing is not None:
+            for request in self._behind:
+                self._outgoing.put_nowait(request)
+            self._behind.clear()
 
     def unsend(self, spans: pb.Spans) -> None:
         """Give back what nobody has seen: that was no attempt."""

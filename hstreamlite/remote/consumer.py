@@ -351,8 +351,9 @@ class Consumer:
         """Ack a delivery, several, or a whole batch, as `hstreamlite.Consumer.ack`."""
         check_bool("durable", durable)
         self._attachment.check()
-        request = pb.ConsumeRequest(ack=spans_to(spans_of(deliveries)))
-        acked = (await self._ask(request)).acked
+        spans = spans_to(spans_of(deliveries))
+        await self._attachment.opened()
+        acked = await asyncio.shield(self._attachment.ack(spans))
         self._open -= acked.new + acked.duplicate + acked.void
         if durable:
             await self.commit()

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack, suppress
 from typing import Any, Final, Protocol, TypeVar
-from weakref import WeakSet
+from weakref import WeakSet, WeakValueDictionary
 
 import grpc
 
@@ -37,6 +37,7 @@ from hstreamlite.errors import (
 )
 from hstreamlite.net import forks, hstreamlite_pb2 as pb, hstreamlite_pb2_grpc as rpc
 from hstreamlite.net.failures import error_of
+from hstreamlite.remote.acks import Acks
 from hstreamlite.remote.address import Address
 from hstreamlite.remote.diagnosis import explained
 from hstreamlite.remote.security import Calls, Security
@@ -182,6 +183,8 @@ class Link:
         """Whether the store is being closed."""
         self.consumers: WeakSet[Any] = WeakSet()
         self.sessions = Sessions(self)
+        self.acks: WeakValueDictionary[str, Acks] = WeakValueDictionary()
+        """By subscription, as long as it has consumers."""
         self._lost: deque[Member] = deque()
         self.members: dict[object, Callable[[], Coroutine[Any, Any, None]]] = {}
         """How to end what is open of the store, in the order in which it was opened."""

@@ -109,13 +109,10 @@ class Session:
     async def _done(self, which: str | None, request: pb.ConsumeRequest) -> pb.ConsumeReply:
         consumer, feed = self.consumer, self._feed
         if which == "ack":
-            result = feed.ack_spans(spans_from(request.ack), may_block=False)
-            feed.note_ack(consumer.name)
-            self._tally.acked(consumer.subscription, result.new)
-            acked = pb.ConsumeReply.Acked(
-                new=result.new, duplicate=result.duplicate, void=result.void
-            )
-            return pb.ConsumeReply(acked=acked)
+            return pb.ConsumeReply(acked=self._ack(consumer.name, request.ack))
+        if which == "joint_ack":
+            parts = map(self._ack_part, request.joint_ack.parts)
+            return pb.ConsumeReply(joint_acked=pb.ConsumeReply.JointAcked(parts=parts))
         if which == "release":
             return pb.ConsumeReply(count=self._release(request.release))
         if which == "extend":
@@ -129,6 +126,18 @@ class Session:
         elif which != "beat":
             raise ValueError(f"no request of a consumer that is attached: {which}")
         return pb.ConsumeReply(done=True)
+
+    def _ack(self, name: str, spans: pb.Spans) -> pb.ConsumeReply.Acked:
+        result = self._feed.ack_spans(spans_from(spans), may_block=False)
+        self._feed.note_ack(name)
+        self._tally.acked(self.consumer.subscription, result.new)
+        return pb.ConsumeReply.Acked(new=result.new, duplicate=result.duplicate, void=result.void)
+
+    def _ack_part(self, part: pb.ConsumeRequest.JointAck.Part) -> pb.ConsumeReply.JointAcked.Part:
+        try:
+            return pb.ConsumeReply.JointAcked.Part(acked=self._ack(part.consumer, part.spans))
+        except Exception as error:  # noqa: BLE001 - told to who asked
+            return pb.ConsumeReply.JointAcked.Part(failure=failure_of(error))
 
     def _release(self, release: pb.ConsumeRequest.Release) -> int:
         self._releases += 1
@@ -267,6 +276,7 @@ class Consuming(Base):
             ack_timeout_s=feed.state.ack_timeout,
             lease_ms=lease_ms,
             ahead=_ahead(feed.group.limits, options),
+            joint_acks=True,
         )
         return session, attached
 
