@@ -156,4 +156,15 @@ async def in_thread(function: Callable[..., T], *args: Any, **options: Any) -> T
     Nor does it take the call out of the line for a thread, as it would of `asyncio.to_thread`.
     """
     call = partial(copy_context().run, function, *args, **options)
-    return await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, call))
+    running = asyncio.get_running_loop().run_in_executor(None, call)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        running.add_done_callback(_look_at)
+        raise
+
+
+def _look_at(running: asyncio.Future[Any]) -> None:
+    """Take note of a failure: nobody waits for it any more."""
+    if not running.cancelled():
+        running.exception()

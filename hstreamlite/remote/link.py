@@ -239,7 +239,7 @@ class Link:
 
     def _settle(self, task: asyncio.Future[Any]) -> None:
         self._begun.discard(task)
-        _look_at(task)
+        look_at(task)
 
     def hold(self, answer: asyncio.Future[Any]) -> None:
         """Let later calls wait for what was asked for, and maybe nobody awaits."""
@@ -287,7 +287,7 @@ class Link:
                 return found
             if self._connecting is None or self._connecting.done():
                 self._connecting = self.loop.create_task(self._connect())
-                self._connecting.add_done_callback(_look_at)
+                self._connecting.add_done_callback(look_at)
             self._waiting += 1
             try:
                 left = deadline - self.now()
@@ -462,7 +462,7 @@ class Link:
         return self._ending
 
 
-def _look_at(task: asyncio.Future[Any]) -> None:
+def look_at(task: asyncio.Future[Any]) -> None:
     """Take note of a failure: those who waited for it may be gone."""
     if not task.cancelled():
         task.exception()

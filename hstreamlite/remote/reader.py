@@ -19,7 +19,7 @@ from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.net.failures import error_of
 from hstreamlite.net.wire import batch_from, records_from
 from hstreamlite.records import Record
-from hstreamlite.remote.link import Broken, Connection, Link, Retries
+from hstreamlite.remote.link import Broken, Connection, Link, Retries, look_at
 
 T = TypeVar("T", Record, Batch)
 
@@ -154,6 +154,7 @@ class _Reader(Generic[T]):
         """Take what is next. Who is cancelled leaves it to the next call."""
         if self._reading is None:
             self._reading = self._link.loop.create_task(self._more())
+            self._reading.add_done_callback(look_at)
         reading = self._reading
         waits: list[asyncio.Future[Any]] = [reading, self._closing, self._link.ending]
         await asyncio.wait(waits, return_when="FIRST_COMPLETED")

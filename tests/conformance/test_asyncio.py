@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest_asyncio
 
 import hstreamlite as hs
 from hstreamlite import aio
+from hstreamlite.aio.bell import in_thread
 from tests.conformance.faces import collect, drain, payloads
+from tests.logs import logged
 
 pytestmark = pytest.mark.asyncio
 
@@ -114,6 +117,26 @@ async def test_a_cancelled_append_is_there_or_not(store: aio.Store, level: Any) 
     found = await payloads(stream)
     assert set(stored) <= set(found)
     assert len(found) == len(set(found))
+
+
+async def test_what_a_cancelled_call_fails_with_is_no_news_for_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    free = threading.Event()
+
+    def fail() -> None:
+        free.wait()
+        raise LookupError
+
+    task = asyncio.ensure_future(in_thread(fail))
+    await turns(2)
+    assert await cancelled(task)
+    free.set()
+    await asyncio.get_running_loop().shutdown_default_executor()
+    await turns(2)
+    del task
+    gc.collect()
+    assert logged(caplog) == []
 
 
 async def test_cancelling_many_appends_harms_no_other(store: aio.Store) -> None:

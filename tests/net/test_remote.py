@@ -26,6 +26,7 @@ from hstreamlite.remote.address import parse
 from hstreamlite.remote.security import Security
 from hstreamlite.remote.thread import LoopThread, threads
 from tests.conformance.faces import served, server_loop
+from tests.logs import logged
 from tests.test_errors import EXAMPLES
 
 pytestmark = pytest.mark.unsanitized("gRPC's own core is no build of ours")
@@ -216,6 +217,25 @@ async def test_processes_share_a_subscription(tmp_path: Path) -> None:
                 seen = [payload for job in jobs for payload in job.get()]
             assert sorted(seen) == sorted(b"%d" % n for n in range(200))
             assert await subscription.lag() == hs.Lag(0, 0)
+
+
+@pytest.mark.asyncio
+async def test_what_a_reader_waits_for_when_its_store_is_closed_is_no_news_for_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(tmp_path / "s"):
+        async with hs.aio.connect(f"unix:{tmp_path / 's'}") as store:
+            reader: Any = (await store.create_stream("orders")).read(follow=True)
+            waiting = asyncio.ensure_future(anext(reader))
+            while reader._reading is None:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0)
+            reading = reader._reading
+        with pytest.raises(hs.StoreClosed):
+            await waiting
+        await asyncio.wait([reading])
+        del reader, reading, waiting
+        gc.collect()
+    assert logged(caplog) == []
 
 
 @pytest.mark.asyncio
