@@ -36,6 +36,13 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture
+def caplog(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """Have what earlier tests left told of before the test begins, and not amid it."""
+    gc.collect()
+    return caplog
+
+
+@pytest.fixture
 def frozen_heap() -> None:
     """Keep what earlier tests left out of the collections of a test that counts what is freed."""
     gc.collect()
