@@ -125,6 +125,18 @@ def test_a_batch_is_acked_whole_or_in_part(consumer: hs.Consumer, look: bool) ->
     assert consumer.ack(first[1:]).new == 2
 
 
+def test_what_lies_scattered_is_acked_unseen() -> None:
+    """The records of one key among those of another, which somebody else has."""
+    with hs.open("/db", env=SimEnv()) as store:
+        stream = store.create_stream("a")
+        stream.append_many([hs.Record(b"%d" % n, key="ab"[n % 2]) for n in range(10)])
+        subscription = store.create_subscription("s", stream="a")
+        one, two = subscription.consumer("one"), subscription.consumer("two")
+        assert len(one.receive(1)) == 1
+        assert two.ack(two.receive(10)).new == 5
+        assert [d.payload for d in one.receive(10)] == [b"2", b"4", b"6", b"8"]
+
+
 def test_one_that_is_empty() -> None:
     batch = hs.DeliveryBatch()
     assert not batch

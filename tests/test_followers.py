@@ -8,9 +8,11 @@ followers, on a machine that loses power in between.
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -708,3 +710,60 @@ print(os.read(0, 1))
 
 def test_a_follower_of_an_empty_store_leaves_standard_input_open(tmp_path: Path) -> None:
     assert run_script(STANDARD_INPUT, str(tmp_path / "s")).stdout == "b''\n"
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> Iterator[tuple[hs.Store, hs.Store]]:
+    """A writer and a follower with threads of its own."""
+    with hs.open(tmp_path / "s") as writer:
+        writer.create_stream("a")
+        with hs.open(tmp_path / "s", read_only=True) as follower:
+            yield writer, follower
+
+
+def test_a_wait_at_the_tail_of_a_follower_ends_when_its_time_is_over(
+    beside: tuple[hs.Store, hs.Store],
+) -> None:
+    journal = beside[1]._engine.journal
+    for _ in range(20):
+        assert not journal.wait_change(1 << 62, journal.pokes(), 1_000_000)
+
+
+def test_threads_that_follow_all_get_what_comes(
+    beside: tuple[hs.Store, hs.Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them looks at the files for all."""
+    monkeypatch.setattr("hstreamlite.stream._SLICE_NS", 3600 * 10**9)
+    writer, follower = beside
+    sent = [b"%d" % number for number in range(30)]
+    found: list[list[object]] = [[], [], []]
+
+    def follow(mine: list[object]) -> None:
+        with follower.stream("a").read(follow=True) as reader:
+            while len(mine) < len(sent):
+                mine.append(next(reader).payload)
+
+    threads = [threading.Thread(target=follow, args=(mine,), daemon=True) for mine in found]
+    for thread in threads:
+        thread.start()
+    for number, payload in enumerate(sent):
+        writer.stream("a").append(payload)
+        while number % 3 and min(map(len, found)) <= number:
+            os.sched_yield()
+    for thread in threads:
+        thread.join(60)
+    assert found == [sent] * 3
+
+
+def test_the_thread_of_a_follower_wakes_who_waits_when_its_store_goes(
+    beside: tuple[hs.Store, hs.Store], tmp_path: Path
+) -> None:
+    _, follower = beside
+    journal = follower._engine.journal
+    pokes = journal.pokes()
+    (tmp_path / "s").rename(tmp_path / "gone")
+    while journal.pokes() == pokes:
+        os.sched_yield()
+    with pytest.raises(hs.StoreReplaced):
+        follower.streams()
+    (tmp_path / "gone").rename(tmp_path / "s")

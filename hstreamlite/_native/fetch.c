@@ -33,7 +33,7 @@ static void read_wanted(struct hsl_log *log, struct hsl_fetch *f)
     int fd;
     f->got = 0;
     if (hsl_segment_reader(log, f->segment, &segment, &fd) != HSL_OK)
-        return; /* whoever gets there will hear why */
+        return; /* not reached: the segment went meanwhile; whoever gets there hears why */
     while (f->got < f->need) {
         int64_t n =
             log->io->pread(log->io->ctx, fd, f->buf + f->got, f->need - f->got, f->off + f->got);

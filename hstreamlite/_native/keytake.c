@@ -55,7 +55,7 @@ static void hand_list(struct hsl_keytab *t, struct taking *g, uint32_t list)
     while (g->left > 0 && (at = t->lists[list].first) != NO_KEY) {
         struct key *k = &t->keys[at];
         if (!hsl_key_refresh(t, k) || k->list != list)
-            continue;
+            continue; /* not reached: an ack since hsl_key_sync, where Python has no GIL */
         if (!may_hand(g, cell_at(t, whole(t, k->todo))))
             return;
         hand_waiting(t, g, k);

@@ -187,7 +187,7 @@ void hsl_pieces_announce(struct hsl_log *log, const struct hsl_run *run)
     uint64_t from = run->data / HSL_FOOTER_PIECE * HSL_FOOTER_PIECE;
     uint64_t last = ((uint64_t)run->data + run->data_len - 1) / HSL_FOOTER_PIECE;
     if (last >= from / HSL_FOOTER_PIECE + ANNOUNCED)
-        last = from / HSL_FOOTER_PIECE + ANNOUNCED - 1;
+        last = from / HSL_FOOTER_PIECE + ANNOUNCED - 1; /* not reached: needs 1 MiB of rows */
     uint64_t end = last * HSL_FOOTER_PIECE + piece_len(s, (uint32_t)last);
     log->io->announce(log->io->ctx, fd, s->footer_off + from, end - from);
     hsl_segment_unread(log, s);

@@ -114,7 +114,7 @@ static PyObject *items_of(struct delivery_batch *b)
     if (b->items != NULL)
         return b->items;
     if (b->excerpt == NULL)
-        return b->items = PyTuple_New(0);
+        return b->items = PyTuple_New(0); /* not reached: a collection cleared it: nobody's */
     excerpt = Py_NewRef((PyObject *)b->excerpt);
     list = hsl_py_excerpt_decode((struct excerpt *)excerpt, b->number, b->number + b->count,
                                  b->owner != Py_None ? b->owner : NULL);

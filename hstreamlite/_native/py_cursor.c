@@ -118,7 +118,7 @@ static int plain_body(struct hsl_cursor *cursor, const struct hsl_block_view *vi
     char *data;
     Py_ssize_t size;
     if (!plain || PyBytes_AsStringAndSize(plain, &data, &size) < 0) {
-        Py_XDECREF(plain);
+        Py_XDECREF(plain); /* not reached: what is unpacked is bytes */
         return -1;
     }
     if (hsl_unchecked(h) &&

@@ -210,7 +210,7 @@ static PyObject *ack_places(PyObject *module, PyObject *request)
             last = shard;
         }
         if (!list || add_place(list, lsn) < 0)
-            goto failed;
+            goto failed; /* not reached: Python lacks memory */
     }
     if (got == 0)
         return places;

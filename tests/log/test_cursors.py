@@ -320,6 +320,29 @@ def test_what_the_system_has_of_a_file_takes_no_wait(tmp_path: Path) -> None:
         ]
 
 
+def test_what_the_system_has_no_more_of_a_file_waits_for_the_disk(tmp_path: Path) -> None:
+    with hs.open(tmp_path / "store", config=CONFIG) as store:
+        stream = store.create_stream("s")
+        for number in range(40):
+            stream.append_many([b"%d" % number * 500] * 100, durability="memory")
+    segments = sorted((tmp_path / "store" / "segments").glob("*.seg"))
+    if not (has_cached_reads(segments[0]) and all(map(forgotten, segments))):
+        pytest.skip("this system does not say what it has of a file, or has all of it")
+    with hs.open(tmp_path / "store", config=CONFIG) as store:
+        waits = False
+        for _ in range(50):  # the system may have read some of it again by itself
+            cursor = new_cursor(store, 1001)
+            cursor.use_cache()
+            for segment in segments:
+                forgotten(segment)
+            if waits := cursor.read_batches(1, may_block=False) is None:
+                break
+        assert waits
+        batches = cursor.read_batches(1)
+        assert batches is not None
+        assert [batch.batch_id for batch in batches] == [1001]
+
+
 def test_what_is_read_past_the_system_waits_for_the_disk(tmp_path: Path) -> None:
     config = hs.StoreConfig(segment_bytes_min=64 << 20, segment_bytes_max=64 << 20)
     with hs.open(tmp_path / "store", config=config) as store:
@@ -345,3 +368,15 @@ def has_cached_reads(path: Path) -> bool:
             return os.preadv(file.fileno(), [bytearray(4096)], 0, os.RWF_NOWAIT) > 0
         except OSError:
             return False
+
+
+def forgotten(path: Path) -> bool:
+    """Have the system forget what it has of a file, and tell whether it did."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            os.preadv(file.fileno(), [bytearray(4096)], 0, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return True
+        return False

@@ -6,6 +6,7 @@ cache must not be taken for durable. The reserve gives the room.
 
 from __future__ import annotations
 
+import errno
 from contextlib import suppress
 
 import pytest
@@ -49,6 +50,16 @@ def test_reserve_serves_an_open_that_needs_room() -> None:
         assert len(list(store.stream("a").read())) == 20
         env.disk.set_capacity(1 << 30)
         store.stream("a").append(b"goes on")
+
+
+def test_reserve_serves_an_open_that_lacks_room_at_its_last_step() -> None:
+    """The copy is whole and has its name, and its footer does not fit."""
+    env = killed(20)
+    struck = env.disk.inject(Fail(ops=Op.PWRITE, path=".seg", errno=errno.ENOSPC))
+    with hs.open("/db", config=CONFIG, env=env) as store:
+        assert len(list(store.stream("a").read())) == 20
+        store.stream("a").append(b"goes on")
+    assert struck() == 1
 
 
 def test_open_that_finds_no_room_says_how_much_and_leaves_all_as_it_was() -> None:

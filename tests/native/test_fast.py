@@ -241,6 +241,17 @@ def test_only_tuples_of_numbers_are_packed(items: list[Any]) -> None:
     assert fast.pack_below(2, [(3, 4)], 1) == (1).to_bytes(4, "little") + (4).to_bytes(4, "little")
 
 
+@pytest.mark.parametrize("items", [(), 3, [3]])
+def test_what_is_no_list_of_tuples_is_not_packed(items: Any) -> None:
+    with pytest.raises(SystemError):
+        fast.pack_below(1, items, 1)
+
+
+def test_there_is_no_clock_without_files() -> None:
+    with pytest.raises(ValueError, match="the files have no address"):
+        fast.mono_ns(0)
+
+
 def kept(store: hs.Store) -> list[Any]:
     return [record.payload for record in store.stream("a").read()]
 
@@ -451,8 +462,12 @@ def test_a_gzip_body_of_several_streams_is_read_whole(decoded: int, store: hs.St
         (1, gzip.compress(PARTS[0]), len(PARTS[0]) - 1),
         (2, compress(2, PARTS[0]), len(PARTS[0]) - 1),
         (1, b"".join(map(gzip.compress, PARTS)), len(PARTS[0])),
+        (2, compress(2, b"\xff" * 9), 9),
     ],
-    ids=["no gzip", "no zstd", "unknown type", "gzip grows", "zstd grows", "second grows"],
+    ids=[
+        *("no gzip", "no zstd", "unknown type", "gzip grows", "zstd grows", "second grows"),
+        "no batch",
+    ],
 )
 def test_a_body_that_is_not_what_its_header_says_is_reported_with_its_ids(
     codec: int, body: bytes, decoded: int, store: hs.Store
@@ -464,6 +479,9 @@ def test_a_body_that_is_not_what_its_header_says_is_reported_with_its_ids(
         with pytest.raises(CorruptionError, match="a record batch in block 1-2") as caught:
             next(reader)
         assert caught.value.lost == (hs.LostRecords(1, 2, 2),)
+    at = store._engine.journal.cursor(SHARD, 2)
+    with pytest.raises(CorruptionError, match="a record batch in block 1-2"):
+        at.key_hashes(1, end=3, seed=1, may_block=True)
 
 
 # What has to be read from a file.

@@ -332,6 +332,18 @@ def test_the_boot_id_is_one_for_all_processes(files: Files) -> None:
     assert other.stdout.strip() == files.boot_id().hex() == posix_files().boot_id().hex()
 
 
+@pytest.mark.skipif(lib.hsl_io_portable(), reason="what the system has in memory is not asked for")
+def test_what_the_system_has_in_memory_is_read_or_why_not(files: Files, tmp_path: Path) -> None:
+    fd = files.open(str(tmp_path / "a"), READ | WRITE | CREATE)
+    files.write_all(fd, b"hello", 0)
+    buffer = ffi.new("char[5]")
+    read = files.io.pread_cached
+    found = read(files.io.ctx, fd, buffer, 5, 0)
+    assert found == -errno.EAGAIN or ffi.buffer(buffer)[:found] == b"hello"
+    files.close(fd)
+    assert read(files.io.ctx, fd, buffer, 5, 0) == -errno.EBADF
+
+
 def test_clocks_and_space(files: Files, tmp_path: Path) -> None:
     first, second = files.mono_ns(), files.mono_ns()
     assert second >= first > 0

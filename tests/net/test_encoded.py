@@ -73,6 +73,12 @@ def test_acks_that_are_malformed_are_refused(raw: bytes) -> None:
         fast.ack_places(raw)
 
 
+def test_acks_of_a_later_version_are_read_as_far_as_they_are_known() -> None:
+    place = pb.RecordId(shardId=1, batchId=2, batchIndex=3).SerializeToString()
+    later = b"\x4a\x01x" + place + b"\x50\x07"  # a ninth field of bytes, a tenth that is a number
+    assert fast.ack_places(b"\x1a" + bytes([len(later)]) + later) == {1: [5]}
+
+
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(1, 200), st.data())
 @settings(max_examples=5)
 def test_deliveries_are_serialized_as_the_pieces_of_their_batches(

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import hstreamlite as hs
-from hstreamlite._native import ffi, lib
+from hstreamlite._native import fast, ffi, lib
+from hstreamlite.env import OpenFlag
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.witness import Witness, small_config
 from hstreamlite.tools.check import check
@@ -154,6 +155,19 @@ def log_of_a_block(w: Witness) -> None:
     f.block(*f.of_shard(1)[1], 8, 77)
 
 
+def count_of_a_block(w: Witness) -> None:
+    """One record more than its body has."""
+    f = Forger(w, 0)
+    frame, block = f.of_shard(1)[1]
+    f.block(frame, block, 36, number(f.data, block + 36) + (1 << 32))
+
+
+def directory_of_the_footer(w: Witness) -> None:
+    f = Forger(w, 0)
+    rows = number(f.data, len(f.data) - TRAILER + 24)
+    w.env.disk.flip(f.path, (f.end() + rows) * 8)
+
+
 CLOSED: dict[str, tuple[Callable[[Witness], None], int]] = {
     "chain of a frame": (chain_of_a_frame, lib.HSL_FAULT_CHAIN),
     "sum of a frame": (sum_of_a_frame, lib.HSL_FAULT_BLOCK),
@@ -163,6 +177,8 @@ CLOSED: dict[str, tuple[Callable[[Witness], None], int]] = {
     "order of a block": (order_of_a_block, lib.HSL_FAULT_SEQUENCE),
     "log of a block": (log_of_a_block, lib.HSL_FAULT_FOOTER),
     "place of a block": (place_of_a_block, lib.HSL_FAULT_SEQUENCE),
+    "count of a block": (count_of_a_block, lib.HSL_FAULT_BODY),
+    "directory of a footer": (directory_of_the_footer, lib.HSL_FAULT_FOOTER),
 }
 
 
@@ -213,6 +229,43 @@ def test_a_checkpoint_that_does_not_verify_is_told_and_costs_no_record(
     w.open()
     w.check()
     assert f"{f.path}: {len(checkpoints)} index checkpoints do not verify" in caplog.text
+
+
+def test_a_file_that_is_cut_behind_a_damaged_checkpoint_is_refused() -> None:
+    """Nothing behind it can say whether it was durable."""
+    w = Witness(SimEnv(), small_config(segment_bytes_min=1 << 20, segment_bytes_max=1 << 20))
+    must(w.create("a"))
+    before = w.env.disk.read_all("/db/SUPER")
+    for n in range(100):
+        must(w.append("a", batch(f"{n}", 1, 3600)))
+    w.restart("process", reopen=False)
+    w.env.disk.overwrite("/db/SUPER", 0, before)
+    f = Forger(w, 0)
+    at = max(at for at in f.frames() if number(f.data, at + 56, 4) == 2)
+    w.env.disk.flip(f.path, (at + FRAME + 40) * 8)
+    fd = w.env.files.open(f.path, OpenFlag.READ | OpenFlag.WRITE)
+    w.env.files.truncate(fd, at + (FRAME + number(f.data, at + 24, 4) + 4095) // 4096 * 4096)
+    w.env.files.close(fd)
+    with pytest.raises(hs.CorruptionError) as caught:
+        w.open()
+    assert caught.value.path == f.path
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_block_that_does_not_decompress_is_found_wherever_it_stands(place: int) -> None:
+    env = SimEnv()
+    with hs.open("/db", env=env) as store:
+        stream = store.create_stream("a")
+        for each in range(4):
+            if each == place:
+                op = (stream.append(b"before").shard_id, 2, b"no zstd", 1, 99)
+                fast.stage(int(store._engine.handle), [op], 2, False, True)
+            stream.append(b"x" * 100)
+    report = check(env, "/db")
+    assert {damage.fault for damage in report.damage} == {lib.HSL_FAULT_BODY}
+    assert [(x.first, x.end) for damage in report.damage for x in damage.lost] == [
+        (place + 2, place + 3)
+    ]
 
 
 def test_frames_of_an_older_life_of_a_file_do_not_tell_whose_it_is() -> None:
