@@ -289,8 +289,8 @@ int hsl_log_close(struct hsl_log *log, int32_t clean)
             log->super.flags = 1;
             rc = hsl_super_write(log);
         }
-        if (rc == HSL_OK && log->os_stage)
-            rc = hsl_log_os_stage_reset(log);
+        if (rc == HSL_OK) /* not back to the start, where entries of this epoch lie */
+            hsl_os_stage_release(log, log->stage_head);
         if (rc == HSL_OK)
             hsl_tail_publish(log, HSL_TAIL_CLOSED);
     }

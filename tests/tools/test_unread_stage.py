@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import struct
 
+import pytest
+
 import hstreamlite as hs
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.witness import Witness, small_config
@@ -92,6 +94,18 @@ def test_closed_store_has_nothing_in_its_stage() -> None:
     w.restart("close", reopen=False)
     assert w.env.files.exists(STAGE)
     assert notes(w.env) == []
+
+
+@pytest.mark.parametrize("rounds", [0.5, 1.0, 1.5, 2.5])
+def test_closed_store_whose_ring_came_round_is_not_damaged(rounds: float) -> None:
+    env = SimEnv()
+    config = hs.StoreConfig(os_stage_bytes=64 << 10)
+    with hs.open("/s", config=config, env=env) as store:
+        stream = store.create_stream("a")
+        for _ in range(int(rounds * 64)):
+            stream.append(bytes(1000), durability="os")
+    with hs.open("/s", config=config, env=env) as store:
+        assert store.recovery.stage_unread == 0
 
 
 def with_crc(data: bytearray) -> None:
