@@ -155,7 +155,7 @@ class NotAStore(StoreError):
 
 
 class StoreReplaced(StoreError):
-    """The directory that was opened read-only is gone, or another store lies in its place.
+    """The directory that was opened is gone, or another store lies in its place.
 
     Removed, renamed, or made anew: what was read before was true. Nothing was changed.
     """

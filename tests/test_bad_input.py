@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import shutil
@@ -1019,6 +1020,37 @@ def run_as_nobody(path: Path) -> str:
         check=True,
     )
     return done.stdout
+
+
+def digests(path: Path) -> dict[str, str]:
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_store_that_was_moved_while_open_leaves_what_lies_in_its_place_alone(
+    tmp_path: Path,
+    replaced: bool,
+) -> None:
+    """What was acknowledged is where the directory went."""
+    path, moved = tmp_path / "s", tmp_path / "moved"
+    config = hs.StoreConfig(segment_bytes_min=64 << 10, segment_bytes_max=64 << 10)
+    store = hs.open(path, config=config)
+    stream = store.create_stream("a")
+    acknowledged = list(stream.append_many([b"." * 1000] * 40))
+    path.rename(moved)
+    if replaced:
+        with hs.open(path, config=config) as other:
+            other.create_stream("b").append_many([b"." * 1000] * 200)
+    before = digests(path)
+    with pytest.raises((hs.StoreReplaced, hs.StoreFailed)):
+        while True:
+            acknowledged += stream.append_many([b"." * 1000] * 10)
+    with pytest.raises(hs.StoreFailed, match="find the lock"):
+        store.close()
+    assert digests(path) == before
+    with hs.open(moved) as again:
+        assert [record.id for record in again.stream("a").read()] == acknowledged
 
 
 def test_a_directory_without_permission_is_an_os_error(tmp_path: Path) -> None:

@@ -196,6 +196,7 @@ struct hsl_log *hsl_log_new(const struct hsl_io *io, const struct hsl_log_config
     log->fork_generation = atomic_load(&hsl_fork_generation);
     log->next_ticket = 1;
     log->next_order = 1;
+    log->lock_owner = -1;
     log->stage_fd = -1;
     log->tail_fd = log->loaded_fd = -1;
     pthread_mutex_init(&log->stage_mu, NULL);
@@ -224,6 +225,7 @@ int hsl_log_set_next(struct hsl_log *log, uint64_t segment, uint64_t epoch, uint
 
 int hsl_log_start(struct hsl_log *log)
 {
+    hsl_place_note(log);
     int rc = hsl_segments_tidy(log);
     if (rc != HSL_OK)
         return rc;

@@ -254,6 +254,7 @@ struct hsl_log {
     uint8_t *zeros; /* of prewrite_bytes */
     uint64_t epoch, salt;
     uint8_t uuid[16];
+    int64_t lock_owner; /* whom LOCK names while this process holds it; -1 = it holds none */
     _Atomic uint64_t durable_at; /* segment << 32 | offset */
     uint64_t pred_uid, pred_end;
     uint32_t pred_crc;
@@ -455,6 +456,8 @@ struct hsl_segment *hsl_regroup_take(struct hsl_regroup *regroup, struct hsl_tra
 
 /* super.c */
 int hsl_super_write(struct hsl_log *log);
+void hsl_place_note(struct hsl_log *log);
+int hsl_place_check(struct hsl_log *log);
 
 /* osstage.c */
 bool hsl_os_stage_room(const struct hsl_log *log, size_t bytes);

@@ -402,12 +402,12 @@ int hsl_log_os_stage_reset(struct hsl_log *log)
  * staged until that is durable. */
 int hsl_os_stage_enable(struct hsl_log *log)
 {
-    if (!log->stage_map) {
-        int rc = hsl_log_os_stage_open(log, 1);
-        if (rc != HSL_OK)
-            return rc;
-    }
-    int rc = hsl_log_os_stage_reset(log);
+    int rc = log->stage_map ? HSL_OK : hsl_place_check(log);
+    if (rc == HSL_OK && !log->stage_map)
+        rc = hsl_log_os_stage_open(log, 1);
+    if (rc != HSL_OK)
+        return rc;
+    rc = hsl_log_os_stage_reset(log);
     log->os_stage = rc == HSL_OK;
     log->stage_hole = hsl_last_ticket(log);
     return rc;

@@ -199,7 +199,9 @@ int hsl_log_drop_segments(struct hsl_log *log, const uint64_t *numbers, size_t c
 {
     const struct hsl_io *io = log->io;
     char path[HSL_PATH_MAX + 64];
-    int rc = HSL_OK;
+    int rc = hsl_place_check(log);
+    if (rc != HSL_OK)
+        return rc;
     for (size_t i = 0; i < count && rc == HSL_OK; i++) {
         if (!detach(log, numbers[i]))
             continue;

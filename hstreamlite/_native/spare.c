@@ -91,7 +91,8 @@ void hsl_spare_discard(struct hsl_log *log)
     pthread_mutex_unlock(&log->stage_mu);
     if (old) {
         hsl_segment_free(log, old);
-        log->io->unlink(log->io->ctx, path);
+        if (hsl_place_check(log) == HSL_OK)
+            log->io->unlink(log->io->ctx, path);
     }
 }
 
@@ -127,12 +128,15 @@ int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system)
         least = hsl_align_page(least + least / 8);
     if (capacity < least)
         capacity = least;
+    int rc = hsl_place_check(log);
+    if (rc != HSL_OK)
+        return rc;
     hsl_spare_discard(log); /* its room may be what the next one, or the reserve, needs */
     ensure_reserve(log);
     struct hsl_segment *spare = hsl_segment_new(0);
     if (!spare)
         return HSL_NO_MEMORY;
-    int rc = HSL_FULL;
+    rc = HSL_FULL;
     bool ready = log->reserve_ready || system;
     if (ready && leaves_room(log, capacity))
         rc = reserve_file(log, path, capacity, &spare->fd);
@@ -217,7 +221,9 @@ static int write_header(struct hsl_log *log, struct hsl_segment *s)
 /* Seals the active segment, if any, and makes the spare the active one. */
 int hsl_roll(struct hsl_log *log)
 {
-    int rc;
+    int rc = hsl_place_check(log);
+    if (rc != HSL_OK)
+        return rc;
     if (!log->spare) {
         rc = hsl_spare_create(log, 0, true);
         if (rc != HSL_OK)

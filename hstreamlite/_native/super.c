@@ -132,9 +132,38 @@ static struct hsl_super current(const struct hsl_log *log)
     return super;
 }
 
+static int lock_holder(struct hsl_log *log, int64_t *owner)
+{
+    char path[HSL_PATH_MAX + 64];
+    hsl_path(log, path, "LOCK");
+    return log->io->locked(log->io->ctx, path, owner);
+}
+
+/* Remembers by what the directory is known as the one that was opened. */
+void hsl_place_note(struct hsl_log *log)
+{
+    int64_t owner;
+    log->lock_owner = lock_holder(log, &owner) == 1 ? owner : -1;
+}
+
+/* REPLACED: the directory was moved or removed, and what lies at its path is another's. Asked
+ * before a name in it is made, changed or removed. */
+int hsl_place_check(struct hsl_log *log)
+{
+    int64_t owner;
+    int held = log->lock_owner < 0 ? -1 : lock_holder(log, &owner);
+    if (held < 0 || (held == 1 && owner == log->lock_owner))
+        return HSL_OK; /* or nobody can tell */
+    hsl_fail(log, "find the lock in", log->path, ESTALE);
+    return HSL_REPLACED;
+}
+
 /* Writes and syncs the next slot. Caller is alone, or minding. */
 int hsl_super_write(struct hsl_log *log)
 {
+    int rc = hsl_place_check(log);
+    if (rc != HSL_OK)
+        return rc;
     char path[HSL_PATH_MAX + 64];
     hsl_path(log, path, "SUPER");
     log->super.sequence++;

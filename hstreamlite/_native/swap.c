@@ -229,6 +229,8 @@ int hsl_swap_begin(struct hsl_log *log, const uint64_t *numbers, size_t count, u
     if (rc == HSL_OK)
         rc = collect_parts(swap);
     if (rc == HSL_OK)
+        rc = hsl_place_check(log);
+    if (rc == HSL_OK)
         rc = begin_writer(swap, uid);
     if (rc == HSL_OK)
         return HSL_OK;
@@ -506,6 +508,8 @@ int hsl_swap_finish(struct hsl_swap *swap)
 {
     struct hsl_log *log = swap->log;
     int rc = state_of(log);
+    if (rc == HSL_OK)
+        rc = hsl_place_check(log);
     if (rc != HSL_OK)
         return rc;
     int32_t named;
