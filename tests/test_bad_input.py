@@ -1053,6 +1053,23 @@ def test_a_store_that_was_moved_while_open_leaves_what_lies_in_its_place_alone(
         assert [record.id for record in again.stream("a").read()] == acknowledged
 
 
+def test_a_store_that_was_moved_while_open_removes_nothing_in_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    config = hs.StoreConfig(segment_bytes_min=64 << 10, segment_bytes_max=64 << 10)
+    store = hs.open(path, config=config)
+    stream = store.create_stream("a")
+    for _ in range(4):
+        stream.append_many([b"." * 1000] * 50)
+    path.rename(tmp_path / "moved")
+    shutil.copytree(tmp_path / "moved", path)
+    before = digests(path)
+    with pytest.raises((hs.StoreReplaced, hs.StoreFailed)):
+        stream.trim(before=hs.LATEST)
+    assert digests(path) == before
+    with pytest.raises(hs.StoreFailed, match="find the lock"):
+        store.close()
+
+
 def test_a_directory_without_permission_is_an_os_error(tmp_path: Path) -> None:
     with hs.open(tmp_path / "s") as store:
         store.create_stream("orders").append(b"kept")
