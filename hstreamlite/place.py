@@ -37,6 +37,8 @@ def check_place(name: str, place: object) -> Place:
         return place
     if isinstance(place, (RecordId, Position)):
         return place
+    why = ": tail() is None while a stream keeps no record" if place is None else ""
     raise TypeError(
-        f"{name} must be EARLIEST, LATEST, a RecordId or a datetime, not {type(place).__name__}"
+        f"{name} must be EARLIEST, LATEST, a RecordId or a datetime, not "
+        f"{type(place).__name__}{why}"
     )

@@ -605,6 +605,13 @@ def test_a_naive_time_is_refused(stream: hs.Stream) -> None:
     assert payloads(stream) == [b"first"]
 
 
+def test_the_tail_of_an_empty_stream_is_no_place(store: hs.Store) -> None:
+    empty = store.create_stream("empty")
+    tail: Any = empty.tail()
+    assert tail is None
+    refused(lambda: empty.read(start=tail), TypeError, "not NoneType: tail")
+
+
 def test_every_aware_time_is_a_place(stream: hs.Stream) -> None:
     first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
     assert len(list(stream.read(start=first))) == 1
