@@ -129,12 +129,17 @@ def _salvage(options: argparse.Namespace, progress: Progress) -> int:
     except ValueError as error:
         progress.note(f"hstreamlite salvage: {error}")
         return Exit.USAGE
-    report = salvage(
-        env,
-        options.path,
-        options.out,
-        lambda done, total: progress.show("salvaging", done, total),
-    )
+    try:
+        report = salvage(
+            env,
+            options.path,
+            options.out,
+            lambda done, total: progress.show("salvaging", done, total),
+        )
+    except FileExistsError as error:
+        progress.clear()
+        progress.note(f"hstreamlite salvage: {told(error)}; choose another name")
+        return Exit.UNREACHABLE
     progress.clear()
     _print(json.dumps(report.facts(), indent=2) if options.json else "\n".join(report.lines()))
     return Exit.DONE if report.whole else Exit.REFUSED

@@ -56,10 +56,12 @@ class SalvageReport:
     records: int = 0
     invented: list[str] = field(default_factory=list)
     """Names given to streams that the damaged catalog does not name."""
+    stage_left: bool = False
+    """Whether the mapped stage may hold appends that only opening the store brings in."""
 
     @property
     def whole(self) -> bool:
-        return self.source.sound
+        return self.source.sound and not self.stage_left
 
     def lines(self) -> Iterator[str]:
         """Yield the report as sentences for a person."""
@@ -77,6 +79,7 @@ class SalvageReport:
             "path": self.path,
             "records": self.records,
             "blocks": self.blocks,
+            "whole": self.whole,
             "invented": self.invented,
             "source": self.source.facts(),
         }
@@ -103,7 +106,7 @@ def salvage(env: Env, path: str, target: str, progress: Progress = _silent) -> S
             seen = look(env, path, progress, kept)  # somebody was at work before the lock was taken
         state = replay(seen)
         report = SalvageReport(target, report_of(seen, state))
-        note_stage(env, seen, report.source)
+        report.stage_left = note_stage(env, seen, report.source)
         with building(env, target, path) as (partial_path, finish):
             _write(env, seen, state, partial_path, report, progress)
             found = check(env, partial_path, progress)
@@ -119,16 +122,18 @@ def salvage(env: Env, path: str, target: str, progress: Progress = _silent) -> S
     return report
 
 
-def note_stage(env: Env, seen: Look, source: CheckReport) -> None:
-    """Tell in the report of what lies only in the mapped stage: it is not read here."""
+def note_stage(env: Env, seen: Look, source: CheckReport) -> bool:
+    """Tell in the report of what lies only in the mapped stage; return whether any counts."""
     uuid = seen.superblock.uuid if seen.superblock else None
     ends: dict[int, int] = {}
     for found in seen.segments.values():
         for run in found.runs:
             ends[run.shard] = max(run.end, ends.get(run.shard, 1))
-    note = unread_stage(env, seen.path, uuid, ends)
-    if note is not None:
-        source.notes.append(note)
+    unread = unread_stage(env, seen.path, uuid, ends)
+    if unread is None:
+        return False
+    source.notes.append(unread.sentence)
+    return unread.counts
 
 
 def _lock(env: Env, path: str) -> int | None:

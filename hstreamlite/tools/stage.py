@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from hstreamlite._native import ffi, lib
 from hstreamlite.env import Env, OpenFlag
@@ -21,8 +22,15 @@ _TAIL = 2048
 _ENTRY_MAGIC = 0x544E4548
 
 
-def unread_stage(env: Env, path: str, uuid: bytes | None, ends: Mapping[int, int]) -> str | None:
-    """Return a sentence on records that lie only in STAGE; None if there are none.
+class Unread(NamedTuple):
+    """What a sentence says of STAGE; `counts` if a sound store may bring records in from there."""
+
+    sentence: str
+    counts: bool = True
+
+
+def unread_stage(env: Env, path: str, uuid: bytes | None, ends: Mapping[int, int]) -> Unread | None:
+    """Return what is to be said of records that lie only in STAGE; None if there are none.
 
     `ends` has the LSN behind the last one that the segments hold of each log.
     """
@@ -35,9 +43,11 @@ def unread_stage(env: Env, path: str, uuid: bytes | None, ends: Mapping[int, int
             return None
         return _told(env, file, page, size, uuid, ends)
     except OSError as error:
-        return f"{file} cannot be read: {error.strerror}; appends at level 'os' may lie only there"
+        return Unread(
+            f"{file} cannot be read: {error.strerror}; appends at level 'os' may lie only there"
+        )
     except struct.error:
-        return f"{file} holds an entry that cannot be read, under a valid checksum"
+        return Unread(f"{file} holds an entry that cannot be read, under a valid checksum")
 
 
 def _first_page(env: Env, file: str) -> tuple[int, bytes]:
@@ -50,7 +60,7 @@ def _first_page(env: Env, file: str) -> tuple[int, bytes]:
 
 def _told(
     env: Env, file: str, page: bytes, size: int, uuid: bytes | None, ends: Mapping[int, int]
-) -> str | None:
+) -> Unread | None:
     magic, own, major, _, owner, boot, epoch, capacity, _, _ = _HEADER.unpack(
         page[: _HEADER.size].ljust(_HEADER.size, b"\0")
     )
@@ -61,14 +71,20 @@ def _told(
         size - _PAGE,
     )
     if not whole or (uuid is not None and owner != uuid):
-        return f"{file} does not verify: appends at level 'os' that lay only there are lost"
+        return Unread(
+            f"{file} does not verify: appends at level 'os' that lay only there are lost",
+            counts=False,
+        )
     records = _records(env.files.read_all(file), epoch, capacity, ends)
     if not records:
         return None
     held = f"{file} holds {records} records of level 'os' or weaker that the segments lack"
     if boot != env.files.boot_id():
-        return f"{held}; the machine has booted since, so they do not count, and were not read"
-    return f"{held}; they were not read"
+        return Unread(
+            f"{held}; the machine has booted since, so they do not count, and were not read",
+            counts=False,
+        )
+    return Unread(f"{held}; they were not read: opening the store brings them in, if it is sound")
 
 
 def _records(data: bytes, epoch: int, capacity: int, ends: Mapping[int, int]) -> int:

@@ -138,7 +138,7 @@ def test_salvage_saves_the_rest_and_gives_1(store: Path, tmp_path: Path) -> None
     assert command("check", str(tmp_path / "new")).returncode == 0
     again = command("salvage", str(store), str(tmp_path / "new"))
     assert again.returncode == 3
-    assert "not empty" in again.stderr
+    assert "the directory is not empty; choose another name" in again.stderr
     assert command("salvage", str(store), str(store / "new")).returncode == 2
     with hs.open(tmp_path / "new") as opened:
         opened.stream("orders").append(b"goes on")
