@@ -1077,6 +1077,14 @@ def test_a_store_that_was_moved_while_open_removes_nothing_in_its_place(tmp_path
         store.close()
 
 
+def test_a_lock_that_names_nobody_is_no_lock_of_another(tmp_path: Path) -> None:
+    config = hs.StoreConfig(segment_bytes_min=64 << 10, segment_bytes_max=64 << 10)
+    with hs.open(tmp_path / "s", config=config) as store:
+        (tmp_path / "s/LOCK").write_bytes(b"")
+        store.create_stream("a").append_many([b"." * 1000] * 200)
+        assert store.stats().log["segments_rolled"] > 1
+
+
 def test_a_directory_without_permission_is_an_os_error(tmp_path: Path) -> None:
     with hs.open(tmp_path / "s") as store:
         store.create_stream("orders").append(b"kept")

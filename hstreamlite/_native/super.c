@@ -152,7 +152,7 @@ int hsl_place_check(struct hsl_log *log)
 {
     int64_t owner;
     int held = log->lock_owner < 0 ? -1 : lock_holder(log, &owner);
-    if (held < 0 || (held == 1 && owner == log->lock_owner))
+    if (held < 0 || (held == 1 && (owner == 0 || owner == log->lock_owner)))
         return HSL_OK; /* or nobody can tell */
     hsl_fail(log, "find the lock in", log->path, ESTALE);
     return HSL_REPLACED;
