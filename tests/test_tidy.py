@@ -66,7 +66,7 @@ BANNED_MODULES = frozenset(
         "uuid",
     ]
 )
-PURE_OS = frozenset(["PathLike", "fsdecode", "fsencode", "fspath", "path"])
+PURE_OS = frozenset(["PathLike", "fsdecode", "fsencode", "fspath", "path", "strerror"])
 FILE_METHODS = frozenset(["read_bytes", "read_text", "write_bytes", "write_text"])
 # clock_gettime is missing: a condition variable's deadline is told in the system's own clock.
 SYSTEM_CALLS = re.compile(

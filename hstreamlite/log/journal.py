@@ -15,7 +15,7 @@ import sys
 import weakref
 import zlib
 from collections.abc import Callable, Sequence
-from os import fsencode
+from os import fsencode, strerror
 from typing import Any, NamedTuple, cast
 
 from hstreamlite._native import fast, ffi, lib
@@ -539,6 +539,14 @@ def _error(owner: Journal | Cursor | int, status: int, a: int, b: int) -> BaseEx
     return _status_error(journal, status, a, b)
 
 
+def _failure(code: int, text: str) -> OSError:
+    """Return what stopped the log, from what it says of that: an errno, and what that was for."""
+    number, _, what = text.partition(" ")
+    if not number.isdecimal():
+        return OSError(code, "no memory for the write")
+    return OSError(int(number), f"{what}: {strerror(int(number))}")
+
+
 def _status_error(journal: Journal, status: int, a: int, b: int) -> BaseException:
     text = ffi.new("char[]", 512)
     code = lib.hsl_log_error(journal.log, text, 512)
@@ -546,7 +554,7 @@ def _status_error(journal: Journal, status: int, a: int, b: int) -> BaseExceptio
     if status == lib.HSL_FULL:
         return StorageFull(journal.path, a)
     if status == lib.HSL_FAILED:
-        return StoreFailed(journal.path, OSError(code, what or "no memory for the write"))
+        return StoreFailed(journal.path, _failure(code, what))
     if status == lib.HSL_CLOSED:
         return StoreClosed(journal.path)
     if status == lib.HSL_READ_ONLY:
