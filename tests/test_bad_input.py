@@ -1053,7 +1053,7 @@ def test_a_store_that_was_moved_while_open_leaves_what_lies_in_its_place_alone(
     with pytest.raises((hs.StoreReplaced, hs.StoreFailed)):
         while True:
             acknowledged += stream.append_many([b"." * 1000] * 10)
-    with pytest.raises(hs.StoreFailed, match="find the lock in .*: Stale file handle"):
+    with pytest.raises(hs.StoreFailed, match=r"find the lock in .*: Stale file handle"):
         store.close()
     assert digests(path) == before
     with hs.open(moved) as again:
