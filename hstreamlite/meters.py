@@ -36,7 +36,7 @@ _IDLE_LOOKS_NS: Final = 4 * SECOND
 _COLUMNS: Final = 7
 """The id of a shard, and its counters."""
 _ROW: Final = struct.Struct(f"={_COLUMNS}Q")
-_GROUP: Final = 4096
+_GROUP: Final = 256
 NS: Final = 1e-9
 _UNUSED: Final = (0,) * (_COLUMNS - 1)
 
