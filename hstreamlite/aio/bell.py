@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from hstreamlite._native import ffi, lib
+from hstreamlite.aio.tasks import look_at
 from hstreamlite.engine import Engine
 from hstreamlite.errors import HStreamError, StoreClosed
 
@@ -160,11 +161,5 @@ async def in_thread(function: Callable[..., T], *args: Any, **options: Any) -> T
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
-        running.add_done_callback(_look_at)
+        running.add_done_callback(look_at)
         raise
-
-
-def _look_at(running: asyncio.Future[Any]) -> None:
-    """Take note of a failure: nobody waits for it any more."""
-    if not running.cancelled():
-        running.exception()

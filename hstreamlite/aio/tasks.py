@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from hstreamlite.errors import HStreamError
 from hstreamlite.handling import Handled, Handling, Holder, OnError, inside
@@ -164,3 +164,9 @@ def _is_coroutine_function(handle: object) -> bool:
     return inspect.iscoroutinefunction(handle) or inspect.iscoroutinefunction(
         getattr(handle, "__call__", None)  # noqa: B004 - whether that is one, not whether it is
     )
+
+
+def look_at(task: asyncio.Future[Any]) -> None:
+    """Take note of a failure: those who waited for it may be gone."""
+    if not task.cancelled():
+        task.exception()

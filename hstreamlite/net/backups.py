@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from hstreamlite.aio import Store
 from hstreamlite.aio.bell import in_thread
+from hstreamlite.aio.tasks import look_at
 from hstreamlite.errors import BackupRefused, HStreamError, StorageUnavailable, StoreClosed
 from hstreamlite.store import real_path
 from hstreamlite.tools.target import check_apart
@@ -120,8 +121,7 @@ class Backups:
 
     def _ended(self, task: asyncio.Future[None]) -> None:
         self._making = None
-        if not task.cancelled():
-            task.exception()
+        look_at(task)
 
     async def end(self) -> None:
         """Return when no backup is being made: the store may be closed."""

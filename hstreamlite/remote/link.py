@@ -23,7 +23,7 @@ import grpc
 
 import hstreamlite
 from hstreamlite._native.files import real_env
-from hstreamlite.aio.tasks import is_cancelled
+from hstreamlite.aio.tasks import is_cancelled, look_at
 from hstreamlite.config import check_seconds
 from hstreamlite.env import Env
 from hstreamlite.errors import (
@@ -460,9 +460,3 @@ class Link:
     def ending(self) -> asyncio.Future[None]:
         """Done when the store is closed."""
         return self._ending
-
-
-def look_at(task: asyncio.Future[Any]) -> None:
-    """Take note of a failure: those who waited for it may be gone."""
-    if not task.cancelled():
-        task.exception()

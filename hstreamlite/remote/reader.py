@@ -13,13 +13,14 @@ from typing import Any, Final, Generic, Self, TypeVar
 
 import grpc
 
+from hstreamlite.aio.tasks import look_at
 from hstreamlite.errors import HStreamError, StoreClosed, Unavailable
 from hstreamlite.log.reader import Batch
 from hstreamlite.net import hstreamlite_pb2 as pb
 from hstreamlite.net.failures import error_of
 from hstreamlite.net.wire import batch_from, records_from
 from hstreamlite.records import Record
-from hstreamlite.remote.link import Broken, Connection, Link, Retries, look_at
+from hstreamlite.remote.link import Broken, Connection, Link, Retries
 
 T = TypeVar("T", Record, Batch)
 
