@@ -40,6 +40,9 @@ PUBLISH = """    for (uint32_t n = 0; n < count && rc == HSL_OK; n++)
         rc = hsl_group_publish(log, flight(log, n));
 """
 LOCK = "    pthread_mutex_lock(&log->stage_mu);\n"
+UNLOCK = "    pthread_mutex_unlock(&log->stage_mu);\n"
+# A copy that a writer can come amid of on any machine, however busy.
+LONG_COPY = "    nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);\n"
 SUBMIT = """    if (may_overlap(log))
         submit(log);
 """
@@ -370,8 +373,8 @@ BUGS = {
     ),
     "write a frame that a caller still copies into": Bug(
         "_native/stage.c",
-        "    uint64_t ticket = log->copying = log->open.ticket;",
-        "    uint64_t ticket = log->open.ticket;",
+        "    uint64_t ticket = log->copying = log->open.ticket;\n" + UNLOCK,
+        "    uint64_t ticket = log->open.ticket;\n" + UNLOCK + LONG_COPY,
         "tests/test_threads.py",
         "written_whole",
     ),
