@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import statistics
@@ -29,7 +30,7 @@ def test_a_burst_that_fits_half_of_the_stage_is_written_in_one_go(
     config = hs.StoreConfig(
         durability=level, segment_bytes_min=256 << 20, linger=10.0, idle_mark=3600.0
     )
-    with hs.open(tmp_path / "s", config=config) as store:
+    with hs.open(tmp_path / "s", config=config) as store, (tmp_path / "other").open("wb") as other:
         stream = store.create_stream("a")
         stream.append_many(LIST)
         store.sync()
@@ -37,6 +38,11 @@ def test_a_burst_that_fits_half_of_the_stage_is_written_in_one_go(
         for _ in range(BURSTS):
             for _ in range(LISTS):
                 stream.append_many(LIST)
+            # While the caller waits for the disk, a writer that was woken gets its turn.
+            other.write(b"x")
+            other.flush()
+            os.fsync(other.fileno())
+            stream.append_many(LIST)
             store.sync()
             at.append(store.stats().log["syncs"])
         # A writer that is still awake after the burst before may take what it finds.
