@@ -487,3 +487,21 @@ def test_records_expire_at_their_age_and_not_before() -> None:
     assert w.check() == 1
     w.pass_time(2.0)
     assert w.check() == 0
+
+
+@pytest.mark.parametrize("wrong", [2**64 - 5_000, 253_402_300_800_000], ids=["1969", "10000"])
+def test_clock_beyond_all_dates_stamps_no_later_record(wrong: int) -> None:
+    env = SimEnv(seed=1)
+    true = env.clock.wall_ms()
+    with hs.open("/db", env=env) as store:
+        stream = store.create_stream("a")
+        stream.append(b"before")
+        env.disk.set_wall_ms(wrong)
+        stream.append(b"meanwhile")
+        store.create_stream("b").append(b"meanwhile")
+        env.disk.set_wall_ms(true + 60_000)
+        stream.append(b"after")
+        times = [record.append_time.timestamp() * 1000 for record in stream.read()]
+        assert times[0] == times[1] <= times[2] < true + 120_000
+        assert [info.created.year for info in store.streams()] == [2023, 1970]
+        assert [record.append_time for record in store.stream("b").read()] == [None]

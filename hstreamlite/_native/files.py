@@ -168,8 +168,8 @@ class Files:
         return bytes(boot)
 
     def wall_ms(self) -> int:
-        """Return the milliseconds since 1970, as the wall clock tells them."""
-        return int(self.io.wall_ms(self.io.ctx))
+        """Return the milliseconds since 1970, as the wall clock tells them; 0 for no such time."""
+        return int(lib.hsl_wall_ms(self.io))
 
     def mono_ns(self) -> int:
         """Return nanoseconds of a clock that never goes back while the machine is up."""

@@ -58,7 +58,7 @@ struct hsl_io {
     int64_t (*free_bytes)(void *ctx, const char *path);
     /* A number that changes when the machine boots. */
     int (*boot_id)(void *ctx, uint8_t id[16]);
-    uint64_t (*wall_ms)(void *ctx);
+    uint64_t (*wall_ms)(void *ctx); /* ask hsl_wall_ms, not this */
     uint64_t (*mono_ns)(void *ctx);
     /* Keep ctx alive, and let it go; NULL where it lives for ever. */
     void (*retain)(void *ctx);
@@ -66,5 +66,8 @@ struct hsl_io {
 };
 
 const struct hsl_io *hsl_io_posix(void);
+/* Milliseconds since 1970; 0 where the clock stands before that, or behind the year 9999. Times of a
+ * log never go back: one that no date can show would be that of all its records to come. */
+uint64_t hsl_wall_ms(const struct hsl_io *io);
 /* 1 = built without what Linux has beyond POSIX: no unbuffered files, no /proc. */
 int hsl_io_portable(void);

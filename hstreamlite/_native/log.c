@@ -80,6 +80,13 @@ uint64_t hsl_random(uint64_t *state)
     return z ^ (z >> 31);
 }
 
+uint64_t hsl_wall_ms(const struct hsl_io *io)
+{
+    const uint64_t behind_9999 = 253402300800000;
+    uint64_t now = io->wall_ms(io->ctx);
+    return now < behind_9999 ? now : 0;
+}
+
 int hsl_write_all(const struct hsl_io *io, int fd, const void *buf, size_t len, uint64_t off)
 {
     const uint8_t *p = buf;

@@ -217,7 +217,7 @@ static int write_header(struct hsl_regroup *r)
         .pred_end = c->pred_end,
         .pred_crc = c->pred_crc,
         .level = 1,
-        .created_ms = r->io->wall_ms(r->io->ctx),
+        .created_ms = hsl_wall_ms(r->io),
         .capacity = s->capacity,
     };
     struct hsl_segment_cover cover = {

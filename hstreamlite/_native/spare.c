@@ -184,7 +184,7 @@ static void fill_header(struct hsl_log *log, const struct hsl_segment *s, uint8_
         .pred_uid = log->pred_uid,
         .pred_end = log->pred_end,
         .pred_crc = log->pred_crc,
-        .created_ms = log->io->wall_ms(log->io->ctx),
+        .created_ms = hsl_wall_ms(log->io),
         .capacity = s->capacity,
     };
     memcpy(header.magic, HSL_SEGMENT_MAGIC, 6);

@@ -320,7 +320,7 @@ int hsl_log_make_room(struct hsl_log *log, uint64_t bytes)
 
 static uint64_t now_for(const struct hsl_log *log, const struct hsl_shard *shard)
 {
-    uint64_t now = log->io->wall_ms(log->io->ctx);
+    uint64_t now = hsl_wall_ms(log->io);
     return now > shard->last_time ? now : shard->last_time;
 }
 
