@@ -31,10 +31,10 @@ from hstreamlite.log.journal import END, SYSTEM, SYSTEM_LOGS, RawBatch, segment_
 from hstreamlite.log.reader import Scan
 from hstreamlite.log.recovery import OFFSET_MASK, Opened, RecoveryReport, list_segments
 from hstreamlite.sub.checkpoint import Progress
-from hstreamlite.tools.check import report_of
+from hstreamlite.tools.check import note_stage, report_of
 from hstreamlite.tools.findings import HARMLESS, MISSING, CheckReport, Damage, Lost
 from hstreamlite.tools.look import Look, look, owner_of
-from hstreamlite.tools.salvage import SalvageReport, name_unknown, note_stage
+from hstreamlite.tools.salvage import SalvageReport, name_unknown
 from hstreamlite.tools.segments import Want, inspecting
 from hstreamlite.tools.state import State, replay
 

@@ -33,6 +33,7 @@ from hstreamlite.tools.segments import Found, Header, Want, inspecting
 
 FORMAT_MAJOR = 1
 SUPER_BYTES = 8192
+PAGE_BYTES = 4096
 _SEGMENT_NAME = re.compile(r"([0-9a-f]{16})\.seg")
 _OWN_FILES = frozenset({"spare", "reserve", "copy", "regroup"})
 _OWN_PAGES = ("LOCK", "STAGE", "TAIL")
@@ -156,6 +157,10 @@ def _arrange(seen: Look, headers: dict[int, tuple[str, Header]]) -> list[Span]:
     for number, at in zip(lost, seen.absent, strict=False):
         # What a file of level 1 covers stands in its header; without it, where nothing else is.
         counting.append(Span(number, at, at))
+    for number in lost[len(seen.absent) :]:
+        file, header = headers[number]
+        fault = lib.HSL_FAULT_HEADER if header.file_bytes >= PAGE_BYTES else lib.HSL_FAULT_SHORT
+        seen.damage.append((0, Damage(file, 0, min(header.file_bytes, PAGE_BYTES), fault)))
     return sorted(counting, key=lambda span: span.first)
 
 

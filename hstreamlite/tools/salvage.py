@@ -31,12 +31,11 @@ from hstreamlite.log.journal import (
     Journal,
     Op,
 )
-from hstreamlite.tools.check import check, report_of
+from hstreamlite.tools.check import check, note_stage, report_of
 from hstreamlite.tools.findings import CheckReport
 from hstreamlite.tools.look import Look, Progress, look, owner_of, read_super
 from hstreamlite.tools.losses import holes
 from hstreamlite.tools.segments import Found, Want, inspecting
-from hstreamlite.tools.stage import unread_stage
 from hstreamlite.tools.state import State, replay
 from hstreamlite.tools.target import building, check_target
 
@@ -120,20 +119,6 @@ def salvage(env: Env, path: str, target: str, progress: Progress = _silent) -> S
         if lock is not None:
             env.files.close(lock)
     return report
-
-
-def note_stage(env: Env, seen: Look, source: CheckReport) -> bool:
-    """Tell in the report of what lies only in the mapped stage; return whether any counts."""
-    uuid = seen.superblock.uuid if seen.superblock else None
-    ends: dict[int, int] = {}
-    for found in seen.segments.values():
-        for run in found.runs:
-            ends[run.shard] = max(run.end, ends.get(run.shard, 1))
-    unread = unread_stage(env, seen.path, uuid, ends)
-    if unread is None:
-        return False
-    source.notes.append(unread.sentence)
-    return unread.counts
 
 
 def _lock(env: Env, path: str) -> int | None:

@@ -130,6 +130,28 @@ def test_what_is_no_file_is_damage_to_check_and_never_waited_for(kind: str, stor
     assert check(real_env(), str(store.parent / "new")).sound
 
 
+@pytest.mark.parametrize("number", ["ffffffffffffffff", "8000000000000001"])
+@pytest.mark.parametrize("content", [b"", b"x" * 5000], ids=["empty", "text"])
+def test_what_open_refuses_beside_whole_segments_is_damage_to_check(
+    number: str, content: bytes, store: Path
+) -> None:
+    name = f"segments/{number}.seg"
+    (store / name).write_bytes(content)
+    assert opened(store) == "CorruptionError"
+    report = check(real_env(), str(store))
+    (damage,) = report.damage
+    assert (damage.path, damage.start, damage.length) == (
+        str(store / name),
+        0,
+        min(len(content), 4096),
+    )
+    assert damage.lost == ()
+    salvage = command("salvage", str(store), str(store.parent / "new"))
+    assert salvage.returncode in (0, 1), salvage.stderr
+    with hs.open(store.parent / "new") as saved:
+        assert [r.payload for r in saved.stream("orders").read()] == [b"first", b"os"]
+
+
 @pytest.mark.parametrize("make", [pipe("LOCK"), directory("LOCK"), pipe("STAGE")])
 def test_open_waits_for_no_pipe(make: Change, store: Path) -> None:
     make(store)

@@ -12,6 +12,7 @@ import pytest
 import hstreamlite as hs
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.witness import Witness, small_config
+from hstreamlite.tools.check import check
 from hstreamlite.tools.salvage import salvage
 from tests.log.format_reader import crc
 from tests.log.scripted import batch, fresh, must
@@ -33,7 +34,7 @@ def killed_store() -> Witness:
 
 
 def notes(env: SimEnv) -> list[str]:
-    """Return what a salvage notes of the stage; a damaged store must say the same."""
+    """Return what a salvage notes of the stage; a damaged store and a check must say the same."""
     report = salvage(env, "/db", "/new")
     found = [note for note in report.source.notes if STAGE in note]
     assert report.source.sound
@@ -47,7 +48,17 @@ def notes(env: SimEnv) -> list[str]:
     ) as store:
         lines = store.recovery.lines()
     assert [line for line in lines if STAGE in line] == [f"note: {note}" for note in found]
+    assert [note for note in check(env, "/db").notes if STAGE in note] == found
     return found
+
+
+def test_check_notes_nothing_of_the_stage_of_a_store_in_use() -> None:
+    w = killed_store()
+    with hs.open("/db", env=w.env) as store:
+        store.stream("a").append(b"staged", durability="os")
+        report = check(w.env, "/db")
+    assert report.sound
+    assert report.notes == []
 
 
 def test_appends_only_in_the_stage_are_counted() -> None:
