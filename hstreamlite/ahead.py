@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 _RECORDS_MAX: Final = 2048
 _CALLS: Final = 4
 """How many calls what is read ahead is to last for at first."""
+_WAITS: Final = 16
+"""How many reads of others who comes too late waits for."""
+_KEPT: Final = 4
+"""One in so many of what was read is left when somebody reads on."""
 
 _Stock = tuple[fast.Excerpt, int]
 """What was read, and the LSN of its first record."""
@@ -34,41 +38,57 @@ class Ahead:
         self._shard = feed.shards[0] if hatch is not None else 0
         self._clock = feed.engine.env.clock
         self._count = 0
+        self._kept = 0
         self._reading = feed.engine.env.threads.lock()
         self._read_done = feed.engine.env.threads.event()
 
     def take(
         self, gate: fast.AckGate, number: int, max_records: int, *, may_block: bool
     ) -> fast.DeliveryBatch | None:
-        """Take the next records at the hatch; None if the group has to be asked."""
-        del gate, number, max_records, may_block
+        """Take the next records at the hatch; None if the group has to be asked.
+
+        Who finds but a little left reads on. Others take of that meanwhile, and wait when nothing
+        is left; who is too late too often asks the group, which lets nobody go without. Nobody
+        waits for the lock: who is woken with it waits for Python's own lock next, and would hold up
+        all others meanwhile.
+        """
+        for _ in range(_WAITS):
+            now = self._clock.mono_ns()
+            batch = self._take(gate, number, max_records, now, keep=self._kept)
+            if batch is not None or self._hatch is None:
+                return batch
+            if self._hatch.wants(gate, max_records + self._kept, now) is None:
+                return None
+            read = self._refill(gate, max_records, now, may_block=may_block)
+            batch = self._take(gate, number, max_records, now, keep=0)
+            if read or batch is not None or not may_block:
+                return batch
+            self._read_done.wait()
         return None
 
-    def _read(self, lsn: int, max_records: int, *, may_block: bool) -> None:
-        """Read on, unless there is enough from an LSN on. Without a hatch nobody asks for it."""
-
     def _refill(self, gate: fast.AckGate, max_records: int, now: int, *, may_block: bool) -> bool:
-        """Read on, or wait for another thread that does; False if the group has to be asked.
-
-        Nobody waits for the lock: who is woken with it waits for Python's own lock next, and would
-        hold up all others meanwhile.
-        """
-        hatch = self._hatch
-        if hatch is None or hatch.wants(gate, max_records, now) is None:
-            return False
+        """Read on, unless another thread has just done so; False if one is about it now."""
+        assert self._hatch is not None
         if not self._reading.acquire(blocking=False):
-            if may_block:
-                self._read_done.wait()
-            return may_block
-        self._read_done.clear()
+            return False
         try:
-            lsn = hatch.wants(gate, max_records, now)  # somebody may have read it meanwhile
+            self._read_done.clear()
+            lsn = self._hatch.wants(gate, max_records + self._kept, now)
             if lsn is not None:
                 self._read(lsn, max_records, may_block=may_block)
         finally:
             self._read_done.set()  # first: nobody else may have begun to read
             self._reading.release()
         return True
+
+    def _take(
+        self, gate: fast.AckGate, number: int, max_records: int, now: int, *, keep: int
+    ) -> fast.DeliveryBatch | None:
+        """Take the next records out of what was read, if so many are left besides. Without a hatch
+        there are none."""
+
+    def _read(self, lsn: int, max_records: int, *, may_block: bool) -> None:
+        """Read on, unless there is enough from an LSN on. Without a hatch nobody asks for it."""
 
     def _read_on(self, lsn: int, max_records: int, *, into: fast.Excerpt, may_block: bool) -> None:
         """Read on what lasts for some calls."""
@@ -79,6 +99,7 @@ class Ahead:
             self._feed.fetcher.read_on(
                 self._shard, lsn, self._count, into=into, may_block=may_block
             )
+        self._kept = len(into) // _KEPT
 
     def shut(self) -> None:
         """Have the group asked by whoever takes next."""
@@ -87,7 +108,7 @@ class Ahead:
 
     def clear(self) -> None:
         """Forget what was read: nobody is there who would take it."""
-        self._count = 0
+        self._count = self._kept = 0
 
 
 class RunAhead(Ahead):
@@ -98,20 +119,16 @@ class RunAhead(Ahead):
         self._runs = hatch
         self._stock: _Stock = fast.Excerpt(), 0
 
-    def take(
-        self, gate: fast.AckGate, number: int, max_records: int, *, may_block: bool
+    def _take(
+        self, gate: fast.AckGate, number: int, max_records: int, now: int, *, keep: int
     ) -> fast.DeliveryBatch | None:
-        now = self._clock.mono_ns()
-        batch = self._runs.take(gate, *self._stock, max_records, number, now)
-        if batch is None and self._refill(gate, max_records, now, may_block=may_block):
-            batch = self._runs.take(gate, *self._stock, max_records, number, now)
-        return batch
+        return self._runs.take(gate, *self._stock, keep, max_records, number, now)
 
     def _read(self, lsn: int, max_records: int, *, may_block: bool) -> None:
         before, base = self._stock
         end = base + len(before)
         left = end - lsn if base <= lsn <= end else 0
-        if left >= max_records:
+        if left >= max_records + self._kept:
             return
         excerpt = before.rest(lsn - base) if left else fast.Excerpt()
         self._read_on(lsn + left, max_records, into=excerpt, may_block=may_block)
@@ -129,14 +146,10 @@ class KeyAhead(Ahead):
         super().__init__(feed, hatch)
         self._keys = hatch
 
-    def take(
-        self, gate: fast.AckGate, number: int, max_records: int, *, may_block: bool
+    def _take(
+        self, gate: fast.AckGate, number: int, max_records: int, now: int, *, keep: int
     ) -> fast.DeliveryBatch | None:
-        now = self._clock.mono_ns()
-        batch = self._keys.take(gate, max_records, number, now)
-        if batch is None and self._refill(gate, max_records, now, may_block=may_block):
-            batch = self._keys.take(gate, max_records, number, now)
-        return batch
+        return self._keys.take(gate, keep, max_records, number, now)
 
     def _read(self, lsn: int, max_records: int, *, may_block: bool) -> None:
         excerpt = fast.Excerpt()

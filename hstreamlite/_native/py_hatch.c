@@ -197,8 +197,8 @@ static bool next_run(struct hatch *h, uint64_t most, int64_t now, uint64_t *firs
 static PyObject *hatch_take(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct hatch *h = (struct hatch *)self;
-    uint64_t a[4], first, stop; /* base, most, consumer, now */
-    if (!hsl_py_takes("take", n, 6))
+    uint64_t a[5], first, stop; /* base, keep, most, consumer, now */
+    if (!hsl_py_takes("take", n, 7))
         return NULL;
     if (!h->open || !hsl_py_gate_takes(args[0]))
         Py_RETURN_NONE;
@@ -206,17 +206,18 @@ static PyObject *hatch_take(PyObject *self, PyObject *const *args, Py_ssize_t n)
         PyErr_SetString(PyExc_TypeError, "take needs an Excerpt");
         return NULL;
     }
-    if (hsl_py_u64s(args + 2, 4, a) < 0)
+    if (hsl_py_u64s(args + 2, 5, a) < 0)
         return NULL;
-    if (!next_run(h, a[1], (int64_t)a[3], &first, &stop) || first < a[0] ||
-        stop - a[0] > hsl_py_excerpt_count(args[1]) || !make_room(h) ||
-        hsl_ackmap_advance(h->map, stop, 0) < 0)
+    uint64_t end = a[0] + hsl_py_excerpt_count(args[1]);
+    uint64_t kept = end < h->tail ? a[1] : 0;
+    if (!next_run(h, a[2], (int64_t)a[4], &first, &stop) || first < a[0] || stop + kept > end ||
+        !make_room(h) || hsl_ackmap_advance(h->map, stop, 0) < 0)
         Py_RETURN_NONE;
-    add(h, (struct note){first, 0, (int64_t)a[3] + h->timeout, (uint32_t)(stop - first),
-                         (uint32_t)a[2]});
-    hsl_py_gate_took(args[0], stop - first, (int64_t)a[3]);
+    add(h, (struct note){first, 0, (int64_t)a[4] + h->timeout, (uint32_t)(stop - first),
+                         (uint32_t)a[3]});
+    hsl_py_gate_took(args[0], stop - first, (int64_t)a[4]);
     h->taken += stop - first;
-    h->took_ns = (int64_t)a[3];
+    h->took_ns = (int64_t)a[4];
     return hsl_py_excerpt_batch(args[1], (uint32_t)(first - a[0]), (uint32_t)(stop - a[0]),
                                 args[0]);
 }
@@ -390,9 +391,10 @@ static void hatch_dealloc(PyObject *self)
 
 static PyMethodDef hatch_methods[] = {
     FAST("take", hatch_take,
-         "take($self, gate, excerpt, base, most, consumer, now, /)\n--\n\n"
-         "Take the next records, up to most, out of an excerpt that begins with LSN base; return "
-         "them as a batch, or None where they are not in it or the group has to be asked."),
+         "take($self, gate, excerpt, base, keep, most, consumer, now, /)\n--\n\n"
+         "Take the next records, up to most, out of an excerpt that begins with LSN base, if besides "
+         "them so many are left as to keep or there are no others behind; return them as a batch, "
+         "or None where they are not in it or the group has to be asked."),
     FAST("open", hatch_open,
          "open($self, tail, until, /)\n--\n\nLet records below tail be taken until a time."),
     {"close", hatch_close, METH_NOARGS, "close($self, /)\n--\n\nLet nothing be taken."},

@@ -185,23 +185,23 @@ static bool enough(const struct keyhatch *h, const struct scope *scope, uint64_t
 static PyObject *keyhatch_take(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct keyhatch *h = (struct keyhatch *)self;
-    uint64_t a[3]; /* most, consumer, now */
+    uint64_t a[4]; /* keep, most, consumer, now */
     struct scope scope;
     uint32_t parcel = 0;
     size_t len;
-    if (!hsl_py_takes("take", n, 4))
+    if (!hsl_py_takes("take", n, 5))
         return NULL;
     if (!h->open || !hsl_py_gate_takes(args[0]))
         Py_RETURN_NONE;
-    if (hsl_py_u64s(args + 1, 3, a) < 0)
+    if (hsl_py_u64s(args + 1, 4, a) < 0)
         return NULL;
-    if (!look(h, (int64_t)a[2], &scope) || !enough(h, &scope, a[0]))
+    if (!look(h, (int64_t)a[3], &scope) || !enough(h, &scope, a[0] + a[1]))
         Py_RETURN_NONE;
     PyObject *excerpt = hsl_py_excerpt();
     if (!excerpt)
         return NULL;
     uint64_t end = stock_end(h) < scope.end ? stock_end(h) : scope.end;
-    int64_t got = hsl_keytab_take(h->keys, (uint32_t)a[1], &parcel, a[0], scope.room, end);
+    int64_t got = hsl_keytab_take(h->keys, (uint32_t)a[2], &parcel, a[1], scope.room, end);
     const struct hsl_key_run *runs = got > 0 ? hsl_keytab_runs(h->keys, parcel, &len) : NULL;
     if (!runs || !gather(h, runs, len, excerpt, false)) {
         if (runs)
@@ -212,10 +212,10 @@ static PyObject *keyhatch_take(PyObject *self, PyObject *const *args, Py_ssize_t
     gather(h, runs, len, excerpt, true);
     for (size_t i = 0; i < len; i++)
         h->again += runs[i].attempt > 1 ? runs[i].count : 0;
-    hsl_keytab_start(h->keys, parcel, (int64_t)a[2] + h->timeout);
-    hsl_py_gate_took(args[0], (uint64_t)got, (int64_t)a[2]);
+    hsl_keytab_start(h->keys, parcel, (int64_t)a[3] + h->timeout);
+    hsl_py_gate_took(args[0], (uint64_t)got, (int64_t)a[3]);
     h->taken += (uint64_t)got;
-    h->took_ns = (int64_t)a[2];
+    h->took_ns = (int64_t)a[3];
     PyObject *batch = hsl_py_excerpt_batch(excerpt, 0, (uint32_t)got, args[0]);
     Py_DECREF(excerpt);
     return batch;
@@ -336,9 +336,10 @@ static void keyhatch_dealloc(PyObject *self)
 
 static PyMethodDef keyhatch_methods[] = {
     FAST("take", keyhatch_take,
-         "take($self, gate, most, consumer, now, /)\n--\n\n"
-         "Take records, up to most, out of what was added; return them as a batch, or None where "
-         "more has to be added or the group to be asked."),
+         "take($self, gate, keep, most, consumer, now, /)\n--\n\n"
+         "Take records, up to most, out of what was added, if besides them so many are left as to "
+         "keep or there are no others behind; return them as a batch, or None where more has to be "
+         "added or the group to be asked."),
     FAST("wants", keyhatch_wants,
          "wants($self, gate, most, now, /)\n--\n\n"
          "Return the record from which on to add some, None if the group has to be asked."),

@@ -97,13 +97,13 @@ def test_a_hatch_of_keys_without_memory_leaves_it_to_the_group() -> None:
         except MemoryError:
             added = hatch.add(records, 1, hashes)
         assert added
-        batch = hatch.take(fast.AckGate(), 30, 1, 0)
+        batch = hatch.take(fast.AckGate(), 0, 30, 1, 0)
         tried = lib.hsl_alloc_count()
         lib.hsl_alloc_fail_at(0)
         if batch is None:
             assert hatch.taken() == 0
             assert table.count(1) == 0
-            batch = hatch.take(fast.AckGate(), 30, 1, 0)
+            batch = hatch.take(fast.AckGate(), 0, 30, 1, 0)
         assert batch is not None
         assert len(batch) == table.count(1) == 30
         table.check_invariants()

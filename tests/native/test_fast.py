@@ -65,7 +65,7 @@ def weighed() -> int:
 
 
 HATCH: dict[str, Args] = {
-    "take": [fast.AckGate(), fast.Excerpt(), 1, 1, 1, 0],
+    "take": [fast.AckGate(), fast.Excerpt(), 1, 0, 1, 1, 0],
     "open": [9, 9],
     "wants": [fast.AckGate(), 1, 0],
     "note": [1, 2, 9, 1, 1],
@@ -112,7 +112,7 @@ KEY_HATCH: dict[str, Args] = {
     "add": [excerpt(9), 1, bytes(72)],
     "bind": [ACKS, KeyTable(ACKS)],
     "open": [9, 9],
-    "take": [fast.AckGate(), 1, 1, 0],
+    "take": [fast.AckGate(), 0, 1, 1, 0],
     "wants": [fast.AckGate(), 1, 0],
 }
 
@@ -142,7 +142,7 @@ def test_a_hatch_of_keys_without_a_table_takes_nothing() -> None:
     hatch.open(50, 9)
     assert hatch.add(excerpt(9), 1, bytes(72)) is False
     assert hatch.wants(fast.AckGate(), 1, 0) is None
-    assert hatch.take(fast.AckGate(), 1, 1, 0) is None
+    assert hatch.take(fast.AckGate(), 0, 1, 1, 0) is None
 
 
 def test_a_saver_refuses_wrong_arguments_and_stays_as_it_was(store: hs.Store) -> None:

@@ -27,10 +27,17 @@ def excerpt(count: int) -> fast.Excerpt:
 
 
 def taken(
-    hatch: fast.Hatch, gate: fast.AckGate, first: int, end: int, most: int, number: int, now: int
+    hatch: fast.Hatch,
+    gate: fast.AckGate,
+    first: int,
+    end: int,
+    most: int,
+    number: int,
+    now: int,
+    keep: int = 0,
 ) -> tuple[int, int] | None:
     """Take records out of those from first to end, and return which these are."""
-    batch = hatch.take(gate, excerpt(end - first), first, most, number, now)
+    batch = hatch.take(gate, excerpt(end - first), first, keep, most, number, now)
     if batch is None:
         return None
     ((_, start, stop),) = batch.spans

@@ -90,6 +90,15 @@ def test_only_what_the_consumer_has_read_is_taken() -> None:
     assert taken(hatch, GATE, 1, 4, 2, number, 0) == (2, 4)
 
 
+def test_what_is_kept_is_left_unless_nothing_is_behind_it() -> None:
+    hatch = opened(group(tail=9)).hatch()
+    assert isinstance(hatch, fast.Hatch)
+    assert taken(hatch, GATE, 1, 8, 2, 1, 0, keep=4) == (2, 4)
+    assert taken(hatch, GATE, 1, 8, 2, 1, 0, keep=3) is None
+    assert taken(hatch, GATE, 1, 8, 2, 1, 0, keep=99) is None
+    assert taken(hatch, GATE, 1, 9, 2, 1, 0, keep=99) == (4, 6), "there are no others to be read"
+
+
 def test_who_comes_gets_the_number_of_one_who_left_and_nothing_of_what_that_one_had() -> None:
     of = opened(group())
     assert take(of, "a", 5) == (2, 7)

@@ -107,7 +107,7 @@ class OrderedHatchMachine(OrderedGroupMachine):
         assert isinstance(hatch, fast.KeyHatch)
         self.read_ahead(hatch, most, count)
         waits = group.next_in_line(model.now)
-        batch = hatch.take(GATE, most, group.hatch_number(name), model.now)
+        batch = hatch.take(GATE, 0, most, group.hatch_number(name), model.now)
         model.scanned(shard, group.position(shard)[1])
         if batch is None:
             return

@@ -27,11 +27,11 @@ def add(of: Group, first: int, end: int, keys: list[int] = KEYS) -> bool:
     return hatch.add(excerpt(end - 1).rest(first - 1), first, hashes)
 
 
-def take(of: Group, consumer: str, most: int, now: int = 0) -> list[tuple[int, int]]:
+def take(of: Group, consumer: str, most: int, now: int = 0, keep: int = 0) -> list[tuple[int, int]]:
     """Return (LSN, attempt) of what is taken."""
     hatch = of.hatch()
     assert isinstance(hatch, fast.KeyHatch)
-    batch = hatch.take(GATE, most, of.hatch_number(consumer), now)
+    batch = hatch.take(GATE, keep, most, of.hatch_number(consumer), now)
     of.check_invariants()
     return [(delivery.id.lsn, delivery.attempt) for delivery in batch or ()]
 
@@ -52,6 +52,17 @@ def test_what_is_taken_follows_the_keys() -> None:
     assert of.held_by("a", 1, 1, 4)
     assert of.held_by("b", 1, 4, 5)
     assert of.stats().in_flight == 7
+
+
+def test_what_is_kept_is_left_unless_nothing_is_behind_it() -> None:
+    of = group_of([*KEYS, 1, 1], "a")
+    assert fetch(of, "a", 1) == [(1, 1)]
+    assert add(of, 2, len(KEYS) + 1)
+    assert take(of, "a", 2, keep=7) == [(2, 1), (3, 1)]
+    assert take(of, "a", 2, keep=6) == []
+    assert take(of, "a", 2, keep=5) == [(4, 1), (5, 1)]
+    assert add(of, len(KEYS) + 1, len(KEYS) + 3, [*KEYS, 1, 1])
+    assert take(of, "a", 2, keep=99) == [(6, 1), (7, 1)], "there are no others to be read"
 
 
 def test_what_comes_again_is_taken_when_the_hatch_is_open_again() -> None:
