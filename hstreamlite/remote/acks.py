@@ -1,8 +1,9 @@
 """Acks of the consumers of one subscription, some of which go out as one request.
 
 Of what lists of few records cost, most is the request of an ack and its answer. So what consumers
-of one process ack at the same time, or while two such requests are under way, goes together, by way
-of one of them. What the server does not do for one of them so, that one asks for by itself.
+of one process ack at the same time, or while such a request is under way, goes together, by way of
+one of them. Who is answered mostly acks the next list at once, so what waited then waits for that,
+too. What the server does not do for one of them so, that one asks for by itself.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 Acked = asyncio.Future[pb.ConsumeReply.Acked]
 
-_UNDER_WAY_MAX: Final = 2
+_TURNS: Final = 3
+"""Of the loop: in fewer, who is answered has taken the next list, if it is there, and acked it."""
 _PARTS_MAX: Final = 32
 _SPANS_MAX: Final = 100
 """Of one ack. With this, requests are far below what any server takes."""
@@ -58,10 +60,16 @@ class Acks:
         self._wake()
         return part.acked
 
-    def _wake(self) -> None:
-        if self._waiting and not self._woken and self._under_way < _UNDER_WAY_MAX:
+    def _wake(self, turns: int = 0) -> None:
+        if self._waiting and not self._woken and not self._under_way:
             self._woken = True
-            self._loop.call_soon(self._send)
+            self._loop.call_soon(self._let_pass, turns)
+
+    def _let_pass(self, turns: int) -> None:
+        if turns:
+            self._loop.call_soon(self._let_pass, turns - 1)
+        else:
+            self._send()
 
     def _send(self) -> None:
         self._woken = False
@@ -94,7 +102,7 @@ class Acks:
                 part.acked.set_result(result.acked)
             if part.attachment is not carrier:
                 part.attachment.end_away_ack()
-        self._wake()
+        self._wake(_TURNS)
 
     def _ask_alone(self, part: _Part, *, counted: bool = False, at_once: bool = True) -> None:
         request = pb.ConsumeRequest(ack=part.spans)
@@ -116,7 +124,7 @@ class Acks:
                 part.acked.cancel()
             else:
                 part.acked.set_result(asked.result().acked)
-        self._wake()
+        self._wake(_TURNS)
 
 
 def _refuse(part: _Part, error: BaseException) -> None:

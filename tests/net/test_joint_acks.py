@@ -110,6 +110,38 @@ async def test_what_is_acked_at_once_goes_together(
         assert again == [hs.AckResult(0, 10, 0)] * 4
 
 
+async def test_who_is_answered_goes_along_with_who_waits(
+    tmp_path: Path, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So consumers of which one fell behind go together again, and not in turns."""
+    gate = Gate()
+    came: list[None] = []
+
+    async def hold() -> None:
+        came.append(None)
+        await gate.hold()
+
+    before(monkeypatch, hold)
+
+    async def ack_all(consumer: Consumer, lists: list[hs.DeliveryBatch]) -> None:
+        for batch in lists:
+            assert await consumer.ack(batch) == hs.AckResult(10, 0, 0)
+
+    async with attached(tmp_path) as (group, consumers):
+        lists = list(zip(*[await batches(consumers) for _ in range(3)], strict=True))
+        acks = list(map(ack_all, consumers, map(list, lists)))
+        early = asyncio.gather(*acks[:2])
+        await gate.reached.wait()
+        late = asyncio.gather(*acks[2:])
+        for _ in range(3):
+            await group.info()
+        assert len(came) == 1
+        gate.open()
+        await asyncio.gather(early, late)
+        assert Counter(done) == {"joint_ack": 4}
+        assert await left(group) == COUNT - 120
+
+
 async def test_one_alone_asks_as_ever(tmp_path: Path, done: list[str]) -> None:
     async with attached(tmp_path) as (_, (one, *_)):
         assert (await one.ack(await one.receive(10))).new == 10
