@@ -35,13 +35,18 @@ from hstreamlite.errors import (
     StoreLocked,
     StoreVersionUnsupported,
 )
-from hstreamlite.log.journal import Journal, segment_path
+from hstreamlite.log.journal import FILE_KINDS, Journal, segment_path
 from hstreamlite.log.regroup import LEVEL_1, Span, absent, arrange
 
 FORMAT_MAJOR = 1
 _SEGMENT_NAME = re.compile(r"([0-9a-f]{16})\.seg")
 _OWN_NAMES = frozenset({"LOCK", "SUPER", "STAGE", "segments", "TAIL"})
 NO_SUPERBLOCK = "restore a backup, or save what verifies with `hstreamlite salvage`"
+_OPEN_HERE = (
+    "that is this one: use the store that is open here, or close it first (one that was only "
+    "dropped stays open until the process ends)"
+)
+_REMOVE_LOCK = "remove it: a lock file holds nothing, and opening makes a new one"
 OFFSET_MASK = (1 << 32) - 1
 _SPACE = frozenset({"copy", "spare", "regroup"})
 
@@ -185,7 +190,15 @@ def _lock(env: Env, path: str) -> int:
     try:
         return env.files.lock(f"{path}/LOCK")
     except LockHeld as error:
-        raise StoreLocked(path, error.owner_pid) from None
+        advice = _OPEN_HERE if error.owner_pid == env.pid() else ""
+        raise StoreLocked(path, error.owner_pid, advice=advice) from None
+    except OSError as error:
+        if error.errno not in FILE_KINDS:
+            raise
+        file = f"{path}/LOCK"
+        raise CorruptionError(
+            file, 0, 0, "a regular file", FILE_KINDS[error.errno], advice=_REMOVE_LOCK
+        ) from None
 
 
 def _load_super(env: Env, journal: Journal, report: RecoveryReport) -> Any:
@@ -264,6 +277,10 @@ def list_segments(env: Env, path: str) -> list[str]:
         found = "no such file"
     except NotADirectoryError:
         found = "a file"
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        found = "a link that leads to itself"
     raise CorruptionError(directory, 0, 0, "the directory of the segments", found)
 
 

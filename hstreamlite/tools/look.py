@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from errno import EIO, ENOENT, ENOTDIR
+from errno import EIO, ELOOP, ENOENT, ENOTDIR
 from functools import partial
 from os import fsencode
 from typing import Any
@@ -329,6 +329,11 @@ def _segment_names(env: Env, seen: Look) -> list[str]:
         seen.damage.append((0, Damage(path, 0, 0, MISSING, bounded=False)))
     except NotADirectoryError:
         seen.damage.append((0, Damage(path, 0, 0, KIND, "a file", bounded=False)))
+    except OSError as error:
+        if error.errno != ELOOP:
+            raise
+        what = "a link that leads to itself"
+        seen.damage.append((0, Damage(path, 0, 0, KIND, what, bounded=False)))
     return []
 
 

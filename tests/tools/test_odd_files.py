@@ -155,7 +155,31 @@ def test_what_open_refuses_beside_whole_segments_is_damage_to_check(
 @pytest.mark.parametrize("make", [pipe("LOCK"), directory("LOCK"), pipe("STAGE")])
 def test_open_waits_for_no_pipe(make: Change, store: Path) -> None:
     make(store)
-    assert opened(store) in ("OSError", "IsADirectoryError", "CorruptionError")
+    assert opened(store) == "CorruptionError"
+
+
+@pytest.mark.parametrize("make", [pipe("LOCK"), directory("LOCK"), link("LOCK")])
+def test_a_lock_that_is_no_file_is_told_how_to_be_got_rid_of(make: Change, store: Path) -> None:
+    make(store)
+    with pytest.raises(hs.CorruptionError, match=r"expected a regular file.*remove it") as caught:
+        hs.open(store)
+    assert caught.value.path == str(store / "LOCK")
+    lock = store / "LOCK"
+    if lock.is_dir() and not lock.is_symlink():
+        shutil.rmtree(lock)
+    else:
+        lock.unlink()
+    assert opened(store) == "opened"
+
+
+def test_a_directory_of_segments_that_leads_to_itself_is_damage(store: Path) -> None:
+    no_segments(store)
+    (store / "segments").symlink_to("segments")
+    for read_only in (False, True):
+        with pytest.raises(hs.CorruptionError, match="a link that leads to itself"):
+            hs.open(store, read_only=read_only)
+    report = check(real_env(), str(store))
+    assert any("a link that leads to itself" in damage.what for damage in report.damage)
 
 
 def test_pipe_for_a_segment_is_refused_with_its_path(store: Path) -> None:
