@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from hstreamlite._native import lib
-from hstreamlite.config import StoreConfig
+from hstreamlite.config import StoreConfig, check_bool
 from hstreamlite.env import Env
 from hstreamlite.errors import (
     CorruptionError,
@@ -56,8 +56,8 @@ class Loss(NamedTuple):
     end: int
     damage: Damage
 
-    def error(self) -> CorruptionError:
-        return _error(self.damage, LostRecords(self.shard, self.first, self.end - 1))
+    def error(self, stream: str) -> CorruptionError:
+        return _error(self.damage, LostRecords(self.shard, self.first, self.end - 1, stream))
 
 
 def _error(damage: Damage, lost: LostRecords) -> CorruptionError:
@@ -142,7 +142,7 @@ class DamagedCursor(FollowedCursor):
         if loss.first > self.lsn:
             return min(end, loss.first)
         self.seek(loss.end)
-        raise loss.error()
+        raise loss.error(self.stream)
 
     def _pass(self) -> None:
         """Go behind a block that was damaged since the store was opened."""
@@ -155,7 +155,7 @@ class DamagedCursor(FollowedCursor):
         damage = self.journal.untold.get(self.shard)
         if damage is not None and not self._told:
             self._told = True
-            raise _error(damage, LostRecords(self.shard, self.lsn, None))
+            raise _error(damage, LostRecords(self.shard, self.lsn, None, self.stream))
 
 
 class DamagedStore(Follower):
@@ -257,7 +257,7 @@ class DamagedStore(Follower):
 
     def scan(self, *args: Any, until: object, follow: bool, **options: Any) -> Scan:
         """Return a scan; without until it goes to the very end, where it may tell of losses."""
-        follow = follow or until is None
+        follow = check_bool("follow", follow) or until is None
         return super().scan(*args, until=until, follow=follow, **options)
 
     def progress_of(self, subscription: int) -> Progress | None:

@@ -22,6 +22,7 @@ from hstreamlite.config import (
     SHARDS_MAX,
     STREAMS_MAX,
     StoreConfig,
+    check_bool,
     check_duration,
     check_int,
     check_key,
@@ -303,7 +304,7 @@ class Engine:
             return self.catalog.streams[name]
         except (KeyError, TypeError):
             check_name("stream", name)
-            raise StreamNotFound(name) from None
+            raise StreamNotFound(name, followed=self.read_only) from None
 
     def new_stream(
         self,
@@ -335,6 +336,7 @@ class Engine:
 
     def create_stream(self, name: str, *, exists_ok: bool = False, **options: Any) -> Pending:
         """Stage the creation of a stream."""
+        check_bool("exists_ok", exists_ok)
         self.check_open()
         with self.lock:
             self.check_open()
@@ -359,6 +361,7 @@ class Engine:
 
     def delete_stream(self, name: str, *, force: bool = False) -> Pending:
         """Stage the deletion; with force the backlog stays for the subscriptions there are."""
+        check_bool("force", force)
         self.check_open()
         with self.lock:
             state = self.stream(name)
@@ -465,6 +468,7 @@ class Engine:
         follow: bool,
     ) -> Scan:
         """Return a scan; without follow it ends at what is durable now."""
+        check_bool("follow", follow)
         if limit is not None:
             check_int("limit", limit, 0, END)
         if follow and until is not None:
@@ -484,7 +488,7 @@ class Engine:
             if key and shard is None:
                 only = self.router(state).shard_of(key)
                 starts = {only: starts[only]}
-        return Scan(self.journal, starts, limits, limit=limit, key=key)
+        return Scan(self.journal, starts, limits, limit=limit, key=key, stream=state.name)
 
     def check_scanned(self, name: str, scan: Scan) -> None:
         """Raise StreamNotFound if the stream was deleted, even if another has its name."""

@@ -145,8 +145,12 @@ class NotAStore(StoreError):
     path: str
     why: str
 
-    def __init__(self, path: str, why: str, *, creating: bool = False) -> None:
+    def __init__(
+        self, path: str, why: str, *, creating: bool = False, followed: bool = False
+    ) -> None:
         wanted = "an empty or a new directory" if creating else "the directory of a store"
+        if followed:
+            wanted += ", or wait until the process that writes it has created it"
         super().__init__(
             f"{path!r} is not a store: {why}; give {wanted}.",
             path=path,
@@ -327,10 +331,15 @@ class StreamNotFound(HStreamError, LookupError):
 
     stream: str
 
-    def __init__(self, stream: str) -> None:
-        super().__init__(
-            f"There is no stream {stream!r}; create it with create_stream.", stream=stream
-        )
+    def __init__(self, stream: str, *, followed: bool = False) -> None:
+        what, advice = "no stream", "create it with create_stream"
+        if followed:
+            what = "no durable stream"
+            advice = (
+                "the process that writes the store creates it, and it is seen here once it is on "
+                "disk: ask again then, or correct the name"
+            )
+        super().__init__(f"There is {what} {stream!r}; {advice}.", stream=stream)
 
 
 class ShardNotFound(HStreamError, LookupError):
@@ -352,11 +361,15 @@ class SubscriptionNotFound(HStreamError, LookupError):
 
     subscription: str
 
-    def __init__(self, subscription: str) -> None:
-        super().__init__(
-            f"There is no subscription {subscription!r}; create it with create_subscription.",
-            subscription=subscription,
-        )
+    def __init__(self, subscription: str, *, followed: bool = False) -> None:
+        what, advice = "no subscription", "create it with create_subscription"
+        if followed:
+            what = "no durable subscription"
+            advice = (
+                "the process that writes the store creates it, and it is seen here once it is on "
+                "disk: ask again then, or correct the name"
+            )
+        super().__init__(f"There is {what} {subscription!r}; {advice}.", subscription=subscription)
 
 
 class StreamExists(HStreamError):

@@ -13,6 +13,7 @@ from hstreamlite.config import (
     MAX_UNACKED_BYTES_MAX,
     MAX_UNACKED_MAX,
     SUBSCRIPTIONS_MAX,
+    check_bool,
     check_duration,
     check_int,
     check_name,
@@ -120,6 +121,7 @@ class Feeds:
         """Stage the creation of a subscription; its start is fixed now."""
         engine = self.engine
         check_name("subscription", name)
+        check_bool("exists_ok", exists_ok)
         if mode not in get_args(Mode):
             raise ValueError(f"mode must be 'ordered' or 'shared', not {mode!r}")
         if unit not in get_args(Unit) or (mode == "shared" and unit != "key"):
@@ -222,6 +224,7 @@ class Feeds:
 
     def delete(self, name: str, *, force: bool = False) -> Pending:
         """Stage the deletion; attached consumers end with SubscriptionNotFound."""
+        check_bool("force", force)
         engine = self.engine
         engine.check_open()
         with engine.lock:

@@ -350,7 +350,7 @@ class FollowedFeeds(Feeds):
         with engine.lock:
             state = engine.catalog.subscriptions.get(name)
             if state is None:
-                raise SubscriptionNotFound(name)
+                raise SubscriptionNotFound(name, followed=True)
             return Feed(engine, state, engine.progress_of(state.id))
 
 

@@ -73,6 +73,8 @@ def open(  # noqa: A001 - hstreamlite.open is how users say it
     is now: all of it is read and checked first, and `store.recovery` tells what is lost. Readers
     raise CorruptionError once at each loss and go on behind it. StoreLocked while it has an owner.
 
+    A store stays open until it is closed or the process ends, also if nobody refers to it any more.
+
     NotAStore, StoreVersionUnsupported, CorruptionError, StorageFull and StorageUnavailable leave
     the files as they were.
 
@@ -82,7 +84,7 @@ def open(  # noqa: A001 - hstreamlite.open is how users say it
     '1-1-0'
     """
     config = config_for(config, durability)
-    text = path_text(path) if env else real_path(path)
+    text = real_path(path) if check_env(env) is None else path_text(path)
     opener = opener_for(create=create, read_only=read_only, accept_damage=accept_damage)
     engine = opener(env or real_env(), text, config)
     try:
@@ -126,6 +128,13 @@ def config_for(config: StoreConfig | None, durability: Durability | None) -> Sto
         return config
     check_durability(durability)
     return replace(config, durability=durability)
+
+
+def check_env(env: object) -> object:
+    """Return an environment, or None for that of the process; TypeError if it is neither."""
+    if env is not None and not isinstance(env, Env):
+        raise TypeError(f"env must be an Env or None, not {type(env).__name__}")
+    return env
 
 
 def path_text(path: object) -> str:

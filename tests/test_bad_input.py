@@ -662,6 +662,47 @@ def test_a_trimmed_id_tells_what_is_kept(store: hs.Store, stream: hs.Stream) -> 
     assert payloads(stream) == [b"second"]
 
 
+@pytest.mark.parametrize("value", ["yes", 1, None, []])
+def test_a_switch_is_a_bool(store: hs.Store, stream: hs.Stream, value: Any) -> None:
+    subscription = store.create_subscription("s", stream="orders")
+    assert subscription.name == "s"
+    before = store.streams(), store.subscriptions()
+    calls: dict[str, list[Callable[[], object]]] = {
+        "follow": [
+            lambda: stream.read(follow=value),
+            lambda: stream.read_batches(follow=value),
+        ],
+        "exists_ok": [
+            lambda: store.create_stream("orders", exists_ok=value),
+            lambda: store.create_stream("new", exists_ok=value),
+            lambda: store.create_subscription("s", stream="orders", exists_ok=value),
+        ],
+        "force": [
+            lambda: store.delete_stream("orders", force=value),
+            lambda: store.delete_subscription("s", force=value),
+        ],
+    }
+    for name, wrong in calls.items():
+        for call in wrong:
+            with pytest.raises(TypeError, match=f"^{name} must be a bool, not "):
+                call()
+    assert (store.streams(), store.subscriptions()) == before
+
+
+@pytest.mark.parametrize("parts", [(True, 1, 0), (1, True, 0), (1, 1, False)])
+def test_a_bool_is_no_part_of_an_id(parts: tuple[Any, Any, Any]) -> None:
+    with pytest.raises(TypeError, match="must be an int, not bool"):
+        hs.RecordId(*parts)
+
+
+@pytest.mark.parametrize("value", [5, "", 0, object])
+def test_what_is_no_environment_is_a_type_error(tmp_path: Path, value: Any) -> None:
+    for opened in (hs.open, hs.aio.open):
+        with pytest.raises(TypeError, match="env must be an Env or None"):
+            opened(tmp_path / "new", env=value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_follow_and_until_exclude_each_other(stream: hs.Stream) -> None:
     refused(lambda: stream.read(follow=True, until=hs.LATEST), ValueError, "exclude")
 
@@ -992,10 +1033,12 @@ def test_an_open_store_is_locked_and_names_its_owner(store: hs.Store, stream: hs
         hs.open(store.path)
     assert here.value.owner_pid == os.getpid()
     assert here.value.retryable
+    assert "use the store that is open here, or close it" in str(here.value)
+    assert "server" not in str(here.value)
     script = (
         "import sys, hstreamlite as hs\n"
         "try: hs.open(sys.argv[1])\n"
-        "except hs.StoreLocked as error: print(error.owner_pid)\n"
+        "except hs.StoreLocked as error: print(error.owner_pid, 'server' in str(error))\n"
     )
     there = subprocess.run(
         [sys.executable, "-c", script, store.path],
@@ -1004,7 +1047,7 @@ def test_an_open_store_is_locked_and_names_its_owner(store: hs.Store, stream: hs
         text=True,
         check=True,
     )
-    assert int(there.stdout) == os.getpid()
+    assert there.stdout.split() == [str(os.getpid()), "True"]
     stream.append(b"second")
     assert payloads(stream) == [b"first", b"second"]
 

@@ -721,6 +721,28 @@ def beside(tmp_path: Path) -> Iterator[tuple[hs.Store, hs.Store]]:
             yield writer, follower
 
 
+def test_a_follower_advises_only_what_helps_there(
+    tmp_path: Path, beside: tuple[hs.Store, hs.Store]
+) -> None:
+    writer, follower = beside
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "nothing", tmp_path / "empty"):
+        with pytest.raises(hs.NotAStore, match="wait until the process that writes it"):
+            hs.open(path, read_only=True)
+        assert not (path / "SUPER").exists()
+    stream, subscription = follower.stream("b"), follower.subscription("g")
+    for missing in (stream.info, lambda: stream.read(), stream.tail, subscription.info):
+        with pytest.raises(LookupError) as caught:
+            missing()
+        assert "the process that writes the store creates it" in str(caught.value)
+        assert "create_" not in str(caught.value)
+    writer.create_stream("b")
+    writer.create_subscription("g", stream="b")
+    assert stream.info().records == subscription.info().backlog == 0
+    with pytest.raises(hs.StreamNotFound, match="create it with create_stream"):
+        writer.stream("c").info()
+
+
 def test_a_wait_at_the_tail_of_a_follower_ends_when_its_time_is_over(
     beside: tuple[hs.Store, hs.Store],
 ) -> None:

@@ -26,6 +26,10 @@ static int to_unsigned(PyObject *o, const char *name, uint64_t max, uint64_t *ou
         Py_XDECREF(type);
         return -1;
     }
+    if (PyBool_Check(o)) {
+        PyErr_Format(PyExc_TypeError, "%s must be an int, not bool", name);
+        return -1;
+    }
     number = PyNumber_Index(o);
     if (number == NULL)
         return -1;

@@ -29,7 +29,7 @@ from hstreamlite.log.recovery import RecoveryReport
 from hstreamlite.place import EARLIEST, Place
 from hstreamlite.position import lag, seek, set_paused
 from hstreamlite.redrive import redrive
-from hstreamlite.store import back_up, config_for, opener_for, path_text, real_path
+from hstreamlite.store import back_up, check_env, config_for, opener_for, path_text, real_path
 from hstreamlite.sub.effects import Lag
 from hstreamlite.sub.retry import Backoff
 from hstreamlite.ticker import Ticker
@@ -55,7 +55,7 @@ class open:  # noqa: A001, N801 - hstreamlite.aio.open is how users say it
         config: StoreConfig | None = None,
         env: Env | None = None,
     ) -> None:
-        self._path = path_text(path) if env else real_path(path)
+        self._path = real_path(path) if check_env(env) is None else path_text(path)
         self._config = config_for(config, durability)
         self._opener = opener_for(create=create, read_only=read_only, accept_damage=accept_damage)
         self._env = env

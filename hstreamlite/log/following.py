@@ -144,7 +144,7 @@ class FollowedJournal(Journal):
         if status == lib.HSL_VERSION:
             raise StoreVersionUnsupported(self.path, int(superblock.sequence), FORMAT_MAJOR)
         if status == lib.HSL_NOT_FOUND:
-            raise NotAStore(self.path, "it holds no superblock")
+            raise NotAStore(self.path, "it holds no superblock", followed=True)
         if status == lib.HSL_DAMAGED:
             raise CorruptionError(
                 f"{self.path}/SUPER",
@@ -225,9 +225,9 @@ def open_followed(env: Env, path: str, config: StoreConfig, *, notify_fd: int = 
     """
     started = env.clock.mono_ns()
     if not env.files.exists(path):
-        raise NotAStore(path, "it does not exist")
+        raise NotAStore(path, "it does not exist", followed=True)
     if "SUPER" not in list_directory(env, path):
-        raise NotAStore(path, "it holds no superblock")
+        raise NotAStore(path, "it holds no superblock", followed=True)
     pause = env.threads.event()
     for _ in range(_ATTEMPTS):
         journal = FollowedJournal(env, path, config, notify_fd)

@@ -376,11 +376,12 @@ class NotReady(Exception):
 class Cursor:
     """Reads one shard forward. One thread at a time."""
 
-    __slots__ = ("_cursor", "journal", "shard")
+    __slots__ = ("_cursor", "journal", "shard", "stream")
 
     def __init__(self, journal: Journal, shard: int, lsn: int) -> None:
         self.journal = journal
         self.shard = shard
+        self.stream = ""  # its name, for errors, where somebody gave it
         self._cursor = fast.cursor(journal.handle, shard, lsn)
 
     @property
@@ -498,7 +499,7 @@ class Cursor:
     def damage(self) -> CorruptionError:
         at = ffi.new("struct hsl_cursor_damage *")
         lib.hsl_cursor_damage(self._native, at)
-        lost = (LostRecords(self.shard, at.first, at.end - 1),)
+        lost = (LostRecords(self.shard, at.first, at.end - 1, self.stream),)
         path = segment_path(self.journal.path, at.segment)
         if at.in_footer:
             expected = f"{at.length} bytes of footer and frames that match their CRCs"
@@ -522,7 +523,8 @@ def _error(owner: Journal | Cursor | int, status: int, a: int, b: int) -> BaseEx
     if isinstance(owner, Cursor):
         if status == lib.HSL_TRIMMED:
             requested, first = owner.gap()
-            return RecordTrimmed(f"{owner.shard}-{requested}-0", f"{owner.shard}-{first}-0")
+            ids = f"{owner.shard}-{requested}-0", f"{owner.shard}-{first}-0"
+            return RecordTrimmed(*ids, owner.stream)
         if status == lib.HSL_DAMAGED:
             return owner.damage()
         if status == lib.HSL_UNREADABLE:
@@ -534,7 +536,7 @@ def _error(owner: Journal | Cursor | int, status: int, a: int, b: int) -> BaseEx
                 0,
                 f"a record batch in block {owner.shard}-{a}",
                 "bytes of another shape under a valid checksum",
-                (LostRecords(owner.shard, a, b - 1),),
+                (LostRecords(owner.shard, a, b - 1, owner.stream),),
             )
     return _status_error(journal, status, a, b)
 
@@ -578,11 +580,12 @@ def _status_error(journal: Journal, status: int, a: int, b: int) -> BaseExceptio
         return MemoryError()
     if status == lib.HSL_IO:
         number, _, rest = what.partition(" ")
-        kind = FILE_KINDS.get(int(number or 5))
+        failed = int(number or errno.EIO)
+        kind = FILE_KINDS.get(failed)
         if kind is not None and journal.path in rest:
             file = rest[rest.index(journal.path) :]
             return CorruptionError(file, 0, 0, "a regular file", kind)
-        return StorageUnavailable(journal.path, OSError(int(number or 5), rest))
+        return StorageUnavailable(journal.path, OSError(failed, f"{rest}: {strerror(failed)}"))
     raise AssertionError(f"status {status} {what}")  # not reached: these are all there are
 
 

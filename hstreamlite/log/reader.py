@@ -100,9 +100,12 @@ class Scan:
         *,
         limit: int | None,
         key: str | None,
+        stream: str = "",
     ) -> None:
         self.journal = journal
         self._cursors = {shard: journal.cursor(shard, lsn) for shard, lsn in start.items()}
+        for cursor in self._cursors.values():
+            cursor.stream = stream
         self._limits = dict(limits)
         self._left = END if limit is None else limit
         self._key = key

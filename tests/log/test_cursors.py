@@ -262,7 +262,7 @@ def test_a_file_that_ends_within_a_block_is_damage_with_ids() -> None:
         assert next(reader).payload == b"a" * 9000
         with pytest.raises(hs.CorruptionError) as caught:
             next(reader)
-        assert caught.value.lost == (hs.LostRecords(1, 2, 2),)
+        assert caught.value.lost == (hs.LostRecords(1, 2, 2, "a"),)
 
 
 def test_a_large_block_that_is_no_batch_is_damage_wherever_it_is_sought() -> None:

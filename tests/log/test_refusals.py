@@ -176,7 +176,7 @@ def test_a_block_of_another_shape_under_its_checksum_is_reported_with_its_ids() 
     w.open()
     with pytest.raises(CorruptionError, match="a record batch in block 1-") as caught:
         list(w.store.stream("a").read())
-    assert caught.value.lost == (hs.LostRecords(1, block.first, block.last),)
+    assert caught.value.lost == (hs.LostRecords(1, block.first, block.last, "a"),)
 
 
 def test_an_entry_of_another_shape_under_its_checksum_is_reported() -> None:

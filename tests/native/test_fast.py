@@ -478,7 +478,7 @@ def test_a_body_that_is_not_what_its_header_says_is_reported_with_its_ids(
     for _ in range(2):
         with pytest.raises(CorruptionError, match="a record batch in block 1-2") as caught:
             next(reader)
-        assert caught.value.lost == (hs.LostRecords(1, 2, 2),)
+        assert caught.value.lost == (hs.LostRecords(1, 2, 2, "a"),)
     at = store._engine.journal.cursor(SHARD, 2)
     with pytest.raises(CorruptionError, match="a record batch in block 1-2"):
         at.key_hashes(1, end=3, seed=1, may_block=True)

@@ -199,4 +199,4 @@ def test_reader_is_told_file_range_and_ids() -> None:
     error = caught.value
     assert error.path == block.path
     assert error.offset <= block.start < error.offset + error.length
-    assert error.lost == (hs.LostRecords(1, block.first, block.last),)
+    assert error.lost == (hs.LostRecords(1, block.first, block.last, "a"),)
