@@ -66,8 +66,8 @@ struct hsl_io {
 };
 
 const struct hsl_io *hsl_io_posix(void);
-/* Milliseconds since 1970; 0 where the clock stands before that, or behind the year 9999. Times of a
- * log never go back: one that no date can show would be that of all its records to come. */
+/* Milliseconds since 1970; 0 where the clock stands before that, or behind the year 9999. Times of
+ * a log never go back: one that no date can show would be that of all its records to come. */
 uint64_t hsl_wall_ms(const struct hsl_io *io);
 /* 1 = built without what Linux has beyond POSIX: no unbuffered files, no /proc. */
 int hsl_io_portable(void);
