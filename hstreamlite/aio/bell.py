@@ -80,6 +80,14 @@ class Bell:
             if not future.done():
                 future.set_result(None)
 
+    def check_loop(self) -> None:
+        """Raise RuntimeError in another loop: what is staged there could not be waited for."""
+        if asyncio.get_running_loop() is not self.loop:
+            raise RuntimeError(
+                "the store belongs to the event loop that it was opened in, which is not the one "
+                "that runs; open it in this one, or use hstreamlite.open from several"
+            )
+
     def ticket(self, ticket: int) -> asyncio.Future[None]:
         """Return a future of the ticket becoming durable.
 

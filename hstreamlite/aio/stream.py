@@ -70,6 +70,7 @@ class Stream:
         durability: Durability | None = None,
     ) -> RecordId:
         """Append one record; the level asked for is reached when this returns."""
+        self._bell.check_loop()
         engine = self._engine
         state = engine.stream(self.name)
         level = engine.level if durability is None else check_durability(durability)
@@ -102,11 +103,12 @@ class Stream:
         compression: Compression = "none",
     ) -> RecordIds:
         """Append records together, all or none."""
+        self._bell.check_loop()
         engine = self._engine
         level = engine.level if durability is None else check_durability(durability)
         codec = check_compression(compression)
         state = engine.stream(self.name)
-        items = item_list(records)
+        items = item_list(records, None if codec else engine.config.transaction_bytes_max)
         if codec:
             ops, order = await in_thread(engine.ops_of, state, items, key, codec)
         else:

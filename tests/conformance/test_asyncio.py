@@ -103,6 +103,19 @@ async def test_the_loop_turns_while_a_receive_and_a_reader_wait(store: aio.Store
         assert (await reading).payload == b"x"
 
 
+async def test_another_loop_is_refused_before_anything_is_staged(store: aio.Store) -> None:
+    stream = await store.create_stream("orders")
+
+    async def elsewhere() -> None:
+        for call in (stream.append(b"one"), stream.append_many([b"one", b"two"])):
+            with pytest.raises(RuntimeError, match="belongs to the event loop that it was opened"):
+                await call
+
+    await asyncio.to_thread(asyncio.run, elsewhere())
+    await stream.append(b"here")
+    assert await payloads(stream) == [b"here"]
+
+
 @pytest.mark.parametrize("level", ["sync", "os", "memory"])
 async def test_a_cancelled_append_is_there_or_not(store: aio.Store, level: Any) -> None:
     stream = await store.create_stream("orders")
