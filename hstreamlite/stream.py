@@ -88,14 +88,15 @@ class Stream:
     ) -> RecordIds:
         """Append records together, all or none; return their ids, each made when looked at.
 
-        key applies to bare payloads. BatchTooLarge beyond `transaction_bytes_max`; otherwise as
-        `append`.
+        key applies to bare payloads. BatchTooLarge beyond `transaction_bytes_max`, and of an
+        iterator no more is taken then; otherwise as `append`.
         """
         engine = self._engine
         level = engine.level if durability is None else check_durability(durability)
         codec = check_compression(compression)
         state = self._known()
-        ops, order = engine.ops_of(state, item_list(records), key, codec)
+        items = item_list(records, None if codec else engine.config.transaction_bytes_max)
+        ops, order = engine.ops_of(state, items, key, codec)
         try:
             ticket, runs = engine.journal.stage(ops, level)
         except StreamNotFound:

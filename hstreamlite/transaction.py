@@ -6,18 +6,19 @@ visible to anybody before the commit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from itertools import islice
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from hstreamlite.config import CODECS, STREAMS_MAX, check_name
 from hstreamlite.consumer import ConsumerBase, by_consumer
 from hstreamlite.engine import Engine, Pending
-from hstreamlite.errors import StreamExists, StreamNotFound
+from hstreamlite.errors import BatchTooLarge, StreamExists, StreamNotFound
 from hstreamlite.feed import Feed
 from hstreamlite.log import catalog as catalogs
 from hstreamlite.log.catalog import StreamState
@@ -25,6 +26,9 @@ from hstreamlite.log.journal import CATALOG, Op, Run
 from hstreamlite.log.routing import ids_order
 from hstreamlite.records import Payload, Record, RecordIds
 from hstreamlite.spans import Span, spans_of
+
+_PIECE_RECORDS = 64
+"""Taken from an iterator at a time: of the largest records, twice what goes into one append."""
 
 
 class Collected:
@@ -287,8 +291,14 @@ def record_of(payload: Payload | Record, key: str | None, attributes: object) ->
     return Record(payload, key=key, attributes=attributes)  # type: ignore[arg-type]
 
 
-def item_list(records: Iterable[Payload | Record]) -> list[Payload | Record]:
-    """Return a list of the records of one append; TypeError for what is no collection of them."""
+def item_list(
+    records: Iterable[Payload | Record], limit: int | None = None
+) -> list[Payload | Record]:
+    """Return a list of the records of one append; TypeError for what is no collection of them.
+
+    BatchTooLarge as soon as what an iterator gave cannot be encoded in so many bytes: it may never
+    end.
+    """
     if type(records) is list:
         return records
     if isinstance(records, str | bytes | bytearray | memoryview | dict | Record):
@@ -298,4 +308,21 @@ def item_list(records: Iterable[Payload | Record]) -> list[Payload | Record]:
         )
     if not isinstance(records, Iterable):
         raise TypeError(f"records must be an iterable of records, not {type(records).__name__}")
-    return list(records)
+    if limit is None or isinstance(records, Sized):
+        return list(records)
+    items: list[Payload | Record] = []
+    size, rest = 0, iter(records)
+    while piece := list(islice(rest, _PIECE_RECORDS)):
+        items += piece
+        size += sum(map(_least_bytes, piece))
+        if size > limit:
+            raise BatchTooLarge(size, limit)
+    return items
+
+
+def _least_bytes(item: object) -> int:
+    """Return how many bytes the record takes at least."""
+    payload = item.payload if isinstance(item, Record) else item
+    if type(payload) is bytes or type(payload) is bytearray:
+        return 2 + len(payload)
+    return 2 + 8 * len(payload) if type(payload) is dict else 2

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -438,6 +439,22 @@ def test_records_and_batches_over_the_limit_append_nothing(tmp_path: Path) -> No
             50 << 10,
             50 << 10,
         ]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [bytes(1000), bytearray(1000), {str(n): n for n in range(100)}, hs.Record(bytes(1000)), b""],
+    ids=["bytes", "bytearray", "dict", "record", "empty"],
+)
+def test_an_iterator_without_end_is_refused(tmp_path: Path, item: Any) -> None:
+    config = hs.StoreConfig(batch_bytes_max=64 << 10, transaction_bytes_max=128 << 10)
+    with hs.open(tmp_path / "s", config=config) as store:
+        stream = store.create_stream("orders")
+        with pytest.raises(hs.BatchTooLarge) as caught:
+            stream.append_many(item for _ in count())
+        assert caught.value.limit == 128 << 10 < caught.value.size
+        assert len(stream.append_many(b"%d" % n for n in range(1000))) == 1000
+        assert payloads(stream) == [b"%d" % n for n in range(1000)]
 
 
 # Numbers and choices.
