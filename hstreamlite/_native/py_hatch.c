@@ -393,8 +393,8 @@ static PyMethodDef hatch_methods[] = {
     FAST("take", hatch_take,
          "take($self, gate, excerpt, base, keep, most, consumer, now, /)\n--\n\n"
          "Take the next records, up to most, out of an excerpt that begins with LSN base, if "
-         "besides them so many are left as to keep or there are no others behind; return them as a batch, "
-         "or None where they are not in it or the group has to be asked."),
+         "besides them so many are left as to keep or there are no others behind; return them as "
+         "a batch, or None where they are not in it or the group has to be asked."),
     FAST("open", hatch_open,
          "open($self, tail, until, /)\n--\n\nLet records below tail be taken until a time."),
     {"close", hatch_close, METH_NOARGS, "close($self, /)\n--\n\nLet nothing be taken."},
