@@ -451,7 +451,7 @@ def test_store_agrees_with_its_model(capsys: pytest.CaptureFixture[str]) -> None
     with capsys.disabled():
         print("\n" + ", ".join(f"{n} {what}" for what, n in sorted(StoreMachine.counts.items())))
     if settings().max_examples >= 50:
-        assert all(StoreMachine.counts[what] for what in LEAST_EVENTS)
+        assert [what for what in LEAST_EVENTS if not StoreMachine.counts[what]] == []
 
 
 def test_leap_of_the_wall_clock_expires_nothing() -> None:
