@@ -15,6 +15,7 @@ from hstreamlite._native import fast
 from hstreamlite.errors import HStreamError
 
 if TYPE_CHECKING:
+    from hstreamlite.env import Lock
     from hstreamlite.feed import Feed
 
 _RECORDS_MAX: Final = 2048
@@ -24,6 +25,7 @@ _WAITS: Final = 16
 """How many reads of others who comes too late waits for."""
 _KEPT: Final = 4
 """One in so many of what was read is left when somebody reads on."""
+_SLICE_SECONDS: Final = 0.25
 
 _Stock = tuple[fast.Excerpt, int]
 """What was read, and the LSN of its first record."""
@@ -39,8 +41,9 @@ class Ahead:
         self._clock = feed.engine.env.clock
         self._count = 0
         self._kept = 0
-        self._reading = feed.engine.env.threads.lock()
-        self._read_done = feed.engine.env.threads.event()
+        self._threads = feed.engine.env.threads
+        self._reading = self._threads.lock()
+        self._waiting: list[Lock] = []
 
     def take(
         self, gate: fast.AckGate, number: int, max_records: int, *, may_block: bool
@@ -63,23 +66,37 @@ class Ahead:
             batch = self._take(gate, number, max_records, now, keep=0)
             if read or batch is not None or not may_block:
                 return batch
-            self._read_done.wait()
+            self._wait()
         return None
 
     def _refill(self, gate: fast.AckGate, max_records: int, now: int, *, may_block: bool) -> bool:
         """Read on, unless another thread has just done so; False if one is about it now."""
         assert self._hatch is not None
-        if not self._reading.acquire(blocking=False):
-            return False
+        with fast.Held([self._reading], blocking=False) as mine:
+            if mine:
+                lsn = self._hatch.wants(gate, max_records + self._kept, now)
+                if lsn is not None:
+                    self._read(lsn, max_records, may_block=may_block)
+        if mine:
+            self._wake()
+        return mine
+
+    def _wake(self) -> None:
+        """Let those go on who wait for the reading, which is done."""
+        for bell in list(self._waiting):
+            with suppress(RuntimeError):  # it rings
+                bell.release()
+
+    def _wait(self) -> None:
+        """Wait until the reading is done; look now and then, for who does it may be interrupted."""
+        bell = self._threads.lock()
+        bell.acquire()
+        self._waiting.append(bell)
         try:
-            self._read_done.clear()
-            lsn = self._hatch.wants(gate, max_records + self._kept, now)
-            if lsn is not None:
-                self._read(lsn, max_records, may_block=may_block)
+            while self._reading.locked() and not bell.acquire(timeout=_SLICE_SECONDS):
+                pass
         finally:
-            self._read_done.set()  # first: nobody else may have begun to read
-            self._reading.release()
-        return True
+            self._waiting.remove(bell)
 
     def _take(
         self, gate: fast.AckGate, number: int, max_records: int, now: int, *, keep: int

@@ -229,17 +229,16 @@ class ProducerCore:
 
     def try_stage(self, batch: OpenBatch) -> bool:
         """Stage a detached batch as `stage` does; False, and nothing done, if it would wait."""
-        if not self.engine.lock.acquire(blocking=False):
-            return False
-        try:
-            if self.failure is not None:
-                raise self.failure
-            return self._stage(batch, self.engine.journal.try_stage)
-        except Exception as error:  # noqa: BLE001 - it is the outcome of the batch
-            batch.error = error
-            return True
-        finally:
-            self.engine.lock.release()
+        with fast.Held([self.engine.lock], blocking=False) as held:
+            if not held:
+                return False
+            try:
+                if self.failure is not None:
+                    raise self.failure
+                return self._stage(batch, self.engine.journal.try_stage)
+            except Exception as error:  # noqa: BLE001 - it is the outcome of the batch
+                batch.error = error
+                return True
 
     def _stage(self, batch: OpenBatch, stage: Stage) -> bool:
         engine = self.engine

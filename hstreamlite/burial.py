@@ -195,13 +195,13 @@ class Burial:
                 return
             target = engine.stream(feed.state.dead_letter)
             ops, _ = engine.ops_of(target, letters, None, CODECS["none"])
-            try:
-                ticket, _ = engine.journal.stage(ops + feed.progress.ops(spans), _SYNC)
-            except BaseException:
-                feed.progress.forget()
-                raise
-            feed.ack_spans(spans, may_block=False)
-            feed.note_buried(ticket, len(letters))
+
+            def then(ticket: int, _: object) -> None:
+                feed.progress.stored()
+                feed.ack_spans(spans, may_block=False)
+                feed.note_buried(spans[0], ticket, len(letters))
+
+            engine.journal.stage_then(ops + feed.progress.ops(spans), _SYNC, then)
 
     def _set_aside(self, run: Doomed, why: str) -> None:
         """Try a run again after the others."""

@@ -8,8 +8,9 @@ is the order in which they were decided.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -58,8 +59,9 @@ from hstreamlite.log.routing import route
 from hstreamlite.place import EARLIEST, LATEST, check_place
 from hstreamlite.records import RecordId
 
-ProgressSnapshot = Callable[[], AbstractContextManager[list[bytes]]]
-"""Yields the progress records that rebuild every subscription, and keeps them from changing."""
+ProgressSnapshot = Callable[[Callable[[list[bytes]], Any]], Any]
+"""Calls what stores the records that rebuild the progress of every subscription, and keeps these
+from changing; returns what that does."""
 
 _SYNC: Final = LEVELS["sync"]
 
@@ -90,13 +92,15 @@ class Engine:
         self.producers = ProducerTable()
         self.routers: dict[int, Router] = {}
         self.created_tickets: dict[str, int] = {}
+        self.staged_trims: deque[tuple[int, Mapping[int, int]]] = deque()
+        """Trims with their tickets, for `Housekeeping.apply_trims` once these are durable."""
         self.closed = False
         self.forked = False
         self.gate = fast.AckGate()
         self._pid = env.pid()
         self._lock_handle = opened.lock
         self.progress_records: list[bytes] = []
-        self.progress_snapshot: ProgressSnapshot = lambda: nullcontext([])
+        self.progress_snapshot: ProgressSnapshot = lambda store: store([])
         self.wake: Callable[[], None] = lambda: None
         self.trimmed: Callable[[Mapping[int, int]], None] = lambda _firsts: None
         """Told of the first LSN kept of each shard that was trimmed."""
@@ -254,7 +258,7 @@ class Engine:
         changes: list[Change],
         extra: list[Op] | None = None,
         *,
-        follow: Callable[[], None] | None = None,
+        follow: Callable[[int], None] | None = None,
     ) -> int:
         """Stage catalog records (and other ops) in one frame, apply them, return the ticket.
 
@@ -262,39 +266,20 @@ class Engine:
         memory is to know of them; it may be called twice.
         """
         ops: list[Op] = [(CATALOG, [catalogs.encode(change) for change in changes], None)]
-        before = self.catalog_end()
-        try:
-            ticket, _ = self.journal.stage(ops + (extra or []), _SYNC, system=True)
-            self.apply(changes, follow)
-        except BaseException:
-            self.apply_staged(before, changes, follow)
-            raise
+
+        def then(ticket: int, _: object) -> None:
+            self.apply(changes)
+            if follow is not None:
+                follow(ticket)
+
+        ticket, _ = self.journal.stage_then(ops + (extra or []), _SYNC, then, system=True)
         return ticket
 
-    def catalog_end(self) -> int:
-        """Return where the catalog's log goes on. The caller holds the lock."""
-        return self.journal.info(CATALOG).next
-
-    def apply_staged(
-        self, before: int, changes: list[Change], follow: Callable[[], None] | None
-    ) -> None:
-        """Apply changes that were staged when a signal's handler raised, perhaps for the rest.
-
-        Otherwise memory would give ids again that are given on disk.
-        """
-        if self.catalog_end() != before:
-            for change in changes:
-                with suppress(KeyError):  # it was applied
-                    self.catalog.apply(change)
-            if follow is not None:
-                follow()
-
-    def apply(self, changes: list[Change], follow: Callable[[], None] | None) -> None:
-        """Have memory know of what was staged. The caller holds the lock."""
+    def apply(self, changes: list[Change]) -> None:
+        """Have memory know of what was staged, perhaps once more. The caller holds the lock."""
         for change in changes:
-            self.catalog.apply(change)
-        if follow is not None:
-            follow()
+            with suppress(KeyError):  # deleted, before a signal's handler raised
+                self.catalog.apply(change)
 
     def stream(self, name: str) -> StreamState:
         """Return the state of a stream; StreamNotFound if there is none."""
@@ -349,9 +334,13 @@ class Engine:
             if len(self.catalog.streams) >= STREAMS_MAX:
                 raise ValueError(f"a store holds at most {STREAMS_MAX} streams")
             self.open_stream(state)
-            ticket = self.stage_changes([catalogs.stream_change(state)])
-            self.created_tickets[name] = ticket
+            change = catalogs.stream_change(state)
+            ticket = self.stage_changes([change], follow=partial(self.note_created, name))
             return Pending(state, ticket)
+
+    def note_created(self, name: str, ticket: int) -> None:
+        """Note with which ticket a stream, or with / before its name a subscription, is durable."""
+        self.created_tickets[name] = ticket
 
     def open_stream(self, state: StreamState) -> None:
         """Make the shards of a new stream known to the log."""
@@ -366,7 +355,10 @@ class Engine:
         with self.lock:
             state = self.stream(name)
             change = self.deletion_of(state, force=force)
-            follow = partial(self.retire, state, archived=change["archive"])
+
+            def follow(_: int) -> None:
+                self.retire(state, archived=change["archive"])
+
             return Pending(None, self.stage_changes([change], follow=follow))
 
     def deletion_of(self, state: StreamState, *, force: bool) -> Change:
@@ -508,7 +500,7 @@ class Engine:
     # Trimming and retention.
 
     def trim(self, name: str, before: object) -> Pending:
-        """Stage a trim; `Housekeeping.apply` applies the value when the ticket is durable."""
+        """Stage a trim; `Housekeeping.apply_trims` applies it when the ticket is durable."""
         self.check_open()
         with self.lock:
             state = self.stream(name)
@@ -527,7 +519,11 @@ class Engine:
         if not moved:
             return Pending({}, 0)
         change: Change = {"op": "trim", "shards": [list(item) for item in moved.items()]}
-        return Pending(moved, self.stage_changes([change]))
+        follow = partial(self._note_trim, moved)
+        return Pending(moved, self.stage_changes([change], follow=follow))
+
+    def _note_trim(self, moved: Mapping[int, int], ticket: int) -> None:
+        self.staged_trims.append((ticket, moved))
 
     # Facts.
 

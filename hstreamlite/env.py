@@ -29,6 +29,7 @@ __all__ = [
     "LockHeld",
     "NativeIo",
     "OpenFlag",
+    "PlainLock",
     "Rng",
     "ThreadHandle",
     "Threads",
@@ -126,6 +127,12 @@ class Lock(Protocol):
     ) -> bool | None: ...
 
 
+class PlainLock(Lock, Protocol):
+    """A lock that any thread may release."""
+
+    def locked(self) -> bool: ...
+
+
 class Event(Protocol):
     def set(self) -> None: ...
     def clear(self) -> None: ...
@@ -142,7 +149,7 @@ class Threads(Protocol):
     """Threads and what they wait on; timeouts are seconds."""
 
     def start(self, name: str, run: Callable[[], None]) -> ThreadHandle: ...
-    def lock(self) -> Lock: ...
+    def lock(self) -> PlainLock: ...
     def rlock(self) -> Lock: ...
     def event(self) -> Event: ...
 
@@ -182,7 +189,7 @@ class _SystemThreads:
         thread.start()
         return thread
 
-    def lock(self) -> Lock:
+    def lock(self) -> PlainLock:
         return threading.Lock()
 
     def rlock(self) -> Lock:

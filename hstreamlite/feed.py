@@ -12,7 +12,6 @@ A Feed never waits for the disk or for records: its shells do.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -113,7 +112,7 @@ class Feed:
         self.edge = Edge(self)
         self._dooms = 0
         self._buried = 0
-        self._burials: deque[tuple[int, int]] = deque()
+        self._burials: dict[Span, tuple[int, int]] = {}
         self.redriving = engine.env.threads.lock()
         """Held by who redrives: one at a time."""
         self.burial_failure = ""
@@ -369,15 +368,16 @@ class Feed:
         """Tell whether all of the spans is doomed, and none of it acked meanwhile. Lock held."""
         return all(self.group.is_doomed(*span) for span in spans)
 
-    def note_buried(self, ticket: int, records: int) -> None:
-        """Count records as moved when that is on disk. Lock held."""
-        self._burials.append((ticket, records))
+    def note_buried(self, first: Span, ticket: int, records: int) -> None:
+        """Count records, told apart by the first of their spans, as moved when that is on disk.
+        Lock held."""
+        self._burials[first] = ticket, records
 
     def buried(self) -> int:
         """Return how many records were moved to the dead-letter stream. Lock held."""
         durable = self.journal.durable()
-        while self._burials and self._burials[0][0] <= durable:
-            self._buried += self._burials.popleft()[1]
+        for first in [first for first, (at, _) in self._burials.items() if at <= durable]:
+            self._buried += self._burials.pop(first)[1]
         return self._buried
 
     # Time.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar, cast, get_args
 
+from hstreamlite._native import fast
 from hstreamlite.burial import Burial
 from hstreamlite.config import (
     ACK_TIMEOUT_SECONDS_MAX,
@@ -50,26 +51,17 @@ class Feeds:
         engine.progress_snapshot = self._snapshot
         engine.trimmed = self._trimmed
 
-    @contextmanager
-    def _snapshot(self) -> Iterator[list[bytes]]:
-        """Yield records that rebuild all progress; no other progress is stored meanwhile.
+    def _snapshot(self, store: Callable[[list[bytes]], T]) -> T:
+        """Have records stored that rebuild all progress; no other is stored meanwhile.
 
         What raises has not stored them: all is unsaved again.
         """
-        with ExitStack() as held:
-            taken: list[Feed] = []
-            out = []
-            try:
-                for feed in self._feeds.values():
-                    held.enter_context(feed.lock)
-                    taken.append(feed)
-                    prefix = PREFIX.pack(feed.state.id)
-                    out += [prefix + piece for piece in feed.group.snapshot()]
-                yield out
-            except BaseException:
-                for feed in taken:
-                    feed.progress.forget()
-                raise
+        feeds = list(self._feeds.values())
+        with fast.Held(feed.lock for feed in feeds):
+            found = store([record for feed in feeds for record in feed.progress.snapshot()])
+            for feed in feeds:
+                feed.progress.stored()
+            return found
 
     def _trimmed(self, firsts: Mapping[int, int]) -> None:
         for feed in self.all():
@@ -179,7 +171,6 @@ class Feeds:
                 feed.progress.ops(),
                 follow=partial(self._put, feed),
             )
-            engine.created_tickets[f"/{name}"] = ticket
             return Pending(feed, ticket)
 
     def _dead_from(
@@ -214,8 +205,10 @@ class Feeds:
             burials = list(self._burials.values())
         return [burial.run(now) for burial in burials]
 
-    def _put(self, feed: Feed) -> None:
+    def _put(self, feed: Feed, ticket: int) -> None:
         self._feeds[feed.state.name] = feed
+        self.engine.note_created(f"/{feed.state.name}", ticket)
+        feed.progress.stored()
         self._undertake(feed)
 
     def _undertake(self, feed: Feed) -> None:
@@ -238,7 +231,7 @@ class Feeds:
         engine.journal.poke()
         return Pending(None, ticket)
 
-    def _forget(self, feed: Feed) -> None:
+    def _forget(self, feed: Feed, _: int) -> None:
         name = feed.state.name
         feed.deleted = True
         feed.gate.close()

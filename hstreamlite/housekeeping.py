@@ -33,16 +33,27 @@ class Housekeeping:
         self._clock = ExpiryClock(engine.env, engine.config.clock_jump_max)
         self._snapshot_bytes = _SNAPSHOT_BYTES_MIN
         self._freeing = engine.env.threads.lock()
+        self._trimming = engine.env.threads.lock()
         self.regrouper = Regrouper(engine, self.free_segments)
 
-    def apply(self, firsts: Mapping[int, int]) -> None:
-        """Forget records whose trim is durable, and the segments that hold nothing else."""
+    def apply_trims(self) -> None:
+        """Forget records whose trims are durable, and the segments that hold nothing else.
+
+        Whoever staged one calls this, and the store's own thread for whom was interrupted.
+        """
         engine = self._engine
-        for shard, first in firsts.items():
-            engine.journal.trim(shard, first)
-        if firsts:
-            engine.trimmed(firsts)
-            self.free_segments()
+        with self._trimming:
+            durable = engine.journal.durable()
+            found = False
+            while engine.staged_trims and engine.staged_trims[0][0] <= durable:
+                firsts = engine.staged_trims[0][1]
+                for shard, first in firsts.items():
+                    engine.journal.trim(shard, first)
+                engine.trimmed(firsts)
+                engine.staged_trims.popleft()
+                found = True
+            if found:
+                self.free_segments()
 
     def expire(self, protected: Mapping[int, int]) -> None:
         """Trim what retention no longer keeps; waits for the disk.
@@ -65,7 +76,7 @@ class Housekeeping:
             kept = {s for state in engine.catalog.by_id.values() for s in state.shard_ids}
             pending = engine.stage_trims({s: f for s, f in firsts.items() if s in kept})
         engine.journal.wait(pending.ticket)
-        self.apply(pending.value)
+        self.apply_trims()
         self.free_segments()
 
     def _expired(self, state: StreamState, shard: int, now_ms: int) -> int:
@@ -140,27 +151,34 @@ class Housekeeping:
     def _write_snapshot(self) -> None:
         engine = self._engine
         journal = engine.journal
-        with engine.lock, engine.progress_snapshot() as progress:
+        with engine.lock:
             if engine.closed:
                 return
-            parts = {
-                CATALOG: [catalogs.encode(c) for c in self._catalog_snapshot()],
-                PROGRESS: progress,
-                PRODUCERS: engine.producers.snapshot(),
-            }
-            lsns = [journal.info(shard).next for shard in SYSTEM_LOGS]
-            ticket = 0
-            size = 0
-            for shard in (PROGRESS, PRODUCERS, CATALOG):
-                for ops in _pieces(shard, parts[shard], journal.config.transaction_bytes_max // 4):
-                    ticket = max(ticket, journal.stage([ops], _SYNC, system=True)[0])
-                size += sum(map(len, parts[shard]))
-            engine.catalog.live = {f.number for f in segment_facts(journal)}
-            self._snapshot_bytes = max(size, _SNAPSHOT_BYTES_MIN)
+            ticket, lsns = engine.progress_snapshot(self._stage_snapshot)
         journal.wait(ticket)
         journal.store_super(lsns)
         for shard, lsn in zip(SYSTEM_LOGS, lsns, strict=True):
             journal.trim(shard, lsn)
+
+    def _stage_snapshot(self, progress: list[bytes]) -> tuple[int, list[int]]:
+        """Return the ticket of a snapshot, and where it begins in each system log. Locks held."""
+        engine = self._engine
+        journal = engine.journal
+        parts = {
+            CATALOG: [catalogs.encode(c) for c in self._catalog_snapshot()],
+            PROGRESS: progress,
+            PRODUCERS: engine.producers.snapshot(),
+        }
+        lsns = [journal.info(shard).next for shard in SYSTEM_LOGS]
+        ticket = 0
+        size = 0
+        for shard in (PROGRESS, PRODUCERS, CATALOG):
+            for ops in _pieces(shard, parts[shard], journal.config.transaction_bytes_max // 4):
+                ticket = max(ticket, journal.stage([ops], _SYNC, system=True)[0])
+            size += sum(map(len, parts[shard]))
+        engine.catalog.live = {f.number for f in segment_facts(journal)}
+        self._snapshot_bytes = max(size, _SNAPSHOT_BYTES_MIN)
+        return ticket, lsns
 
     def _catalog_snapshot(self) -> Iterable[Change]:
         engine = self._engine

@@ -6,6 +6,7 @@ subscription, so that a store without room for them stays as it was.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -35,11 +36,15 @@ def seek(feed: Feed, to: object) -> int:
     with feed.lock:
         feed.check()
         ops = feed.progress.sought_ops(positions)
-        ticket, _ = feed.journal.stage(ops, _SYNC, system=True)
-        feed.seeks += 1
-        feed.group.seek(positions, to)
+        then = partial(_move, feed, positions, to)
+        ticket, _ = feed.journal.stage_then(ops, _SYNC, then, system=True)
     feed.journal.poke()
     return ticket
+
+
+def _move(feed: Feed, positions: Mapping[int, int], to: object, *_: object) -> None:
+    feed.seeks += 1
+    feed.group.seek(positions, to)
 
 
 def set_paused(feeds: Feeds, name: str, *, paused: bool) -> int:
@@ -58,7 +63,7 @@ def set_paused(feeds: Feeds, name: str, *, paused: bool) -> int:
     return ticket
 
 
-def _put_state(feed: Feed, state: SubscriptionState) -> None:
+def _put_state(feed: Feed, state: SubscriptionState, _: int) -> None:
     feed.state = state
     if state.paused:
         feed.group.pause()

@@ -53,12 +53,12 @@ class ProgressLog:
             self.store(may_block=True)
 
     def ops(self, spans: Iterable[Span] = ()) -> list[Op]:
-        """Return what stores the progress so far, with `spans` as if they were acked. Lock held."""
-        if self._needs_snapshot:
-            pieces = self._feed.group.snapshot()
-            self._needs_snapshot = False
-        else:
-            pieces = self._feed.group.delta()
+        """Return what stores the progress so far, with `spans` as if they were acked. Lock held.
+
+        The group takes it for stored. Unless `stored` tells so too, the next is a snapshot.
+        """
+        whole, self._needs_snapshot = self._needs_snapshot, True
+        pieces = self._feed.group.snapshot() if whole else self._feed.group.delta()
         if not spans:
             return self._ops(pieces)
         runs: dict[int, list[tuple[int, int]]] = {}
@@ -73,9 +73,14 @@ class ProgressLog:
     def _ops(self, pieces: Iterable[bytes]) -> list[Op]:
         return [(PROGRESS, [self._prefix + piece], None) for piece in pieces]
 
-    def forget(self) -> None:
-        """Note that what `ops` returned was not stored after all."""
+    def snapshot(self) -> list[bytes]:
+        """Return the records that rebuild the progress, as `ops` does. Lock held."""
         self._needs_snapshot = True
+        return [self._prefix + piece for piece in self._feed.group.snapshot()]
+
+    def stored(self) -> None:
+        """Note that what `ops` or `snapshot` returned is stored. Lock held."""
+        self._needs_snapshot = False
 
     def store(self, *, may_block: bool = False) -> None:
         """Stage progress if there is any.
@@ -119,11 +124,8 @@ class ProgressLog:
         """Stage what is unsaved, however long that takes; returns the ticket."""
         with self._feed.lock:
             self._feed.check()
-            try:
-                self._feed.journal.stage(self.ops(), _MEMORY, system=True)
-            except BaseException:
-                self.forget()
-                raise
+            self._feed.journal.stage(self.ops(), _MEMORY, system=True)
+            self.stored()
             return self._feed.journal.staged()
 
     def _try_store(self) -> bool:
@@ -132,16 +134,11 @@ class ProgressLog:
             if self._feed.deleted or self._feed.engine.closed:
                 return True
             self._stored_ns = self._feed.now()
-            try:
-                ops = self.ops()
-                staged = not ops or self._feed.journal.try_stage(ops, _MEMORY, system=True)
-            except BaseException:
-                self.forget()
-                raise
-            if staged is None:
-                self.forget()
+            ops = self.ops()
+            if ops and self._feed.journal.try_stage(ops, _MEMORY, system=True) is None:
                 self._room_bytes += 64 << 10  # several pieces may need more than was made
                 return False
+            self.stored()
             self._room_bytes = 0
             self._feed.group.arm()
             return True

@@ -227,8 +227,8 @@ def _behind(engine: Engine, shard: int, point: Point) -> int:
 def trim_to(engine: Engine, stream: str, shards: Iterable[int] | None, point: object) -> Pending:
     """Stage a trim of shards, all by default, up to and including a point.
 
-    A time is that of the last batch to go. `Housekeeping.apply` applies the value when the ticket
-    is durable.
+    A time is that of the last batch to go. `Housekeeping.apply_trims` applies it when the ticket is
+    durable.
     """
     point = _checked("point", point)
     state = engine.stream(stream)

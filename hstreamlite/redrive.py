@@ -134,10 +134,14 @@ class Redrive:
             state = replace(feed.state, redriven=places | {shard: position})
             change = catalogs.subscription_change(state)
             ops, _ = engine.ops_of(self._target, records, None, CODECS["none"])
+
+            def then(ticket: int, _: object) -> None:
+                engine.catalog.apply(change)
+                feed.state = state
+                self._ticket = ticket
+
             ops.append((CATALOG, [catalogs.encode(change)], None))
-            self._ticket, _ = engine.journal.stage(ops, _SYNC)
-            engine.catalog.apply(change)
-            feed.state = state
+            engine.journal.stage_then(ops, _SYNC, then)
 
 
 def _lsn(record: Record) -> int:

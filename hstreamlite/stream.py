@@ -201,7 +201,7 @@ class Stream:
         """
         pending = self._engine.trim(self.name, before)
         self._engine.journal.wait(pending.ticket)
-        self._ticker.house.apply(pending.value)
+        self._ticker.house.apply_trims()
 
     def info(self) -> StreamInfo:
         """Return what is known of the stream; StreamNotFound if it does not exist."""

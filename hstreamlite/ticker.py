@@ -128,6 +128,9 @@ class Ticker:
         if at is not None:
             deadlines.append(max(at, now + 1_000_000))
         deadlines.append(self.meters.tick(now))
+        if engine.staged_trims:
+            self._tried("trimming", self._trim)
+            deadlines.append(now + self._progress_ns)
         self._tell_full(now)
         if self._feeds.busy():
             deadlines.append(now + self._progress_ns)
@@ -174,6 +177,10 @@ class Ticker:
         self.house.expire(self._feeds.protected())
         if self.house.snapshot_due():
             self.house.snapshot()
+        return True
+
+    def _trim(self) -> bool:
+        self.house.apply_trims()
         return True
 
     def _tried(self, what: str, work: Callable[[], bool]) -> bool:

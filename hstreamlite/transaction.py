@@ -7,7 +7,6 @@ visible to anybody before the commit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sized
-from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -15,13 +14,14 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from hstreamlite._native import fast
 from hstreamlite.config import CODECS, STREAMS_MAX, check_name
 from hstreamlite.consumer import ConsumerBase, by_consumer
 from hstreamlite.engine import Engine, Pending
 from hstreamlite.errors import BatchTooLarge, StreamExists, StreamNotFound
 from hstreamlite.feed import Feed
 from hstreamlite.log import catalog as catalogs
-from hstreamlite.log.catalog import StreamState
+from hstreamlite.log.catalog import Change, StreamState
 from hstreamlite.log.journal import CATALOG, Op, Run
 from hstreamlite.log.routing import ids_order
 from hstreamlite.records import Payload, Record, RecordIds
@@ -92,10 +92,8 @@ class Collected:
         self.check()
         self.ended = True
         engine = self.engine
-        with engine.lock, ExitStack() as held:
-            feeds = [feed for _, (feed, _) in sorted(self._acks.items())]
-            for feed in feeds:
-                held.enter_context(feed.lock)
+        feeds = [feed for _, (feed, _) in sorted(self._acks.items())]
+        with engine.lock, fast.Held(feed.lock for feed in feeds):
             for feed, consumers in self._acks.values():
                 for consumer, spans in consumers.items():
                     feed.check_held(consumer, spans)
@@ -104,26 +102,12 @@ class Collected:
             changes = [catalogs.stream_change(state) for state in created.values()]
             changes += [engine.deletion_of(state, force=False) for state in deleted]
             ops, parts = self._append_ops(created)
-            before = engine.catalog_end() if changes else 0
-            follow = partial(self._retire, deleted)
-            try:
-                stored = [op for feed in feeds for op in feed.progress.ops(self._spans(feed))]
-                system = bool(changes or stored) and not ops
-                if changes:
-                    stored.append((CATALOG, [catalogs.encode(c) for c in changes], None))
-                ticket, runs = engine.journal.stage(ops + stored, 2, system=system)
-                engine.apply(changes, follow)
-            except BaseException:
-                if changes:
-                    engine.apply_staged(before, changes, follow)
-                for feed in feeds:
-                    feed.progress.forget()
-                raise
-            for feed in feeds:
-                feed.ack_spans(self._spans(feed), may_block=False)
-            for feed, consumers in self._acks.values():
-                for consumer in consumers:
-                    feed.note_ack(consumer)
+            stored = [op for feed in feeds for op in feed.progress.ops(self._spans(feed))]
+            system = bool(changes or stored) and not ops
+            if changes:
+                stored.append((CATALOG, [catalogs.encode(c) for c in changes], None))
+            then = partial(self._carry_out, changes, deleted)
+            ticket, runs = engine.journal.stage_then(ops + stored, 2, then, system=system)
         by_shard: dict[int, list[Run]] = {}
         for run in runs:
             by_shard.setdefault(run.shard, []).append(run)
@@ -138,9 +122,16 @@ class Collected:
         ids: dict[str, RecordIds] = pending.value
         return ids
 
-    def _retire(self, deleted: list[StreamState]) -> None:
+    def _carry_out(self, changes: list[Change], deleted: list[StreamState], *_: object) -> None:
+        """Have memory know of what was staged, perhaps once more. Locks held."""
+        self.engine.apply(changes)
         for state in deleted:
             self.engine.retire(state, archived=False)
+        for feed, consumers in self._acks.values():
+            feed.progress.stored()
+            feed.ack_spans(self._spans(feed), may_block=False)
+            for consumer in consumers:
+                feed.note_ack(consumer)
 
     def _spans(self, feed: Feed) -> list[Span]:
         _, consumers = self._acks[feed.state.name]
@@ -256,7 +247,8 @@ class Transaction(TransactionBase):
     """Collects appends, acks and catalog changes; commits at the end of the `with` block.
 
     An exception in the block abandons it. One thread at a time. Of a remote store: ConnectionLost
-    with outcome "unknown" when the connection breaks at the commit, and it may have happened.
+    with outcome "unknown" when the connection breaks at the commit, and it may have happened. Where
+    Ctrl-C strikes there it may have, too: whole or not at all.
     """
 
     def __init__(self, collected: Collects, commit: Callable[[], Mapping[str, RecordIds]]) -> None:

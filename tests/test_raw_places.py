@@ -126,7 +126,7 @@ class Life:
 
     def settle(self, pending: Any) -> None:
         self.engine.journal.wait(pending.ticket)
-        self.store._ticker.house.apply(pending.value)
+        self.store._ticker.house.apply_trims()
 
     def step(self, step: tuple[Any, ...]) -> None:
         match step:

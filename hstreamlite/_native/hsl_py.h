@@ -19,6 +19,7 @@ int hsl_py_keytab_install(PyObject *module);
 int hsl_py_log_install(PyObject *module);
 int hsl_py_cursor_install(PyObject *module);
 int hsl_py_wire_install(PyObject *module);
+int hsl_py_signal_install(PyObject *module);
 
 /* Is it so many arguments? A TypeError if not. */
 static inline int hsl_py_takes(const char *name, Py_ssize_t given, Py_ssize_t wanted)

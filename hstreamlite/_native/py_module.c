@@ -10,7 +10,8 @@ int hsl_module_install(void *module)
         hsl_py_keytab_install(m) < 0 || hsl_py_gate_install(m) < 0 || hsl_py_hatch_install(m) < 0 ||
         hsl_py_keyhatch_install(m) < 0 || hsl_py_saver_install(m) < 0 ||
         hsl_py_excerpt_install(m) < 0 || hsl_py_batch_install(m) < 0 ||
-        hsl_py_log_install(m) < 0 || hsl_py_cursor_install(m) < 0 || hsl_py_wire_install(m) < 0) {
+        hsl_py_log_install(m) < 0 || hsl_py_cursor_install(m) < 0 || hsl_py_wire_install(m) < 0 ||
+        hsl_py_signal_install(m) < 0) {
         PyErr_WriteUnraisable(m); /* not reached: Python lacks memory */
         rc = -1;                  /* not reached: as the line before */
     }

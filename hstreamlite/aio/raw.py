@@ -269,7 +269,7 @@ class RawStore:
 
     async def _trimmed(self, pending: Pending) -> None:
         await self._bell.ticket(pending.ticket)
-        await in_thread(self._house.apply, pending.value)
+        await in_thread(self._house.apply_trims)
 
     def __repr__(self) -> str:
         return f"<RawStore of {self._engine.path!r}>"

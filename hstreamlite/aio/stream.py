@@ -210,7 +210,7 @@ class Stream:
         """Remove the records before a place, as `hstreamlite.Stream.trim`."""
         pending = await in_thread(self._engine.trim, self.name, before)
         await self._bell.ticket(pending.ticket)
-        await in_thread(self._house.apply, pending.value)
+        await in_thread(self._house.apply_trims)
 
     async def info(self) -> StreamInfo:
         """Return what is known of the stream; StreamNotFound if it does not exist."""

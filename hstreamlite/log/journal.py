@@ -15,6 +15,7 @@ import sys
 import weakref
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from os import fsencode, strerror
 from typing import Any, NamedTuple, cast
 
@@ -111,6 +112,10 @@ class RawBatch(NamedTuple):
     body: bytes
 
 
+Then = Callable[[int, list[Run]], object]
+"""What has to follow once something is staged: told the ticket, and where the records are."""
+
+
 class Journal:
     """One open log. Made by `hstreamlite.log.recovery.open_journal`."""
 
@@ -166,15 +171,31 @@ class Journal:
 
         Nothing is staged when this raises. System calls may use the emergency segment.
         """
-        ticket, runs = fast.stage(self.handle, ops, level, system, False)
-        return ticket, [Run._make(run) for run in runs]
+        return _located(fast.stage(self.handle, ops, level, system, False))
 
     def try_stage(
         self, ops: list[Op], level: int, *, system: bool = False
     ) -> tuple[int, list[Run]] | None:
         """Stage as `stage` does, or return None where that would have to wait for room."""
         staged = fast.stage(self.handle, ops, level, system, None)
-        return None if staged is None else (staged[0], [Run._make(run) for run in staged[1]])
+        return None if staged is None else _located(staged)
+
+    def stage_then(
+        self, ops: list[Op], level: int, then: Then, *, system: bool = False
+    ) -> tuple[int, list[Run]]:
+        """Stage as `stage` does, and call `then` with what that returns.
+
+        A signal's handler that raises does not come between the two. One that raises in `then` has
+        it called again, from its beginning, which it must bear; what was raised follows.
+        """
+        staging = partial(fast.stage, self.handle, ops, level, system, False)
+        return _located(fast.followed(staging, lambda staged: then(*_located(staged))))
+
+    def try_stage_then(self, ops: list[Op], level: int, then: Then) -> tuple[int, list[Run]] | None:
+        """Stage as `stage_then` does, or return None where that would have to wait for room."""
+        staging = partial(fast.stage, self.handle, ops, level, False, None)
+        staged = fast.followed(staging, lambda staged: then(*_located(staged)))
+        return None if staged is None else _located(staged)
 
     def make_room(self, size: int) -> None:
         """Wait until `try_stage` of so many bytes for the system logs will find room."""
@@ -506,6 +527,11 @@ class Cursor:
             return CorruptionError(path, at.offset, at.length, expected, "other bytes", lost)
         expected = f"CRC {at.expected:08x} of block {self.shard}-{at.first}"
         return CorruptionError(path, at.offset, at.length, expected, f"{at.found:08x}", lost)
+
+
+def _located(staged: tuple[int, list[Any]]) -> tuple[int, list[Run]]:
+    ticket, runs = staged
+    return ticket, [Run._make(run) for run in runs]
 
 
 _journals: weakref.WeakValueDictionary[int, Journal] = weakref.WeakValueDictionary()

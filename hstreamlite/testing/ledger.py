@@ -346,7 +346,7 @@ class Scribe:
         engine.journal.wait(pending.ticket)
         for shard, first in firsts.items():
             self.ledger.must(self.positions.position, ("first", shard), first)
-        Housekeeping(engine).apply(pending.value)
+        Housekeeping(engine).apply_trims()
         self._close_entry()
 
     def sync(self) -> None:

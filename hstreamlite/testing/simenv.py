@@ -23,7 +23,7 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
-from hstreamlite.env import Env, Event, Lock, ThreadHandle
+from hstreamlite.env import Env, Event, Lock, PlainLock, ThreadHandle
 from hstreamlite.testing.simfs import Profile, SimFiles
 
 __all__ = ["SimEnv", "SimRng"]
@@ -89,7 +89,7 @@ class _SteppedThreads:
     def _refuse(self, name: str) -> NoReturn:
         raise RuntimeError(f"a stepped environment starts no thread, not even {name!r}")
 
-    def lock(self) -> Lock:
+    def lock(self) -> PlainLock:
         return threading.Lock()
 
     def rlock(self) -> Lock:

@@ -660,8 +660,8 @@ BUGS = {
     ),
     "move a subscription before that is on disk": Bug(
         "position.py",
-        "        ticket, _ = feed.journal.stage(ops, _SYNC, system=True)\n",
-        "        feed.journal.stage(ops, _SYNC, system=True)\n        ticket = 0\n",
+        "        ticket, _ = feed.journal.stage_then(ops, _SYNC, then, system=True)\n",
+        "        feed.journal.stage_then(ops, _SYNC, then, system=True)\n        ticket = 0\n",
         POSITIONS,
         "on_disk",
     ),
@@ -759,10 +759,10 @@ BUGS = {
     "redrive first and note it in a frame of its own": Bug(
         "redrive.py",
         "            ops.append((CATALOG, [catalogs.encode(change)], None))\n"
-        "            self._ticket, _ = engine.journal.stage(ops, _SYNC)\n",
+        "            engine.journal.stage_then(ops, _SYNC, then)\n",
         "            engine.journal.wait(engine.journal.stage(ops, _SYNC)[0])\n"
         "            ops = [(CATALOG, [catalogs.encode(change)], None)]\n"
-        "            self._ticket, _ = engine.journal.stage(ops, _SYNC)\n",
+        "            engine.journal.stage_then(ops, _SYNC, then)\n",
         DEAD,
         "brings_each_letter_back_once",
     ),
@@ -912,9 +912,9 @@ BUGS = {
         "acked_once",
     ),
     "take a snapshot for stored that is not": Bug(
-        "feeds.py",
-        "                    feed.progress.forget()\n",
-        "                    pass\n",
+        "progresslog.py",
+        "        self._needs_snapshot = True\n        return",
+        "        return",
         "tests/sub/test_unstored.py",
         "snapshot_that_is_not_stored",
     ),

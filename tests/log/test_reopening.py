@@ -151,7 +151,7 @@ def test_trim_that_is_staged_survives_a_snapshot_taken_before_it_is_applied() ->
     house = Housekeeping(engine)
     house.snapshot()
     engine.journal.wait(pending.ticket)
-    house.apply(pending.value)
+    house.apply_trims()
     assert [r.payload for r in store.stream("a").read()] == [b"2", b"3"]
     store.close()
     store = open_store(env.process_crash())

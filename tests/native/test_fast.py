@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import gc
 import gzip
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -187,6 +189,94 @@ def test_a_gate_acks_runs_of_the_shards_behind_it_while_it_is_open() -> None:
     assert gate.acks() == 10
     gate.close()
     assert gate.ack_runs(SHARD, run_bytes(11, 1, 1)) is None
+
+
+def test_what_follows_is_called_until_it_returns() -> None:
+    raised = [KeyboardInterrupt("first"), KeyError("second")]
+    told: list[int] = []
+
+    def then(answer: int) -> None:
+        told.append(answer)
+        if raised:
+            raise raised.pop(0)
+
+    with pytest.raises(KeyboardInterrupt, match="first"):
+        fast.followed(lambda: 7, then)
+    assert told == [7, 7, 7]
+    assert fast.followed(lambda: 8, then) == 8
+    assert told[3:] == [8]
+
+
+def test_nothing_follows_what_raised_or_was_not_done() -> None:
+    with pytest.raises(ZeroDivisionError):
+        fast.followed(lambda: 1 // 0, pytest.fail)
+    assert fast.followed(lambda: None, pytest.fail) is None
+    with pytest.raises(TypeError):
+        fast.followed(pytest.fail)  # type: ignore[call-arg]
+
+
+def test_what_fails_for_good_is_not_called_for_ever() -> None:
+    with pytest.raises(ValueError, match="invalid literal"):
+        fast.followed(lambda: "x", int)
+
+
+class Trap:
+    """A lock that cannot be had: a signal's handler raises meanwhile."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        raise KeyboardInterrupt
+
+    def release(self) -> None:
+        pytest.fail("it is not held")
+
+
+def test_locks_are_held_together_or_not_at_all() -> None:
+    one, two = threading.Lock(), threading.Lock()
+    with fast.Held([one, two]) as held:
+        assert held
+        assert one.locked()
+        with fast.Held([two], blocking=False) as second:
+            assert not second
+        assert two.locked(), "who did not get it does not release it"
+    assert not one.locked()
+    assert not two.locked()
+    with two, fast.Held([one, two], blocking=False) as held:
+        assert not held
+        assert not one.locked()
+    both = fast.Held([one, Trap()])
+    with pytest.raises(KeyboardInterrupt), both:
+        pytest.fail("not both are held")
+    assert not one.locked()
+
+
+def test_locks_that_are_held_are_released_with_what_holds_them() -> None:
+    lock = threading.Lock()
+    held = fast.Held(iter([lock]))
+    held.__enter__()
+    with pytest.raises(RuntimeError, match="already"):
+        held.__enter__()
+    assert lock.locked()
+    del held
+    assert not lock.locked()
+
+
+def test_a_lock_that_cannot_be_released_leaves_the_others_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    one, two = threading.Lock(), threading.Lock()
+    with fast.Held([one, two]):
+        two.release()
+    assert not one.locked()
+    assert len(told) == 1
+
+
+def test_only_locks_can_be_held() -> None:
+    for wrong in (1, [1]):
+        made: Any = fast.Held
+        with pytest.raises((TypeError, AttributeError)), made(wrong):
+            pytest.fail("held what is no lock")
 
 
 GOOD: dict[str, tuple[Callable[[hs.Store], Args], tuple[int, ...]]] = {

@@ -9,6 +9,11 @@ from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.witness import small_config
 
 
+def refuse(progress: list[bytes]) -> None:
+    assert progress
+    raise hs.StorageFull("/db", 1)
+
+
 @pytest.mark.parametrize("mode", ["ordered", "shared"])
 def test_a_snapshot_that_is_not_stored_leaves_all_to_be_stored(mode: str) -> None:
     env = SimEnv(seed=1)
@@ -20,9 +25,8 @@ def test_a_snapshot_that_is_not_stored_leaves_all_to_be_stored(mode: str) -> Non
         with subscription.consumer("w") as consumer:
             held = consumer.receive(10)
             consumer.ack(held[::2])
-            with pytest.raises(hs.StorageFull), store._engine.progress_snapshot() as progress:
-                assert progress
-                raise hs.StorageFull("/db", 1)
+            with pytest.raises(hs.StorageFull):
+                store._engine.progress_snapshot(refuse)
     with hs.open("/db", config=small_config(), env=env) as store:
         consumer = store.subscription("s").consumer("w")
         again = [*consumer.receive(10), *consumer.receive(10, timeout=0)]
