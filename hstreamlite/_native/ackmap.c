@@ -126,6 +126,8 @@ uint64_t hsl_ackmap_acked_ever(const struct hsl_ackmap *m) { return m->acked_eve
 void hsl_ackmap_reset(struct hsl_ackmap *m, uint64_t low)
 {
     hsl_ackmap_unload(m, m->low, m->next);
+    if (m->load)
+        hsl_load_restart(m->load);
     memset(m->acked, 0, 3 * (m->word_mask + 1) * sizeof *m->acked);
     m->origin = m->low = m->next = low;
     m->acked_count = m->held_count = m->acked_since = 0;

@@ -114,6 +114,8 @@ int hsl_load_reserve(struct hsl_load *load, uint64_t low, uint64_t end)
     return 0;
 }
 
+void hsl_load_restart(struct hsl_load *load) { load->end = 0; }
+
 void hsl_load_put(struct hsl_load *load, uint64_t lsn, uint32_t weight, uint32_t owner)
 {
     hsl_load_drop(load, lsn, 1);

@@ -20,6 +20,8 @@ void hsl_load_free(struct hsl_load *load);
 /* Makes room for records below end, if none below low is loaded. -ENOMEM: nothing changed. */
 int hsl_load_reserve(struct hsl_load *load, uint64_t low, uint64_t end);
 /* Loads a record, in place of what was loaded of it. There must be room for it and its owner. */
+/* Nothing is loaded; the next records may be any. */
+void hsl_load_restart(struct hsl_load *load);
 void hsl_load_put(struct hsl_load *load, uint64_t lsn, uint32_t weight, uint32_t owner);
 /* Drops those records from lsn on whose bits are set. */
 void hsl_load_drop(struct hsl_load *load, uint64_t lsn, uint64_t bits);

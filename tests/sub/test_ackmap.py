@@ -219,6 +219,23 @@ class AckMapMachine(RuleBasedStateMachine):
 TestAckMap = AckMapMachine.TestCase
 
 
+def test_what_was_counted_before_a_step_back_counts_nothing() -> None:
+    """A subscription goes back to an earlier record, and its memory grows there."""
+    acks, totals = AckMap(10_000, SPAN), Totals()
+    acks.weigh(totals)
+    totals.reserve(1)
+    acks.advance(10_010, hold=False)
+    acks.reserve_load(10_010)
+    acks.load(10_000, array("I", [3] * 10).tobytes(), 1)
+    acks.reset(1)
+    assert totals.of(1) == 0
+    acks.advance(200, hold=False)
+    for first, weight in ((1, 7), (61, 5), (121, 2)):
+        acks.reserve_load(first + 60)
+        acks.load(first, array("I", [weight] * 60).tobytes(), 1)
+    assert totals.of(1) == totals.of(0) == 60 * (7 + 5 + 2)
+
+
 def test_many_single_runs_are_extracted_and_drained_whole() -> None:
     ackmap = AckMap(1, 10_000)
     ackmap.advance(5_001, hold=False)
