@@ -191,6 +191,12 @@ class Journal:
         staging = partial(fast.stage, self.handle, ops, level, system, False)
         return _located(fast.followed(staging, lambda staged: then(*_located(staged))))
 
+    def try_stage_then(self, ops: list[Op], level: int, then: Then) -> tuple[int, list[Run]] | None:
+        """Stage as `stage_then` does, or return None where that would have to wait for room."""
+        staging = partial(fast.stage, self.handle, ops, level, False, None)
+        staged = fast.followed(staging, lambda staged: then(*_located(staged)))
+        return None if staged is None else _located(staged)
+
     def make_room(self, size: int) -> None:
         """Wait until `try_stage` of so many bytes for the system logs will find room."""
         self.check(lib.hsl_log_make_room(self.log, size), size)
