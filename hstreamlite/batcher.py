@@ -25,15 +25,15 @@ from hstreamlite.config import (
 )
 from hstreamlite.engine import Engine
 from hstreamlite.errors import BufferFull, DuplicateAppend, ProducerClosed, RecordTooLarge
-from hstreamlite.log.journal import PRODUCERS, Op, Run
+from hstreamlite.log.journal import PRODUCERS, Op, Run, Then
 from hstreamlite.log.producers import ProducerState, StoredBatch, stage_op
 from hstreamlite.log.routing import ids_order, record_ids
 from hstreamlite.records import RecordIds
 
 _RECORD_OVERHEAD = 64
 
-Stage: TypeAlias = Callable[[list[Op], int], tuple[int, list[Run]] | None]
-"""Stages ops in one frame; None where that would have to wait, and may not."""
+Stage: TypeAlias = Callable[[list[Op], int, Then], tuple[int, list[Run]] | None]
+"""Stages ops in one frame and tells of it; None where that would have to wait, and may not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,39 +193,44 @@ class ProducerCore:
         return self.open.born_ns + int(self.options.batch_age * 1e9)
 
     def send(self) -> None:
-        """Stage the open batch."""
-        batch = self.detach()
-        if batch is not None:
-            self.stage(batch)
+        """Stage the open batch, behind one that a signal's handler left amid its sending."""
+        batch = self.sending or self.detach()
+        while batch is not None:
+            if not batch.settled:
+                self.stage(batch)
             self.settle(batch)
+            batch = self.detach()
 
     def detach(self) -> OpenBatch | None:
         """Take the open batch out; it is to be staged and settled next."""
-        batch, self.open = self.open, None
-        self.sending = batch
+        batch = self.sending = self.open
+        if batch is not None:
+            self._next = batch.first + len(batch.records)
+        self.open = None
         return batch
 
     def settle(self, batch: OpenBatch) -> None:
-        """Count a staged batch. An error ends the producer: records behind lost ones would break
-        the order."""
-        self.sending = None
+        """Count a staged batch, once. An error ends the producer: records behind lost ones would
+        break the order."""
+        if self.open is batch:  # it was taken out, but for this
+            self.open = None
         if batch.error is None:
-            self.staged.append(batch)
+            if not self.staged or self.staged[-1] is not batch:
+                self.staged.append(batch)
         else:
             self.failure = batch.error
             self.buffered -= batch.bytes
+            batch.bytes = 0
+        self.sending = None
 
     def stage(self, batch: OpenBatch) -> None:
         """Stage a detached batch; it has ids or an error then. May wait for room."""
         try:
             if self.failure is not None:
                 raise self.failure
-            self._stage(batch, self.engine.journal.stage)
+            self._stage(batch, self.engine.journal.stage_then)
         except Exception as error:  # noqa: BLE001 - it is the outcome of the batch
-            batch.error = error
-        except BaseException as error:
-            batch.error = error
-            raise
+            _fail(batch, error)
 
     def try_stage(self, batch: OpenBatch) -> bool:
         """Stage a detached batch as `stage` does; False, and nothing done, if it would wait."""
@@ -235,9 +240,9 @@ class ProducerCore:
             try:
                 if self.failure is not None:
                     raise self.failure
-                return self._stage(batch, self.engine.journal.try_stage)
+                return self._stage(batch, self.engine.journal.try_stage_then)
             except Exception as error:  # noqa: BLE001 - it is the outcome of the batch
-                batch.error = error
+                _fail(batch, error)
                 return True
 
     def _stage(self, batch: OpenBatch, stage: Stage) -> bool:
@@ -251,13 +256,13 @@ class ProducerCore:
             ops, order = [(shard, *batch.body)], None
         else:
             ops, order = engine.ops_of(state, batch.records, None, self.codec)
-        if self.known is None:
-            staged = stage(ops, self.level)
-            if staged is None:
-                return False
-            batch.ticket, runs = staged
+
+        def placed(ticket: int, runs: list[Run]) -> None:
+            batch.ticket = ticket
             batch.ids = record_ids(runs, order, ops)
-            return True
+
+        if self.known is None:
+            return stage(ops, self.level, placed) is not None
         parts = [Run(op[0], 0, op[3] if len(op) > 3 else len(op[1])) for op in ops]
         op_order = _op_order(order, parts)
         stored = StoredBatch(
@@ -266,19 +271,18 @@ class ProducerCore:
             None if op_order is None else tuple(op_order),
             session=self._session,
         )
-        extra = stage_op(state.id, self.options.name or "", stored)
-        with engine.lock:
-            if batch.first != self.known.last + 1:
-                raise ProducerClosed(self.stream, why="lost its name to another producer")
-            staged = stage([*ops, extra], self.level)
-            if staged is None:
-                return False
-            batch.ticket, runs = staged
+        known, extra = self.known, stage_op(state.id, self.options.name or "", stored)
+
+        def numbered(ticket: int, runs: list[Run]) -> None:
             runs = [run for run in runs if run.shard != PRODUCERS]
-            batch.ids = record_ids(runs, order, ops)
             located = tuple(_located(parts, runs))
-            self.known.put(replace(stored, parts=located, ticket=batch.ticket))
-        return True
+            known.put(replace(stored, parts=located, ticket=ticket))
+            placed(ticket, runs)
+
+        with engine.lock:
+            if batch.first != known.last + 1:
+                raise ProducerClosed(self.stream, why="lost its name to another producer")
+            return stage([*ops, extra], self.level, numbered) is not None
 
     def reap(self) -> None:
         """Give back the room of batches that have reached their level."""
@@ -291,6 +295,13 @@ class ProducerCore:
 
     def last_ticket(self) -> int:
         return max((batch.ticket for batch in self.staged), default=0)
+
+
+def _fail(batch: OpenBatch, error: Exception) -> None:
+    """Make the error the outcome of a batch; a signal's handler may have raised it behind that."""
+    if batch.settled:
+        raise error
+    batch.error = error
 
 
 def record_size(item: Any, batch_bytes_max: int, *, at_server: bool = False) -> int:

@@ -110,13 +110,13 @@ class Producer:
         if self._engine.forked:
             self._engine.check_open()
         with self._lock:
-            if self._core.open is batch:
+            if not batch.settled:
                 self._core.send()
 
     def send_if_due(self, now: int) -> int | None:
         """Send a batch whose age is up; return the next such time. For the store's own thread."""
         with self._lock:
-            deadline = self._core.deadline_ns()
+            deadline = 0 if self._core.sending is not None else self._core.deadline_ns()
             if deadline is not None and deadline <= now:
                 self._core.send()
                 deadline = None
@@ -142,10 +142,11 @@ class Producer:
         """Flush and refuse further records. A second call does nothing."""
         if self._engine.forked:
             return
+        core = self._core
         with self._lock:
-            if self._core.closed:
+            if core.closed and core.open is None and core.sending is None:
                 return
-            self._core.closed = True
+            core.closed = True
         self._ticker.remove_producer(self)
         if not self._engine.closed:
             self.flush()

@@ -23,6 +23,7 @@ from hstreamlite._native import fast
 from hstreamlite.batcher import ProducerCore, ProducerOptions
 from hstreamlite.env import Lock
 from hstreamlite.testing.simenv import SimEnv
+from tests.test_threads import raw
 
 HERE = Path(hs.__file__).parent
 CHANGING = [
@@ -270,3 +271,37 @@ def test_an_interrupted_try_to_stage_leaves_the_store_free() -> None:
             goes_on = struck(at, partial(core.try_stage, batch), ["batcher.py", "log/journal.py"])
             assert free(store._engine.lock)
             assert batch.ids or goes_on
+
+
+@pytest.mark.parametrize("name", [None, "p"])
+def test_an_interrupted_producer_drops_nothing_and_doubles_nothing(name: str | None) -> None:
+    modules = ["batcher.py", "engine.py", "log/journal.py", "log/producers.py", "producer.py"]
+    at = 0
+    goes_on = True
+    while goes_on:
+        at += 1
+        env, taken = SimEnv(), list[int]()
+        with hs.open("/s", env=env) as store:
+            producer = store.create_stream("in").producer(name=name, batch_records=2)
+
+            def work(producer: hs.Producer = producer, taken: list[int] = taken) -> None:
+                for number in range(5):
+                    producer.submit(b"%d" % number, key=str(number))
+                    taken.append(number)
+                producer.flush()
+
+            goes_on = struck(at, work, modules)
+            producer.close()
+            stored = [int(raw(record)) for record in store.stream("in").read()]
+            assert stored == sorted(set(stored)), at
+            assert set(taken) <= set(stored), at
+            if name is not None:
+                assert producer.last_sequence == len(stored)
+                again = store.stream("in").producer(name=name)
+                again.submit(b"9")
+                again.close()
+        with hs.open("/s", env=env) as store:
+            assert len(list(store.stream("in").read())) == len(stored) + (name is not None)
+            if name is not None:
+                assert store.stream("in").producer(name=name).last_sequence == len(stored) + 1
+    assert at > 50

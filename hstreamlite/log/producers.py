@@ -54,8 +54,10 @@ class ProducerState:
     batches: deque[StoredBatch] = field(default_factory=lambda: deque(maxlen=PRODUCER_WINDOW))
 
     def put(self, batch: StoredBatch) -> None:
+        """Remember a batch; the same one again changes nothing."""
+        if not self.batches or self.batches[-1].first != batch.first:
+            self.batches.append(batch)
         self.last = max(self.last, batch.last)
-        self.batches.append(batch)
 
     def session(self) -> str:
         """Return the session of the newest batch that is remembered."""
