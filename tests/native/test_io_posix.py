@@ -402,8 +402,9 @@ env, kept = real_env(), []
 sys.setswitchinterval(1e-6)
 def work():
     for _ in range(200):
-        kept.append(Store())
-        env.after_fork_in_child(kept[-1].forked)
+        store = Store()
+        kept.append(store)
+        env.after_fork_in_child(store.forked)
         env.after_fork_in_child(Store().forked)
 threads = [threading.Thread(target=work) for _ in range(4)]
 for thread in threads: thread.start()
