@@ -326,20 +326,22 @@ class StorageUnavailable(HStreamError, OSError):
         )
 
 
+def _absent(kind: str, name: str, *, followed: bool) -> str:
+    if followed:
+        return (
+            f"There is no durable {kind} {name!r}; the process that writes the store creates it, "
+            "and it is seen here once it is on disk: ask again then, or correct the name."
+        )
+    return f"There is no {kind} {name!r}; create it with create_{kind}."
+
+
 class StreamNotFound(HStreamError, LookupError):
     """No stream has this name. Nothing was changed."""
 
     stream: str
 
     def __init__(self, stream: str, *, followed: bool = False) -> None:
-        what, advice = "no stream", "create it with create_stream"
-        if followed:
-            what = "no durable stream"
-            advice = (
-                "the process that writes the store creates it, and it is seen here once it is on "
-                "disk: ask again then, or correct the name"
-            )
-        super().__init__(f"There is {what} {stream!r}; {advice}.", stream=stream)
+        super().__init__(_absent("stream", stream, followed=followed), stream=stream)
 
 
 class ShardNotFound(HStreamError, LookupError):
@@ -362,14 +364,9 @@ class SubscriptionNotFound(HStreamError, LookupError):
     subscription: str
 
     def __init__(self, subscription: str, *, followed: bool = False) -> None:
-        what, advice = "no subscription", "create it with create_subscription"
-        if followed:
-            what = "no durable subscription"
-            advice = (
-                "the process that writes the store creates it, and it is seen here once it is on "
-                "disk: ask again then, or correct the name"
-            )
-        super().__init__(f"There is {what} {subscription!r}; {advice}.", subscription=subscription)
+        super().__init__(
+            _absent("subscription", subscription, followed=followed), subscription=subscription
+        )
 
 
 class StreamExists(HStreamError):

@@ -932,6 +932,20 @@ BUGS = {
         PRESENCE,
         "has_its_name",
     ),
+    "keep the weights of before a step back": Bug(
+        "_native/load.c",
+        "(struct hsl_load *load) { load->end = 0; }",
+        "(struct hsl_load *load) { (void)load; }",
+        "tests/sub/test_ackmap.py",
+        "step_back",
+    ),
+    "pass by a batch that a handler left unsent": Bug(
+        "batcher.py",
+        "batch = self.sending or self.detach()",
+        "batch = self.detach()",
+        "tests/test_interrupted_calls.py",
+        "an_interrupted_producer",
+    ),
     "forget the deadline of half a batch": Bug(
         "sub/leases.py",
         "            right.consumer, right.due_ns = slot.consumer, slot.due_ns\n",
