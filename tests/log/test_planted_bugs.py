@@ -47,6 +47,8 @@ SUBMIT = """    if (may_overlap(log))
         submit(log);
 """
 
+RUNS_AT_MOST = 3
+
 
 BUGS = {
     "acknowledge before the sync": Bug(
@@ -390,14 +392,14 @@ BUGS = {
         "    while (log->minding)\n        pthread_cond_wait(",
         "    while (0)\n        pthread_cond_wait(",
         "tests/system/test_slow_calls.py",
-        "",
+        "superblock",
     ),
     "make the next segment in two threads at once": Bug(
         "_native/writer.c",
         "    if (log->minding || log->alone || log->turns_wanted",
         "    if (log->alone || log->turns_wanted",
         "tests/system/test_slow_calls.py",
-        "",
+        "next_segment",
     ),
     "let two consumers have records of one key": Bug(
         "_native/keytake.c",
@@ -966,7 +968,11 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> Objects:
 @pytest.mark.planted
 @pytest.mark.parametrize("name", BUGS)
 def test_planted_bug_is_caught(name: str, tmp_path: Path, objects: Objects) -> None:
-    code, said = verdict(BUGS[name], tmp_path, objects)
+    # Some need threads to meet, which a busy machine may keep apart for the length of a run.
+    for turn in range(RUNS_AT_MOST):
+        code, said = verdict(BUGS[name], tmp_path / str(turn), objects)
+        if code != pytest.ExitCode.OK:
+            break
     assert code == pytest.ExitCode.TESTS_FAILED, f"not caught: {said[-2500:]}"
 
 

@@ -73,9 +73,9 @@ def test_the_next_segment_is_made_once_however_long_it_takes(tmp_path: Path) -> 
 
 def test_a_superblock_is_synced_before_the_next_is_written(tmp_path: Path) -> None:
     """With both of its slots under way, a power cut could leave the store without any."""
-    lines = write_beside(
-        tmp_path / "s", 300, "SUPER", "pwrite64,fdatasync", "fdatasync:delay_enter=20000"
-    )
+    # Long enough that a segment fills up meanwhile on any machine, however busy.
+    slow = "fdatasync:delay_enter=250000:when=4+6"
+    lines = write_beside(tmp_path / "s", 300, "SUPER", "pwrite64,fdatasync", slow)
     calls = ["pwrite64" if "pwrite64" in line else "fdatasync" for line in lines]
     assert len(calls) > 50
     assert calls == ["pwrite64", "fdatasync"] * (len(calls) // 2)
