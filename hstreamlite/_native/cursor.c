@@ -34,8 +34,9 @@ struct hsl_cursor {
     bool use_cache;         /* what the system has of files is at hand */
     bool announced;         /* the rest of the page is being read ahead */
     struct hsl_ahead behind; /* what lies behind the run */
-    uint64_t then_from, then_end; /* what is to be read next, if the cursor reads on; end 0: none */
-    struct hsl_fetch *fetch;      /* NULL until something is read ahead */
+    struct hsl_pages then[HSL_FETCHES]; /* what is to be read next, if the cursor reads on */
+    uint32_t then_len;
+    struct hsl_fetches *fetches; /* NULL until something is read ahead */
     struct hsl_shard *metered; /* the shard, once something of it was read */
     uint64_t counted;          /* first LSN of the block that was counted last */
     uint64_t told_bytes, told_records; /* read since they were told */
@@ -62,7 +63,7 @@ void hsl_cursor_free(struct hsl_cursor *cursor)
         return;
     hsl_cursor_release(cursor);
     if (!hsl_forked(cursor->log))
-        hsl_fetch_free(cursor->log, cursor->fetch);
+        hsl_fetch_free(cursor->log, cursor->fetches);
     free(cursor->body);
     free(cursor->buf);
     free(cursor->page);
@@ -264,13 +265,16 @@ static uint64_t plan(struct hsl_cursor *cursor, const struct hsl_entry *entries,
                      size_t len)
 {
     uint32_t segment = entries[at].segment;
-    uint64_t end = read_ahead(cursor, entries, &at, len);
-    cursor->then_end = 0;
-    if (cursor->ahead == READ_MAX && at < len && follows(cursor, &entries[at], segment, end)) {
-        cursor->then_from = read_from(entries[at].off8);
-        cursor->then_end = hsl_align_page(read_ahead(cursor, entries, &at, len));
+    uint64_t first = read_ahead(cursor, entries, &at, len), end = first;
+    cursor->then_len = 0;
+    while (cursor->ahead == READ_MAX && cursor->then_len < HSL_FETCHES && at < len &&
+           follows(cursor, &entries[at], segment, end)) {
+        struct hsl_pages *then = &cursor->then[cursor->then_len++];
+        then->from = read_from(entries[at].off8);
+        end = read_ahead(cursor, entries, &at, len);
+        then->end = hsl_align_page(end);
     }
-    return end;
+    return first;
 }
 
 static int skip_to(struct hsl_cursor *cursor, uint64_t lsn)
@@ -385,7 +389,7 @@ static int fetched(struct hsl_cursor *cursor, const struct hsl_entry *e, bool ma
     struct hsl_log *log = cursor->log;
     uint64_t begin = log->io->mono_ns(log->io->ctx), from = read_from(e->off8);
     size_t got;
-    int rc = hsl_fetch_take(log, cursor->fetch, e->segment, from, may_block, &cursor->buf,
+    int rc = hsl_fetch_take(log, cursor->fetches, e->segment, from, may_block, &cursor->buf,
                             &cursor->cap, &got);
     if (rc != HSL_OK)
         return rc;
@@ -564,9 +568,7 @@ static int view_whole(struct hsl_cursor *cursor, const struct hsl_entry *e, bool
 /* Has what comes next read while the cursor is at what is in buf. */
 static void fetch_next(struct hsl_cursor *cursor)
 {
-    if (cursor->then_end != 0)
-        hsl_fetch_ask(cursor->log, &cursor->fetch, cursor->segment, cursor->then_from,
-                      cursor->then_end);
+    hsl_fetch_ask(cursor->log, &cursor->fetches, cursor->segment, cursor->then, cursor->then_len);
 }
 
 static int view_file(struct hsl_cursor *cursor, const struct hsl_entry *e, uint64_t end,

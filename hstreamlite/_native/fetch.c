@@ -1,11 +1,12 @@
-/* Reading ahead of a cursor that reads on, in a thread, so that the next bytes are in memory when
- * it gets there.
+/* Reading ahead of a cursor that reads on, in threads, so that the next bytes are in memory when it
+ * gets there.
  *
- * There is one such thread in a log, from the first time that it is asked for until the log is
- * closed; where nothing may run in threads there is none. Whoever asks gets the bytes or does not:
- * then it reads them itself, and hears of what fails. A fetch belongs to one cursor, and what lies
- * in it to the thread that uses the cursor or to this one, as `state` says; that is changed under
- * fetch_mu when it passes from one to the other. Nobody holds fetch_mu during file calls.
+ * There are two such threads in a log, from the first time that they are asked for until the log is
+ * closed; where nothing may run in threads there are none. Two, for the copy from the page cache
+ * can take as long as the disk. Whoever asks gets the bytes or does not: then it reads them itself,
+ * and hears of what fails. A fetch belongs to one cursor, and what lies in it to the thread that
+ * uses the cursor or to one of these, as `state` says; that is changed under fetch_mu when it
+ * passes from one to the other. Nobody holds fetch_mu during file calls.
  */
 #include "log.h"
 
@@ -25,6 +26,10 @@ struct hsl_fetch {
     size_t cap, need, got;
     uint64_t segment, off;
     struct hsl_fetch *next; /* in the queue */
+};
+
+struct hsl_fetches {
+    struct hsl_fetch *ahead[HSL_FETCHES]; /* NULL until needed */
 };
 
 static void read_wanted(struct hsl_log *log, struct hsl_fetch *f)
@@ -101,31 +106,14 @@ static bool take_back(struct hsl_log *log, struct hsl_fetch *f)
 /* fetch_mu held. */
 static bool has_thread(struct hsl_log *log)
 {
-    if (!log->fetches && !log->fetch_ends)
-        log->fetches = pthread_create(&log->fetcher, NULL, fetch_main, log) == 0;
-    return log->fetches && !log->fetch_ends;
+    while (log->fetchers_len < HSL_FETCHES && !log->fetch_ends &&
+           pthread_create(&log->fetchers[log->fetchers_len], NULL, fetch_main, log) == 0)
+        log->fetchers_len++;
+    return log->fetchers_len > 0 && !log->fetch_ends;
 }
 
-void hsl_fetch_ask(struct hsl_log *log, struct hsl_fetch **fetch, uint64_t segment, uint64_t from,
-                   uint64_t end)
+static void want(struct hsl_log *log, struct hsl_fetch *f)
 {
-    if (!log->cfg.threaded)
-        return;
-    if (!*fetch)
-        *fetch = calloc(1, sizeof **fetch);
-    struct hsl_fetch *f = *fetch;
-    if (!f || !take_back(log, f))
-        return;
-    f->need = end - from;
-    if (f->need > f->cap) {
-        free(f->buf);
-        f->buf = hsl_page_alloc(f->need);
-        f->cap = f->buf ? f->need : 0;
-    }
-    if (!f->buf)
-        return;
-    f->segment = segment;
-    f->off = from;
     pthread_mutex_lock(&log->fetch_mu);
     if (has_thread(log)) {
         struct hsl_fetch **last = &log->wanted;
@@ -139,10 +127,78 @@ void hsl_fetch_ask(struct hsl_log *log, struct hsl_fetch **fetch, uint64_t segme
     pthread_mutex_unlock(&log->fetch_mu);
 }
 
-int hsl_fetch_take(struct hsl_log *log, struct hsl_fetch *f, uint64_t segment, uint64_t from,
-                   bool may_block, uint8_t **buf, size_t *cap, size_t *got)
+/* Whether it is of one of these pieces. */
+static bool is_of(const struct hsl_fetch *f, uint64_t segment, const struct hsl_pages *pages,
+                  uint32_t count)
 {
-    if (!f || f->segment != segment || f->off != from)
+    for (uint32_t i = 0; i < count && f->need > 0 && f->segment == segment; i++)
+        if (f->off == pages[i].from)
+            return true;
+    return false;
+}
+
+static struct hsl_fetch *find(const struct hsl_fetches *fetches, uint64_t segment,
+                              const struct hsl_pages *piece)
+{
+    for (int i = 0; fetches && i < HSL_FETCHES; i++)
+        if (fetches->ahead[i] && is_of(fetches->ahead[i], segment, piece, 1))
+            return fetches->ahead[i];
+    return NULL;
+}
+
+/* One that is of none of these pieces and that no thread reads; NULL if there is none. */
+static struct hsl_fetch *spare(struct hsl_log *log, struct hsl_fetches *fetches, uint64_t segment,
+                               const struct hsl_pages *pages, uint32_t count)
+{
+    for (int i = 0; i < HSL_FETCHES; i++) {
+        struct hsl_fetch *f = fetches->ahead[i];
+        if (!f)
+            return fetches->ahead[i] = calloc(1, sizeof *f);
+        if (!is_of(f, segment, pages, count) && take_back(log, f))
+            return f;
+    }
+    return NULL;
+}
+
+static void ask(struct hsl_log *log, struct hsl_fetch *f, uint64_t segment,
+                const struct hsl_pages *piece)
+{
+    size_t need = piece->end - piece->from;
+    f->need = 0;
+    if (need > f->cap) {
+        free(f->buf);
+        f->buf = hsl_page_alloc(need);
+        f->cap = f->buf ? need : 0;
+    }
+    if (!f->buf)
+        return;
+    f->segment = segment;
+    f->off = piece->from;
+    f->need = need;
+    want(log, f);
+}
+
+void hsl_fetch_ask(struct hsl_log *log, struct hsl_fetches **fetches, uint64_t segment,
+                   const struct hsl_pages *pages, uint32_t count)
+{
+    if (!log->cfg.threaded || count == 0)
+        return;
+    if (!*fetches)
+        *fetches = calloc(1, sizeof **fetches);
+    for (uint32_t i = 0; *fetches && i < count; i++) {
+        if (find(*fetches, segment, &pages[i]))
+            continue;
+        struct hsl_fetch *f = spare(log, *fetches, segment, pages, count);
+        if (f)
+            ask(log, f, segment, &pages[i]);
+    }
+}
+
+int hsl_fetch_take(struct hsl_log *log, struct hsl_fetches *fetches, uint64_t segment,
+                   uint64_t from, bool may_block, uint8_t **buf, size_t *cap, size_t *got)
+{
+    struct hsl_fetch *f = find(fetches, segment, &(struct hsl_pages){.from = from});
+    if (!f)
         return HSL_NOT_FOUND;
     pthread_mutex_lock(&log->fetch_mu);
     while (may_block && f->state == READING)
@@ -160,14 +216,13 @@ int hsl_fetch_take(struct hsl_log *log, struct hsl_fetch *f, uint64_t segment, u
     *got = f->got;
     f->buf = mine;
     f->cap = mine_cap;
+    f->need = 0;
     f->state = IDLE;
     return HSL_OK;
 }
 
-void hsl_fetch_free(struct hsl_log *log, struct hsl_fetch *f)
+static void leave(struct hsl_log *log, struct hsl_fetch *f)
 {
-    if (!f)
-        return;
     pthread_mutex_lock(&log->fetch_mu);
     if (f->state == WANTED)
         unwant(log, f);
@@ -179,16 +234,24 @@ void hsl_fetch_free(struct hsl_log *log, struct hsl_fetch *f)
         discard(f);
 }
 
+void hsl_fetch_free(struct hsl_log *log, struct hsl_fetches *fetches)
+{
+    for (int i = 0; fetches && i < HSL_FETCHES; i++)
+        if (fetches->ahead[i])
+            leave(log, fetches->ahead[i]);
+    free(fetches);
+}
+
 void hsl_fetch_end(struct hsl_log *log)
 {
     pthread_mutex_lock(&log->fetch_mu);
     log->fetch_ends = true;
     while (log->wanted)
-        unwant(log, log->wanted); /* not reached: the thread has not looked yet */
-    pthread_cond_signal(&log->wanted_cv);
-    bool fetches = log->fetches;
-    log->fetches = false;
+        unwant(log, log->wanted); /* not reached: the threads have not looked yet */
+    pthread_cond_broadcast(&log->wanted_cv);
+    uint32_t len = log->fetchers_len;
+    log->fetchers_len = 0;
     pthread_mutex_unlock(&log->fetch_mu);
-    if (fetches)
-        pthread_join(log->fetcher, NULL);
+    for (uint32_t i = 0; i < len; i++)
+        pthread_join(log->fetchers[i], NULL);
 }

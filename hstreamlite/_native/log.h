@@ -24,7 +24,7 @@
  *   reader.c    a window over its file
  *   cursor.c    reading one shard forward
  *   ahead.c     telling the disk what a cursor will ask for
- *   fetch.c     reading ahead of a cursor in a thread    (fetch_mu)
+ *   fetch.c     reading ahead of a cursor in threads     (fetch_mu)
  *   meter.c     counting what passes through
  *
  * Lock order: follow->mu, stage_mu, index_mu; pieces_mu, marks_mu, fetch_mu and text_mu are taken
@@ -67,6 +67,7 @@
 #define HSL_GROUP_FRAMES 64
 /* Two writes keep a disk busy; the third flight is the one that is being synced. */
 #define HSL_FLIGHTS 3
+#define HSL_FETCHES 2 /* reads ahead of a cursor, and threads for them */
 #define HSL_BUCKETS 16
 #define HSL_PATH_MAX 1024
 #define HSL_SYSTEM (1ull << 63) /* shard ids of the store's own logs */
@@ -299,8 +300,9 @@ struct hsl_log {
     int loaded_fd; /* its file, in a follower and if it is not sealed; else -1 */
     pthread_mutex_t fetch_mu;
     pthread_cond_t wanted_cv, fetched_cv;
-    pthread_t fetcher;
-    bool fetches, fetch_ends;  /* fetch_mu: the thread is there; it is to be no more */
+    pthread_t fetchers[HSL_FETCHES];
+    uint32_t fetchers_len; /* fetch_mu */
+    bool fetch_ends;       /* fetch_mu: there are to be no more */
     struct hsl_fetch *wanted;  /* fetch_mu: in the order in which they were asked for */
 
     uint64_t scan_frame, scan_number; /* scan_number: the segment that comes next */
@@ -664,18 +666,22 @@ void hsl_announce_behind(struct hsl_log *log, const struct hsl_run *run, bool at
                          struct hsl_ahead *ahead);
 
 /* fetch.c */
-struct hsl_fetch;
-/* Asks for pages [from, end) of a segment, in the place of what was asked for before; *fetch is
- * NULL at first. Nothing comes of it while that is being read, or without threads or memory. */
-void hsl_fetch_ask(struct hsl_log *log, struct hsl_fetch **fetch, uint64_t segment, uint64_t from,
-                   uint64_t end);
+struct hsl_fetches; /* of one cursor */
+struct hsl_pages {
+    uint64_t from, end;
+};
+/* Asks for pieces of a segment, in the place of what was asked for before and is none of these;
+ * *fetches is NULL at first. Nothing comes of it while another is being read in its place, or
+ * without threads or memory. At most HSL_FETCHES pieces. */
+void hsl_fetch_ask(struct hsl_log *log, struct hsl_fetches **fetches, uint64_t segment,
+                   const struct hsl_pages *pages, uint32_t count);
 /* OK: what was asked for from there on is in *buf, as far as it could be read, and what was there
  * is the fetch's. AGAIN: it is being read. NOT_FOUND: it is not, or was not asked for. */
-int hsl_fetch_take(struct hsl_log *log, struct hsl_fetch *fetch, uint64_t segment, uint64_t from,
-                   bool may_block, uint8_t **buf, size_t *cap, size_t *got);
+int hsl_fetch_take(struct hsl_log *log, struct hsl_fetches *fetches, uint64_t segment,
+                   uint64_t from, bool may_block, uint8_t **buf, size_t *cap, size_t *got);
 /* Waits for nothing. */
-void hsl_fetch_free(struct hsl_log *log, struct hsl_fetch *fetch);
-/* Ends the thread; nothing is read ahead from now on. */
+void hsl_fetch_free(struct hsl_log *log, struct hsl_fetches *fetches);
+/* Ends the threads; nothing is read ahead from now on. */
 void hsl_fetch_end(struct hsl_log *log);
 
 /* intake.c */
