@@ -308,17 +308,24 @@ class StorageFull(HStreamError, OSError):
 class StorageUnavailable(HStreamError, OSError):
     """A file of the store could not be opened, reserved or read. Nothing was changed.
 
-    The store goes on working as far as its device does. Also an `OSError` with the ``errno`` of the
-    call that failed, which ``strerror`` names.
+    The store goes on working as far as its device does. Retryable where files were too many. Also
+    an `OSError` with the ``errno`` of the call that failed, which ``strerror`` names.
     """
 
     path: str
 
     def __init__(self, path: str, cause: OSError) -> None:
         what = cause.strerror or "input/output error"
+        too_many = cause.errno in (_errno.EMFILE, _errno.ENFILE)
+        advice = (
+            "close files or raise the limit of open files (ulimit -n)"
+            if too_many
+            else "look at the device and at permissions"
+        )
         super().__init__(
             f"A file of the store at {path!r} could not be used (error {cause.errno}: {what}); "
-            "look at the device and at permissions, then try again.",
+            f"{advice}, then try again.",
+            retryable=too_many,
             path=path,
             errno=cause.errno,
             strerror=what,

@@ -32,6 +32,7 @@ EXAMPLES: list[HStreamError] = [
     ),
     errors.StorageFull("data/", 1 << 20),
     errors.StorageUnavailable("data/", OSError(errno.EIO, "read segment")),
+    errors.StorageUnavailable("data/", OSError(errno.EMFILE, "create segment")),
     errors.StreamNotFound("orders"),
     errors.ShardNotFound(4711, "orders"),
     errors.SubscriptionNotFound("billing"),
