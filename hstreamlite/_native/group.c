@@ -13,7 +13,6 @@
 #include <string.h>
 
 #define GROUP_BYTES (4u << 20)
-#define SMALL_GROUP (128u << 10)
 
 /* Does the frame fit the active segment behind `taken` claimed bytes? A full segment takes one
  * more marker out of its overhead: without it a flipped bit in the last frame would look like a
@@ -65,40 +64,6 @@ static void add_write(struct hsl_group *g, const uint8_t *from, size_t len, uint
         g->writes[g->writes_len++] = (struct hsl_write){from, len, at};
 }
 
-/* Zeros are written ahead of small frames: a sync of blocks that were written before costs half of
- * one that must also convert reserved extents. */
-static int prewrite(struct hsl_log *log, uint64_t end, uint64_t len, uint64_t group)
-{
-    struct hsl_segment *active = log->active;
-    if (active->prewritten < end)
-        active->prewritten = end;
-    if (group >= SMALL_GROUP) {
-        if (active->prewritten < end + len)
-            active->prewritten = end + len;
-        return HSL_OK;
-    }
-    if (end + len <= active->prewritten || log->cfg.prewrite_bytes == 0)
-        return HSL_OK;
-    uint64_t to = active->prewritten + log->cfg.prewrite_bytes;
-    if (to > active->capacity)
-        to = active->capacity & ~(uint64_t)(HSL_PAGE - 1);
-    if (to <= active->prewritten)
-        return HSL_OK;
-    size_t room = to - active->prewritten;
-    if (!log->zeros) {
-        log->zeros = hsl_page_alloc(log->cfg.prewrite_bytes);
-        if (!log->zeros)
-            return HSL_OK;
-        memset(log->zeros, 0, log->cfg.prewrite_bytes);
-    }
-    int err = hsl_write_all(log->io, active->fd, log->zeros, room, active->prewritten);
-    if (err < 0)
-        return hsl_fail(log, "prewrite", "segment", -err);
-    log->bytes_prewritten += room;
-    active->prewritten = to;
-    return HSL_OK;
-}
-
 static void seal_header(struct hsl_log *log, struct hsl_frame_header *header, uint64_t off)
 {
     struct hsl_segment *active = log->active;
@@ -145,6 +110,7 @@ static void build_checkpoint(struct hsl_log *log, struct hsl_group *g)
     header.body_crc = hsl_crc32c(0, body, header.body_len);
     size_t used = sizeof header + header.body_len, len = hsl_align_page(used);
     memset(body + header.body_len, 0, len - used);
+    hsl_zeros_await(log, g->end + len);
     seal_header(log, &header, g->end);
     memcpy(page, &header, sizeof header);
     add_write(g, page, len, g->end);
@@ -197,7 +163,7 @@ static int build_frame(struct hsl_log *log, struct hsl_group *g, uint32_t i)
     };
     int rc = finish_blocks(log, frame, g->end, &header.body_crc);
     if (rc == HSL_OK)
-        rc = prewrite(log, g->end, len, g->bytes);
+        rc = hsl_zeros_before(log, g->end, len, g->bytes);
     if (rc != HSL_OK)
         return rc;
     seal_header(log, &header, g->end);

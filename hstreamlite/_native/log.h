@@ -2,6 +2,7 @@
  *
  *   stage.c     appenders -> blocks in the open frame        (stage_mu)
  *   group.c     frames -> one group, its bytes and writes    (`writing` while it is laid out)
+ *   zeros.c     what is written ahead of small frames        (`writing`, or `minding`)
  *   writer.c    groups in flight, sync, acknowledgement      (stage_mu)
  *   wait.c      waiting for all that, and waking             (stage_mu)
  *   segment.c   which segments there are, and which are dead (index_mu)
@@ -173,7 +174,7 @@ struct hsl_row { /* an entry of the active segment, for its footer */
 };
 
 struct hsl_segment {
-    uint64_t number, uid, capacity, overhead, end, prewritten;
+    uint64_t number, uid, capacity, overhead, end, prewritten, zeroed;
     uint64_t pred_uid, pred_end;
     uint32_t pred_crc;
     uint32_t last_crc, frames;
@@ -210,7 +211,8 @@ struct hsl_log {
     pthread_mutex_t stage_mu;
     pthread_cond_t ticket_cv[HSL_BUCKETS]; /* wait.c says who sleeps on which */
     pthread_cond_t tail_cv, room_cv, turn_cv, writer_cv, beside_cv;
-    bool writing, alone, minding, syncing, closing, closed, started, interrupted;
+    bool writing, alone, minding, minding_asked, zeroing, syncing;
+    bool closing, closed, started, interrupted;
     _Atomic int failed;
     pthread_mutex_t text_mu; /* innermost of all */
     char failed_text[256];
@@ -372,6 +374,14 @@ void hsl_chunk_keep(struct hsl_log *log, struct hsl_chunk *chunk, uint64_t segme
 struct hsl_chunk *hsl_cache_pin(struct hsl_log *log, uint64_t segment, uint64_t off, size_t len,
                                 const uint8_t **mem);
 void hsl_cache_unpin(struct hsl_log *log, struct hsl_chunk *chunk);
+
+/* zeros.c */
+/* Before a frame of a group of so many bytes is laid out at `end`; `writing` held. */
+int hsl_zeros_before(struct hsl_log *log, uint64_t end, uint64_t len, uint64_t group);
+/* Returns when no zeros will be written below `end`; `writing` held. */
+void hsl_zeros_await(struct hsl_log *log, uint64_t end);
+bool hsl_zeros_due(struct hsl_log *log); /* stage_mu held */
+int hsl_zeros_ahead(struct hsl_log *log); /* stage_mu held, minding; released between */
 
 /* group.c */
 bool hsl_group_fits(const struct hsl_log *log, const struct hsl_frame *frame, uint64_t taken);

@@ -23,7 +23,8 @@
  * `writing` held: sealing a segment and starting the next one, and those outside who take a turn
  * (turn_take). They are `alone` at the files. So segment headers and footers state only what is
  * durable. A checkpoint is part of a group; the superblock learns of it when that group is over.
- * That, and making the next segment's file, is `minding`: one thread does it beside the groups.
+ * That, making the next segment's file, and writing zeros ahead (zeros.c) is `minding`: one thread
+ * does it beside the groups, a native one where there is one, so that no caller waits for it.
  *
  * A failed write or sync poisons the log. No sync begins after that, so nothing at or above the
  * failed group is ever acknowledged; a group below it, whose sync was under way, still may be.
@@ -229,32 +230,72 @@ static uint64_t submit(struct hsl_log *log)
     return rc == HSL_OK ? number : 0;
 }
 
-/* What nobody has to wait for: the superblock learns of a durable checkpoint, and the next segment
- * is made before this one is full. Groups go on meanwhile. If another is alone at the files, or
- * will be, it is done after the next group. */
-static void look_after(struct hsl_log *log)
+/* What nobody has to wait for. */
+struct due {
+    bool zeros;      /* are to be written ahead */
+    bool checkpoint; /* the superblock is to learn of one that is durable */
+    bool spare;      /* the next segment is to be made before this one is full */
+};
+
+static bool any_due(struct hsl_log *log, struct due *due)
 {
-    const struct hsl_segment *active = log->active;
+    struct hsl_segment *active = log->active;
+    *due = (struct due){0};
     if (log->minding || log->alone || log->turns_wanted > 0 || log->failed || log->closing ||
         !active)
-        return;
-    bool checkpoint = log->checkpoint_due >> 32 == active->number;
-    bool spare = !log->spare && hsl_segment_room(active) < active->capacity / 2;
-    if (!checkpoint && !spare)
+        return false;
+    due->zeros = hsl_zeros_due(log);
+    due->checkpoint = log->checkpoint_due >> 32 == active->number;
+    due->spare = !log->spare && hsl_segment_room(active) < active->capacity / 2;
+    return due->zeros || due->checkpoint || due->spare;
+}
+
+/* Does what is due, while groups go on. If another is alone at the files, or will be, it is done
+ * after the next group. */
+static void look_after(struct hsl_log *log)
+{
+    struct due due;
+    if (!any_due(log, &due))
         return;
     log->minding = true;
-    if (checkpoint)
+    int rc = HSL_OK;
+    if (due.zeros) {
+        rc = hsl_zeros_ahead(log);
+        if (rc != HSL_OK)
+            hsl_poison(log, rc); /* before anybody else may sync */
+        else if (log->failed)
+            abandon(log); /* who failed meanwhile left it to who was syncing */
+        hsl_pass_on(log);
+    }
+    bool goes_on = !log->failed;
+    if (due.checkpoint) {
         log->super.checkpoint = log->checkpoint_due;
-    log->checkpoint_due = 0;
+        log->checkpoint_due = 0;
+    }
     pthread_mutex_unlock(&log->stage_mu);
-    int rc = checkpoint ? hsl_super_write(log) : HSL_OK;
-    if (rc == HSL_OK && spare)
+    if (goes_on && due.checkpoint)
+        rc = hsl_super_write(log);
+    if (goes_on && due.spare && rc == HSL_OK)
         hsl_spare_create(log, 0, false); /* a full disk shows when the room is needed */
     pthread_mutex_lock(&log->stage_mu);
     log->minding = false;
     if (rc != HSL_OK)
         hsl_poison(log, rc);
     hsl_pass_on(log);
+}
+
+/* Leaves that to a native writer, if there is one besides the first. */
+static void have_looked_after(struct hsl_log *log)
+{
+    if (log->has_threads < 2) {
+        look_after(log);
+        return;
+    }
+    struct due due;
+    if (!any_due(log, &due))
+        return;
+    log->minding_asked = true;
+    pthread_cond_signal(&log->beside_cv);
 }
 
 static void step(struct hsl_log *log)
@@ -277,7 +318,7 @@ void hsl_lead(struct hsl_log *log)
     } else {
         step(log);
     }
-    look_after(log);
+    have_looked_after(log);
 }
 
 /* For those who need that what is staged gets out of the way: leads an idle log, else waits. A
@@ -414,12 +455,17 @@ void *hsl_writer_main(void *arg)
     return NULL;
 }
 
-/* The other writer threads: they only take groups beside one in flight. */
+/* The other writer threads: they only take groups beside one in flight, and mind the files. */
 void *hsl_beside_main(void *arg)
 {
     struct hsl_log *log = arg;
     pthread_mutex_lock(&log->stage_mu);
     while (!log->closing && !log->failed) {
+        if (log->minding_asked) {
+            log->minding_asked = false;
+            look_after(log);
+            continue;
+        }
         if (log->flying > 0 && hsl_may_submit(log)) {
             hsl_lead(log);
             continue;

@@ -394,6 +394,20 @@ BUGS = {
         "tests/system/test_slow_calls.py",
         "superblock",
     ),
+    "let zeros come to lie on records": Bug(
+        "_native/zeros.c",
+        "    while (log->zeroing)\n",
+        "    while (0)\n",
+        "tests/system/test_slow_calls.py",
+        "zeros",
+    ),
+    "sync once more when zeros were not synced": Bug(
+        "_native/writer.c",
+        "            hsl_poison(log, rc); /* before anybody else may sync */\n        else if",
+        "            rc = HSL_OK;\n        else if",
+        "tests/system/test_failing_syncs.py",
+        "",
+    ),
     "make the next segment in two threads at once": Bug(
         "_native/writer.c",
         "    if (log->minding || log->alone || log->turns_wanted",

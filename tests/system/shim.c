@@ -3,6 +3,8 @@
  *
  *   SHIM_SYNC=N   the N-th fdatasync or fsync, counted over all files and directories, gives EIO
  *   SHIM_LOSES    the bytes go back at once to what they were
+ *   SHIM_ZEROS=N  zeros take N microseconds longer to be written than what is not, and than others
+ *                 that are begun meanwhile
  *   SHIM_KEEPS=F  they stay readable until the cache drops them; file F gets what comes back then:
  *                 offset, length as u64, and the bytes, in the order in which to put them; F.link
  *                 becomes another name of the file
@@ -84,8 +86,20 @@ static void settle(int fd, ino_t inode, int undo, FILE *keeps)
     }
 }
 
+static void hold_up_zeros(const char *buf, size_t len)
+{
+    static int held;
+    const char *micros = getenv("SHIM_ZEROS");
+    if (!micros || len < 2 || buf[0] != 0 || memcmp(buf, buf + 1, len - 1) != 0)
+        return;
+    if (__sync_fetch_and_add(&held, 1) == 0)
+        usleep((useconds_t)atol(micros));
+    __sync_fetch_and_sub(&held, 1);
+}
+
 ssize_t pwrite64(int fd, const void *buf, size_t len, off_t off)
 {
+    hold_up_zeros(buf, len);
     pthread_mutex_lock(&mutex);
     ino_t inode = inode_of(fd);
     if (inode && inode == failed && pthread_equal(told, pthread_self())) {

@@ -6,11 +6,9 @@ holds after reopening what was acknowledged before.
 
 from __future__ import annotations
 
-import os
 import struct
-import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -18,24 +16,11 @@ import pytest
 
 import hstreamlite as hs
 from tests.system.ledger import Ledger, small
-from tests.system.machine import need
 from tests.system.workers import Workers
 
 ROUNDS = 2
 LEVELS = ["sync", "os", "memory"]
 REFUSED = 7
-
-
-@pytest.fixture(scope="module")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    need("cc")
-    library = tmp_path_factory.mktemp("shim") / "shim.so"
-    source = Path(__file__).parent / "shim.c"
-    subprocess.run(
-        ["cc", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, source, "-ldl"],
-        check=True,
-    )
-    return library
 
 
 def put_back(lost: Path) -> int:
@@ -61,14 +46,13 @@ def put_back(lost: Path) -> int:
     ids=["direct, lost", "buffered, lost", "buffered, lost later"],
 )
 def test_no_sync_that_fails_costs_what_was_acknowledged(
-    tmp_path: Path, shim: Path, how: str, direct: bool, say: Callable[[str], None]
+    tmp_path: Path, shim: str, how: str, direct: bool, say: Callable[[str], None]
 ) -> None:
     config = small(direct_io=direct)
     errors: Counter[str] = Counter()
     total: Counter[str] = Counter()
     reverted = 0
-    preloaded = [*filter(None, [os.environ.get("LD_PRELOAD")]), str(shim)]
-    with Workers(env={"LD_PRELOAD": ":".join(preloaded)}) as workers:
+    with Workers(env={"LD_PRELOAD": shim}) as workers:
         for number in count(1):
             ledger, path, lost = Ledger(), tmp_path / str(number), tmp_path / "lost"
             write = {"do": "write", "path": str(path), "levels": LEVELS, "config": config}

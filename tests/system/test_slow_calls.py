@@ -48,11 +48,19 @@ def write_beside(path: Path, lists: int, file: str, shown: str, slow: str) -> li
         "-e",
         f"inject={slow}",
     ]
-    config = json.dumps(small(segment_bytes_min=512 << 10, segment_bytes_max=512 << 10))
+    write_under([*strace, "-P", str(path / file)], path, lists, {})
+    return trace.read_text().splitlines()
+
+
+def write_under(
+    command: list[str], path: Path, lists: int, env: dict[str, str], **options: int
+) -> None:
+    """Append lists from three threads in a process of its own, and read them back."""
+    settings = small(segment_bytes_min=512 << 10, segment_bytes_max=512 << 10, **options)
     numbers = map(str, (lists, RECORDS, SIZE))
     subprocess.run(
-        [*strace, "-P", str(path / file), sys.executable, "-c", WRITE, str(path), config, *numbers],
-        env={**os.environ, "PYTHONPATH": str(PACKAGE)},
+        [*command, sys.executable, "-c", WRITE, str(path), json.dumps(settings), *numbers],
+        env={**os.environ, "PYTHONPATH": str(PACKAGE), **env},
         check=True,
     )
     with hs.open(path) as store:
@@ -60,7 +68,6 @@ def write_beside(path: Path, lists: int, file: str, shown: str, slow: str) -> li
         found = [[record.payload for record in store.stream(name).read()] for name in "abc"]
     wanted = [n.to_bytes(4, "big") * (SIZE // 4) for n in range(lists) for _ in range(RECORDS)]
     assert found == [wanted] * 3
-    return trace.read_text().splitlines()
 
 
 def test_the_next_segment_is_made_once_however_long_it_takes(tmp_path: Path) -> None:
@@ -79,3 +86,9 @@ def test_a_superblock_is_synced_before_the_next_is_written(tmp_path: Path) -> No
     calls = ["pwrite64" if "pwrite64" in line else "fdatasync" for line in lines]
     assert len(calls) > 50
     assert calls == ["pwrite64", "fdatasync"] * (len(calls) // 2)
+
+
+def test_zeros_written_ahead_never_come_to_lie_on_records(tmp_path: Path, shim: str) -> None:
+    """However long they take, and however many records come meanwhile."""
+    slow = {"LD_PRELOAD": shim, "SHIM_ZEROS": "20000"}
+    write_under([], tmp_path / "s", 100, slow, prewrite_bytes=128 << 10)
