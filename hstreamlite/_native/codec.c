@@ -1,40 +1,12 @@
 /* Codec of block bodies; see codec_api.h for the messages and what the reader tolerates. */
 #include <stdbool.h>
-#include <string.h>
 
-#include "hsl.h"
+#include "codec.h"
 
 enum { TAG_BYTES_MAX = 5, VARINT_BYTES_MAX = 10, GROUP_DEPTH_MAX = 32 };
 #define LENGTH_MAX 0x7fffffffu /* of any field, as in every protobuf parser */
 
-enum { VARINT = 0, FIXED64 = 1, BYTES = 2, GROUP = 3, GROUP_END = 4, FIXED32 = 5 };
-
-#define TAG(number, type) ((number) << 3 | (type))
-enum {
-    TAG_RECORD = TAG(1, BYTES),
-    TAG_HEADER = TAG(1, BYTES),
-    TAG_PAYLOAD = TAG(2, BYTES),
-    TAG_FLAG = TAG(1, VARINT),
-    TAG_ATTRIBUTE = TAG(2, BYTES),
-    TAG_KEY = TAG(3, BYTES)
-};
-
 /* ---- wire format ---- */
-
-static inline size_t varint_size(uint64_t value)
-{
-    return value < 0x80 ? 1 : (size_t)(70 - __builtin_clzll(value)) / 7;
-}
-
-static inline uint8_t *put_varint(uint8_t *out, uint64_t value)
-{
-    while (value >= 0x80) {
-        *out++ = (uint8_t)(value | 0x80);
-        value >>= 7;
-    }
-    *out++ = (uint8_t)value;
-    return out;
-}
 
 size_t hsl_wire_varint_size(uint64_t value) { return varint_size(value); }
 
@@ -260,11 +232,6 @@ uint8_t *hsl_attrs_copy(uint8_t *out, const struct hsl_record_ref *ref)
 
 /* ---- writing ---- */
 
-static inline size_t bytes_field_size(size_t len)
-{
-    return 1 + varint_size(len) + len;
-}
-
 static inline size_t header_size(const struct hsl_record_ref *ref)
 {
     size_t size = ref->raw ? 2 : 0;
@@ -325,18 +292,12 @@ static struct hsl_record_ref payload_ref(const struct hsl_payload *payload, cons
     };
 }
 
-static inline size_t run_record_size(size_t header_field, size_t payload_len)
-{
-    return header_field + (payload_len ? bytes_field_size(payload_len) : 0);
-}
-
 size_t hsl_codec_run_size(const struct hsl_payload *run, size_t count, size_t key_len,
                           size_t *largest)
 {
-    size_t size = 0, longest = 0;
-    size_t header_field = bytes_field_size(2 + (key_len ? bytes_field_size(key_len) : 0));
+    size_t size = 0, longest = 0, header_len = hsl_run_header_len(key_len);
     for (size_t i = 0; i < count; i++) {
-        size_t record = bytes_field_size(run_record_size(header_field, run[i].len));
+        size_t record = hsl_run_record_size(header_len, run[i].len);
         size += record;
         longest = record > longest ? record : longest;
     }
@@ -344,50 +305,26 @@ size_t hsl_codec_run_size(const struct hsl_payload *run, size_t count, size_t ke
     return size;
 }
 
-/* Copies a short payload without a call; from may end before a whole word does. */
-static inline void copy_short(uint8_t *to, const uint8_t *from, size_t len)
+uint8_t *hsl_run_begin(uint8_t *out, const struct hsl_payload *first, const uint8_t *key,
+                       size_t key_len, struct hsl_run_form *form)
 {
-    if (len < 16) {
-        memcpy(to, from, len);
-        return;
-    }
-    for (size_t at = 0; at + 16 < len; at += 16)
-        memcpy(to + at, from + at, 16);
-    memcpy(to + len - 16, from + len - 16, 16);
+    struct hsl_record_ref ref = payload_ref(first, key, key_len);
+    form->header_len = hsl_run_header_len(key_len);
+    form->header = out + 1 + varint_size(hsl_run_record_len(form->header_len, first->len));
+    return hsl_codec_encode(out, &ref);
 }
 
-/* The header is written once and copied from there. */
 uint8_t *hsl_codec_encode_run(uint8_t *out, const struct hsl_payload *run, size_t count,
                               const uint8_t *key, size_t key_len)
 {
+    struct hsl_run_form form;
     if (count == 0)
         return out;
-    struct hsl_record_ref first = payload_ref(run, key, key_len);
-    size_t header_field = bytes_field_size(header_size(&first));
-    uint8_t *header = out + 1 + varint_size(run_record_size(header_field, run->len));
-    out = hsl_codec_encode(out, &first);
+    out = hsl_run_begin(out, run, key, key_len, &form);
     for (size_t i = 1; i < count; i++) {
-        size_t len = run[i].len;
-        if (header_field == 4 && len > 0 && len < 0x80 - 6) { /* no key, and all lengths short */
-            uint8_t start[8] = {TAG_RECORD, (uint8_t)(len + 6), [6] = TAG_PAYLOAD, (uint8_t)len};
-            memcpy(start + 2, header, 4);
-            __builtin_prefetch(run[i + 8 < count ? i + 8 : i].data + 64);
-            __builtin_prefetch(out + 768, 1);
-            memcpy(out, start, 8);
-            copy_short(out + 8, run[i].data, len);
-            out += 8 + len;
-            continue;
-        }
-        *out++ = TAG_RECORD;
-        out = put_varint(out, run_record_size(header_field, len));
-        memcpy(out, header, header_field);
-        out += header_field;
-        if (len) {
-            *out++ = TAG_PAYLOAD;
-            out = put_varint(out, len);
-            memcpy(out, run[i].data, len);
-            out += len;
-        }
+        __builtin_prefetch(run[i + 8 < count ? i + 8 : i].data + 64);
+        __builtin_prefetch(out + 768, 1);
+        out = hsl_run_put(out, &form, run[i].data, run[i].len);
     }
     return out;
 }

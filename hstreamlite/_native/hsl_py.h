@@ -70,6 +70,19 @@ void hsl_py_raise(PyObject *who, int status, uint64_t a, uint64_t b);
 /* A payload as new bytes; NULL with an exception. */
 PyObject *hsl_py_decompress(uint8_t codec, const char *payload, size_t len, uint32_t decoded_len);
 
+/* ---- lists of bytes: py_list.c ---- */
+
+void hsl_py_list_install(void);
+/* The payloads of a list, which are borrowed from it; false if it holds something else. */
+bool hsl_py_list_run(PyObject *list, struct hsl_payload *run, size_t count);
+/* What its records will take, encoded, if those that are looked at are among the longest; 0 if one
+ * of them is something else. */
+size_t hsl_py_list_guess(PyObject *list, size_t count, size_t key_len);
+/* Writes the records of a list that was guessed, as hsl_codec_encode_run would; NULL if they take
+ * more than that, or one is something else. */
+uint8_t *hsl_py_list_encode(PyObject *list, size_t count, uint8_t *out, size_t room,
+                            const uint8_t *key, size_t key_len);
+
 /* ---- record ids: py_record_id.c ---- */
 
 int hsl_py_record_id_install(PyObject *module);

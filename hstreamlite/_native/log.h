@@ -351,6 +351,10 @@ uint8_t *hsl_stage_block(struct hsl_log *log, struct hsl_shard *shard, int codec
                          uint32_t payload_len, uint32_t decoded_len, uint64_t *seq);
 uint8_t *hsl_stage_extend(struct hsl_log *log, struct hsl_shard *shard, uint32_t payload_len,
                           bool any_time, uint64_t *first, uint32_t *index);
+/* Where the payload of the next block will lie. Who writes there and gives up has done nothing. */
+uint8_t *hsl_stage_next(const struct hsl_log *log);
+/* May a call of so many bytes keep the lock all the time? */
+bool hsl_stage_holds(const struct hsl_log *log, size_t bytes);
 /* Unlocks until hsl_stage_commit, so that others go on while the caller copies into its blocks;
  * their ticket, or 0 if it may not and all is as before. */
 uint64_t hsl_stage_copy(struct hsl_log *log, size_t bytes);

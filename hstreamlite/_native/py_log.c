@@ -14,7 +14,6 @@
 
 #define WAIT_SLICE_NS 100000000
 #define SYSTEM_BLOCK (1u << 20)
-#define AHEAD 24 /* objects of a list that are asked of the memory before they are looked at */
 
 enum level { LEVEL_MEMORY = 0, LEVEL_OS = 1, LEVEL_SYNC = 2 };
 
@@ -285,27 +284,7 @@ static size_t block_end(const struct op *op, size_t from, size_t *body)
     return at;
 }
 
-/* Where a list object points to its items, in pointers from its start; 0 = not known. The stable
- * ABI has a call for each item, which is a tenth of what taking in a short record costs. */
-static size_t list_items_at;
-
-static void find_list_items(void)
-{
-    PyObject *size = PyObject_GetAttrString((PyObject *)&PyList_Type, "__basicsize__");
-    PyObject *list = Py_BuildValue("[OO]", Py_None, Py_True);
-    /* Count, type and length, the items, and how many have room. */
-    if (list && size && PyLong_AsLong(size) == 5 * (long)sizeof(void *)) {
-        PyObject **const *fields = (PyObject **const *)(const void *)list;
-        if (Py_SIZE(list) == 2 && fields[3][0] == Py_None && fields[3][1] == Py_True)
-            list_items_at = 3;
-    }
-    Py_XDECREF(list);
-    Py_XDECREF(size);
-    PyErr_Clear();
-}
-
-/* Fills op->run: 1, or 0 if the list holds something else than bytes, or -1. Nothing in here lets
- * other code run. */
+/* Fills op->run: 1, or 0 if the list holds something else than bytes, or -1. */
 static int plan_run(struct op *op, size_t *largest)
 {
     op->run = malloc((op->count + 1) * sizeof *op->run);
@@ -313,27 +292,10 @@ static int plan_run(struct op *op, size_t *largest)
         PyErr_NoMemory();
         return -1;
     }
-    ptrdiff_t inside = 0; /* where a bytes object holds its bytes */
-    PyObject **const *fields = (PyObject **const *)(const void *)op->items;
-    PyObject **items = list_items_at ? fields[list_items_at] : NULL;
-    for (size_t i = 0; i < op->count; i++) {
-        /* Mostly none of the objects is in a near cache: they are asked for long before they are
-         * looked at, with what a short one holds. */
-        if (items && i + AHEAD < op->count) {
-            const char *next = (const char *)items[i + AHEAD];
-            __builtin_prefetch(next);
-            __builtin_prefetch(next + 64);
-        }
-        PyObject *item = items ? items[i] : PyList_GetItem(op->items, (Py_ssize_t)i);
-        if (!PyBytes_CheckExact(item)) {
-            free(op->run);
-            op->run = NULL;
-            return 0;
-        }
-        if (i == 0)
-            inside = PyBytes_AsString(item) - (const char *)item;
-        op->run[i].data = (const uint8_t *)item + inside;
-        op->run[i].len = (size_t)Py_SIZE(item);
+    if (!hsl_py_list_run(op->items, op->run, op->count)) {
+        free(op->run);
+        op->run = NULL;
+        return 0;
     }
     op->bytes = hsl_codec_run_size(op->run, op->count, op->key_len, largest);
     return 1;
@@ -555,6 +517,45 @@ static PyObject *make_runs(const struct call *call, const struct placed *placed)
     return runs;
 }
 
+/* Encodes the one list of a call while looking at it, if that is of bytes: to look first what they
+ * take, and to get them from the caches again, costs more than all else. So that is guessed, and
+ * nothing is staged before all of it lies in its place. false: nothing was done. */
+static bool stage_list(struct hsl_log *log, PyObject *ops, int flags, bool waits, struct op *op,
+                       uint64_t *ticket, bool *safe)
+{
+    PyObject *tuple = PyList_Check(ops) && PyList_Size(ops) == 1 ? PyList_GetItem(ops, 0) : NULL;
+    if (!tuple || !PyTuple_Check(tuple) || PyTuple_Size(tuple) != 3)
+        return false;
+    op->items = PyTuple_GetItem(tuple, 1);
+    if (!hsl_py_get_u64(PyTuple_GetItem(tuple, 0), &op->shard) || !PyList_Check(op->items) ||
+        hsl_py_key(PyTuple_GetItem(tuple, 2), &op->key, &op->key_len) < 0) {
+        PyErr_Clear(); /* plan says what is wrong */
+        return false;
+    }
+    op->count = (size_t)PyList_Size(op->items);
+    size_t room = hsl_py_list_guess(op->items, op->count, op->key_len);
+    size_t bytes = hsl_block_bytes(room);
+    if (room == 0 || bytes > log->cfg.block_bytes || bytes > log->cfg.transaction_bytes ||
+        op->shard >= HSL_SYSTEM ||
+        hsl_stage_begin(log, bytes, 1, flags | HSL_STAGE_TRY) != HSL_OK)
+        return false;
+    struct hsl_shard *shard = hsl_shard_get(log, op->shard);
+    uint8_t *body = hsl_stage_next(log), *end = NULL;
+    if (shard && !shard->closed && hsl_stage_holds(log, bytes))
+        end = hsl_py_list_encode(op->items, op->count, body, room, (const uint8_t *)op->key,
+                                 op->key_len);
+    if (!end) {
+        hsl_stage_abort(log);
+        return false;
+    }
+    op->bytes = (size_t)(end - body);
+    hsl_stage_block(log, shard, 0, (uint32_t)op->count, (uint32_t)op->bytes, (uint32_t)op->bytes,
+                    &op->first);
+    hsl_meter_append(log, shard, op->bytes, op->count);
+    *ticket = hsl_stage_commit(log, 0, waits, safe);
+    return true;
+}
+
 /* stage(log, ops, level, system, wait) -> (ticket, [(shard, first LSN, count), ...]); all of it
  * lies in one frame. The ticket is 0 when the level is reached. wait as for append. */
 static PyObject *py_stage(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
@@ -567,10 +568,23 @@ static PyObject *py_stage(PyObject *module, PyObject *const *args, Py_ssize_t na
         return NULL;
     enum waiting waiting = waiting_of(args[4]);
     bool system = args[3] == Py_True, wait = waiting == WAIT_LEVEL;
+    bool waits = wait && level == LEVEL_SYNC;
+    int flags = (level == LEVEL_OS ? HSL_STAGE_OS : 0) | (system ? HSL_STAGE_SYSTEM : 0);
     struct call call = {0};
+    struct op list = {0};
+    uint64_t ticket;
+    bool safe, staged = false;
     PyObject *result = NULL;
-    bool staged = false;
     struct placed *placed = NULL;
+    if (stage_list(log, args[1], flags, waits, &list, &ticket, &safe)) {
+        if (settle(log, level, safe, wait, &ticket) == 0)
+            result = Py_BuildValue("(K[(KKn)])", (unsigned long long)ticket,
+                                   (unsigned long long)list.shard, (unsigned long long)list.first,
+                                   (Py_ssize_t)list.count);
+        if (!result)
+            hsl_meter_failed(log, list.shard, true);
+        return result;
+    }
     if (plan(log, &call, args[1]) < 0)
         goto out;
     if (call.blocks == 0) {
@@ -582,7 +596,6 @@ static PyObject *py_stage(PyObject *module, PyObject *const *args, Py_ssize_t na
         PyErr_NoMemory();
         goto out;
     }
-    int flags = (level == LEVEL_OS ? HSL_STAGE_OS : 0) | (system ? HSL_STAGE_SYSTEM : 0);
     int begun = begin(log, call.bytes, call.blocks, flags, waiting, &call);
     if (begun != 0) {
         result = begun > 0 ? Py_NewRef(Py_None) : NULL;
@@ -597,8 +610,7 @@ static PyObject *py_stage(PyObject *module, PyObject *const *args, Py_ssize_t na
         }
     }
     staged = true;
-    bool safe;
-    uint64_t ticket = encode(log, &call, placed, wait && level == LEVEL_SYNC, &safe);
+    ticket = encode(log, &call, placed, waits, &safe);
     if (settle(log, level, safe, wait, &ticket) < 0)
         goto out;
     PyObject *runs = make_runs(&call, placed);
@@ -677,6 +689,6 @@ static PyMethodDef methods[] = {
 
 int hsl_py_log_install(PyObject *module)
 {
-    find_list_items();
+    hsl_py_list_install();
     return PyModule_AddFunctions(module, methods);
 }

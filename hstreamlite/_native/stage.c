@@ -12,6 +12,7 @@
 
 #define LOCK_TRIES 200 /* writers hold the lock for microseconds; to sleep takes tens of them */
 #define COPY_LARGE 16384u /* bytes that take longer to copy than a lock to be taken again */
+#define COPY_HELD (256u << 10) /* bytes for which a lock is kept that nobody is about to want */
 
 /* Disk bytes a frame can cost: itself, its rows in the footer and in a checkpoint. */
 uint64_t hsl_claim(size_t bytes, uint32_t blocks)
@@ -432,6 +433,18 @@ static bool copy_to_os_stage(struct hsl_log *log)
     }
     log->open.stage_end = log->stage_head;
     return true;
+}
+
+uint8_t *hsl_stage_next(const struct hsl_log *log)
+{
+    const struct hsl_frame *open = &log->open;
+    return open->chunk->mem + open->off + open->len + sizeof(struct hsl_block_header);
+}
+
+bool hsl_stage_holds(const struct hsl_log *log, size_t bytes)
+{
+    bool wanted = !log->os_stage && (log->writing || log->flying > 0);
+    return bytes < COPY_LARGE || (bytes < COPY_HELD && !wanted);
 }
 
 /* One at a time: callers copy with the GIL held. The mapped stage takes entries in the order of the

@@ -372,6 +372,7 @@ def test_a_wrong_number_of_arguments_is_told(name: str) -> None:
         ((SHARD, 0, b"x", 1), TypeError),
         ([SHARD, [b"x"], None], TypeError),
         (("1", [b"x"], None), TypeError),
+        ((SHARD, [b"x"], 1), TypeError),
         ((SHARD, "0", b"x", 1, 1), TypeError),
         ((SHARD, 0, "x", 1, 1), TypeError),
         ((SHARD, 0, b"x", "1", 1), TypeError),
@@ -386,8 +387,9 @@ def test_a_wrong_number_of_arguments_is_told(name: str) -> None:
 def test_an_op_of_another_shape_stages_nothing(
     op: Any, error: type[Exception], store: hs.Store
 ) -> None:
-    with pytest.raises(error):
-        fast.stage(handle(store), [(SHARD, [b"before"], None), op], SYNC, False, True)
+    for ops in [(SHARD, [b"before"], None), op], [op]:
+        with pytest.raises(error):
+            fast.stage(handle(store), ops, SYNC, False, True)
     assert kept(store) == [b"first"]
 
 
@@ -397,13 +399,14 @@ def test_a_shard_that_is_not_known_has_no_bounds(store: hs.Store) -> None:
         store._engine.journal.bounds(77)
 
 
-def test_a_call_that_waits_is_told_that_its_sync_failed() -> None:
+@pytest.mark.parametrize("item", [b"x", bytearray(b"x")])
+def test_a_call_that_waits_is_told_that_its_sync_failed(item: Any) -> None:
     env = SimEnv()
     store = hs.open("/db", env=env)
     store.create_stream("a").append(b"first")
     env.disk.inject(Fail(ops=Op.DATASYNC))
     with pytest.raises(StoreFailed):
-        fast.stage(handle(store), [(SHARD, [b"x"], None)], SYNC, False, True)
+        fast.stage(handle(store), [(SHARD, [item], None)], SYNC, False, True)
     with pytest.raises(StoreFailed):
         store.close()
 
