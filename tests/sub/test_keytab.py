@@ -282,7 +282,7 @@ class KeyTableMachine(RuleBasedStateMachine):
         due=st.integers(0, 9),
     )
     def extend(self, data: st.DataObject, consumer: int, size: int, due: int) -> None:
-        first = data.draw(st.sampled_from(self.out())) - data.draw(st.integers(0, 3))
+        first = max(1, data.draw(st.sampled_from(self.out())) - data.draw(st.integers(0, 3)))
         mine = [n for n in range(first, first + size) if self.has(consumer, n)]
         for parcel in sorted({self.records[lsn].parcel for lsn in mine}):
             if self.dues[parcel] < due:
