@@ -192,13 +192,14 @@ uint32_t hsl_py_excerpt_count(PyObject *excerpt);
 int hsl_py_excerpt_add(PyObject *excerpt, const uint8_t *body, size_t len,
                        struct hsl_py_place *place, uint64_t shard, uint64_t batch, uint32_t first,
                        uint32_t count, uint64_t append_ms, uint32_t attempt);
-/* Appends copies of records of another excerpt, as the given attempt, where there is room. */
-void hsl_py_excerpt_copy(PyObject *to, PyObject *from, uint32_t first, uint32_t end,
-                         uint32_t attempt);
-/* Makes room for so many records, bytes and runs of records more; 0, or -1 with an exception. */
-int hsl_py_excerpt_reserve(PyObject *excerpt, size_t records, size_t bytes, size_t runs);
-/* Bytes of its records from first to before end, and batches of the log that they are of. */
-size_t hsl_py_excerpt_bytes(PyObject *excerpt, uint32_t first, uint32_t end, size_t *batches);
+/* Appends copies of records of another excerpt, as the given attempt; 0, or -1 with an exception:
+ * then it is of no use any more. */
+int hsl_py_excerpt_copy(PyObject *to, PyObject *from, uint32_t first, uint32_t end,
+                        uint32_t attempt);
+/* Makes room for so many records and bytes more; 0, or -1 with an exception. */
+int hsl_py_excerpt_reserve(PyObject *excerpt, size_t records, size_t bytes);
+/* Bytes of all its records. */
+size_t hsl_py_excerpt_bytes(PyObject *excerpt);
 
 /* ---- batches of deliveries: py_batch.c ---- */
 

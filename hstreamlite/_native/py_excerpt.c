@@ -97,43 +97,42 @@ static void excerpt_dealloc(PyObject *self)
 
 static Py_ssize_t excerpt_len(PyObject *self) { return ((struct excerpt *)self)->count; }
 
-int hsl_py_excerpt_reserve(PyObject *excerpt, size_t records, size_t bytes, size_t runs)
+int hsl_py_excerpt_reserve(PyObject *excerpt, size_t records, size_t bytes)
 {
     struct excerpt *e = (struct excerpt *)excerpt;
     if (make_room(&e->at, &e->at_cap, e->count + records + 1, sizeof *e->at) < 0 ||
-        make_room(&e->bytes, &e->bytes_cap, e->len + bytes, 1) < 0 ||
-        make_room(&e->pieces, &e->pieces_cap, e->piece_count + runs, sizeof *e->pieces) < 0)
+        make_room(&e->bytes, &e->bytes_cap, e->len + bytes, 1) < 0)
         return -1;
     return 0;
 }
 
-size_t hsl_py_excerpt_bytes(PyObject *excerpt, uint32_t first, uint32_t end, size_t *batches)
-{
-    const struct excerpt *e = (struct excerpt *)excerpt;
-    *batches = first < end ? piece_of(e, end - 1) - piece_of(e, first) + 1 : 0;
-    return first < end ? e->at[end] - e->at[first] : 0;
-}
+size_t hsl_py_excerpt_bytes(PyObject *excerpt) { return ((struct excerpt *)excerpt)->len; }
 
-void hsl_py_excerpt_copy(PyObject *to, PyObject *from, uint32_t first, uint32_t end,
-                         uint32_t attempt)
+int hsl_py_excerpt_copy(PyObject *to, PyObject *from, uint32_t first, uint32_t end,
+                        uint32_t attempt)
 {
     struct excerpt *e = (struct excerpt *)to;
     const struct excerpt *o = (struct excerpt *)from;
+    uint32_t count = end - first, shift = (uint32_t)e->len - o->at[first];
     size_t size = o->at[end] - o->at[first];
+    if (hsl_py_excerpt_reserve(to, count, size) < 0)
+        return -1;
     if (size > 0)
         memcpy(e->bytes + e->len, o->bytes + o->at[first], size);
+    for (uint32_t i = 0; i <= count; i++)
+        e->at[e->count + i] = o->at[first + i] + shift;
     for (size_t i = piece_of(o, first); first < end; i++) {
         struct piece piece = o->pieces[i];
         uint32_t stop = piece_end(o, i) < end ? piece_end(o, i) : end;
         piece.index += first - piece.number;
         piece.attempt = attempt;
-        add_piece(e, piece); /* there is room */
-        for (; first < stop; first++) {
-            e->at[e->count++] = (uint32_t)e->len;
-            e->len += o->at[first + 1] - o->at[first];
-        }
+        if (add_piece(e, piece) < 0)
+            return -1;
+        e->count += stop - first;
+        first = stop;
     }
-    e->at[e->count] = (uint32_t)e->len;
+    e->len += size;
+    return 0;
 }
 
 static PyObject *excerpt_hash_keys(PyObject *self, PyObject *seed)

@@ -32,6 +32,7 @@ struct keyhatch {
     int64_t until, took_ns;
     struct stock *stocks; /* in log order; they need not meet */
     size_t count, capacity, bytes;
+    uint64_t records;
 };
 
 /* ---- what was read ahead ---- */
@@ -40,6 +41,7 @@ static void drop_stocks(struct keyhatch *h, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         h->bytes -= h->stocks[i].bytes;
+        h->records -= h->stocks[i].end - h->stocks[i].first;
         Py_DECREF(h->stocks[i].excerpt);
     }
     h->count -= n;
@@ -73,34 +75,30 @@ static const struct stock *stock_of(const struct keyhatch *h, uint64_t lsn, size
     return NULL;
 }
 
-/* Copies runs to an excerpt, or makes room for them; false: they are not all there. */
+/* Copies runs of so many records to an excerpt; false: they are not all there, or memory is short.
+ * There is room at once if they are not larger than others. */
 static bool gather(const struct keyhatch *h, const struct hsl_key_run *runs, size_t n,
-                   PyObject *excerpt, bool copy)
+                   uint64_t records, PyObject *excerpt)
 {
-    size_t at = h->count - 1, records = 0, bytes = 0, pieces = 0, batches;
+    size_t at = h->count - 1;
+    size_t bytes = records < h->records ? h->bytes * records / h->records : h->bytes;
+    int rc = hsl_py_excerpt_reserve(excerpt, records, bytes + bytes / 8);
     for (size_t i = 0; i < n; i++) {
         struct hsl_key_run part = runs[i];
-        while (part.count > 0) {
+        while (rc == 0 && part.count > 0) {
             const struct stock *s = stock_of(h, part.first, &at);
             if (!s)
                 return false;
             uint64_t stop = part.first + part.count < s->end ? part.first + part.count : s->end;
             uint32_t from = (uint32_t)(part.first - s->first), to = (uint32_t)(stop - s->first);
-            if (copy)
-                hsl_py_excerpt_copy(excerpt, s->excerpt, from, to, part.attempt);
-            else
-                bytes += hsl_py_excerpt_bytes(s->excerpt, from, to, &batches);
-            pieces += copy ? 0 : batches;
-            records += to - from;
+            rc = hsl_py_excerpt_copy(excerpt, s->excerpt, from, to, part.attempt);
             part.count -= to - from;
             part.first = stop;
         }
     }
-    if (!copy && hsl_py_excerpt_reserve(excerpt, records, bytes, pieces) < 0) {
+    if (rc < 0)
         PyErr_Clear();
-        return false;
-    }
-    return true;
+    return rc == 0;
 }
 
 static PyObject *keyhatch_add(PyObject *self, PyObject *const *args, Py_ssize_t n)
@@ -141,9 +139,10 @@ static PyObject *keyhatch_add(PyObject *self, PyObject *const *args, Py_ssize_t 
                                 count - known) < 0)
             return PyErr_NoMemory();
     }
-    size_t batches, bytes = hsl_py_excerpt_bytes(args[0], 0, count, &batches);
+    size_t bytes = hsl_py_excerpt_bytes(args[0]);
     h->stocks[h->count++] = (struct stock){Py_NewRef(args[0]), first, first + count, bytes};
     h->bytes += bytes;
+    h->records += count;
     Py_RETURN_TRUE;
 }
 
@@ -203,13 +202,12 @@ static PyObject *keyhatch_take(PyObject *self, PyObject *const *args, Py_ssize_t
     uint64_t end = stock_end(h) < scope.end ? stock_end(h) : scope.end;
     int64_t got = hsl_keytab_take(h->keys, (uint32_t)a[2], &parcel, a[1], scope.room, end);
     const struct hsl_key_run *runs = got > 0 ? hsl_keytab_runs(h->keys, parcel, &len) : NULL;
-    if (!runs || !gather(h, runs, len, excerpt, false)) {
+    if (!runs || !gather(h, runs, len, (uint64_t)got, excerpt)) {
         if (runs)
             hsl_keytab_confirm(h->keys, parcel, 0, 0); /* without memory it waits for its group */
         Py_DECREF(excerpt);
         Py_RETURN_NONE;
     }
-    gather(h, runs, len, excerpt, true);
     for (size_t i = 0; i < len; i++)
         h->again += runs[i].attempt > 1 ? runs[i].count : 0;
     hsl_keytab_start(h->keys, parcel, (int64_t)a[3] + h->timeout);

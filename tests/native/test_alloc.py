@@ -82,9 +82,17 @@ def failing_in_turn(call: Callable[[], object]) -> list[object]:
     raise AssertionError
 
 
-def test_a_hatch_of_keys_without_memory_leaves_it_to_the_group() -> None:
-    records = excerpt(30)
-    hashes = array("Q", range(1, 31)).tobytes()
+def batch_of(payloads: list[bytes], lsn: int) -> fast.Excerpt:
+    """Return what was read of a batch."""
+    read = fast.Excerpt()
+    read.add(fast.encode_batch(payloads, None), 1, lsn, 0, 0, len(payloads), 0, 1)
+    return read
+
+
+@pytest.mark.parametrize("size", [2, 5_000])
+def test_a_hatch_of_keys_without_memory_leaves_it_to_the_group(size: int) -> None:
+    payloads = [b"%0*d" % (size, n) for n in range(10)] + [b"%02d" % n for n in range(20)]
+    parts = [batch_of(payloads[:15], 1), batch_of(payloads[15:], 16)]
     for nth in count(1):
         acked = AckMap(1, 1_000)
         table = KeyTable(acked)
@@ -92,20 +100,26 @@ def test_a_hatch_of_keys_without_memory_leaves_it_to_the_group() -> None:
         hatch.bind(acked, table)
         hatch.open(31, 1_000)
         lib.hsl_alloc_fail_at(nth)
-        try:
-            added = hatch.add(records, 1, hashes)
-        except MemoryError:
-            added = hatch.add(records, 1, hashes)
-        assert added
-        batch = hatch.take(fast.AckGate(), 0, 30, 1, 0)
+        for first, part in zip((1, 16), parts, strict=True):
+            hashes = array("Q", range(first, first + 15)).tobytes()
+            try:
+                added = hatch.add(part, first, hashes)
+            except MemoryError:
+                added = hatch.add(part, first, hashes)
+            assert added
+        batch = hatch.take(fast.AckGate(), 0, 15, 1, 0)
         tried = lib.hsl_alloc_count()
         lib.hsl_alloc_fail_at(0)
         if batch is None:
             assert hatch.taken() == 0
             assert table.count(1) == 0
-            batch = hatch.take(fast.AckGate(), 0, 30, 1, 0)
+            batch = hatch.take(fast.AckGate(), 0, 15, 1, 0)
         assert batch is not None
-        assert len(batch) == table.count(1) == 30
+        assert len(batch) == table.count(1) == 15
+        later = hatch.take(fast.AckGate(), 0, 15, 1, 0)
+        assert later is not None
+        assert [*batch.payloads(), *later.payloads()] == payloads
+        assert [delivery.payload for delivery in batch] == payloads[:15]
         table.check_invariants()
         if tried < nth:
             break
