@@ -61,9 +61,11 @@ bool hsl_os_stage_untouched(const struct hsl_log *log)
 
 void hsl_os_stage_touch(struct hsl_log *log)
 {
-    uint64_t from = log->stage_touched, left = ring_bytes(log) - from;
+    uint64_t used = log->stage_head < ring_bytes(log) ? log->stage_head & ~(HSL_PAGE - 1ull) : 0;
+    uint64_t from = used > log->stage_touched ? used : log->stage_touched;
+    uint64_t left = ring_bytes(log) - from;
     size_t len = left < TOUCHED ? left : TOUCHED;
-    log->stage_touched += len;
+    log->stage_touched = from + len;
 #ifdef MADV_POPULATE_WRITE /* others write there meanwhile */
     pthread_mutex_unlock(&log->stage_mu);
     madvise(log->stage_map + HSL_PAGE + from, len, MADV_POPULATE_WRITE);

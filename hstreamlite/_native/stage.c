@@ -100,7 +100,9 @@ bool hsl_stage_untouched(const struct hsl_log *log)
 void hsl_stage_touch(struct hsl_log *log)
 {
     log->touching = HSL_TOUCHING;
-    if (lacks_chunks(log)) {
+    if (hsl_os_stage_untouched(log)) { /* first: that is a fault for every page */
+        hsl_os_stage_touch(log);
+    } else if (lacks_chunks(log)) {
         size_t cap = usual_chunk(log);
         log->chunk_total += cap;
         pthread_mutex_unlock(&log->stage_mu);
@@ -114,8 +116,6 @@ void hsl_stage_touch(struct hsl_log *log)
         }
         chunk->next = log->ahead;
         log->ahead = chunk;
-    } else if (hsl_os_stage_untouched(log)) {
-        hsl_os_stage_touch(log);
     }
     log->touching = HSL_TOUCH_NOT;
     if (hsl_stage_untouched(log))
