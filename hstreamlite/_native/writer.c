@@ -261,10 +261,9 @@ static void look_after(struct hsl_log *log)
     int rc = HSL_OK;
     if (due.zeros) {
         rc = hsl_zeros_ahead(log);
-        if (rc != HSL_OK)
-            hsl_poison(log, rc); /* before anybody else may sync */
-        else if (log->failed)
-            abandon(log); /* who failed meanwhile left it to who was syncing */
+        /* Before anybody else may sync; and who failed meanwhile left groups to who was syncing. */
+        if (rc != HSL_OK || log->failed)
+            hsl_poison(log, rc);
         hsl_pass_on(log);
     }
     bool goes_on = !log->failed;
