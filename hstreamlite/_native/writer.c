@@ -246,7 +246,10 @@ static bool any_due(struct hsl_log *log, struct due *due)
         return false;
     due->zeros = hsl_zeros_due(log);
     due->checkpoint = log->checkpoint_due >> 32 == active->number;
-    due->spare = !log->spare && hsl_segment_room(active) < active->capacity / 2;
+    uint64_t room = hsl_segment_room(active);
+    bool half = room < active->capacity / 2;
+    bool small = room < log->cfg.stage_bytes && room < active->capacity / 4 * 3;
+    due->spare = !log->spare && (half || small); /* a burst that fits the stage is to fit both */
     return due->zeros || due->checkpoint || due->spare;
 }
 
