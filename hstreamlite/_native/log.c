@@ -11,6 +11,9 @@
 #define HUGE_PAGE (2u << 20)
 #endif
 
+/* So many writes of less than a page, and the disk counts as failed. */
+#define FRUITLESS_WRITES 100
+
 _Atomic uint64_t hsl_fork_generation;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 
@@ -90,23 +93,16 @@ uint64_t hsl_wall_ms(const struct hsl_io *io)
 int hsl_write_all(const struct hsl_io *io, int fd, const void *buf, size_t len, uint64_t off)
 {
     const uint8_t *p = buf;
+    int fruitless = 0;
     while (len > 0) {
         int64_t n = io->pwrite(io->ctx, fd, p, len, off);
         if (n < 0)
             return (int)n;
-        if (n == 0)
-            return -EIO;
         /* A direct write may only go on from a page boundary. */
         if ((size_t)n < len)
             n -= n % HSL_PAGE;
-        if (n == 0) {
-            int64_t again = io->pwrite(io->ctx, fd, p, len, off);
-            if (again < 0)
-                return (int)again;
-            if ((size_t)again < len && again < HSL_PAGE)
-                return -EIO;
-            n = (size_t)again < len ? again - again % HSL_PAGE : again;
-        }
+        if (n == 0 && ++fruitless == FRUITLESS_WRITES)
+            return -EIO;
         p += n;
         off += (uint64_t)n;
         len -= (size_t)n;

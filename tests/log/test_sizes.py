@@ -200,17 +200,32 @@ def test_trims_within_the_segment_being_written_keep_the_rest() -> None:
         assert len(segment_facts(store._engine.journal)) == 1
 
 
-def test_a_short_write_that_cannot_go_on_fails_the_store() -> None:
+def test_writes_cut_within_one_page_again_and_again_lose_nothing() -> None:
+    env = SimEnv(seed=1)
+    env.disk.set_direct(0)
+    with hs.open("/db", config=small_config(prewrite_bytes=0), env=env) as store:
+        stream = store.create_stream("a")
+        hits = [
+            env.disk.inject(Short(ops=Op.PWRITE, path="/segments/", count=count, nth=nth))
+            for nth, count in enumerate([2048, 1, 4095, 5000, 512, 2048], 1)
+        ]
+        stream.append(bytes(4000))
+        assert [hit() for hit in hits] == [1] * len(hits)
+    with hs.open("/db", config=small_config(), env=env.power_cut(seed=1)) as store:
+        assert [record.payload for record in store.stream("a").read()] == [bytes(4000)]
+
+
+def test_a_disk_that_never_takes_a_page_fails_the_store() -> None:
     env = SimEnv(seed=1)
     store = hs.open("/db", config=small_config(prewrite_bytes=0), env=env)
     stream = store.create_stream("a")
     stream.append(b"kept")
-    env.disk.inject(Short(ops=Op.PWRITE, path="/segments/", count=512))
-    env.disk.inject(Fail(ops=Op.PWRITE, path="/segments/", nth=2))
+    env.disk.inject(Short(ops=Op.PWRITE, path="/segments/", count=512, from_then_on=True))
     with pytest.raises(StoreFailed):
         stream.append(bytes(3000))
     with pytest.raises(StoreFailed):
         store._engine.journal.store_super((0, 0, 0))
+    env.disk.clear_faults()
     with hs.open("/db", config=small_config(), env=env.power_cut(seed=1)) as store:
         assert [record.payload for record in store.stream("a").read()][:1] == [b"kept"]
 
