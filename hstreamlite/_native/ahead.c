@@ -26,26 +26,40 @@ void hsl_rows_entries(const struct hsl_run *run, const struct hsl_row *rows, uin
     }
 }
 
+/* Bytes of a file that are announced in one call, as long as the next ones follow closely. */
+struct span {
+    uint64_t start, end;
+};
+
+static void announce(const struct hsl_io *io, int fd, uint64_t start, uint64_t end)
+{
+    if (end > start)
+        io->announce(io->ctx, fd, start, end - start);
+}
+
+static void span_add(struct span *span, const struct hsl_io *io, int fd, uint64_t off, uint64_t to)
+{
+    if (off > span->end + HSL_GAP_MAX) {
+        announce(io, fd, span->start, span->end);
+        span->start = off;
+    }
+    span->end = to;
+}
+
 void hsl_announce_blocks(struct hsl_log *log, int fd, const struct hsl_entry *entries,
                          uint32_t len, uint64_t from)
 {
     const struct hsl_io *io = log->io;
-    uint64_t start = from, end = from;
+    struct span span = {from, from};
     if (!io->announce)
         return;
     for (uint32_t i = 0; i < len; i++) {
         uint64_t off = (uint64_t)entries[i].off8 * 8, to = off + entries[i].len;
-        if (to <= from)
-            continue;
-        if (off > end + HSL_GAP_MAX) {
-            if (end > start)
-                io->announce(io->ctx, fd, start, end - start);
-            start = off;
-        }
-        end = to;
+        if (to > from)
+            span_add(&span, io, fd, off, to);
     }
-    if (start > from || from == 0)
-        io->announce(io->ctx, fd, start, end - start);
+    if (span.start > from)
+        announce(io, fd, span.start, span.end);
 }
 
 /* The runs behind LSN `lsn` in memory; their number. */
@@ -76,8 +90,8 @@ static void announce_first_blocks(struct hsl_log *log, const struct hsl_run *run
                                   struct hsl_ahead *ahead)
 {
     struct hsl_row rows[HSL_ROW_GROUP];
-    struct hsl_entry entries[HSL_ROW_GROUP];
     struct hsl_segment *segment;
+    struct span span = {0, 0};
     uint64_t lsn = run->first, bytes = 0, end = 0;
     uint32_t len;
     int fd;
@@ -85,36 +99,40 @@ static void announce_first_blocks(struct hsl_log *log, const struct hsl_run *run
         return; /* whoever gets there will hear why */
     while (lsn < run->end && bytes < FETCH_AHEAD &&
            hsl_run_rows(log, run, HSL_KEY_LSN, lsn, true, rows, &len) == HSL_OK) {
-        uint32_t taken = 0;
-        for (; taken < len && bytes < FETCH_AHEAD; taken++) {
-            bytes += fetched(&rows[taken], &end);
-            lsn = rows[taken].seq + rows[taken].count;
+        for (uint32_t i = 0; i < len && bytes < FETCH_AHEAD; i++) {
+            uint64_t off = (uint64_t)rows[i].off8 * 8;
+            bytes += fetched(&rows[i], &end);
+            span_add(&span, log->io, fd, off, off + rows[i].len);
+            lsn = rows[i].seq + rows[i].count;
         }
-        hsl_rows_entries(run, rows, taken, entries);
-        hsl_announce_blocks(log, fd, entries, taken, 0);
     }
+    announce(log->io, fd, span.start, span.end);
     hsl_segment_unread(log, segment);
     ahead->blocks = run->first;
     ahead->blocks_end = lsn;
 }
 
-void hsl_announce_behind(struct hsl_log *log, const struct hsl_run *run, bool at_end,
-                         struct hsl_ahead *ahead)
+void hsl_announce_behind(struct hsl_log *log, const struct hsl_run *run, int fd,
+                         const struct hsl_pages *now, bool at_end, struct hsl_ahead *ahead)
 {
     struct hsl_run runs[RUNS_AHEAD];
-    bool begins = ahead->rows <= run->end && run->bytes <= BYTES_AHEAD;
-    bool ends = at_end && ahead->run != run->end;
+    bool small = run->bytes <= BYTES_AHEAD;
+    bool begins = small && ahead->rows <= run->end;
+    bool ends = (small || at_end) && ahead->run != run->end;
     if ((!begins && !ends) || !log->io->announce)
         return;
     uint32_t count = runs_behind(log, run->shard, run->end, runs);
-    if (ends && count > 0 && runs[0].first < ahead->rows)
+    if (count > 0 && runs[count - 1].end > ahead->rows)
+        announce(log->io, fd, now->from, now->end);
+    bool has_rows = count > 0 && runs[0].first < ahead->rows;
+    if (ends && has_rows)
         announce_first_blocks(log, &runs[0], ahead);
+    if (has_rows || count == 0)
+        ahead->run = run->end;
     for (uint32_t i = 0; i < count; i++) {
         if (runs[i].first < ahead->rows)
             continue;
         hsl_pieces_announce(log, &runs[i]);
         ahead->rows = runs[i].end;
     }
-    if (at_end)
-        ahead->run = run->end;
 }

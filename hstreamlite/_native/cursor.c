@@ -359,18 +359,20 @@ static bool buffered(const struct hsl_cursor *cursor, const struct hsl_entry *e)
 }
 
 /* Has the disk fetch what follows a block, if the cursor reads on. */
-static void announce(struct hsl_cursor *cursor, const struct hsl_entry *e, int fd, uint64_t from)
+static void announce(struct hsl_cursor *cursor, const struct hsl_entry *e, int fd, uint64_t from,
+                     uint64_t end)
 {
     if (cursor->page_len == 0 || cursor->page[0].segment != e->segment)
         return;
     const struct hsl_entry *last = &cursor->page[cursor->page_len - 1];
     if (cursor->ahead == READ_MIN || cursor->until <= e->seq + e->count)
         return;
+    const struct hsl_pages now = {cursor->announced ? end : from, end};
     if (!cursor->announced)
-        hsl_announce_blocks(cursor->log, fd, cursor->page, cursor->page_len, from);
+        hsl_announce_blocks(cursor->log, fd, cursor->page, cursor->page_len, end);
     cursor->announced = true;
     bool at_end = last->seq + last->count == cursor->run.end;
-    hsl_announce_behind(cursor->log, &cursor->run, at_end, &cursor->behind);
+    hsl_announce_behind(cursor->log, &cursor->run, fd, &now, at_end, &cursor->behind);
 }
 
 static void count_read(struct hsl_log *log, size_t got, uint64_t begin)
@@ -428,7 +430,7 @@ static int fill(struct hsl_cursor *cursor, enum hsl_patience patience, const str
     if (rc != HSL_OK)
         return rc;
     if (!cached)
-        announce(cursor, e, fd, end);
+        announce(cursor, e, fd, from, end);
     size_t got = 0;
     int err = 0;
     uint64_t begin = log->io->mono_ns(log->io->ctx);
@@ -448,7 +450,7 @@ static int fill(struct hsl_cursor *cursor, enum hsl_patience patience, const str
         err = 0;
     }
     if (cached)
-        announce(cursor, e, fd, from + got);
+        announce(cursor, e, fd, from + got, from + got);
     count_read(log, got, begin);
     hsl_segment_unread(log, segment);
     if (err)

@@ -531,7 +531,7 @@ const struct hsl_run *hsl_run_find(const struct hsl_shard *shard, uint64_t lsn);
 void hsl_shards_free(struct hsl_log *log);
 
 /* footer.c */
-#define HSL_FOOTER_PIECE 65536u
+#define HSL_FOOTER_PIECE 16384u
 #define HSL_ROW_GROUP 64u
 #define HSL_ROW_MAX 45u /* count 5, length 5, offset 5, time 10, order 10, and the LSN 10 */
 struct hsl_footer_size {
@@ -666,24 +666,25 @@ void hsl_cursor_keep_body(struct hsl_cursor *cursor, const struct hsl_block_view
 #define HSL_GAP_MAX (32u << 10) /* bytes between two blocks that are read rather than left out */
 void hsl_rows_entries(const struct hsl_run *run, const struct hsl_row *rows, uint32_t count,
                       struct hsl_entry *out);
-/* What lies behind offset `from` of blocks of one file, in its order; 0 = all of them. */
+/* What lies behind offset `from` of blocks of one file, in its order, but for what follows closely. */
 void hsl_announce_blocks(struct hsl_log *log, int fd, const struct hsl_entry *entries,
                          uint32_t len, uint64_t from);
-/* What lies behind a run that is read: the rows of the next runs, and at its end the first blocks
- * of the next one, if its rows have had the time to come. */
-struct hsl_ahead {
-    uint64_t run;                /* the end of the last run that was read to its end */
-    uint64_t rows;               /* LSN up to which rows were asked for */
-    uint64_t blocks, blocks_end; /* LSNs of the blocks that were */
-};
-void hsl_announce_behind(struct hsl_log *log, const struct hsl_run *run, bool at_end,
-                         struct hsl_ahead *ahead);
-
-/* fetch.c */
-struct hsl_fetches; /* of one cursor */
 struct hsl_pages {
     uint64_t from, end;
 };
+/* What lies behind a run that is read: the rows of the next runs, and the first blocks of the next
+ * one as soon as its rows have had the time to come; of a large run at its end. */
+struct hsl_ahead {
+    uint64_t run;                /* the end of the last run whose next blocks were asked for */
+    uint64_t rows;               /* LSN up to which rows were asked for */
+    uint64_t blocks, blocks_end; /* LSNs of the blocks that were */
+};
+/* `now` is read from fd next: it is asked for before the rows, if there are any. */
+void hsl_announce_behind(struct hsl_log *log, const struct hsl_run *run, int fd,
+                         const struct hsl_pages *now, bool at_end, struct hsl_ahead *ahead);
+
+/* fetch.c */
+struct hsl_fetches; /* of one cursor */
 /* Asks for pieces of a segment, in the place of what was asked for before and is none of these;
  * *fetches is NULL at first. Nothing comes of it while another is being read in its place, or
  * without threads or memory. At most HSL_FETCHES pieces. */

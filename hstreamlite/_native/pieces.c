@@ -11,7 +11,7 @@
 #include <string.h>
 
 #define WAYS 4u
-#define ANNOUNCED 16u /* of a run's pieces at once */
+#define ANNOUNCED 64u /* of a run's pieces at once */
 
 static struct hsl_piece *set_of(struct hsl_log *log, uint32_t segment, uint32_t index)
 {

@@ -301,14 +301,14 @@ def read_footer(data: bytes, uid: int) -> tuple[list[Row], int, int, int] | None
         return None
     seed = uid & 0xFFFFFFFF
     need(own == crc(raw[12:], seed) and version == 1 and flags == 0, "trailer")
-    pieces = -(-rows_len // 65536)
+    pieces = -(-rows_len // 16384)
     end = off + rows_len + dir_len + 4 * pieces
     need(align(end + TRAILER.size, PAGE) == len(data), "length of a footer")
     need(dir_crc == crc(data[off + rows_len : end], seed), "directory")
     stored = struct.unpack_from(f"<{pieces}I", data, end - 4 * pieces)
     for number, expected in enumerate(stored):
-        begin = off + number * 65536
-        piece = data[begin : min(begin + 65536, off + rows_len)]
+        begin = off + number * 16384
+        piece = data[begin : min(begin + 16384, off + rows_len)]
         need(crc(piece, seed) == expected, "piece of a footer")
     rows = read_index(data[off : off + rows_len + dir_len], rows_len, shards, blocks)
     none = (1 << 64) - 1

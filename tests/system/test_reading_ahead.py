@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,27 @@ def test_one_log_of_many_is_asked_for_before_it_is_read(
         if call == "pread64" and list(read).index(segment) > 2:
             assert read[segment] - {0} <= announced.get(segment, set()), segment
     assert len(read) >= 4
+
+
+def test_blocks_of_the_next_segment_are_asked_for_before_those_of_one_are_read(
+    tmp_path: Path,
+) -> None:
+    """At the last of them it would be too late: the disk takes as long as reading them."""
+    path = tmp_path / "store"
+    config = hs.StoreConfig(segment_bytes_min=128 << 10, segment_bytes_max=128 << 10, regroup=False)
+    with hs.open(path, durability="memory", config=config) as store:
+        logs = [store.create_stream(f"stream-{number}") for number in range(2)]
+        for _ in range(10 * ROUNDS):
+            for stream in logs:
+                stream.append_many([b"x" * 20] * RECORDS)
+    when: dict[tuple[str, str], int] = {}
+    for number, (call, segment, these) in enumerate(asked(path, 10 * ROUNDS * RECORDS)):
+        if 1 in these:  # of the blocks, not of their rows
+            when.setdefault((call, segment), number)
+    order = [segment for call, segment in when if call == "pread64"]
+    assert len(order) >= 6
+    for segment, following in pairwise(order[1:]):
+        assert when["fadvise64", following] < when["pread64", segment]
 
 
 def test_a_block_that_begins_in_the_last_page_read_is_asked_for_with_those_behind_it(
