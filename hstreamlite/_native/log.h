@@ -174,7 +174,8 @@ struct hsl_row { /* an entry of the active segment, for its footer */
 };
 
 struct hsl_segment {
-    uint64_t number, uid, capacity, overhead, end, prewritten, zeroed;
+    uint64_t number, uid, capacity, overhead, end;
+    _Atomic uint64_t prewritten; /* zeros.c says by whom it is moved */
     uint64_t pred_uid, pred_end;
     uint32_t pred_crc;
     uint32_t last_crc, frames;
