@@ -667,7 +667,7 @@ void hsl_cursor_keep_body(struct hsl_cursor *cursor, const struct hsl_block_view
 #define HSL_GAP_MAX (32u << 10) /* bytes between two blocks that are read rather than left out */
 void hsl_rows_entries(const struct hsl_run *run, const struct hsl_row *rows, uint32_t count,
                       struct hsl_entry *out);
-/* What lies behind offset `from` of blocks of one file, in its order, but for what follows closely. */
+/* What lies behind offset `from` of blocks of one file, in its order, but for what is close. */
 void hsl_announce_blocks(struct hsl_log *log, int fd, const struct hsl_entry *entries,
                          uint32_t len, uint64_t from);
 struct hsl_pages {
