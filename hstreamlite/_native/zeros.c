@@ -1,11 +1,11 @@
 /* Zeros written into the active segment ahead of small frames: a sync of blocks that were written
  * before costs half of one that must also convert reserved extents.
  *
- * `prewritten` is where they end. Once half of them are used up, the next are written and synced by
- * whoever is `minding`, beside groups, so that nobody waits for them. They begin where the last end,
- * behind all that has its place; while that is under way (`zeroing`, set with `writing` free), a
- * group whose place would reach into them waits: zeros must not come to lie on a frame. Where they
- * were not due in time, whoever lays out a group writes them itself. So who is zeroing moves
+ * `prewritten` is where they end. Once half of them are used up, the next are written and synced
+ * by whoever is `minding`, beside groups, so that nobody waits for them. They begin where the last
+ * end, behind all that has its place; while that is under way (`zeroing`, set with `writing` free),
+ * a group whose place would reach into them waits: zeros must not come to lie on a frame. Where
+ * they were not due in time, whoever lays out a group writes them itself. So who is zeroing moves
  * `prewritten`, else the holder of `writing`.
  */
 #include "log.h"
