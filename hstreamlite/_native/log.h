@@ -1,6 +1,7 @@
 /* Inside of struct hsl_log, shared by the files that implement log_api.h.
  *
  *   stage.c     appenders -> blocks in the open frame        (stage_mu)
+ *   chunks.c    the memory for that, and the cache of the log's tail in it (stage_mu)
  *   group.c     frames -> one group, its bytes and writes    (`writing` while it is laid out)
  *   zeros.c     what is written ahead of small frames        (`writing`, or `minding`)
  *   writer.c    groups in flight, sync, acknowledgement      (stage_mu)
@@ -346,8 +347,6 @@ void hsl_notify(int fd);
 enum hsl_stage_flag { HSL_STAGE_TRY = 1, HSL_STAGE_SYSTEM = 2, HSL_STAGE_OS = 4 };
 int hsl_stage_begin(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags);
 int hsl_stage_room(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags);
-bool hsl_stage_untouched(const struct hsl_log *log);
-void hsl_stage_touch(struct hsl_log *log);
 uint8_t *hsl_stage_block(struct hsl_log *log, struct hsl_shard *shard, int codec, uint32_t count,
                          uint32_t payload_len, uint32_t decoded_len, uint64_t *seq);
 uint8_t *hsl_stage_extend(struct hsl_log *log, struct hsl_shard *shard, uint32_t payload_len,
@@ -370,12 +369,26 @@ static inline size_t hsl_block_bytes(size_t payload)
 {
     return hsl_align8(sizeof(struct hsl_block_header) + payload);
 }
-void hsl_chunks_free(struct hsl_log *log);
-void hsl_cache_add(struct hsl_log *log, const struct hsl_frame *frame, uint64_t segment,
-                   uint64_t off);
-struct hsl_chunk *hsl_chunk_take(struct hsl_log *log, size_t len);
+
+/* chunks.c */
+/* A chunk with `need` free bytes at its end; NULL without memory, or when all that the stage may
+ * take holds unwritten frames. stage_mu held. */
+struct hsl_chunk *hsl_chunk_acquire(struct hsl_log *log, size_t need, bool *no_memory);
+/* The same for a follower: what is free there is its own until hsl_chunk_keep. */
+struct hsl_chunk *hsl_chunk_take(struct hsl_log *log, size_t need);
+/* What was read there is checked, and whole frames of a segment from `off` on. */
 void hsl_chunk_keep(struct hsl_log *log, struct hsl_chunk *chunk, uint64_t segment, uint64_t off,
                     size_t len);
+void hsl_chunks_free(struct hsl_log *log);
+/* Who begins a second chunk will use all that the stage may take, in turn. To touch memory for the
+ * first time costs more than to copy records there, so a writer that has nothing to do does it
+ * before. stage_mu held. */
+bool hsl_stage_untouched(const struct hsl_log *log);
+void hsl_stage_touch(struct hsl_log *log); /* one more chunk; stage_mu is released meanwhile */
+/* Remembers where a durable frame lies in memory. stage_mu held. */
+void hsl_cache_add(struct hsl_log *log, const struct hsl_frame *frame, uint64_t segment,
+                   uint64_t off);
+/* The chunk that holds [off, off + len) of the segment, pinned until unpinned; NULL if none. */
 struct hsl_chunk *hsl_cache_pin(struct hsl_log *log, uint64_t segment, uint64_t off, size_t len,
                                 const uint8_t **mem);
 void hsl_cache_unpin(struct hsl_log *log, struct hsl_chunk *chunk);
