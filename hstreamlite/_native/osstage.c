@@ -121,18 +121,18 @@ static uint32_t copy_checked(uint8_t *to, const uint8_t *from, size_t len, uint3
     return crc;
 }
 
-static void publish(struct hsl_log *log, uint8_t *at, const uint8_t *blocks_at, size_t len,
-                    uint32_t blocks)
+void hsl_os_stage_publish(struct hsl_log *log, uint8_t *at, const uint8_t *blocks, size_t len,
+                          uint32_t count)
 {
     struct hsl_stage_entry *entry = (struct hsl_stage_entry *)(void *)at;
     entry->pos = log->stage_head;
     entry->len = (uint32_t)len;
-    entry->blocks = blocks;
-    entry->crc = copy_checked(at + sizeof *entry, blocks_at, blocks ? len : 0,
+    entry->blocks = count;
+    entry->crc = copy_checked(at + sizeof *entry, blocks, count ? len : 0,
                               entry_crc(log->epoch, at, 0));
     copies_done();
     entry->magic = HSL_ENTRY_MAGIC;
-    log->stage_head += blocks ? entry_bytes(len) : sizeof *entry + len;
+    log->stage_head += count ? entry_bytes(len) : sizeof *entry + len;
 }
 
 /* NULL when the entry is too large for the ring. */
@@ -143,20 +143,14 @@ uint8_t *hsl_os_stage_put(struct hsl_log *log, size_t len)
     uint64_t left = ring_bytes(log) - log->stage_head % ring_bytes(log);
     if (left < entry_bytes(len)) {
         if (left >= sizeof(struct hsl_stage_entry))
-            publish(log, ring_at(log, log->stage_head), NULL,
-                    left - sizeof(struct hsl_stage_entry), 0);
+            hsl_os_stage_publish(log, ring_at(log, log->stage_head), NULL,
+                                 left - sizeof(struct hsl_stage_entry), 0);
         else
             log->stage_head += left;
     }
     struct hsl_stage_entry *entry = (struct hsl_stage_entry *)(void *)ring_at(log, log->stage_head);
     entry->magic = 0;
     return (uint8_t *)entry;
-}
-
-void hsl_os_stage_publish(struct hsl_log *log, uint8_t *entry, const uint8_t *blocks, size_t len,
-                          uint32_t count)
-{
-    publish(log, entry, blocks, len, count);
 }
 
 void hsl_os_stage_release(struct hsl_log *log, uint64_t end)

@@ -263,38 +263,38 @@ uint8_t *hsl_stage_extend(struct hsl_log *log, struct hsl_shard *shard, uint32_t
     return payload;
 }
 
+/* The record that a call added to a block, as a block of its own that continues that one. */
+static void put_continued(const struct hsl_log *log, uint8_t *out, size_t len)
+{
+    struct hsl_block_header header;
+    memcpy(&header, log->last_block, sizeof header);
+    const uint8_t *end = log->last_block + sizeof header + header.payload_len;
+    header.seq += header.count - 1;
+    header.count = 1;
+    header.payload_len = header.decoded_len = log->call_extended;
+    header.flags |= HSL_BLOCK_CONTINUED;
+    memset(out + len - 8, 0, 8);
+    memcpy(out, &header, sizeof header);
+    memcpy(out + sizeof header, end - log->call_extended, log->call_extended);
+}
+
 /* false when the call is too large for the ring: then later calls wait until it is durable. */
 static bool copy_to_os_stage(struct hsl_log *log)
 {
-    const uint8_t *frame = log->open.chunk->mem + log->open.off;
-    if (log->call_extended == 0) {
-        size_t len = log->open.len - log->call_start;
-        uint8_t *entry = hsl_os_stage_put(log, len);
-        if (!entry) {
-            log->stage_hole = log->open.ticket;
-            return false;
-        }
-        hsl_os_stage_publish(log, entry, frame + log->call_start, len, log->call_blocks);
+    bool extended = log->call_extended > 0;
+    size_t len = extended ? hsl_block_bytes(log->call_extended) : log->open.len - log->call_start;
+    uint8_t *entry = hsl_os_stage_put(log, len);
+    if (!entry) {
+        log->stage_hole = log->open.ticket;
+        return false;
+    }
+    if (extended) {
+        uint8_t *block = entry + sizeof(struct hsl_stage_entry);
+        put_continued(log, block, len);
+        hsl_os_stage_publish(log, entry, block, len, 1);
     } else {
-        struct hsl_block_header header;
-        memcpy(&header, log->last_block, sizeof header);
-        const uint8_t *payload =
-            log->last_block + sizeof header + header.payload_len - log->call_extended;
-        header.seq += header.count - 1;
-        header.count = 1;
-        header.payload_len = header.decoded_len = log->call_extended;
-        header.flags |= HSL_BLOCK_CONTINUED;
-        size_t len = hsl_block_bytes(header.payload_len);
-        uint8_t *entry = hsl_os_stage_put(log, len);
-        if (!entry) {
-            log->stage_hole = log->open.ticket;
-            return false;
-        }
-        uint8_t *out = entry + sizeof(struct hsl_stage_entry);
-        memset(out + len - 8, 0, 8);
-        memcpy(out, &header, sizeof header);
-        memcpy(out + sizeof header, payload, header.payload_len);
-        hsl_os_stage_publish(log, entry, out, len, 1);
+        const uint8_t *frame = log->open.chunk->mem + log->open.off;
+        hsl_os_stage_publish(log, entry, frame + log->call_start, len, log->call_blocks);
     }
     log->open.stage_end = log->stage_head;
     return true;
