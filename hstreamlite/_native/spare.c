@@ -161,7 +161,7 @@ int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system)
     }
     spare->capacity = capacity;
     spare->overhead = overhead_of(log, capacity);
-    spare->end = HSL_PAGE;
+    spare->end = spare->prewritten = spare->checkpoint_end = HSL_PAGE;
     spare->emergency = emergency;
     spare->file_bytes = capacity;
     pthread_mutex_lock(&log->stage_mu);
@@ -181,9 +181,9 @@ static void fill_header(struct hsl_log *log, const struct hsl_segment *s, uint8_
         .number = s->number,
         .uid = s->uid,
         .epoch = s->epoch,
-        .pred_uid = log->pred_uid,
-        .pred_end = log->pred_end,
-        .pred_crc = log->pred_crc,
+        .pred_uid = s->pred_uid,
+        .pred_end = s->pred_end,
+        .pred_crc = s->pred_crc,
         .created_ms = hsl_wall_ms(log->io),
         .capacity = s->capacity,
     };
@@ -218,6 +218,17 @@ static int write_header(struct hsl_log *log, struct hsl_segment *s)
     return err < 0 ? hsl_fail(log, "start", path, -err) : HSL_OK;
 }
 
+/* Behind the segment that was sealed last. */
+static void take_number(struct hsl_log *log, struct hsl_segment *next)
+{
+    next->number = log->last_segment + 1;
+    next->uid = hsl_random(&log->salt);
+    next->epoch = log->epoch;
+    next->pred_uid = log->pred_uid;
+    next->pred_end = log->pred_end;
+    next->pred_crc = log->pred_crc;
+}
+
 /* Seals the active segment, if any, and makes the spare the active one. */
 int hsl_roll(struct hsl_log *log)
 {
@@ -235,20 +246,10 @@ int hsl_roll(struct hsl_log *log)
             return rc;
     }
     struct hsl_segment *next = log->spare;
-    next->number = log->last_segment + 1;
-    next->uid = hsl_random(&log->salt);
-    next->epoch = log->epoch;
-    next->pred_uid = log->pred_uid;
-    next->pred_end = log->pred_end;
-    next->pred_crc = log->pred_crc;
+    take_number(log, next);
     rc = write_header(log, next);
     if (rc != HSL_OK)
         return rc;
-    pthread_mutex_lock(&log->stage_mu); /* appenders look at the room */
-    next->end = HSL_PAGE;
-    pthread_mutex_unlock(&log->stage_mu);
-    next->prewritten = HSL_PAGE;
-    next->checkpoint_end = HSL_PAGE;
     log->last_segment = next->number;
     log->durable_at = next->number << 32 | HSL_PAGE;
     rc = hsl_super_write(log);
