@@ -32,8 +32,8 @@ struct hsl_io {
     int (*datasync)(void *ctx, int fd);
     /* Data and all metadata (fsync). */
     int (*sync)(void *ctx, int fd);
-    /* Reserves blocks for [off, off+len) and extends the size; -ENOSPC leaves no block behind
-     * that was not there before. -EOPNOTSUPP where the file system cannot. */
+    /* Reserves blocks for [off, off+len) and extends the size, by zeros written there where the
+     * file system cannot. -ENOSPC leaves no block behind that was not there before. */
     int (*allocate)(void *ctx, int fd, uint64_t off, uint64_t len);
     int (*truncate)(void *ctx, int fd, uint64_t len);
     int64_t (*size)(void *ctx, int fd);

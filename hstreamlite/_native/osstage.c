@@ -204,8 +204,6 @@ int hsl_log_os_stage_open(struct hsl_log *log, int32_t create)
     int err = size < 0 ? (int)size : 0;
     if (err == 0 && size < 2 * (int64_t)HSL_PAGE) {
         err = io->allocate(io->ctx, fd, 0, (uint64_t)wanted);
-        if (err == -EOPNOTSUPP)
-            err = io->truncate(io->ctx, fd, (uint64_t)wanted);
         size = wanted;
     }
     void *map = err == 0 ? io->map_shared(io->ctx, fd, (size_t)size) : NULL;

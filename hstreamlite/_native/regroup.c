@@ -66,8 +66,6 @@ static int reserve(struct hsl_regroup *r)
     int err = io->truncate(io->ctx, fd, 0); /* what a process before left unfinished */
     if (err == 0)
         err = io->allocate(io->ctx, fd, 0, size_bound(&r->cfg));
-    if (err == -EOPNOTSUPP)
-        err = io->truncate(io->ctx, fd, size_bound(&r->cfg));
     return err < 0 ? failed(r, "reserve", -err) : HSL_OK;
 }
 

@@ -38,8 +38,6 @@ static int reserve_file(struct hsl_log *log, const char *path, uint64_t bytes, i
     if (fd < 0)
         return hsl_fail(log, "create", path, -fd);
     int err = io->allocate(io->ctx, fd, 0, bytes);
-    if (err == -EOPNOTSUPP)
-        err = io->truncate(io->ctx, fd, bytes);
     if (err < 0) {
         io->close(io->ctx, fd);
         io->unlink(io->ctx, path);

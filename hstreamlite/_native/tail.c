@@ -180,8 +180,6 @@ static int open_page(struct hsl_log *log, const char *path)
     if (fd < 0)
         return fd;
     int err = reserve(io, fd, HSL_PAGE);
-    if (err == -EOPNOTSUPP)
-        err = io->truncate(io->ctx, fd, HSL_PAGE);
     if (err < 0) {
         io->close(io->ctx, fd);
         if (fresh)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from hashlib import sha256
 
 import pytest
@@ -132,24 +131,6 @@ def test_entries_of_any_size_wrap_around_the_mapped_stage() -> None:
         with hs.open("/db", config=small_config(), env=env.process_crash()) as store:
             found = [int(record.payload[:4]) for record in store.stream("a").read()]
             assert found == list(range((64 << 10) // size + 4)), f"entries of {size} bytes"
-
-
-def test_a_store_works_where_space_cannot_be_reserved() -> None:
-    env = SimEnv(seed=1)
-    env.disk.inject(Fail(ops=Op.ALLOCATE, errno=errno.EOPNOTSUPP, from_then_on=True))
-    with hs.open("/db", config=small_config(), env=env) as store:
-        for name in "ab":
-            store.create_stream(name)
-        for number in range(60):
-            for name in "ab":
-                store.stream(name).append(b"%d" % number * 900, durability="os")
-        store.sync()
-        before = shown(store)
-        store.compact()
-        assert regrouped(store)
-        assert shown(store) == before
-    with hs.open("/db", config=small_config(), env=env.power_cut(profile="drop")) as store:
-        assert shown(store) == before
 
 
 ODD = small_config(
