@@ -91,7 +91,7 @@ static int place(struct hsl_log *log, size_t bytes)
     return HSL_OK;
 }
 
-static bool stage_room(const struct hsl_log *log, size_t bytes)
+static bool os_stage_takes(const struct hsl_log *log, size_t bytes)
 {
     return !log->os_stage || (log->stage_hole <= atomic_load(&log->durable_ticket) &&
                               hsl_os_stage_room(log, bytes));
@@ -121,7 +121,7 @@ int hsl_stage_begin(struct hsl_log *log, size_t bytes, uint32_t blocks, int flag
     }
     int rc = hsl_state(log);
     if (rc == HSL_OK && (!disk_room(log, bytes, blocks, flags & HSL_STAGE_SYSTEM) ||
-                         ((flags & HSL_STAGE_OS) && !log->os_stage) || !stage_room(log, bytes)))
+                         ((flags & HSL_STAGE_OS) && !log->os_stage) || !os_stage_takes(log, bytes)))
         rc = HSL_AGAIN;
     if (rc == HSL_OK)
         rc = place(log, bytes);
@@ -151,7 +151,7 @@ int hsl_stage_room(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags
                 break;
         }
         bool disk = disk_room(log, bytes, blocks, system);
-        if (disk && stage_room(log, bytes)) {
+        if (disk && os_stage_takes(log, bytes)) {
             rc = place(log, bytes);
             if (rc != HSL_AGAIN)
                 break;
