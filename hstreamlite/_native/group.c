@@ -64,19 +64,23 @@ static void add_write(struct hsl_group *g, const uint8_t *from, size_t len, uint
         g->writes[g->writes_len++] = (struct hsl_write){from, len, at};
 }
 
-static void seal_header(struct hsl_log *log, struct hsl_frame_header *header, uint64_t off)
+void hsl_frame_finish(struct hsl_segment *s, struct hsl_frame_header *header, uint64_t off)
+{
+    header->magic = HSL_FRAME_MAGIC;
+    header->uid = s->uid;
+    header->page = (uint32_t)(off / HSL_PAGE);
+    header->number = ++s->frames;
+    header->chain = s->last_crc;
+    header->epoch = s->epoch;
+    header->crc = hsl_crc32c(0, (uint8_t *)header + 8, sizeof *header - 8);
+    s->last_crc = header->crc;
+}
+
+static void finish_header(struct hsl_log *log, struct hsl_frame_header *header, uint64_t off)
 {
     struct hsl_segment *active = log->active;
-    header->magic = HSL_FRAME_MAGIC;
-    header->uid = active->uid;
-    header->page = (uint32_t)(off / HSL_PAGE);
-    header->number = ++active->frames;
-    header->chain = active->last_crc;
     header->durable = log->durable_at;
-    header->epoch = active->epoch;
-    header->zero = 0;
-    header->crc = hsl_crc32c(0, (uint8_t *)header + 8, sizeof *header - 8);
-    active->last_crc = header->crc;
+    hsl_frame_finish(active, header, off);
 }
 
 /* The index of the blocks since the last checkpoint, as the first frame of the group. */
@@ -111,7 +115,7 @@ static void build_checkpoint(struct hsl_log *log, struct hsl_group *g)
     size_t used = sizeof header + header.body_len, len = hsl_align_page(used);
     memset(body + header.body_len, 0, len - used);
     hsl_zeros_await(log, g->end + len);
-    seal_header(log, &header, g->end);
+    finish_header(log, &header, g->end);
     memcpy(page, &header, sizeof header);
     add_write(g, page, len, g->end);
     g->page = page;
@@ -125,28 +129,19 @@ static void build_checkpoint(struct hsl_log *log, struct hsl_group *g)
 static int finish_blocks(struct hsl_log *log, const struct hsl_frame *frame, uint64_t off,
                          uint32_t *body_crc)
 {
-    uint8_t *at = frame->chunk->mem + frame->off + sizeof(struct hsl_frame_header);
+    uint8_t *start = frame->chunk->mem + frame->off, *at = start + sizeof(struct hsl_frame_header);
     uint32_t crc = 0;
     for (uint32_t i = 0; i < frame->blocks; i++) {
         struct hsl_block_header header;
         memcpy(&header, at, sizeof header);
-        uint32_t len = (uint32_t)sizeof header + header.ext_len + header.payload_len;
-        header.crc = hsl_crc32c(0, at + 8, len - 8);
+        struct hsl_row row = hsl_block_row(&header, off + (uint64_t)(at - start));
+        header.crc = hsl_crc32c(0, at + 8, row.len - 8);
         memcpy(at + 4, &header.crc, 4);
         crc = hsl_crc32c(crc, at + 4, 4);
-        struct hsl_row row = {
-            .shard = header.shard,
-            .seq = header.seq,
-            .order = header.order,
-            .time_ms = header.time_ms,
-            .off8 = (uint32_t)((off + (uint64_t)(at - frame->chunk->mem) - frame->off) / 8),
-            .len = len,
-            .count = header.count,
-        };
         int rc = hsl_rows_push(log->active, &row);
         if (rc != HSL_OK)
             return hsl_fail(log, "index", "segment", ENOMEM);
-        at += hsl_align8(len);
+        at += hsl_align8(row.len);
     }
     *body_crc = crc;
     return HSL_OK;
@@ -166,7 +161,7 @@ static int build_frame(struct hsl_log *log, struct hsl_group *g, uint32_t i)
         rc = hsl_zeros_before(log, g->end, len, g->bytes);
     if (rc != HSL_OK)
         return rc;
-    seal_header(log, &header, g->end);
+    finish_header(log, &header, g->end);
     memcpy(frame->chunk->mem + frame->off, &header, sizeof header);
     add_write(g, frame->chunk->mem + frame->off, len, g->end);
     g->off[i] = g->end;
@@ -223,17 +218,10 @@ static const uint8_t *read_block(const uint8_t *at, uint64_t off, uint64_t segme
 {
     struct hsl_block_header header;
     memcpy(&header, at, sizeof header);
-    *shard = header.shard;
-    *out = (struct hsl_entry){
-        .seq = header.seq,
-        .order = header.order,
-        .time_ms = header.time_ms,
-        .segment = (uint32_t)segment,
-        .off8 = (uint32_t)(off / 8),
-        .len = (uint32_t)sizeof header + header.ext_len + header.payload_len,
-        .count = header.count,
-    };
-    return at + hsl_align8(out->len);
+    struct hsl_row row = hsl_block_row(&header, off);
+    *shard = row.shard;
+    *out = hsl_row_entry(&row, segment);
+    return at + hsl_align8(row.len);
 }
 
 /* The blocks of a durable group go to the index. */
@@ -245,7 +233,8 @@ int hsl_group_publish(struct hsl_log *log, const struct hsl_group *g)
     pthread_mutex_lock(&log->index_mu);
     for (uint32_t i = 0; i < g->count; i++) {
         const struct hsl_frame *frame = &g->frames[i];
-        const uint8_t *start = frame->chunk->mem + frame->off, *at = start + 64;
+        const uint8_t *start = frame->chunk->mem + frame->off;
+        const uint8_t *at = start + sizeof(struct hsl_frame_header);
         for (uint32_t left = frame->blocks, n; left > 0 && rc == HSL_OK; left -= n) {
             n = left < HSL_FETCHED ? left : HSL_FETCHED;
             for (uint32_t j = 0; j < n; j++)

@@ -48,15 +48,7 @@ static int insert_row(void *ctx, const struct hsl_row *row)
         return HSL_NO_MEMORY;
     if (!continues(in, shard->durable_next, row->seq))
         return HSL_DAMAGED;
-    struct hsl_entry entry = {
-        .seq = row->seq,
-        .order = row->order,
-        .time_ms = row->time_ms,
-        .segment = (uint32_t)in->segment->number,
-        .off8 = row->off8,
-        .len = row->len,
-        .count = row->count,
-    };
+    struct hsl_entry entry = hsl_row_entry(row, in->segment->number);
     if (shard->durable_next == 1 && row->seq != 1)
         shard->gap_end = row->seq;
     int rc = hsl_index_insert(log, in->segment, row->shard, &entry);
@@ -142,15 +134,7 @@ static int frame_rows(const uint8_t *body, uint32_t blocks, uint64_t off, hsl_ro
     for (uint32_t i = 0; i < blocks; i++) {
         struct hsl_block_header h;
         memcpy(&h, at, sizeof h);
-        struct hsl_row row = {
-            .shard = h.shard,
-            .seq = h.seq,
-            .order = h.order,
-            .time_ms = h.time_ms,
-            .off8 = (uint32_t)((off + (uint64_t)(at - body)) / 8),
-            .len = (uint32_t)sizeof h + h.ext_len + h.payload_len,
-            .count = h.count,
-        };
+        struct hsl_row row = hsl_block_row(&h, off + (uint64_t)(at - body));
         int rc = fn(ctx, &row);
         if (rc != HSL_OK)
             return rc;

@@ -402,6 +402,8 @@ bool hsl_zeros_due(struct hsl_log *log); /* stage_mu held */
 int hsl_zeros_ahead(struct hsl_log *log); /* stage_mu held, minding; released between */
 
 /* group.c */
+/* Makes a header with body, flags and `durable` set that of the next frame of a segment. */
+void hsl_frame_finish(struct hsl_segment *segment, struct hsl_frame_header *header, uint64_t off);
 bool hsl_group_fits(const struct hsl_log *log, const struct hsl_frame *frame, uint64_t taken);
 void hsl_group_take(struct hsl_log *log, struct hsl_group *group);
 int hsl_group_build(struct hsl_log *log, struct hsl_group *group);
@@ -543,6 +545,31 @@ size_t hsl_index_find(const struct hsl_shard *shard, uint64_t lsn); /* index int
 /* The run that holds lsn, or the first behind it; NULL if none. */
 const struct hsl_run *hsl_run_find(const struct hsl_shard *shard, uint64_t lsn);
 void hsl_shards_free(struct hsl_log *log);
+/* The row of a block that lies at `off`. */
+static inline struct hsl_row hsl_block_row(const struct hsl_block_header *h, uint64_t off)
+{
+    return (struct hsl_row){
+        .shard = h->shard,
+        .seq = h->seq,
+        .order = h->order,
+        .time_ms = h->time_ms,
+        .off8 = (uint32_t)(off / 8),
+        .len = (uint32_t)sizeof *h + h->ext_len + h->payload_len,
+        .count = h->count,
+    };
+}
+static inline struct hsl_entry hsl_row_entry(const struct hsl_row *row, uint64_t segment)
+{
+    return (struct hsl_entry){
+        .seq = row->seq,
+        .order = row->order,
+        .time_ms = row->time_ms,
+        .segment = (uint32_t)segment,
+        .off8 = row->off8,
+        .len = row->len,
+        .count = row->count,
+    };
+}
 
 /* footer.c */
 #define HSL_FOOTER_PIECE 16384u

@@ -104,17 +104,11 @@ static int write_frame(struct hsl_regroup *r)
     if (r->blocks == 0)
         return HSL_OK;
     struct hsl_frame_header h = {
-        .magic = HSL_FRAME_MAGIC,
-        .uid = s->uid,
-        .page = (uint32_t)(s->end / HSL_PAGE),
-        .number = s->frames + 1,
         .body_len = (uint32_t)(r->len - sizeof h),
         .blocks = r->blocks,
         .body_crc = r->body_crc,
-        .chain = s->last_crc,
-        .epoch = s->epoch,
     };
-    h.crc = hsl_crc32c(0, (const uint8_t *)&h + 8, sizeof h - 8);
+    hsl_frame_finish(s, &h, s->end);
     memcpy(r->buf, &h, sizeof h);
     size_t padded = hsl_align_page(r->len);
     memset(r->buf + r->len, 0, padded - r->len);
@@ -122,8 +116,6 @@ static int write_frame(struct hsl_regroup *r)
     if (err < 0)
         return failed(r, "write", -err);
     s->end += padded;
-    s->frames++;
-    s->last_crc = h.crc;
     r->len = sizeof h;
     r->blocks = r->body_crc = 0;
     return HSL_OK;
@@ -160,15 +152,7 @@ int hsl_regroup_add(struct hsl_regroup *r, const uint8_t *block, size_t room)
     int rc = frame_room(r, padded);
     if (rc != HSL_OK)
         return rc;
-    struct hsl_row row = {
-        .shard = h.shard,
-        .seq = h.seq,
-        .order = h.order,
-        .time_ms = h.time_ms,
-        .off8 = (uint32_t)((r->out->end + r->len) / 8),
-        .len = (uint32_t)len,
-        .count = h.count,
-    };
+    struct hsl_row row = hsl_block_row(&h, r->out->end + r->len);
     rc = hsl_rows_push(r->out, &row);
     if (rc != HSL_OK)
         return rc;
