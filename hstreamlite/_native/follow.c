@@ -307,23 +307,13 @@ int hsl_log_follow_damage(struct hsl_log *log, struct hsl_segment_report *report
     return HSL_OK;
 }
 
-static struct timespec time_after(uint64_t ns)
-{
-    struct timespec at;
-    clock_gettime(HSL_WAIT_CLOCK, &at);
-    ns += (uint64_t)at.tv_nsec;
-    at.tv_sec += (time_t)(ns / 1000000000u);
-    at.tv_nsec = (long)(ns % 1000000000u);
-    return at;
-}
-
 /* The pause of the thread. What nobody waits for, or somebody looks for himself, has time. */
 static void pause_for(struct hsl_log *log, uint64_t ns)
 {
     pthread_mutex_lock(&log->stage_mu);
     if (log->cfg.notify_fd < 0 && ns < PAUSE_UNWATCHED_NS)
         ns = log->follow->watched ? PAUSE_MAX_NS : PAUSE_UNWATCHED_NS;
-    struct timespec deadline = time_after(ns);
+    struct timespec deadline = hsl_deadline(ns);
     if (!log->closing)
         pthread_cond_timedwait(&log->writer_cv, &log->stage_mu, &deadline);
     pthread_mutex_unlock(&log->stage_mu);
@@ -345,7 +335,7 @@ bool hsl_follow_watch(struct hsl_log *log, const struct timespec *until)
     if (!f || f->watched)
         return false;
     f->watched = true;
-    struct timespec at = time_after(pause_after(f, log->io->mono_ns(log->io->ctx)));
+    struct timespec at = hsl_deadline(pause_after(f, log->io->mono_ns(log->io->ctx)));
     if (until && (until->tv_sec < at.tv_sec ||
                   (until->tv_sec == at.tv_sec && until->tv_nsec < at.tv_nsec)))
         at = *until;

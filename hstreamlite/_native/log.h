@@ -428,7 +428,8 @@ pthread_cond_t *hsl_woken_by_staging(struct hsl_log *log);
 void *hsl_writer_main(void *log);
 void *hsl_beside_main(void *log);
 
-/* wait.c; stage_mu held */
+/* wait.c; stage_mu held in all but the first */
+struct timespec hsl_deadline(uint64_t ns); /* from now on, by HSL_WAIT_CLOCK */
 void hsl_wake_all(struct hsl_log *log);
 void hsl_wake_durable(struct hsl_log *log, uint64_t before, uint64_t durable);
 void hsl_wake_writer(struct hsl_log *log);

@@ -61,12 +61,14 @@ void hsl_wake_writer(struct hsl_log *log)
             pthread_cond_broadcast(&log->ticket_cv[i]);
 }
 
-static void deadline_of(int64_t timeout_ns, struct timespec *out)
+struct timespec hsl_deadline(uint64_t ns)
 {
-    clock_gettime(HSL_WAIT_CLOCK, out);
-    uint64_t ns = (uint64_t)out->tv_nsec + (uint64_t)timeout_ns;
-    out->tv_sec += (time_t)(ns / 1000000000u);
-    out->tv_nsec = (long)(ns % 1000000000u);
+    struct timespec at;
+    clock_gettime(HSL_WAIT_CLOCK, &at);
+    ns += (uint64_t)at.tv_nsec;
+    at.tv_sec += (time_t)(ns / 1000000000u);
+    at.tv_nsec = (long)(ns % 1000000000u);
+    return at;
 }
 
 static bool is_over(const struct timespec *deadline)
@@ -96,7 +98,7 @@ int hsl_log_wait(struct hsl_log *log, uint64_t ticket, int64_t timeout_ns)
         return HSL_FORKED;
     struct timespec deadline = {0, 0};
     if (timeout_ns >= 0)
-        deadline_of(timeout_ns, &deadline);
+        deadline = hsl_deadline((uint64_t)timeout_ns);
     int rc = HSL_OK;
     pthread_mutex_lock(&log->stage_mu);
     log->waiters++;
@@ -186,7 +188,7 @@ int hsl_log_wait_change(struct hsl_log *log, uint64_t seen, uint64_t pokes, int6
         return HSL_FORKED;
     struct timespec deadline = {0, 0};
     if (timeout_ns >= 0)
-        deadline_of(timeout_ns, &deadline);
+        deadline = hsl_deadline((uint64_t)timeout_ns);
     int rc = HSL_OK;
     int slack = log->follow ? hsl_follow_slack(HSL_FOLLOW_SLACK_NS) : 0;
     pthread_mutex_lock(&log->stage_mu);

@@ -420,15 +420,10 @@ static void sleep_until(struct hsl_log *log, uint64_t at, uint64_t now)
     log->thread_wakes_ns = at;
     if (at == UINT64_MAX) {
         pthread_cond_wait(&log->writer_cv, &log->stage_mu);
-        log->thread_wakes_ns = 0;
-        return;
+    } else {
+        struct timespec deadline = hsl_deadline(at > now ? at - now : 0);
+        pthread_cond_timedwait(&log->writer_cv, &log->stage_mu, &deadline);
     }
-    struct timespec deadline;
-    clock_gettime(HSL_WAIT_CLOCK, &deadline);
-    uint64_t ns = (uint64_t)deadline.tv_nsec + (at > now ? at - now : 0);
-    deadline.tv_sec += (time_t)(ns / 1000000000u);
-    deadline.tv_nsec = (long)(ns % 1000000000u);
-    pthread_cond_timedwait(&log->writer_cv, &log->stage_mu, &deadline);
     log->thread_wakes_ns = 0;
 }
 
