@@ -50,11 +50,6 @@ static struct hsl_chunk *take_ahead(struct hsl_log *log)
     return chunk;
 }
 
-static size_t usual_chunk(const struct hsl_log *log)
-{
-    return hsl_align_page(log->cfg.chunk_bytes);
-}
-
 static bool too_much(const struct hsl_log *log, size_t more)
 {
     return log->chunk_total + more > log->cfg.stage_bytes;
@@ -62,7 +57,7 @@ static bool too_much(const struct hsl_log *log, size_t more)
 
 static bool lacks_chunks(const struct hsl_log *log)
 {
-    return log->oldest != log->newest && !too_much(log, usual_chunk(log));
+    return log->oldest != log->newest && !too_much(log, log->cfg.chunk_bytes);
 }
 
 /* Gives memory back that nothing needs, until a chunk of `cap` bytes is not too much. One of that
@@ -134,7 +129,7 @@ void hsl_stage_touch(struct hsl_log *log)
     if (hsl_os_stage_untouched(log)) { /* first: that is a fault for every page */
         hsl_os_stage_touch(log);
     } else if (lacks_chunks(log)) {
-        size_t cap = usual_chunk(log);
+        size_t cap = log->cfg.chunk_bytes;
         log->chunk_total += cap;
         pthread_mutex_unlock(&log->stage_mu);
         struct hsl_chunk *chunk = chunk_new(cap);
