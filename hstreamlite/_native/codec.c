@@ -295,9 +295,9 @@ static struct hsl_record_ref payload_ref(const struct hsl_payload *payload, cons
 size_t hsl_codec_run_size(const struct hsl_payload *run, size_t count, size_t key_len,
                           size_t *largest)
 {
-    size_t size = 0, longest = 0, header_len = hsl_run_header_len(key_len);
+    size_t size = 0, longest = 0, header_len = hsl_codec_run_header_len(key_len);
     for (size_t i = 0; i < count; i++) {
-        size_t record = hsl_run_record_size(header_len, run[i].len);
+        size_t record = hsl_codec_run_record_size(header_len, run[i].len);
         size += record;
         longest = record > longest ? record : longest;
     }
@@ -305,26 +305,26 @@ size_t hsl_codec_run_size(const struct hsl_payload *run, size_t count, size_t ke
     return size;
 }
 
-uint8_t *hsl_run_begin(uint8_t *out, const struct hsl_payload *first, const uint8_t *key,
-                       size_t key_len, struct hsl_run_form *form)
+uint8_t *hsl_codec_run_begin(uint8_t *out, const struct hsl_payload *first, const uint8_t *key,
+                             size_t key_len, struct hsl_codec_run_form *form)
 {
     struct hsl_record_ref ref = payload_ref(first, key, key_len);
-    form->header_len = hsl_run_header_len(key_len);
-    form->header = out + 1 + varint_size(hsl_run_record_len(form->header_len, first->len));
+    form->header_len = hsl_codec_run_header_len(key_len);
+    form->header = out + 1 + varint_size(hsl_codec_run_record_len(form->header_len, first->len));
     return hsl_codec_encode(out, &ref);
 }
 
 uint8_t *hsl_codec_encode_run(uint8_t *out, const struct hsl_payload *run, size_t count,
                               const uint8_t *key, size_t key_len)
 {
-    struct hsl_run_form form;
+    struct hsl_codec_run_form form;
     if (count == 0)
         return out;
-    out = hsl_run_begin(out, run, key, key_len, &form);
+    out = hsl_codec_run_begin(out, run, key, key_len, &form);
     for (size_t i = 1; i < count; i++) {
         __builtin_prefetch(run[i + 8 < count ? i + 8 : i].data + 64);
         __builtin_prefetch(out + 768, 1);
-        out = hsl_run_put(out, &form, run[i].data, run[i].len);
+        out = hsl_codec_run_put(out, &form, run[i].data, run[i].len);
     }
     return out;
 }

@@ -42,37 +42,37 @@ static inline size_t bytes_field_size(size_t len)
 
 /* What raw records of one key without attributes have in common: their header field, which is
  * written once and copied from there. */
-struct hsl_run_form {
+struct hsl_codec_run_form {
     const uint8_t *header;
     size_t header_len;
 };
 
 /* Writes the first record of such, as hsl_codec_encode would. */
-uint8_t *hsl_run_begin(uint8_t *out, const struct hsl_payload *first, const uint8_t *key,
-                       size_t key_len, struct hsl_run_form *form);
+uint8_t *hsl_codec_run_begin(uint8_t *out, const struct hsl_payload *first, const uint8_t *key,
+                             size_t key_len, struct hsl_codec_run_form *form);
 
-static inline size_t hsl_run_header_len(size_t key_len)
+static inline size_t hsl_codec_run_header_len(size_t key_len)
 {
     return bytes_field_size(2 + (key_len ? bytes_field_size(key_len) : 0));
 }
 
 /* Without its own tag and length. */
-static inline size_t hsl_run_record_len(size_t header_len, size_t len)
+static inline size_t hsl_codec_run_record_len(size_t header_len, size_t len)
 {
     return header_len + (len ? bytes_field_size(len) : 0);
 }
 
 /* No key, and all lengths of the record take one byte. */
-static inline bool hsl_run_is_short(size_t header_len, size_t len)
+static inline bool hsl_codec_run_is_short(size_t header_len, size_t len)
 {
     return header_len == 4 && len > 0 && len < 0x80 - 6;
 }
 
-static inline size_t hsl_run_record_size(size_t header_len, size_t len)
+static inline size_t hsl_codec_run_record_size(size_t header_len, size_t len)
 {
-    return hsl_run_is_short(header_len, len)
+    return hsl_codec_run_is_short(header_len, len)
                ? 8 + len
-               : bytes_field_size(hsl_run_record_len(header_len, len));
+               : bytes_field_size(hsl_codec_run_record_len(header_len, len));
 }
 
 /* Copies a short payload without a call; from may end before a whole word does. */
@@ -88,10 +88,10 @@ static inline void copy_short(uint8_t *to, const uint8_t *from, size_t len)
 }
 
 /* Writes a record behind the first. */
-static inline uint8_t *hsl_run_put(uint8_t *out, const struct hsl_run_form *form,
-                                   const uint8_t *data, size_t len)
+static inline uint8_t *hsl_codec_run_put(uint8_t *out, const struct hsl_codec_run_form *form,
+                                         const uint8_t *data, size_t len)
 {
-    if (hsl_run_is_short(form->header_len, len)) {
+    if (hsl_codec_run_is_short(form->header_len, len)) {
         uint8_t start[8] = {TAG_RECORD, (uint8_t)(len + 6), [6] = TAG_PAYLOAD, (uint8_t)len};
         memcpy(start + 2, form->header, 4);
         memcpy(out, start, 8);
@@ -99,7 +99,7 @@ static inline uint8_t *hsl_run_put(uint8_t *out, const struct hsl_run_form *form
         return out + 8 + len;
     }
     *out++ = TAG_RECORD;
-    out = put_varint(out, hsl_run_record_len(form->header_len, len));
+    out = put_varint(out, hsl_codec_run_record_len(form->header_len, len));
     memcpy(out, form->header, form->header_len);
     out += form->header_len;
     if (len) {

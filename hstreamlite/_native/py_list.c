@@ -82,7 +82,7 @@ size_t hsl_py_list_guess(PyObject *list, size_t count, size_t key_len)
             return 0;
         longest = (size_t)Py_SIZE(item) > longest ? (size_t)Py_SIZE(item) : longest;
     }
-    return count * hsl_run_record_size(hsl_run_header_len(key_len), longest);
+    return count * hsl_codec_run_record_size(hsl_codec_run_header_len(key_len), longest);
 }
 
 uint8_t *hsl_py_list_encode(PyObject *list, size_t count, uint8_t *out, size_t room,
@@ -91,16 +91,16 @@ uint8_t *hsl_py_list_encode(PyObject *list, size_t count, uint8_t *out, size_t r
     const uint8_t *end = out + room;
     PyObject **items = items_of(list);
     ptrdiff_t inside = 0;
-    struct hsl_run_form form;
+    struct hsl_codec_run_form form;
     struct hsl_payload payload;
     payload_at(list, items, 0, count, &inside, &payload);
-    out = hsl_run_begin(out, &payload, key, key_len, &form);
+    out = hsl_codec_run_begin(out, &payload, key, key_len, &form);
     for (size_t i = 1; i < count; i++) {
         if (!payload_at(list, items, i, count, &inside, &payload) ||
-            hsl_run_record_size(form.header_len, payload.len) > (size_t)(end - out))
+            hsl_codec_run_record_size(form.header_len, payload.len) > (size_t)(end - out))
             return NULL;
         __builtin_prefetch(out + OUT_AHEAD, 1);
-        out = hsl_run_put(out, &form, payload.data, payload.len);
+        out = hsl_codec_run_put(out, &form, payload.data, payload.len);
     }
     return out;
 }
