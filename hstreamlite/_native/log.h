@@ -252,7 +252,7 @@ struct hsl_log {
     uint32_t has_threads, beside_asleep;
 
     struct hsl_segment *active, *spare;
-    bool spare_emergency, reserve_ready, truncate_pending;
+    bool reserve_ready;
     uint64_t last_segment, last_capacity;
     uint64_t last_regrouped; /* index_mu */
     bool regroup_stuck;      /* a new name may or may not be on disk */

@@ -113,19 +113,50 @@ static bool leaves_room(struct hsl_log *log, uint64_t bytes)
     return left < 0 || (uint64_t)left >= bytes + room_to_clean(log);
 }
 
+/* The smallest file that takes `need` bytes of claims. */
+static uint64_t least_capacity(const struct hsl_log *log, uint64_t need)
+{
+    uint64_t least = hsl_align_page(need + need / 64 + 65536);
+    while (least < HSL_PAGE + overhead_of(log, least) + need)
+        least = hsl_align_page(least + least / 8);
+    return least;
+}
+
+/* Reserves the spare's file: twice as large as the last one, else as small as may be. For the
+ * store's own records what appends leave is taken too, then the reserve. */
+static int reserve_spare(struct hsl_log *log, const char *path, uint64_t need, bool system,
+                         struct hsl_segment *spare)
+{
+    uint64_t small = log->cfg.segment_bytes_min, least = least_capacity(log, need);
+    uint64_t usual = log->last_capacity ? log->last_capacity * 2 : small;
+    bool ready = log->reserve_ready || system;
+    int rc = HSL_FULL;
+    if (usual > log->cfg.segment_bytes_max)
+        usual = log->cfg.segment_bytes_max;
+    spare->capacity = usual > least ? usual : least;
+    if (ready && leaves_room(log, spare->capacity))
+        rc = reserve_file(log, path, spare->capacity, &spare->fd);
+    if (rc == HSL_FULL && ready) {
+        spare->capacity = small > least ? small : least;
+        if (system || leaves_room(log, spare->capacity))
+            rc = reserve_file(log, path, spare->capacity, &spare->fd);
+    }
+    if (rc != HSL_FULL || !system)
+        return rc;
+    rc = spare_from_reserve(log, path, need, &spare->fd, &spare->capacity);
+    if (rc == HSL_FULL) { /* it was used before; sealing it gave most of its space back */
+        spare->capacity = least;
+        rc = reserve_file(log, path, least, &spare->fd);
+    }
+    spare->emergency = rc == HSL_OK;
+    return rc;
+}
+
 /* Makes a spare that takes `need` bytes of claims. FULL: no room on the disk, nothing changed. */
 int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system)
 {
     char path[HSL_PATH_MAX + 64];
     hsl_path(log, path, "segments/spare");
-    uint64_t capacity = log->last_capacity ? log->last_capacity * 2 : log->cfg.segment_bytes_min;
-    if (capacity > log->cfg.segment_bytes_max)
-        capacity = log->cfg.segment_bytes_max;
-    uint64_t least = hsl_align_page(need + need / 64 + 65536);
-    while (least < HSL_PAGE + overhead_of(log, least) + need)
-        least = hsl_align_page(least + least / 8);
-    if (capacity < least)
-        capacity = least;
     int rc = hsl_place_check(log);
     if (rc != HSL_OK)
         return rc;
@@ -134,39 +165,18 @@ int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system)
     struct hsl_segment *spare = hsl_segment_new(0);
     if (!spare)
         return HSL_NO_MEMORY;
-    rc = HSL_FULL;
-    bool ready = log->reserve_ready || system;
-    if (ready && leaves_room(log, capacity))
-        rc = reserve_file(log, path, capacity, &spare->fd);
-    if (rc == HSL_FULL && ready) {
-        capacity = least > log->cfg.segment_bytes_min ? least : log->cfg.segment_bytes_min;
-        if (system || leaves_room(log, capacity))
-            rc = reserve_file(log, path, capacity, &spare->fd);
-    }
-    bool emergency = false;
-    if (rc == HSL_FULL && system) {
-        rc = spare_from_reserve(log, path, need, &spare->fd, &capacity);
-        if (rc == HSL_FULL) {
-            /* The reserve was used before; sealing it gave most of its space back. */
-            capacity = least;
-            rc = reserve_file(log, path, capacity, &spare->fd);
-        }
-        emergency = rc == HSL_OK;
-    }
+    rc = reserve_spare(log, path, need, system, spare);
     if (rc != HSL_OK) {
         free(spare);
         return rc;
     }
-    spare->capacity = capacity;
-    spare->overhead = overhead_of(log, capacity);
+    spare->overhead = overhead_of(log, spare->capacity);
     spare->end = spare->prewritten = spare->checkpoint_end = HSL_PAGE;
-    spare->emergency = emergency;
-    spare->file_bytes = capacity;
+    spare->file_bytes = spare->capacity;
     pthread_mutex_lock(&log->stage_mu);
     log->spare = spare;
-    log->spare_emergency = emergency;
-    if (!emergency)
-        log->last_capacity = capacity;
+    if (!spare->emergency)
+        log->last_capacity = spare->capacity;
     pthread_mutex_unlock(&log->stage_mu);
     return HSL_OK;
 }
@@ -259,7 +269,6 @@ int hsl_roll(struct hsl_log *log)
     if (rc == HSL_OK) {
         log->active = next;
         log->spare = NULL;
-        log->spare_emergency = false;
         log->stats.segments_rolled++;
     }
     pthread_mutex_unlock(&log->index_mu);

@@ -35,7 +35,8 @@ static bool disk_room(const struct hsl_log *log, size_t bytes, uint32_t blocks, 
     if (log->active && (system || !log->active->emergency) &&
         total <= hsl_segment_room(log->active))
         return true;
-    return log->spare && (system || !log->spare_emergency) && total <= hsl_segment_room(log->spare);
+    return log->spare && (system || !log->spare->emergency) &&
+           total <= hsl_segment_room(log->spare);
 }
 
 void hsl_stage_close_frame(struct hsl_log *log)
