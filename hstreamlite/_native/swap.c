@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GAP_MAX (32u << 10)
 #define READ_MAX (1u << 20)
 
 struct source {
@@ -397,7 +396,7 @@ static int read_some(struct hsl_swap *swap, uint64_t *bytes)
     for (; next < swap->order_len; next++) {
         const struct move *move = move_at(swap, next);
         uint64_t off = (uint64_t)move->row.off8 * 8;
-        if (move->source != head->source || off > end + GAP_MAX ||
+        if (move->source != head->source || off > end + HSL_GAP_MAX ||
             off + move->row.len > from + READ_MAX)
             break;
         end = off + move->row.len;
