@@ -29,7 +29,13 @@ from hstreamlite.follower import Follower
 from hstreamlite.log.following import FollowedCursor, FollowedJournal, shown
 from hstreamlite.log.journal import END, SYSTEM, SYSTEM_LOGS, RawBatch, segment_path
 from hstreamlite.log.reader import Scan
-from hstreamlite.log.recovery import OFFSET_MASK, Opened, RecoveryReport, list_segments
+from hstreamlite.log.recovery import (
+    OFFSET_MASK,
+    Opened,
+    RecoveryReport,
+    list_segments,
+    refuse_orphans,
+)
 from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.tools.check import note_stage, report_of
 from hstreamlite.tools.findings import HARMLESS, MISSING, CheckReport, Damage, Lost
@@ -284,6 +290,9 @@ def _load_super(journal: DamagedJournal) -> Any:
         raise CorruptionError(
             error.path, error.offset, error.length, error.expected, error.found, advice=SALVAGE
         ) from None
+    except NotAStore:
+        refuse_orphans(journal.env, journal.path, "no such file")
+        raise
     journal.uuid = bytes(superblock.uuid)
     return superblock
 

@@ -175,15 +175,19 @@ class Engine:
         try:
             return cursor.read(10_000) or []
         except RecordTrimmed as error:
-            first, end = cursor.gap()
-            raise CorruptionError(
-                f"{self.path}/segments",
-                0,
-                0,
-                f"records of system log {cursor.shard} from {first}",
-                f"the first one at {end}",
-                (LostRecords(cursor.shard, first, end - 1),),
-            ) from error
+            raise self.system_gap(cursor) from error
+
+    def system_gap(self, cursor: Cursor) -> CorruptionError:
+        """Return the error of a system log whose cursor met a gap."""
+        first, end = cursor.gap()
+        return CorruptionError(
+            f"{self.path}/segments",
+            0,
+            0,
+            f"records of system log {cursor.shard} from {first}",
+            f"the first one at {end}",
+            (LostRecords(cursor.shard, first, end - 1),),
+        )
 
     def _apply_catalog(self, cursor: Cursor) -> None:
         while records := self._read_system(cursor):

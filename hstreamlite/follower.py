@@ -196,6 +196,8 @@ class Follower(Engine):
             if isinstance(error, RecordTrimmed):
                 at = cursor.gap()[0]
             if self._snapshot()[SYSTEM_LOGS.index(cursor.shard)] <= at:
+                if isinstance(error, RecordTrimmed):
+                    raise self.system_gap(cursor) from error
                 raise
         raise _Snapshotted
 

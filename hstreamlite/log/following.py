@@ -48,6 +48,7 @@ from hstreamlite.log.recovery import (
     list_segments,
     lost_ranges,
     refuse,
+    refuse_orphans,
     segment_numbers,
 )
 from hstreamlite.log.regroup import LEVEL_1, absent
@@ -227,6 +228,7 @@ def open_followed(env: Env, path: str, config: StoreConfig, *, notify_fd: int = 
     if not env.files.exists(path):
         raise NotAStore(path, "it does not exist", followed=True)
     if "SUPER" not in list_directory(env, path):
+        refuse_orphans(env, path, "no such file")
         raise NotAStore(path, "it holds no superblock", followed=True)
     pause = env.threads.event()
     for _ in range(_ATTEMPTS):

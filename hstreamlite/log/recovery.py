@@ -134,7 +134,7 @@ def open_journal(
     names = list_directory(env, path)
     if "SUPER" not in names and not _may_create(names):
         raise NotAStore(path, "it holds other files and no superblock", creating=create)
-    if "SUPER" not in names and not create:
+    if "SUPER" not in names and not create and not segment_numbers(env, path):
         raise NotAStore(path, "it holds no superblock" if names else "it is an empty directory")
     lock = _lock(env, path)
     journal = None
@@ -215,20 +215,23 @@ def _load_super(env: Env, journal: Journal, report: RecoveryReport) -> Any:
         return superblock
     if status not in (lib.HSL_DAMAGED, lib.HSL_NOT_FOUND):
         journal.check(status)
-    numbers = segment_numbers(env, journal.path)
-    if numbers:
-        found = "no such file" if status == lib.HSL_NOT_FOUND else "none"
+    refuse_orphans(env, journal.path, "no such file" if status == lib.HSL_NOT_FOUND else "none")
+    report.created = True
+    _create(env, journal)
+    return superblock
+
+
+def refuse_orphans(env: Env, path: str, found: str) -> None:
+    """Raise CorruptionError where there are segments: the superblock is older than any."""
+    if numbers := segment_numbers(env, path):
         raise CorruptionError(
-            path,
+            f"{path}/SUPER",
             0,
             8192,
             "a superblock slot with a matching CRC",
             f"{found}, beside {len(numbers)} segments",
             advice=NO_SUPERBLOCK,
         )
-    report.created = True
-    _create(env, journal)
-    return superblock
 
 
 def _sync_super(env: Env, path: str) -> None:

@@ -138,6 +138,35 @@ def test_one_superblock_slot_is_enough_and_none_says_salvage() -> None:
         assert "accept_damage" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"read_only": True},
+        {"read_only": True, "accept_damage": True},
+        {"create": False},
+        {"create": True},
+    ],
+    ids=" ".join,
+)
+def test_segments_without_a_superblock_are_a_damaged_store(options: dict[str, bool]) -> None:
+    w = damaged(image("closed"), [])
+    w.env.files.unlink("/db/SUPER")
+    with pytest.raises(hs.CorruptionError, match=r"no such file, beside .*hstreamlite salvage"):
+        hs.open("/db", config=small_config(), env=w.env, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_catalog_without_its_first_segment_is_damage_to_all(*, read_only: bool) -> None:
+    of = image("closed")
+    w = damaged(of, [])
+    w.env.files.unlink(min(path for path in of.files if path.endswith(".seg")))
+    with pytest.raises(hs.CorruptionError, match="records of system log") as caught:
+        opened(w.env, read_only=read_only, accept_damage=False)
+    assert "accept_damage=True" in str(caught.value)
+    (lost,) = caught.value.lost
+    assert lost.first == 1
+
+
 def test_sound_store_reads_whole_with_nothing_told() -> None:
     of = image("closed")
     with opened(damaged(of, []).env) as store:
