@@ -289,7 +289,9 @@ int hsl_log_close(struct hsl_log *log, int32_t clean)
     if (clean && rc == HSL_OK && log->started) {
         if (log->active)
             rc = hsl_seal(log, log->active);
+        pthread_mutex_lock(&log->stage_mu);
         hsl_spare_discard(log); /* a closed store takes the room of what it holds */
+        pthread_mutex_unlock(&log->stage_mu);
         if (rc == HSL_OK) {
             log->super.flags = 1;
             rc = hsl_super_write(log);

@@ -79,19 +79,20 @@ static int spare_from_reserve(struct hsl_log *log, const char *spare_path, uint6
     return HSL_OK;
 }
 
+/* What is staged must not count on its room. stage_mu held; released meanwhile. */
 void hsl_spare_discard(struct hsl_log *log)
 {
     char path[HSL_PATH_MAX + 64];
     hsl_path(log, path, "segments/spare");
-    pthread_mutex_lock(&log->stage_mu);
     struct hsl_segment *old = log->spare;
     log->spare = NULL;
+    if (!old)
+        return;
     pthread_mutex_unlock(&log->stage_mu);
-    if (old) {
-        hsl_segment_free(log, old);
-        if (hsl_place_check(log) == HSL_OK)
-            log->io->unlink(log->io->ctx, path);
-    }
+    hsl_segment_free(log, old);
+    if (hsl_place_check(log) == HSL_OK)
+        log->io->unlink(log->io->ctx, path);
+    pthread_mutex_lock(&log->stage_mu);
 }
 
 /* What appends leave of the disk: room to write anew what little is left of old segments, without
@@ -152,7 +153,8 @@ static int reserve_spare(struct hsl_log *log, const char *path, uint64_t need, b
     return rc;
 }
 
-/* Makes a spare that takes `need` bytes of claims. FULL: no room on the disk, nothing changed. */
+/* Makes a spare, where there is none, that takes `need` bytes of claims. FULL: no room on the disk,
+ * nothing changed. */
 int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system)
 {
     char path[HSL_PATH_MAX + 64];
@@ -160,7 +162,6 @@ int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system)
     int rc = hsl_place_check(log);
     if (rc != HSL_OK)
         return rc;
-    hsl_spare_discard(log); /* its room may be what the next one, or the reserve, needs */
     ensure_reserve(log);
     struct hsl_segment *spare = hsl_segment_new(0);
     if (!spare)

@@ -164,6 +164,7 @@ int hsl_stage_room(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags
         if (disk)
             break;
         hsl_turn_take(log);
+        hsl_spare_discard(log); /* its room may be what the next one, or the reserve, needs */
         pthread_mutex_unlock(&log->stage_mu);
         rc = hsl_spare_create(log, hsl_claim(sizeof(struct hsl_frame_header) + bytes, blocks),
                               system);
