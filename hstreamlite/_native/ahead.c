@@ -13,17 +13,8 @@
 void hsl_rows_entries(const struct hsl_run *run, const struct hsl_row *rows, uint32_t count,
                       struct hsl_entry *out)
 {
-    for (uint32_t i = 0; i < count; i++) {
-        out[i] = (struct hsl_entry){
-            .seq = rows[i].seq,
-            .order = rows[i].order,
-            .time_ms = rows[i].time_ms,
-            .segment = run->segment,
-            .off8 = rows[i].off8,
-            .len = rows[i].len,
-            .count = rows[i].count,
-        };
-    }
+    for (uint32_t i = 0; i < count; i++)
+        out[i] = hsl_row_entry(&rows[i], run->segment);
 }
 
 /* Bytes of a file that are announced in one call, as long as the next ones follow closely. */

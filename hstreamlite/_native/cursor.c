@@ -416,14 +416,8 @@ static int fill(struct hsl_cursor *cursor, enum hsl_patience patience, const str
     size_t need = end - from;
     cursor->len = 0;
     cursor->checked = 0;
-    if (need > cursor->cap) {
-        free(cursor->buf);
-        cursor->cap = 0;
-        cursor->buf = hsl_page_alloc(need);
-        if (!cursor->buf)
-            return HSL_NO_MEMORY;
-        cursor->cap = need;
-    }
+    if (!hsl_page_room(&cursor->buf, &cursor->cap, need))
+        return HSL_NO_MEMORY;
     struct hsl_segment *segment;
     int fd, rc = cached ? hsl_segment_cached_reader(log, e->segment, &segment, &fd)
                         : hsl_segment_reader(log, e->segment, &segment, &fd);

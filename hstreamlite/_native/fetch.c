@@ -165,12 +165,7 @@ static void ask(struct hsl_log *log, struct hsl_fetch *f, uint64_t segment,
 {
     size_t need = piece->end - piece->from;
     f->need = 0;
-    if (need > f->cap) {
-        free(f->buf);
-        f->buf = hsl_page_alloc(need);
-        f->cap = f->buf ? need : 0;
-    }
-    if (!f->buf)
+    if (!hsl_page_room(&f->buf, &f->cap, need))
         return;
     f->segment = segment;
     f->off = piece->from;

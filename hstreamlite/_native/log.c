@@ -143,6 +143,16 @@ void *hsl_page_alloc(size_t len)
     return aligned_alloc(HSL_PAGE, bytes);
 }
 
+bool hsl_page_room(uint8_t **buf, size_t *cap, size_t need)
+{
+    if (need > *cap) {
+        free(*buf);
+        *buf = hsl_page_alloc(need);
+        *cap = *buf ? need : 0;
+    }
+    return *buf != NULL;
+}
+
 static void init_conditions(struct hsl_log *log)
 {
     pthread_condattr_t attr;

@@ -336,6 +336,9 @@ uint64_t hsl_random(uint64_t *state);
 int hsl_write_all(const struct hsl_io *io, int fd, const void *buf, size_t len, uint64_t off);
 int hsl_read_all(const struct hsl_io *io, int fd, void *buf, size_t len, uint64_t off);
 void *hsl_page_alloc(size_t len);
+/* Makes a buffer of pages hold so many bytes, none of what it held; false without memory, and then
+ * there is no buffer. */
+bool hsl_page_room(uint8_t **buf, size_t *cap, size_t need);
 
 /* notify.c */
 void hsl_notify(int fd);

@@ -402,14 +402,8 @@ static int read_some(struct hsl_swap *swap, uint64_t *bytes)
         end = off + move->row.len;
     }
     size_t len = hsl_align_page(end - from);
-    if (len > swap->scratch_cap) {
-        free(swap->scratch);
-        swap->scratch_cap = 0;
-        swap->scratch = hsl_page_alloc(len);
-        if (!swap->scratch)
-            return HSL_NO_MEMORY;
-        swap->scratch_cap = len;
-    }
+    if (!hsl_page_room(&swap->scratch, &swap->scratch_cap, len))
+        return HSL_NO_MEMORY;
     const struct hsl_io *io = swap->log->io;
     int err = hsl_read_all(io, swap->sources[head->source].fd, swap->scratch, len, from);
     if (err == -ENODATA)
