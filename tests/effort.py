@@ -11,6 +11,8 @@ import os
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "dev")
 BRIEF = PROFILE == "brief"
 NIGHTLY = PROFILE == "nightly"
+TALLIED = PROFILE in ("ci", "nightly")
+"""The examples are always the same, or very many: all that is to happen in them does."""
 LONG = os.environ.get("HSTREAMLITE_LONG") == "1"
 
 

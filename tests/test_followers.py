@@ -37,6 +37,7 @@ from hstreamlite.log.swap import segment_facts
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.simfs import Fail, Op
 from hstreamlite.testing.witness import small_config
+from tests import effort
 from tests.test_fork import run_script
 
 STREAMS = st.sampled_from(["a", "b", "c"])
@@ -281,8 +282,31 @@ class FollowMachine(RuleBasedStateMachine):
 def test_a_follower_shows_what_is_durable_and_nothing_else() -> None:
     FollowMachine.counts.clear()
     run_state_machine_as_test(FollowMachine, settings=settings(stateful_step_count=30))
+    if not effort.TALLIED:
+        return
     missed = [event for event in LEAST_EVENTS if not FollowMachine.counts[event]]
     assert not missed, f"never happened: {missed} ({dict(FollowMachine.counts)})"
+
+
+def test_a_damaged_block_of_a_closed_store_is_told_to_who_reads_it() -> None:
+    """As by a writer, and as in any older segment; all else is read and followed."""
+    env = SimEnv()
+    payloads = [b"%d" % n * 100 for n in range(30)]
+    with opened(env) as writer:
+        stream = writer.create_stream("a")
+        ids = [stream.append(payload) for payload in payloads]
+    path = max(path for path in env.disk.walk("/db") if path.endswith(".seg"))
+    env.disk.flip(path, env.disk.read_all(path).index(payloads[17]) * 8)
+    with opened(env, read_only=True) as follower:
+        shown = follower.stream("a")
+        with pytest.raises(hs.CorruptionError, match=path):
+            list(shown.read())
+        assert [record.payload for record in shown.read(until=ids[17])] == payloads[:17]
+        behind = shown.read(start=ids[18], follow=True)
+        assert [next(behind).payload for _ in payloads[18:]] == payloads[18:]
+        with opened(env) as writer:
+            writer.stream("a").append(b"after")
+            assert next(behind).payload == b"after"
 
 
 @pytest.mark.parametrize("direct", [True, False], ids=["direct", "buffered"])

@@ -28,6 +28,7 @@ from hstreamlite.testing.model import Outcome
 from hstreamlite.testing.simenv import SimEnv
 from hstreamlite.testing.simfs import Fail, FailSync, Interrupt, Op, Short
 from hstreamlite.testing.witness import Restart, Witness, small_config
+from tests import effort
 
 STREAMS = st.sampled_from(["a", "b", "c"])
 SUBS = st.sampled_from(["s", "t"])
@@ -450,7 +451,7 @@ def test_store_agrees_with_its_model(capsys: pytest.CaptureFixture[str]) -> None
     run_state_machine_as_test(StoreMachine, settings=settings(stateful_step_count=50))
     with capsys.disabled():
         print("\n" + ", ".join(f"{n} {what}" for what, n in sorted(StoreMachine.counts.items())))
-    if settings().max_examples >= 50:
+    if effort.TALLIED:
         assert [what for what in LEAST_EVENTS if not StoreMachine.counts[what]] == []
 
 

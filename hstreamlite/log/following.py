@@ -56,6 +56,7 @@ from hstreamlite.log.regroup import LEVEL_1, absent
 T = TypeVar("T")
 
 _STARTING = 1
+_CLOSED = 3
 _ATTEMPTS = 500
 _PAUSE_SECONDS = 0.02
 
@@ -267,7 +268,7 @@ def _attempt(env: Env, journal: FollowedJournal) -> Opened | None:
         numbers = segment_numbers(env, journal.path)
         if known:
             assert tail is not None
-            whole = _load_shown(journal, superblock, numbers, int(tail.durable), report)
+            whole = _load_shown(journal, superblock, numbers, tail, report)
         else:
             whole = _load_judged(journal, superblock, numbers, report)
     except FileNotFoundError:
@@ -295,14 +296,16 @@ def _load_shown(
     journal: FollowedJournal,
     superblock: Any,
     numbers: list[int],
-    durable: int,
+    tail: Any,
     report: RecoveryReport,
 ) -> bool:
-    """Load the segments up to a durable place; False if one of them is gone since.
+    """Load the segments up to the durable place; False if one of them is gone since.
+
+    The newest one of a log that was closed is sealed: what is damaged in it is told to who reads it.
 
     CorruptionError where the one with that place is missing: the place moves on before it goes.
     """
-    last, upto = durable >> 32, durable & OFFSET_MASK
+    last, upto = int(tail.durable) >> 32, int(tail.durable) & OFFSET_MASK
     counting, _ = arranged(journal, numbers)
     shown = [span for span in counting if span.first <= last]
     if last > (shown[-1].last if shown else 0):
@@ -310,14 +313,15 @@ def _load_shown(
         raise CorruptionError(path, 0, 0, "the newest segment", "no such file")
     before: Segment | None = None
     for span in shown:
-        limit = upto if span.number == last else 0
+        newest = span.number == last
+        limit = upto if newest and tail.state != _CLOSED else 0
         segment = _load(journal, superblock, span.number, limit, before, report)
         if segment is None:
             return False
-        if limit and segment.report.end < limit:
+        if newest and segment.report.end < upto:
             damage = segment.report.damage or lib.HSL_DAMAGE_FRAME
-            raise refuse(journal, segment, f"{DAMAGE[damage]} (durable up to {limit})", "others")
-        if not limit and not segment.report.sealed:
+            raise refuse(journal, segment, f"{DAMAGE[damage]} (durable up to {upto})", "others")
+        if not newest and not segment.report.sealed:
             raise refuse(journal, segment, DAMAGE[lib.HSL_DAMAGE_FOOTER], "other bytes")
         before = segment
     report.missing = absent(shown, last)
