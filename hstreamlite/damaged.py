@@ -24,8 +24,10 @@ from hstreamlite.errors import (
     NotAStore,
     StorageUnavailable,
     StoreLocked,
+    StreamNotFound,
 )
 from hstreamlite.follower import Follower
+from hstreamlite.log.catalog import StreamState
 from hstreamlite.log.following import FollowedCursor, FollowedJournal, shown
 from hstreamlite.log.journal import END, SYSTEM, SYSTEM_LOGS, RawBatch, segment_path
 from hstreamlite.log.reader import Scan
@@ -198,6 +200,13 @@ class DamagedStore(Follower):
         if report.damage:
             log.warning("%s is damaged, and read only as far as it verifies", path)
         return store
+
+    def stream(self, name: str) -> StreamState:
+        """Return the state of a stream; StreamNotFound if nothing tells of one of this name."""
+        try:
+            return super().stream(name)
+        except StreamNotFound:
+            raise StreamNotFound(name, damaged=True) from None
 
     def _fill(self, seen: Look, state: State) -> None:
         journal = self.journal

@@ -347,8 +347,15 @@ class StreamNotFound(HStreamError, LookupError):
 
     stream: str
 
-    def __init__(self, stream: str, *, followed: bool = False) -> None:
-        super().__init__(_absent("stream", stream, followed=followed), stream=stream)
+    def __init__(self, stream: str, *, followed: bool = False, damaged: bool = False) -> None:
+        what = _absent("stream", stream, followed=followed)
+        if damaged:
+            what = (
+                f"There is no stream {stream!r} in what is left of the store; streams() returns "
+                "those there are, and what was in one whose name is lost is in 'salvaged-' and the "
+                "id of its shard."
+            )
+        super().__init__(what, stream=stream)
 
 
 class ShardNotFound(HStreamError, LookupError):

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from hstreamlite.engine import Engine
-from hstreamlite.errors import CorruptionError
+from hstreamlite.errors import CorruptionError, StorageUnavailable
 from hstreamlite.log.regroup import Plan, Sealed, file_bytes, plan
 from hstreamlite.log.swap import SegmentFacts, Swap, segment_facts
 
@@ -102,10 +102,14 @@ class Regrouper:
         apart = self._behind_holes()
         sealed = [self._sealed(f, clock, apart=f.number in apart) for f in facts]
         blocks = engine.journal.stats()["index_blocks"]
+        try:
+            free = engine.env.files.free_bytes(engine.path)
+        except OSError as error:
+            raise StorageUnavailable(engine.path, error) from error
         return plan(
             sealed,
             most=file_bytes(sealed, config.segment_bytes_max, blocks),
-            free=engine.env.files.free_bytes(engine.path),
+            free=free,
             # The next segment, what appends leave free behind it, and the reserve.
             keep=config.segment_bytes_max * 3 // 2 + config.segment_bytes_min,
             rest=config.regroup_after,

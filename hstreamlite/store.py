@@ -345,7 +345,8 @@ class Store:
         Sealed segments in which many logs lie scattered are written anew, sorted by log, so that
         the old records of one stream are read in one piece; so are those of which less than half
         is left. Records, ids and readers stay as they are. The segment being written is not
-        touched. StorageFull where the disk has no room for a new file; all is then as it was.
+        touched. StorageFull where the disk has no room for a new file, StorageUnavailable where the
+        directory is gone; all is then as it was.
         """
         self._ticker.house.compact()
 

@@ -301,7 +301,7 @@ def _load_shown(
 ) -> bool:
     """Load the segments up to the durable place; False if one of them is gone since.
 
-    The newest one of a log that was closed is sealed: what is damaged in it is told to who reads it.
+    The newest one of a closed log is sealed: what is damaged in it is told to who reads it.
 
     CorruptionError where the one with that place is missing: the place moves on before it goes.
     """

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
 
 import hstreamlite as hs
-from hstreamlite.errors import CorruptionError, HStreamError, StorageFull
+from hstreamlite.errors import CorruptionError, HStreamError, StorageFull, StorageUnavailable
 from hstreamlite.log.regroup import LEVEL_1
 from hstreamlite.log.swap import Swap, segment_facts
 from hstreamlite.testing.model import Outcome
@@ -624,3 +625,13 @@ def test_a_disk_full_of_files_of_which_a_little_lives_is_cleaned(
     w.check()
     must(w.append("small", batch("after", 2, 700)))
     w.check()
+
+
+def test_regrouping_where_the_directory_is_gone_is_refused(tmp_path: Path) -> None:
+    with hs.open(tmp_path / "s") as store:
+        store.create_stream("a").append(b"x")
+        (tmp_path / "s").rename(tmp_path / "elsewhere")
+        with pytest.raises(StorageUnavailable, match="No such file"):
+            store.compact()
+        (tmp_path / "elsewhere").rename(tmp_path / "s")
+        store.compact()

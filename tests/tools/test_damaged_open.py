@@ -214,6 +214,13 @@ def test_files_that_go_while_it_is_open_are_told(what: str) -> None:
                 list(store.stream("a").read())
 
 
+def test_a_stream_of_which_nothing_is_left_is_looked_for_by_another_name() -> None:
+    w = damaged(image("closed"), [])
+    with opened(w.env) as store, pytest.raises(hs.StreamNotFound, match="what is left") as told:
+        list(store.stream("orders").read())
+    assert "'salvaged-'" in str(told.value)
+
+
 def test_reader_is_told_file_range_and_ids() -> None:
     of = image("closed")
     block = [b for b in of.blocks if b.shard == 1][5]
