@@ -464,7 +464,8 @@ struct hsl_segment_cover hsl_segment_covers(const struct hsl_segment *segment);
 
 /* spare.c */
 int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system); /* alone or minding */
-/* What is staged must not count on its room. stage_mu held, released meanwhile; alone or minding. */
+/* What is staged must not count on its room. stage_mu held, released meanwhile; alone or
+ * minding. */
 void hsl_spare_discard(struct hsl_log *log);
 int hsl_roll(struct hsl_log *log);                                      /* alone */
 
