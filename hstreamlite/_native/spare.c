@@ -172,7 +172,9 @@ int hsl_spare_create(struct hsl_log *log, uint64_t need, bool system)
         return rc;
     }
     spare->overhead = overhead_of(log, spare->capacity);
-    spare->end = spare->prewritten = spare->checkpoint_end = HSL_PAGE;
+    spare->end = HSL_PAGE;
+    spare->prewritten = HSL_PAGE;
+    spare->checkpoint_end = HSL_PAGE;
     spare->file_bytes = spare->capacity;
     pthread_mutex_lock(&log->stage_mu);
     log->spare = spare;
