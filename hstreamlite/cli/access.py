@@ -76,9 +76,12 @@ class Access:
             return hstreamlite.open(self.directory(), create=create)
         except StoreLocked as error:
             address = server_of(error.path)
-            if address is None:
-                raise
-            advice = f"that is a server: reach it with --service-url {address}"
+            advice = (
+                f"that is a server: reach it with --service-url {address}"
+                if address
+                else "that is no server: end it; or let `hstreamlite server --store "
+                f"{error.path}` take its place, for commands with --service-url unix:{error.path}"
+            )
             raise StoreLocked(error.path, error.owner_pid, advice=advice) from None
 
     def wire(self) -> AbstractContextManager[Wire]:

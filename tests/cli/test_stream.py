@@ -298,3 +298,12 @@ def test_people_get_tables(orders: Person) -> None:
     done = orders.prints("stream", "append", "orders", "--no-json", given=b"a\n").decode()
     assert done.startswith("appended 1 records, 2 bytes, to 'orders' in ")
     assert json.loads(orders.prints("stream", "list", "--json"))[0]["records"] == 1
+
+
+def test_store_of_another_process_is_reached_by_a_server_in_its_place(person: Person) -> None:
+    person.json("stream", "create", "orders")
+    with hs.open(person.path):
+        code, said = person.fails("stream", "create", "more")
+    assert code == 3
+    assert f"that is no server: end it; or let `hstreamlite server --store {person.path}`" in said
+    assert "hs.connect" not in said
