@@ -125,13 +125,13 @@ class StoreConfig:
     def __post_init__(self) -> None:
         _choice("durability", self.durability, get_args(Durability))
         self._size("segment_bytes_min", 64 << 10, 1 << 30)
-        self._size("segment_bytes_max", self.segment_bytes_min, 2 << 30)
+        self._size("segment_bytes_max", self.segment_bytes_min, 2 << 30, "segment_bytes_min")
         self._size("frame_bytes", 16 << 10, 16 << 20)
-        self._size("eager_bytes", 4 << 10, self.frame_bytes // 2)
+        self._size("eager_bytes", 4 << 10, self.frame_bytes // 2, "half of frame_bytes")
         self._size("batch_bytes_max", 1 << 10, 16 << 20)
-        self._size("transaction_bytes_max", self.batch_bytes_max, 32 << 20)
+        self._size("transaction_bytes_max", self.batch_bytes_max, 32 << 20, "batch_bytes_max")
         self._size("chunk_bytes", 64 << 10, 64 << 20)
-        self._size("stage_bytes", 4 * self.chunk_bytes, 1 << 30)
+        self._size("stage_bytes", 4 * self.chunk_bytes, 1 << 30, "four times chunk_bytes")
         self._size("prewrite_bytes", 0, 32 << 20)
         self._size("checkpoint_bytes", 64 << 10, 1 << 30)
         self._size("os_stage_bytes", 64 << 10, 256 << 20)
@@ -153,8 +153,12 @@ class StoreConfig:
         for name in ("direct_io", "regroup"):
             check_bool(name, getattr(self, name))
 
-    def _size(self, name: str, low: int, high: int) -> None:
-        check_int(name, getattr(self, name), low, high)
+    def _size(self, name: str, low: int, high: int, bound: str = "") -> None:
+        """Check a size; bound is the setting that limits it."""
+        try:
+            check_int(name, getattr(self, name), low, high)
+        except ValueError as error:
+            raise ValueError(f"{error} ({bound} is a limit)" if bound else str(error)) from None
 
 
 def check_bool(name: str, value: object) -> bool:

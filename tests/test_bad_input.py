@@ -599,6 +599,22 @@ def test_no_setting_takes_an_absurd_value(value: Any) -> None:
             hs.StoreConfig(**{field.name: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "bound"),
+    [
+        ("segment_bytes_max", "segment_bytes_min"),
+        ("eager_bytes", "half of frame_bytes"),
+        ("transaction_bytes_max", "batch_bytes_max"),
+        ("stage_bytes", "four times chunk_bytes"),
+    ],
+)
+def test_a_setting_that_another_one_limits_says_so(name: str, bound: str) -> None:
+    beyond: dict[str, Any] = {name: 1 << 40}
+    for setting in beyond, {name: 1}:
+        with pytest.raises(ValueError, match=rf"^{name} must be .* \({bound} is a limit\)$"):
+            hs.StoreConfig(**setting)
+
+
 def test_settings_are_checked_before_anything_is_made(tmp_path: Path) -> None:
     wrong: list[dict[str, Any]] = [
         {"config": 5},
