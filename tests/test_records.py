@@ -328,6 +328,11 @@ class TestJson:
         else:
             assert from_struct(struct_pb2.Struct.FromString(data)) == payload
 
+    @pytest.mark.parametrize("entry", [b"\x1a\x01x", b"\x08\x01", b"\x0a\x01k\x1a\x01x"])
+    def test_an_entry_with_what_no_struct_has_stays_bytes(self, entry: bytes) -> None:
+        data = b"\x0a" + varint(len(entry)) + entry
+        assert flagged_json(data).payload == data
+
     def test_values_come_back_in_their_python_types(self) -> None:
         given = {"i": 3, "f": 3.5, "z": 3.0, "t": True, "n": None, "l": (1, [2]), "d": {"": "x"}}
         assert repr(Record(given).payload) == repr(
