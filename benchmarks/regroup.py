@@ -5,7 +5,10 @@
 
 *cold* reads one old log out of thousands that were written in turns, before and after `compact`,
 beside logs of the same bytes that were written in one piece, one of each in turn: the ratio is what
-lying scattered costs, the median of the rounds with the least and greatest. *steady* appends
+lying scattered costs, the median of the rounds with the least and greatest. Beside them stands the
+disk's own: as many pages as the log has blocks, anywhere in the store, by plain calls: first
+`posix_fadvise` for each, then `pread`. Python's collector has done its work before each clock
+starts, as it would otherwise add as much to each of the two. *steady* appends
 durably for so long, at least three times what the store keeps, while retention drops the oldest and
 the rest is regrouped at once; it shows what each minute is like beside the first.
 """
@@ -13,6 +16,7 @@ the rest is regrouped at once; it shows what each minute is like beside the firs
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import random
 import sys
@@ -33,6 +37,7 @@ _SIZE = 100
 _SAMPLES = 15
 _STREAMS = 1000
 _MIB = 1 << 20
+_PAGE = 4096
 _QUIET = hs.StoreConfig(regroup=False)
 
 
@@ -60,10 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Round:
-    """Median times to read a log, in ms: those that were written in turns, and in one piece."""
+    """Median times in ms: to read a log written in turns, one in one piece, and pages alone."""
 
     scattered: float
     piece: float
+    pages: float
 
     @property
     def ratio(self) -> float:
@@ -84,7 +90,8 @@ def _cold(path: Path, logs: int, blocks: int, rounds: int) -> None:
     after = [_read_pairs(path, pairs, blocks) for _ in range(rounds)]
     size = blocks * _RECORDS * _SIZE
     print(f"one cold log of {logs:,}: {blocks} blocks, {size:,} bytes of payload, {_SAMPLES} logs")
-    print(f"{'':12} {'scattered':>12} {'in one piece':>12} {'ratio':>6} of {rounds} rounds")
+    titles = f"{'scattered':>12} {'in one piece':>12} {'pages alone':>12}"
+    print(f"{'':12} {titles} {'scattered / in one piece':>25} of {rounds} rounds")
     _show_rounds("as appended", before)
     _show_rounds("regrouped", after)
     print(f"regrouping wrote {written / _MIB:.0f} MiB in {seconds:.1f} s")
@@ -94,8 +101,9 @@ def _show_rounds(title: str, rounds: list[_Round]) -> None:
     ratios = sorted(found.ratio for found in rounds)
     scattered = median(found.scattered for found in rounds)
     piece = median(found.piece for found in rounds)
-    figures = f"{scattered:9.2f} ms {piece:9.2f} ms {median(ratios):6.2f}"
-    print(f"{title:12} {figures} ({ratios[0]:.2f}-{ratios[-1]:.2f})")
+    pages = median(found.pages for found in rounds)
+    figures = f"{scattered:9.2f} ms {piece:9.2f} ms {pages:9.2f} ms"
+    print(f"{title:12} {figures} {median(ratios):11.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})")
 
 
 def _write_in_turns(path: Path, scattered: list[str], alone: list[str], blocks: int) -> None:
@@ -119,11 +127,12 @@ def _write_in_turns(path: Path, scattered: list[str], alone: list[str], blocks: 
 
 def _read_pairs(path: Path, pairs: list[tuple[str, str]], blocks: int) -> _Round:
     """Read a log of each kind in turn, so that what else the machine does meets both alike."""
-    times: tuple[list[float], list[float]] = ([], [])
+    times: tuple[list[float], list[float], list[float]] = ([], [], [])
     os.sync()
     for number, pair in enumerate(pairs):
         for kind in (0, 1) if number % 2 == 0 else (1, 0):
             times[kind].append(_read_cold(path, pair[kind], blocks))
+        times[2].append(_read_pages(path, blocks, number))
     return _Round(*(median(kind) * 1e3 for kind in times))
 
 
@@ -132,10 +141,30 @@ def _read_cold(path: Path, name: str, blocks: int) -> float:
     with hs.open(path, config=_QUIET) as store:
         stream = store.stream(name)
         evict(path)
+        gc.collect()
         begin = perf_counter()
         found = sum(len(record.payload) for record in stream.read())
         seconds = perf_counter() - begin
     expect(f"bytes of {name}", found, blocks * _RECORDS * _SIZE)
+    return seconds
+
+
+def _read_pages(path: Path, count: int, seed: int) -> float:
+    """Return the seconds that reading so many pages of the store's segments takes, none cached."""
+    evict(path)
+    files = [os.open(file, os.O_RDONLY) for file in sorted(path.rglob("*.seg"))]
+    try:
+        pages = [(fd, at) for fd in files for at in range(0, os.fstat(fd).st_size, _PAGE)]
+        chosen = sorted(random.Random(seed).sample(pages, count))
+        begin = perf_counter()
+        for fd, at in chosen:
+            os.posix_fadvise(fd, at, _PAGE, os.POSIX_FADV_WILLNEED)
+        found = sum(len(os.pread(fd, _PAGE, at)) for fd, at in chosen)
+        seconds = perf_counter() - begin
+    finally:
+        for fd in files:
+            os.close(fd)
+    expect("bytes of pages", found, count * _PAGE)
     return seconds
 
 
