@@ -13,6 +13,7 @@ from hstreamlite.sub.effects import Doomed
 from hstreamlite.sub.leases import WAITING, Fate, Leases, Slot
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits
 from hstreamlite.sub.loads import Loads
+from hstreamlite.sub.numbering import Numbering
 from hstreamlite.sub.retry import Cause, fate_of
 from hstreamlite.sub.window import Window
 
@@ -21,13 +22,18 @@ class Custody:
     """Moves slots between consumers and the records that wait to be sent again."""
 
     def __init__(
-        self, limits: Limits, windows: Mapping[int, Window], changed: set[int], loads: Loads
+        self,
+        limits: Limits,
+        windows: Mapping[int, Window],
+        changed: set[int],
+        loads: Loads,
+        numbers: Numbering,
     ) -> None:
         self._limits = limits
         self._loads = loads
         self._windows = windows
         self._changed = changed
-        self._leases = Leases()
+        self._leases = Leases(numbers)
 
     def restore(self, window: Window, kept: KeptShard) -> None:
         """Take over what was delivered of a shard: it comes again, or is doomed."""
@@ -125,7 +131,6 @@ class Custody:
         slots = self._leases.of_consumer(consumer)
         for slot in slots:
             self.take_back(slot, cause, now)
-        self._leases.leave(consumer)
         return self._unacked_of(slots)
 
     def expire(self, now: int) -> None:

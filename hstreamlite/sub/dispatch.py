@@ -21,6 +21,7 @@ from hstreamlite.sub.effects import Assignment
 from hstreamlite.sub.leases import WAITING, Slot
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits
 from hstreamlite.sub.loads import Loads
+from hstreamlite.sub.numbering import Numbering
 from hstreamlite.sub.window import Window
 
 TURN_NS = 20_000_000
@@ -126,9 +127,14 @@ class SharedDispatcher(Custody):
     """Whether what is stored lists the records that were handed out, and no others were."""
 
     def __init__(
-        self, limits: Limits, windows: Mapping[int, Window], changed: set[int], loads: Loads
+        self,
+        limits: Limits,
+        windows: Mapping[int, Window],
+        changed: set[int],
+        loads: Loads,
+        numbers: Numbering,
     ) -> None:
-        super().__init__(limits, windows, changed, loads)
+        super().__init__(limits, windows, changed, loads, numbers)
         self._turns: dict[int, None] = {}
         self._open: dict[int, None] = {}
 
@@ -146,10 +152,6 @@ class SharedDispatcher(Custody):
         if len(self._windows) != 1:
             return None
         return self._leases.hatch(next(iter(self._windows)))
-
-    def number(self, consumer: str) -> int:
-        """Return the number of a consumer at the hatch."""
-        return self._leases.number(consumer)
 
     def open_hatch(self, until: int | None) -> None:
         """Let new records be taken until a time if there is nothing that goes before.

@@ -29,8 +29,8 @@ class EventLog:
         self._untold_gaps[consumer] = deque(maxlen=EVENTS_KEPT)
 
     def detach(self, consumer: str) -> None:
-        del self._untold[consumer]
-        del self._untold_gaps[consumer]
+        self._untold.pop(consumer, None)
+        self._untold_gaps.pop(consumer, None)
 
     def add(self, event: Event) -> None:
         for events in self._untold.values():

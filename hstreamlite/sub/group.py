@@ -56,6 +56,7 @@ from hstreamlite.sub.limits import TIME_MAX_NS, Limits, check_range
 from hstreamlite.sub.loads import Loads
 from hstreamlite.sub.modes import DISPATCHERS
 from hstreamlite.sub.names import BY_LSN, Names
+from hstreamlite.sub.numbering import Numbering
 from hstreamlite.sub.ordered import OrderedDispatcher
 from hstreamlite.sub.presence import Presence
 from hstreamlite.sub.recorder import Recorder
@@ -82,7 +83,9 @@ class Group:
         self._line = Line()
         changed: set[int] = set()
         self._loads = Loads(limits)
-        self._dispatch = DISPATCHERS[mode](limits, self._windows, changed, self._loads)
+        self._numbers = Numbering()
+        dispatcher = DISPATCHERS[mode]
+        self._dispatch = dispatcher(limits, self._windows, changed, self._loads, self._numbers)
         self._consumers = Presence()
         if isinstance(self._dispatch, ShardDispatcher):
             self._dispatch.meet(self._line.names, self._consumers.__len__)
@@ -212,9 +215,10 @@ class Group:
         self._close_hatch()
         if consumer in self._consumers:
             raise ConsumerExists(self.name, consumer)
-        self._loads.attach(consumer, max_unacked, max_unacked_bytes)
-        self._consumers.enter(consumer, lease_ns, now)
+        number = self._numbers.give(consumer)
+        self._loads.attach(consumer, number, max_unacked, max_unacked_bytes)
         self._events.attach(consumer)
+        self._consumers.enter(consumer, lease_ns, now)
 
     def renew(self, consumer: str, now: int) -> int | None:
         """Note that a consumer is still there; return when its lease runs out, if it has one.
@@ -245,12 +249,13 @@ class Group:
             self._gone.append(consumer)
 
     def _remove(self, consumer: str, cause: Cause, now: int) -> int:
-        self._close_hatch()  # there it has a number, which somebody else may get
+        self._close_hatch()  # there it has its number, which somebody else may get
         returned = self._dispatch.take_all_back(consumer, cause, now)
         self._loads.detach(consumer)
         self._line.forget(consumer)
         self._events.detach(consumer)
         self._consumers.leave(consumer)
+        self._numbers.take_back(consumer)
         return returned
 
     # Dispatch
@@ -331,7 +336,7 @@ class Group:
     def hatch_number(self, consumer: str) -> int:
         """Return the number that stands for a consumer at the hatch."""
         self._require(consumer)
-        return self._dispatch.number(consumer)
+        return self._numbers.of(consumer)
 
     def took(self, consumer: str, records: int) -> None:
         """Note how many records a consumer took at the hatch since it was last told."""
@@ -701,6 +706,7 @@ class Group:
     def check_invariants(self) -> None:
         self._line.check_invariants()
         self._consumers.check_invariants()
+        self._numbers.check_invariants()
         self._dispatch.check_invariants()
         assert set(self._line.names()) <= set(self._consumers)
         for window in self._windows.values():

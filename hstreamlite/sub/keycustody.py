@@ -20,6 +20,7 @@ from hstreamlite.sub.keytab import KeyHead, KeyRun, KeyTable, runs_of
 from hstreamlite.sub.leases import Fate
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits
 from hstreamlite.sub.loads import Loads
+from hstreamlite.sub.numbering import Numbering
 from hstreamlite.sub.retry import ENDLESS, Cause, fate_of
 from hstreamlite.sub.window import Window
 
@@ -37,7 +38,12 @@ class KeyCustody:
     """Moves records between consumers and their keys; with the same methods as `Custody`."""
 
     def __init__(
-        self, limits: Limits, windows: Mapping[int, Window], changed: set[int], loads: Loads
+        self,
+        limits: Limits,
+        windows: Mapping[int, Window],
+        changed: set[int],
+        loads: Loads,
+        numbers: Numbering,
     ) -> None:
         self._limits = limits
         self._loads = loads
@@ -46,8 +52,7 @@ class KeyCustody:
         self._tables: dict[int, KeyTable] = {}
         self._serial = 0
         self._reserved: dict[int, _Reserved] = {}
-        self._numbers: dict[str, int] = {}
-        self._free_consumers: list[int] = []
+        self._numbers = numbers
         self._hatches: dict[int, fast.KeyHatch] = {}
         self._delays: SortedList[tuple[int, int, int]] = SortedList()
         self._delayed: dict[tuple[int, int], int] = {}
@@ -93,14 +98,6 @@ class KeyCustody:
         for hatch in self._hatches.values():
             hatch.close()
 
-    def number(self, consumer: str) -> int:
-        """Return the number of a consumer in the key tables, and at the hatch."""
-        number = self._numbers.get(consumer)
-        if number is None:
-            free = self._free_consumers
-            number = self._numbers[consumer] = free.pop() if free else len(self._numbers) + 1
-        return number
-
     def _reserve(self, shard: int, parcel: int, consumer: str, runs: bytes, records: int) -> Parcel:
         self._serial += 1
         self._reserved[self._serial] = _Reserved(shard, parcel, consumer, runs)
@@ -108,9 +105,7 @@ class KeyCustody:
 
     def _count(self, consumer: str) -> int:
         """Return how many records a consumer has, reserved or out."""
-        number = self._numbers.get(consumer)
-        if number is None:
-            return 0
+        number = self._numbers.of(consumer)
         return sum(table.count(number) for table in self._tables.values())
 
     def confirm_parcel(
@@ -173,19 +168,15 @@ class KeyCustody:
     def take_all_back(self, consumer: str, cause: Cause, now: int) -> int:
         """Take back what a consumer holds; return how many of the records are unacked.
 
-        After a MemoryError it has its number still, with what is left: so it can be done again.
+        After a MemoryError it holds what is left: so it can be done again.
         """
-        number = self._numbers.get(consumer)
-        if number is None:
-            return 0
+        number = self._numbers.of(consumer)
         count = self._count(consumer)
         for lease in [lease for lease, part in self._reserved.items() if part.consumer == consumer]:
             del self._reserved[lease]
         for shard, table in self._tables.items():
             while back := table.take_back_of(number):
                 self._judge(shard, back[1] if back[0] else [], cause, now)
-        del self._numbers[consumer]
-        self._free_consumers.append(number)
         return count
 
     def expire(self, now: int) -> None:
@@ -212,21 +203,15 @@ class KeyCustody:
         reason: str = "",
     ) -> int:
         """Take back what the consumer holds of a run; return how many records that is."""
-        number = self._numbers.get(consumer)
-        if number is None:
-            return 0
         self.close_hatch()
-        count, heads = self._tables[shard].release(number, *run)
+        count, heads = self._tables[shard].release(self._numbers.of(consumer), *run)
         self._judge(shard, heads, Cause.RELEASED, now, after_ns, reason)
         return count
 
     def unsend(self, consumer: str, shard: int, run: Run, now: int) -> int:
         """Take back what the consumer holds of a run, as if it had never been handed out."""
         del now
-        number = self._numbers.get(consumer)
-        if number is None:
-            return 0
-        count, records = self._tables[shard].unsend(number, *run)
+        count, records = self._tables[shard].unsend(self._numbers.of(consumer), *run)
         if records:
             self._unsent.add(shard)
             self._changed.add(shard)
@@ -234,15 +219,11 @@ class KeyCustody:
 
     def extend(self, consumer: str, shard: int, run: Run, deadline_ns: int) -> int:
         """Move earlier deadlines of what the consumer holds of a run; return how many records."""
-        number = self._numbers.get(consumer)
-        if number is None:
-            return 0
-        return self._tables[shard].extend(number, *run, deadline_ns)
+        return self._tables[shard].extend(self._numbers.of(consumer), *run, deadline_ns)
 
     def held_by(self, consumer: str, shard: int, first: int, end: int) -> bool:
         """Tell whether a consumer holds all of ``[first, end)``, none of it acked."""
-        number = self._numbers.get(consumer)
-        return number is not None and self._tables[shard].holds(number, first, end)
+        return self._tables[shard].holds(self._numbers.of(consumer), first, end)
 
     def doomed(self, limit: int) -> tuple[Doomed, ...]:
         """Return the unacked records that are to be moved, longest doomed first."""
@@ -358,7 +339,7 @@ class KeyCustody:
 
     def in_flight_of(self, consumer: str) -> list[tuple[int, int, int, int, int]]:
         """Return (due_ns, shard, first unacked LSN, end, unacked) of each run that is out."""
-        number = self._numbers.get(consumer, 0)
+        number = self._numbers.of(consumer)
         return [
             (due_ns, shard, first, end, unacked)
             for shard, table in self._tables.items()
@@ -375,7 +356,7 @@ class KeyCustody:
             table.check_invariants()
         assert sorted((due, *key) for key, due in self._delayed.items()) == list(self._delays)
         for part in self._reserved.values():
-            assert part.consumer in self._numbers
+            assert self._numbers.of(part.consumer)
 
 
 def _lsns(runs: Iterable[KeyRun]) -> Iterator[int]:

@@ -25,6 +25,7 @@ from sortedcontainers import SortedDict, SortedList
 
 from hstreamlite._native import fast
 from hstreamlite.sub.ackmap import LSN_MAX
+from hstreamlite.sub.numbering import Numbering
 
 
 class Fate(Enum):
@@ -85,7 +86,8 @@ class Slot:
 class Leases:
     """All slots of a group, found by shard and LSN, by consumer, by lease and by time."""
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: Numbering) -> None:
+        self._numbers = numbers
         self._serial = 0
         self._lease = 0
         self._by_shard: dict[int, SortedDict[int, Slot]] = {}
@@ -97,9 +99,6 @@ class Leases:
         self.dooms = 0
         self._timers: SortedList[tuple[int, int, Slot]] = SortedList()
         self._hatches: dict[int, fast.Hatch] = {}
-        self._numbers: dict[str, int] = {}
-        self._names: list[str] = [""]
-        self._free_numbers: list[int] = []
 
     def __len__(self) -> int:
         notes = sum(len(hatch.notes(0, LSN_MAX, 0, False)) for hatch in self._hatches.values())
@@ -112,30 +111,12 @@ class Leases:
     def hatch(self, shard: int) -> fast.Hatch | None:
         return self._hatches.get(shard)
 
-    def number(self, consumer: str) -> int:
-        """Return the number by which notes name a consumer."""
-        number = self._numbers.get(consumer)
-        if number is None:
-            if not self._free_numbers:
-                self._free_numbers.append(len(self._names))
-                self._names.append("")
-            number = self._numbers[consumer] = self._free_numbers.pop()
-            self._names[number] = consumer
-        return number
-
-    def leave(self, consumer: str) -> None:
-        """Let somebody else have the number of a consumer of which there is neither slot nor
-        note."""
-        number = self._numbers.pop(consumer, None)
-        if number is not None:
-            self._free_numbers.append(number)
-
     def fold(self, slot: Slot, deadline_ns: int) -> bool:
         """Make a note of a reserved slot, which is in flight with it; False if that cannot be."""
         hatch = self._hatches.get(slot.shard)
         if hatch is None or slot.attempt > 1 or slot.consumer is None:
             return False
-        number = self.number(slot.consumer)
+        number = self._numbers.of(slot.consumer)
         if not hatch.note(slot.first, slot.end, deadline_ns, slot.lease, number):
             return False
         self.drop(slot)
@@ -155,13 +136,13 @@ class Leases:
         slot.fate = Fate.IN_FLIGHT
         slot.due_ns = due_ns
         slot.lease = lease
-        slot.consumer = self._names[number]
+        slot.consumer = self._numbers.names[number]
         self._link(slot)
 
     def noted(self, consumer: str) -> list[tuple[int, int, int, int]]:
         """Return (due_ns, shard, first, end) of what a consumer has in flight that is no slot."""
-        number = self._numbers.get(consumer)
-        if number is None:
+        number = self._numbers.of(consumer)
+        if not number:
             return []
         return [
             (due_ns, shard, first, end)
@@ -342,8 +323,8 @@ class Leases:
         return self._reserved.get(lease)
 
     def of_consumer(self, consumer: str) -> list[Slot]:
-        number = self._numbers.get(consumer)
-        if number is not None:
+        number = self._numbers.of(consumer)
+        if number:
             for shard in self._hatches:
                 self._unfold(shard, 0, LSN_MAX, number)
         return list(self._by_consumer.get(consumer, {}).values())
@@ -437,9 +418,6 @@ class Leases:
             assert (slot.consumer is not None) == (slot.fate in AT_CONSUMER), slot
             timed = slot.fate in (Fate.IN_FLIGHT, Fate.DELAYED)
             assert (slot.due_ns is not None) == timed, slot
-        assert sorted([*self._numbers.values(), *self._free_numbers]) == [
-            *range(1, len(self._names))
-        ], "the number of a consumer is lost"
         timers = {timer[2].serial for timer in self._timers}
         assert timers == {slot.serial for slot in slots if slot.due_ns is not None}
         held = {serial for of in self._by_consumer.values() for serial in of}

@@ -28,7 +28,6 @@ class Loads:
         self._records: dict[str, int] = {}
         self._bytes: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
-        self._free: list[int] = []
         if limits.max_unacked_bytes or limits.max_unacked_bytes_per_consumer:
             self._totals = Totals()
 
@@ -56,18 +55,20 @@ class Loads:
 
     # Consumers
 
-    def attach(self, consumer: str, records: int, size: int) -> None:
-        """Add a consumer with windows of its own; 0 takes that of the subscription."""
-        if records:
-            self._records[consumer] = records
+    def attach(self, consumer: str, number: int, records: int, size: int) -> None:
+        """Add a consumer with windows of its own; 0 takes that of the subscription.
+
+        After a MemoryError it can be done again.
+        """
         if size:
-            self._bytes[consumer] = size
-        if size and self._totals is None:
-            self._totals = Totals()
+            if self._totals is None:
+                self._totals = Totals()
             for window in self._windows.values():
                 window.acks.weigh(self._totals)
+            self._bytes[consumer] = size
+        if records:
+            self._records[consumer] = records
         if self._totals is not None:
-            number = self._free.pop() if self._free else len(self._numbers) + 1
             self._totals.reserve(number)
             self._numbers[consumer] = number
 
@@ -75,9 +76,7 @@ class Loads:
         """Remove a consumer from whom all was taken back."""
         self._records.pop(consumer, None)
         self._bytes.pop(consumer, None)
-        number = self._numbers.pop(consumer, None)
-        if number is not None:
-            self._free.append(number)
+        self._numbers.pop(consumer, None)
 
     # Windows
 

@@ -18,6 +18,7 @@ from hstreamlite.sub.keycustody import KeyCustody
 from hstreamlite.sub.keytab import KeyTable
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits
 from hstreamlite.sub.loads import Loads
+from hstreamlite.sub.numbering import Numbering
 from hstreamlite.sub.window import Window
 
 TAKE_MAX = 65_536
@@ -34,9 +35,14 @@ class OrderedDispatcher(KeyCustody):
     """Whether acks of what came back with an earlier record of its key count."""
 
     def __init__(
-        self, limits: Limits, windows: Mapping[int, Window], changed: set[int], loads: Loads
+        self,
+        limits: Limits,
+        windows: Mapping[int, Window],
+        changed: set[int],
+        loads: Loads,
+        numbers: Numbering,
     ) -> None:
-        super().__init__(limits, windows, changed, loads)
+        super().__init__(limits, windows, changed, loads, numbers)
         self._turns: deque[int] = deque()
 
     # Shards
@@ -143,7 +149,7 @@ class OrderedDispatcher(KeyCustody):
         if self._loads.full() or self.quota(consumer) == 0:
             return False
         room = max(0, self._limits.max_unacked - self.outstanding())
-        number = self._numbers.get(consumer, 0)
+        number = self._numbers.of(consumer)
         return any(
             table.ready(number, room, self._end(self._windows[shard]))
             for shard, table in self._tables.items()
@@ -172,7 +178,7 @@ class OrderedDispatcher(KeyCustody):
         """Reserve up to ``max_records`` for a consumer, in order of sending."""
         left = 0 if self._loads.full() else min(max_records, self.quota(consumer), TAKE_MAX)
         room = max(0, self._limits.max_unacked - self.outstanding())
-        number = self.number(consumer)
+        number = self._numbers.of(consumer)
         parcels: list[Parcel] = []
         for _ in range(len(self._turns)):
             if left == 0:
@@ -208,7 +214,7 @@ class OrderedDispatcher(KeyCustody):
                     self._damaged[shard, lsn] = None
                     count += 1
             at = max(at, min(end, scan))
-            if scan >= end or consumer not in self._numbers:
+            if scan >= end or not self._numbers.of(consumer):
                 break
             for parcel in self.assign(consumer, TAKE_MAX):  # so that the next ones have a place
                 self.confirm_parcel(parcel.lease, 0, now, ())

@@ -21,6 +21,7 @@ from struct import pack
 from hstreamlite.sub.effects import Parcel
 from hstreamlite.sub.limits import Limits
 from hstreamlite.sub.loads import Loads
+from hstreamlite.sub.numbering import Numbering
 from hstreamlite.sub.ordered import TAKE_MAX, OrderedDispatcher
 from hstreamlite.sub.window import Window
 
@@ -35,9 +36,14 @@ class ShardDispatcher(OrderedDispatcher):
     late_acks = True
 
     def __init__(
-        self, limits: Limits, windows: Mapping[int, Window], changed: set[int], loads: Loads
+        self,
+        limits: Limits,
+        windows: Mapping[int, Window],
+        changed: set[int],
+        loads: Loads,
+        numbers: Numbering,
     ) -> None:
-        super().__init__(limits, windows, changed, loads)
+        super().__init__(limits, windows, changed, loads, numbers)
         self._ends: dict[int, deque[int]] = {}
         self._largest = AGAIN_MAX
         self._holders: dict[int, str] = {}
@@ -120,7 +126,7 @@ class ShardDispatcher(OrderedDispatcher):
         if self._loads.full() or self.quota(consumer) == 0:
             return False
         room = max(0, self._limits.max_unacked - self.outstanding())
-        number = self._numbers.get(consumer, 0)
+        number = self._numbers.of(consumer)
         return any(self._ready(shard, number, room) for shard in self._allowed(consumer))
 
     def _ready(self, shard: int, number: int, room: int) -> bool:
@@ -202,7 +208,7 @@ class ShardDispatcher(OrderedDispatcher):
         self, shard: int, consumer: str, most: int, fresh: int, end: int
     ) -> tuple[Parcel | None, int]:
         """Reserve records below ``end``, and tell how many of them were never handed out."""
-        number = self.number(consumer)
+        number = self._numbers.of(consumer)
         table = self._tables[shard]
         records, first, parcel, runs = table.take(number, 0, most, fresh, end)
         while records < most and table.state.scan < end:  # it looks so far at a time
@@ -222,6 +228,6 @@ class ShardDispatcher(OrderedDispatcher):
         super().check_invariants()
         for shard, holder in self._held().items():
             assert shard in self._tables
-            assert self._tables[shard].count(self._numbers[holder])
+            assert self._tables[shard].count(self._numbers.of(holder))
         for ends in self._ends.values():
             assert list(ends) == sorted(set(ends))

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from hstreamlite.sub.leases import Fate, Leases, Slot
+from hstreamlite.sub.numbering import Numbering
 
 SHARDS = (1, 2)
 Key = tuple[Fate, int, str | None, int | None]
@@ -12,7 +13,7 @@ Key = tuple[Fate, int, str | None, int | None]
 class LeasesMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.leases = Leases()
+        self.leases = Leases(Numbering())
         self.model: dict[tuple[int, int], Key] = {}
         self.now = 10
         self.ends = dict.fromkeys(SHARDS, 1)

@@ -52,8 +52,8 @@ def test_a_second_window_counts_in_the_same_totals_and_a_forgotten_one_no_more()
     for window in windows:
         loads.adopt(window)
         window.take(10)
-    loads.attach("ada", 0, 0)
-    loads.attach("bob", 0, 70)
+    loads.attach("ada", 1, 0, 0)
+    loads.attach("bob", 2, 0, 70)
     loads.hand("ada", 1, 1, [30, 30])
     loads.hand("bob", 2, 1, [30])
     assert (loads.bytes_of_all(), loads.bytes_of("ada"), loads.bytes_of("bob")) == (90, 60, 30)
@@ -65,7 +65,7 @@ def test_a_second_window_counts_in_the_same_totals_and_a_forgotten_one_no_more()
     loads.take(2, 1, 2)
     assert loads.bytes_of_all() == 0
     loads.detach("bob")
-    loads.attach("cyd", 0, 0)
+    loads.attach("cyd", 2, 0, 0)
     assert (loads.bytes_of("cyd"), loads.most_bytes("cyd")) == (0, 50)
 
 
@@ -74,16 +74,38 @@ def test_without_a_window_in_bytes_nothing_is_counted_until_a_consumer_brings_on
     window = Window(1, 1, 1_000)
     loads.adopt(window)
     window.take(10)
-    loads.attach("ada", 0, 0)
+    loads.attach("ada", 1, 0, 0)
     assert not loads.weighs
     assert not loads.narrow
     assert (loads.bytes_of_all(), loads.bytes_of("ada"), loads.room("ada")) == (None, None, None)
     assert loads.fitting("ada", [1 << 30] * 3) == 3
     loads.hand("ada", 1, 1, [7])
-    loads.attach("bob", 5, 10)
+    loads.attach("bob", 2, 5, 10)
     assert loads.weighs
     assert loads.narrow
     assert (loads.most_records("bob"), loads.most_records("ada")) == (5, 0)
     loads.hand("bob", 1, 2, [7])
     loads.hand("ada", 1, 3, [7])
     assert (loads.bytes_of_all(), loads.room("bob"), loads.room("ada")) == (7, 3, None)
+
+
+def test_a_consumer_whose_window_found_no_memory_can_bring_it_again() -> None:
+    failures = 0
+    for nth in range(1, 50):
+        loads = Loads(Limits())
+        for shard in (1, 2):
+            window = Window(shard, 1, 1_000)
+            loads.adopt(window)
+            window.take(10)
+        lib.hsl_alloc_fail_at(nth)
+        try:
+            loads.attach("ada", 100, 0, 10)
+        except MemoryError:
+            failures += 1
+            lib.hsl_alloc_fail_at(0)
+            loads.attach("ada", 100, 0, 10)
+        lib.hsl_alloc_fail_at(0)
+        loads.hand("ada", 1, 1, [7])
+        loads.hand("ada", 2, 1, [8])
+        assert (loads.bytes_of("ada"), loads.bytes_of_all()) == (15, 15)
+    assert failures >= 5
