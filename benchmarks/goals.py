@@ -136,12 +136,10 @@ def _appends(plan: Plan) -> list[Group]:
 
 def _burst(plan: Plan, level: Level) -> Group:
     pool = plan.lists(40, _LIST_RECORDS, _SIZE)
-    bursts = plan.count(60, least=3)
-    run = partial(lists.bursts_of, level=level, lists=pool, bursts=bursts)
-    limit = lists.joins_of(HStreamLog, level, pool, bursts)
+    bursts = lists.Bursts(HStreamLog, level, pool, plan.count(120, least=3))
     title = f"1,000 x {_SIZE} B, burst, level {level}"
-    goal = Goal("1", title, Sense.TIME, 1.5, (limit.name,))
-    return _group("append", {NAME: partial(run, opener=HStreamLog)}, [limit], goal)
+    goal = Goal("1", title, Sense.TIME, 1.5, (bursts.limit.name,))
+    return _group("append", {NAME: bursts.appended}, [bursts.limit], goal)
 
 
 def _bulk(plan: Plan, pool: list[list[bytes]], size: int, title: str) -> Group:
