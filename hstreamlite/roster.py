@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet, ref
 
@@ -123,7 +124,8 @@ class Roster:
             lost = self._feed.sentry.lost(self._lost.popleft())
             if lost is None:
                 continue
-            self._feed.group.detach(lost, now)
+            with suppress(ConsumerClosed):  # it was struck while it left
+                self._feed.group.detach(lost, now)
             self._let_go(lost, "was dropped without being closed")
         for consumer in self._feed.group.gone(now):
             self._let_go(consumer, "was not heard of for as long as its lease")

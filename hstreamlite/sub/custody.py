@@ -6,6 +6,7 @@ back as if nothing had happened.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from hstreamlite.sub.ackmap import Run
 from hstreamlite.sub.checkpoint import AttemptRun, KeptShard
@@ -16,6 +17,9 @@ from hstreamlite.sub.loads import Loads
 from hstreamlite.sub.numbering import Numbering
 from hstreamlite.sub.retry import Cause, fate_of
 from hstreamlite.sub.window import Window
+
+NOBODY: Final = ""
+"""Who holds what a call that was struck has lost sight of."""
 
 
 class Custody:
@@ -44,6 +48,39 @@ class Custody:
             else:
                 window.acks.hold(first, end)
                 window.saved_zeros = True
+
+    def mend(self, now: int) -> None:
+        """Have every unacked record in a slot again, after a call was struck amid the tables.
+
+        What is in none any more counts as in flight from now on, nobody knows where.
+        """
+        self._leases.relink()
+        for window in self._windows.values():
+            shard, acks = window.shard, window.acks
+            for slot in self._leases.of_shard(shard):
+                if slot.attempt == 1 and slot.fate is not Fate.IN_FLIGHT:
+                    acks.hold(slot.first, slot.end)
+                else:
+                    acks.free(slot.first, slot.end)
+            for gap in self._gaps(window):
+                for first, end in acks.held_runs(*gap):
+                    self._leases.put(shard, first, end, 1)
+            for gap in self._gaps(window):
+                for first, end in acks.unacked_runs(*gap):
+                    slot = self._leases.grant(shard, first, end, NOBODY)
+                    self._leases.confirm(slot, now + self._limits.ack_timeout_ns)
+            self._changed.add(shard)
+
+    def _gaps(self, window: Window) -> list[Run]:
+        """Return what lies between slots and notes."""
+        runs = self._leases.notes_of_shard(window.shard)
+        runs += [(slot.first, slot.end) for slot in self._leases.of_shard(window.shard)]
+        found, at = [], window.low
+        for first, end in sorted([*runs, (window.next, window.next)]):
+            if first > at:
+                found.append((at, first))
+            at = max(at, end)
+        return found
 
     def forget(self, shard: int) -> None:
         """Drop all that is known of a shard: it is gone, or delivered anew from elsewhere."""

@@ -69,10 +69,12 @@ class Line:
         place = self._place.pop(name, None)
         if place is None:
             return
-        try:
-            del self._waiting[place]
-        except (KeyError, ValueError):  # Ctrl-C came while somebody entered or left
-            self._waiting = SortedDict({place: name for name, place in self._place.items()})
+        del self._waiting[place]
+
+    def mend(self) -> None:
+        """Order the line anew, after a call was struck amid it."""
+        self._waiting = SortedDict({place: name for name, place in self._place.items()})
+        self._turn_since = None
 
     def serve(self, name: str, records: int) -> None:
         """Note that a consumer got records; it leaves the line."""
@@ -180,6 +182,11 @@ class SharedDispatcher(Custody):
         super().forget(shard)
         self._turns.pop(shard, None)
         self._open.pop(shard, None)
+
+    def mend(self, now: int) -> None:
+        super().mend(now)
+        self._open = dict.fromkeys(self._windows)
+        self._turns = dict.fromkeys(self._windows)
 
     def offer(self, shard: int) -> None:
         """Note that a shard has, or may have, records that were never handed out."""

@@ -54,6 +54,7 @@ from hstreamlite.sub.events import EventLog
 from hstreamlite.sub.keytab import runs_of
 from hstreamlite.sub.limits import TIME_MAX_NS, Limits, check_range
 from hstreamlite.sub.loads import Loads
+from hstreamlite.sub.mending import mended
 from hstreamlite.sub.modes import DISPATCHERS
 from hstreamlite.sub.names import BY_LSN, Names
 from hstreamlite.sub.numbering import Numbering
@@ -95,6 +96,20 @@ class Group:
         self._survey = Survey(limits, self._windows, self._dispatch, self._events, self._loads)
         self._eager = False
         self._shut = False
+        self._now = 0
+        self.struck = False
+        """Whether a call ended midway, so that the next one has to `mend`."""
+
+    def mend(self) -> None:
+        """Let all tables agree again, after a call was struck amid them.
+
+        Nothing is lost: what is lost sight of comes again after its ack timeout.
+        """
+        self._close_hatch()
+        self._consumers.mend()
+        self._line.mend()
+        self._dispatch.mend(self._now)
+        self.struck = False
 
     # Shards and positions
 
@@ -127,6 +142,7 @@ class Group:
             self._adopt(window)
             self._dispatch.restore(window, kept)
 
+    @mended
     def offer(self, shard: int, tail: int) -> None:
         """Let records below ``tail`` be delivered; they must be durable. Never moves back."""
         window = self._window(shard)
@@ -135,6 +151,7 @@ class Group:
             window.tail = tail
             self._dispatch.offer(shard)
 
+    @mended
     def seek(self, positions: Mapping[int, int], to: object = None) -> None:
         """Deliver these shards from the given LSNs on, whatever was acked or is in flight.
 
@@ -151,6 +168,7 @@ class Group:
             self._dispatch.offer(shard)
         self._events.add(Sought(to, tuple(sorted(positions.items()))))
 
+    @mended
     def gap(self, shard: int, first_kept: int) -> Gap | None:
         """Pass over the records below ``first_kept``, which no longer exist.
 
@@ -174,6 +192,7 @@ class Group:
         self._events.add(gap)
         return gap
 
+    @mended
     def pass_edge(self, shard: int, first_kept: int) -> Gap | None:
         """As `gap`, but only up to what is in flight: its consumer may still ack that."""
         window = self._window(shard)
@@ -195,6 +214,7 @@ class Group:
 
     # Consumers
 
+    @mended
     def attach(
         self,
         consumer: str,
@@ -220,6 +240,7 @@ class Group:
         self._events.attach(consumer)
         self._consumers.enter(consumer, lease_ns, now)
 
+    @mended
     def renew(self, consumer: str, now: int) -> int | None:
         """Note that a consumer is still there; return when its lease runs out, if it has one.
 
@@ -229,12 +250,14 @@ class Group:
         self._require(consumer)
         return self._consumers.renew(consumer, now)
 
+    @mended
     def detach(self, consumer: str, now: int) -> int:
         """Remove a consumer; what it held may go out again at once. Returns its unacked count."""
         self._miss(now)
         self._require(consumer)
         return self._remove(consumer, Cause.LEFT, now)
 
+    @mended
     def gone(self, now: int) -> tuple[str, ...]:
         """Return the consumers whose leases have run out since the last call: they are detached."""
         self._miss(now)
@@ -244,6 +267,7 @@ class Group:
 
     def _miss(self, now: int) -> None:
         """Let go of consumers whose leases have run out."""
+        self._now = now
         for consumer in self._consumers.gone(now):
             self._remove(consumer, Cause.GONE, now)
             self._gone.append(consumer)
@@ -260,6 +284,7 @@ class Group:
 
     # Dispatch
 
+    @mended
     def fetch(
         self, consumer: str, max_records: int, now: int, *, queue: bool = False
     ) -> tuple[Assignment, ...]:
@@ -271,6 +296,7 @@ class Group:
         assert isinstance(self._dispatch, SharedDispatcher)
         return self._serve(consumer, max_records, now, self._dispatch.assign, queue=queue)
 
+    @mended
     def fetch_parcels(
         self,
         consumer: str,
@@ -333,11 +359,13 @@ class Group:
         """
         return self._dispatch.hatch()
 
+    @mended
     def hatch_number(self, consumer: str) -> int:
         """Return the number that stands for a consumer at the hatch."""
         self._require(consumer)
         return self._numbers.of(consumer)
 
+    @mended
     def took(self, consumer: str, records: int) -> None:
         """Note how many records a consumer took at the hatch since it was last told."""
         self._line.serve(consumer, records)
@@ -367,6 +395,7 @@ class Group:
     def anyone_waits(self) -> bool:
         return bool(self._line)
 
+    @mended
     def next_in_line(self, now: int) -> str | None:
         """Return a waiting consumer to wake: the first in line, if there is work for it.
 
@@ -379,6 +408,7 @@ class Group:
             return None
         return next(filter(self._dispatch.can_assign, self._line.names()), None)
 
+    @mended
     def leave_line(self, consumer: str) -> None:
         """Stop waiting, as when a receive times out."""
         self._line.leave(consumer)
@@ -392,6 +422,7 @@ class Group:
         """Return how many bytes the windows have free for a consumer; None is no limit."""
         return self._loads.room(consumer)
 
+    @mended
     def confirm(self, lease: int, end: int, now: int, sizes: Sequence[int] = ()) -> Run | None:
         """Say that a lease's records below ``end`` are handed out; return those that may be.
 
@@ -403,6 +434,7 @@ class Group:
         assert isinstance(self._dispatch, SharedDispatcher)
         return self._dispatch.confirm(lease, end, now, sizes)
 
+    @mended
     def confirm_parcel(
         self, lease: int, count: int, now: int, sizes: Sequence[int] = ()
     ) -> tuple[int, bytes]:
@@ -417,11 +449,13 @@ class Group:
             return self._dispatch.undescribed(max_records)
         return []
 
+    @mended
     def describe(self, shard: int, first: int, hashes: bytes) -> None:
         """Take in hashes of keys, 8 bytes a record; 0 is no key."""
         assert isinstance(self._dispatch, OrderedDispatcher)
         self._dispatch.describe(shard, first, hashes)
 
+    @mended
     def describe_batches(self, shard: int, first: int, ends: list[int]) -> None:
         """Take in the ends of batches in the place of keys, in mode "sharded"."""
         assert isinstance(self._dispatch, ShardDispatcher)
@@ -461,6 +495,7 @@ class Group:
             total = AckCounts(new, duplicate, void, total.flags | part.flags)
         return total
 
+    @mended
     def held_by(self, consumer: str, shard: int, first: int, end: int) -> bool:
         """Tell whether a consumer holds all of ``[first, end)``, none of it acked.
 
@@ -469,6 +504,7 @@ class Group:
         self._window_of(shard, first)
         return self._dispatch.held_by(consumer, shard, first, end)
 
+    @mended
     def release(
         self,
         consumer: str,
@@ -489,6 +525,7 @@ class Group:
         self._check_held(consumer, shard, first, end, now)
         return self._dispatch.release(consumer, shard, (first, end), now, after_ns, reason)
 
+    @mended
     def unsend(self, consumer: str, shard: int, first: int, end: int, now: int) -> int:
         """Take back what the consumer holds of ``[first, end)``, which nobody has seen yet.
 
@@ -497,6 +534,7 @@ class Group:
         self._check_held(consumer, shard, first, end, now)
         return self._dispatch.unsend(consumer, shard, (first, end), now)
 
+    @mended
     def extend(self, consumer: str, shard: int, first: int, end: int, by_ns: int, now: int) -> int:
         """Set the deadline of what the consumer holds of ``[first, end)`` to ``by_ns`` from now.
 
@@ -519,6 +557,7 @@ class Group:
         """How often something was doomed: more than before means that there is work to do."""
         return self._dispatch.dooms
 
+    @mended
     def doomed(self, limit: int) -> tuple[Doomed, ...]:
         """Return up to ``limit`` records that are to be moved to the dead-letter stream.
 
@@ -528,16 +567,19 @@ class Group:
         check_range("limit", limit, 1, FETCH_MAX)
         return self._dispatch.doomed(limit)
 
+    @mended
     def is_doomed(self, shard: int, first: int, end: int) -> bool:
         """Tell whether all of ``[first, end)`` is doomed and none of it acked."""
         return shard in self._windows and self._dispatch.is_doomed(shard, first, end)
 
+    @mended
     def put_off(self, shard: int, lsn: int) -> None:
         """Let the doomed run that holds a record, which could not be moved, be the last of them."""
         self._dispatch.put_off(shard, lsn)
 
     # The damaged
 
+    @mended
     def set_aside(
         self, consumer: str, shard: int, first: int, end: int, reason: str, now: int
     ) -> Damaged | None:
@@ -554,6 +596,7 @@ class Group:
         self._events.add(damaged)
         return damaged
 
+    @mended
     def skip_damaged(self) -> tuple[Gap, ...]:
         """Let what was set aside count as acked; return the gaps, also queued for everyone."""
         gaps = []
@@ -569,6 +612,7 @@ class Group:
 
     # Time
 
+    @mended
     def tick(self, now: int) -> None:
         """Take back what is past its deadline or its consumer's lease, and let delayed records be
         ready."""
@@ -576,6 +620,7 @@ class Group:
         self._dispatch.expire(now)
         self._line.tick(now)
 
+    @mended
     def next_deadline(self) -> int | None:
         """Return when `tick` is next needed, or None."""
         times = (self._dispatch.next_due(), self._line.turn_end(), self._consumers.next_end())
@@ -591,6 +636,7 @@ class Group:
 
     # Progress
 
+    @mended
     def attend(self) -> bool:
         """Do what an ack with ATTENTION asks for: drop settled leases, tell if a delta is due.
 
@@ -612,6 +658,7 @@ class Group:
         for window in self._windows.values():
             window.saver = saver(window.acks, window.shard)
 
+    @mended
     def arm(self) -> None:
         """Note that what `delta` or `snapshot` returned is stored."""
         if not self._eager:
@@ -629,6 +676,7 @@ class Group:
                 window.acks.attention(self._attention())
                 window.disarm()
 
+    @mended
     def delta(self) -> tuple[bytes, ...]:
         """Return what changed since the last call, to be stored in this order; () if nothing did.
 
@@ -636,6 +684,7 @@ class Group:
         """
         return self._recorder.delta()
 
+    @mended
     def acked_delta(self, runs: Mapping[int, list[Run]]) -> tuple[bytes, ...]:
         """Return what to store behind a `delta` so that ``runs`` count as acked.
 
@@ -643,10 +692,12 @@ class Group:
         """
         return self._recorder.acked_delta(runs)
 
+    @mended
     def sought_delta(self, positions: Mapping[int, int]) -> tuple[bytes, ...]:
         """Return what to store so that a `seek` to ``positions`` counts, which comes after it."""
         return self._recorder.sought_delta(positions)
 
+    @mended
     def snapshot(self) -> tuple[bytes, ...]:
         """Return the whole progress, which makes everything stored before it superfluous."""
         return self._recorder.snapshot()
@@ -665,15 +716,18 @@ class Group:
             for window in self._windows.values()
         )
 
+    @mended
     def lag(self) -> Lag:
         return lag_of(self._windows.values(), self._dispatch)
 
+    @mended
     def blocked(self, names: Names = BY_LSN) -> str:
         """Return why nothing new can be dispatched, or an empty text."""
         return self._survey.blocked(
             self._consumers, names, paused=self.paused, unburied=self.unburied
         )
 
+    @mended
     def holdings(self) -> tuple[Holding, ...]:
         """Return what each consumer has in flight; linear in that."""
         return self._survey.holdings(self._consumers, self._line.names(), paused=self.paused)
@@ -682,6 +736,7 @@ class Group:
         """Return a number that changes whenever a record is acked."""
         return self._survey.done()
 
+    @mended
     def stats(self, names: Names = BY_LSN) -> GroupStats:
         return self._survey.stats(
             tuple(self._consumers), names, paused=self.paused, unburied=self.unburied

@@ -73,6 +73,20 @@ class KeyCustody:
                 if count >= doom_at:
                     self._doom(window.shard, lsn, count, Cause.RESTART.value)
 
+    def mend(self, now: int) -> None:
+        """Let everything be sent again some time, after a call was struck amid the tables.
+
+        What a consumer has reserved in a call that was struck comes back when that consumer leaves.
+        """
+        del now
+        self._delays = SortedList((due_ns, *key) for key, due_ns in self._delayed.items())
+        for shard, table in self._tables.items():
+            for first, end, _ in table.attempts(self._windows[shard].low):
+                for lsn in range(first, end):
+                    key = shard, lsn
+                    if not (key in self._delayed or key in self._doomed or key in self._damaged):
+                        table.wake(lsn)
+
     def forget(self, shard: int) -> None:
         """Drop all that is known of a shard: it is gone, or delivered anew from elsewhere."""
         for lease in [lease for lease, part in self._reserved.items() if part.shard == shard]:

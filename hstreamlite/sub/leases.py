@@ -20,6 +20,7 @@ note is finds one made of it. So a note is a slot in flight, at attempt 1, that 
 from collections.abc import Iterator
 from enum import Enum
 from itertools import pairwise, takewhile
+from typing import cast
 
 from sortedcontainers import SortedDict, SortedList
 
@@ -137,6 +138,7 @@ class Leases:
         slot.due_ns = due_ns
         slot.lease = lease
         slot.consumer = self._numbers.names[number]
+        self._place(slot)
         self._link(slot)
 
     def noted(self, consumer: str) -> list[tuple[int, int, int, int]]:
@@ -159,24 +161,28 @@ class Leases:
     def put(self, shard: int, first: int, end: int, attempt: int) -> Slot:
         """Add a run that is ready to be sent; it must not overlap another."""
         slot = self._new(shard, first, end, attempt)
+        self._place(slot)
         self._link(slot)
         return slot
 
     def grant(self, shard: int, first: int, end: int, consumer: str) -> Slot:
         """Add a run of records never sent before, reserved for a consumer."""
         slot = self._new(shard, first, end, 1)
+        self._place(slot)
         self._reserve(slot, consumer)
         return slot
 
     def _new(self, shard: int, first: int, end: int, attempt: int) -> Slot:
         self._serial += 1
-        slot = Slot(self._serial, shard, first, end, attempt)
-        slots = self._by_shard.get(shard)
+        return Slot(self._serial, shard, first, end, attempt)
+
+    def _place(self, slot: Slot) -> None:
+        """Let a slot be found by what it holds: from then on `relink` keeps it."""
+        slots = self._by_shard.get(slot.shard)
         if slots is None:
-            slots = self._by_shard[shard] = SortedDict()
-            self._ready[shard] = SortedDict()
-        slots[first] = slot
-        return slot
+            self._ready[slot.shard] = SortedDict()
+            slots = self._by_shard[slot.shard] = SortedDict()
+        slots[slot.first] = slot
 
     def reserve(self, slot: Slot, consumer: str) -> None:
         """Give a waiting slot to a consumer under a new lease, without a deadline yet."""
@@ -245,14 +251,13 @@ class Leases:
         Of a reserved slot only the left part stays so: the right one is ready again.
         """
         assert slot.first < at < slot.end
-        self._serial += 1
-        right = Slot(self._serial, slot.shard, at, slot.end, slot.attempt)
+        right = self._new(slot.shard, at, slot.end, slot.attempt)
         if slot.fate is not Fate.RESERVED:
             right.fate, right.lease = slot.fate, slot.lease
             right.consumer, right.due_ns = slot.consumer, slot.due_ns
             right.reason = slot.reason
+        self._place(right)  # first: of slots that overlap, `relink` cuts off the left one
         slot.end = at
-        self._by_shard[slot.shard][at] = right
         self._link(right)
         return right
 
@@ -260,17 +265,17 @@ class Leases:
         """Drop the records of a slot below ``first``."""
         assert slot.first < first < slot.end
         self._unlink(slot)
-        del self._by_shard[slot.shard][slot.first]
-        slot.first = first
-        self._by_shard[slot.shard][first] = slot
+        before, slot.first = slot.first, first
+        self._place(slot)
+        del self._by_shard[slot.shard][before]
         self._link(slot)
 
     def join(self, slot: Slot, right: Slot) -> None:
         """Append a ready slot to the ready one that ends where it begins."""
         assert slot.end == right.first
         assert slot.attempt == right.attempt
-        self.drop(right)
         slot.end = right.end
+        self.drop(right)
 
     def drop(self, slot: Slot) -> None:
         self._unlink(slot)
@@ -284,6 +289,37 @@ class Leases:
             self.drop(slot)
         self._by_shard.pop(shard, None)
         self._ready.pop(shard, None)
+
+    def relink(self) -> None:
+        """Make all tables anew from those of the shards, after a call was struck amid them.
+
+        What was reserved is ready again; what became a note is one.
+        """
+        found = {
+            (slot.shard, slot.first): slot
+            for slots in self._by_shard.values()
+            for slot in dict.values(cast("dict[int, Slot]", slots))  # their order may have suffered
+        }
+        for shard in self._hatches:
+            for first, _ in self.notes_of_shard(shard):
+                found.pop((shard, first), None)
+        by_shard: dict[int, SortedDict[int, Slot]] = {shard: SortedDict() for shard, _ in found}
+        for (_, _), slot in sorted(found.items()):
+            slots = by_shard[slot.shard]
+            if slots:
+                left = slots.peekitem()[1]
+                left.end = min(left.end, slot.first)
+            slots[slot.first] = slot
+        self._by_shard = by_shard
+        self._ready = {shard: SortedDict() for shard in by_shard}
+        self._by_consumer, self._reserved = {}, {}
+        self._doomed, self._damaged = {}, {}
+        self._timers = SortedList()
+        for slots in by_shard.values():
+            for slot in slots.values():
+                if slot.fate is Fate.RESERVED:
+                    slot.fate, slot.consumer, slot.lease = Fate.READY, None, 0
+                self._link(slot)
 
     def _link(self, slot: Slot) -> None:
         if slot.due_ns is not None:

@@ -42,6 +42,11 @@ class Presence:
         self._by_end.add((end, consumer))
         return end
 
+    def mend(self) -> None:
+        """Order what ends anew, after a call was struck amid it."""
+        self._ends = {consumer: end for consumer, end in self._ends.items() if consumer in self}
+        self._by_end = SortedSet((end, consumer) for consumer, end in self._ends.items())
+
     def leave(self, consumer: str) -> None:
         self._forget_end(consumer)
         del self._leases[consumer]

@@ -1,14 +1,10 @@
 """Behaviour of the group that a sentence can state."""
 
-import itertools
 import queue
 import random
 import re
-import sys
 import threading
-from collections.abc import Callable
 from functools import partial
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -421,40 +417,6 @@ def test_who_joins_behind_the_head_does_not_prolong_its_turn() -> None:
     assert line.turn_end() == TURN_NS
     line.tick(TURN_NS)
     assert line.head() == "b"
-
-
-def interrupted(call: Callable[[], None], step: int) -> bool:
-    """Press Ctrl-C at a step of a call; tell whether it had so many."""
-    steps = itertools.count()
-
-    def trace(frame: FrameType, event: str, _: object) -> Callable[..., object]:
-        frame.f_trace_opcodes = True
-        if event == "opcode" and next(steps) == step:
-            raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
-
-
-def test_who_is_interrupted_while_it_stands_in_line_can_leave_it() -> None:
-    for step in itertools.count():
-        line = Line()
-        line.join("a")
-        stopped = interrupted(lambda line=line: line.join("b"), step)
-        line.forget("b")
-        line.check_invariants()
-        assert line.names() == ("a",)
-        if not stopped:
-            break
-    assert step > 50
 
 
 def test_unknown_records_are_named() -> None:
