@@ -97,6 +97,7 @@ class ConsumerBase:
             max_unacked_bytes=options.max_unacked_bytes,
         )
         self._ahead = feed.ahead
+        self._notes_attempts = feed.state.max_attempts > 0
         self._number = feed.group.hatch_number(name)
         with feed.lock:
             feed.roster.takers.add(self)
@@ -123,11 +124,15 @@ class ConsumerBase:
         return self._feed.engine.env.clock.mono_ns() + int(seconds * 1e9)
 
     def _fetch(self, max_records: int, *, may_block: bool) -> DeliveryBatch | None:
+        if self._notes_attempts and not self._feed.progress.may_note(may_block=may_block):
+            return None
         batch = self._ahead.take(self._gate, self._number, max_records, may_block=may_block)
         if batch is None:
             batch = self._feed.fetcher.fetch(
                 self.name, max_records, self._gate, may_block=may_block
             )
+        if batch and self._notes_attempts:
+            self._feed.progress.note_attempts(may_block=may_block)
         return batch
 
     def _start_handling(self, width: int, drain_timeout: float) -> Handling:
@@ -260,9 +265,10 @@ class Consumer(ConsumerBase):
         """
         check_receive(max_records)
         seconds = check_timeout(timeout)
-        batch = self._ahead.take(self._gate, self._number, max_records, may_block=True)
-        if batch is not None:
-            return batch
+        if not self._notes_attempts:
+            batch = self._ahead.take(self._gate, self._number, max_records, may_block=True)
+            if batch is not None:
+                return batch
         return self._poll(self._fetch, max_records, self._end_of(seconds))
 
     def _poll(

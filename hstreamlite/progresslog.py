@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("hstreamlite")
 
 _MEMORY: Final = LEVELS["memory"]
+_OS: Final = LEVELS["os"]
 PREFIX = struct.Struct("<Q")
 
 
@@ -35,6 +36,7 @@ class ProgressLog:
         self._stored_ns = feed.now()
         self._prefix = PREFIX.pack(feed.state.id)
         self._room_bytes = 0
+        self._note_level: int | None = None
         if not feed.engine.read_only:
             feed.group.save_by(
                 lambda acks, shard: fast.Saver(
@@ -82,17 +84,40 @@ class ProgressLog:
         """Note that what `ops` or `snapshot` returned is stored. Lock held."""
         self._needs_snapshot = False
 
-    def store(self, *, may_block: bool = False) -> None:
+    def may_note(self, *, may_block: bool) -> bool:
+        """Prepare for `note_attempts`; False where that would have to wait, and may not."""
+        if self._note_level is None and may_block:
+            try:
+                self._feed.journal.make_room(0, _OS)
+                self._note_level = _OS
+            except StorageFull as error:
+                self._note_level = _MEMORY
+                log.warning(
+                    "attempts of subscription %r that end its process within %g s may not count "
+                    "until the store is opened again: %s",
+                    self._feed.state.name,
+                    self._feed.engine.config.progress_interval,
+                    error,
+                )
+        return self._note_level is not None
+
+    def note_attempts(self, *, may_block: bool) -> None:
+        """Have what was delivered outlive the process, which the records may be about to kill; as
+        `store`."""
+        assert self._note_level is not None
+        self.store(may_block=may_block, level=self._note_level)
+
+    def store(self, *, may_block: bool = False, level: int = _MEMORY) -> None:
         """Stage progress if there is any.
 
         Where there is no room at once, that is waited for without the lock if may_block, and else
         left to the store's own thread. A full disk is tried again later.
         """
         try:
-            stored = self._try_store()
+            stored = self._try_store(level)
             while not stored and may_block:
                 self._feed.journal.make_room(self._room_bytes)
-                stored = self._try_store()
+                stored = self._try_store(level)
         except StorageFull as error:
             self._room_bytes = 0
             log.warning(
@@ -128,14 +153,14 @@ class ProgressLog:
             self.stored()
             return self._feed.journal.staged()
 
-    def _try_store(self) -> bool:
+    def _try_store(self, level: int = _MEMORY) -> bool:
         """Stage what is unsaved; False where that would have to wait."""
         with self._feed.lock:
             if self._feed.deleted or self._feed.engine.closed:
                 return True
             self._stored_ns = self._feed.now()
             ops = self.ops()
-            if ops and self._feed.journal.try_stage(ops, _MEMORY, system=True) is None:
+            if ops and self._feed.journal.try_stage(ops, level, system=True) is None:
                 self._room_bytes += 64 << 10  # several pieces may need more than was made
                 return False
             self.stored()

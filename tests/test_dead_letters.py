@@ -7,7 +7,10 @@ never neither.
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,8 +70,8 @@ def test_a_crash_at_any_step_leaves_each_record_in_one_place() -> None:
     with Recording(env.disk) as recording:
         store = opened(env)
         consumer = dying(store, records=9, max_attempts=2, size=1000)
-        first = consumer.receive(9)
         begun = recording.position
+        first = consumer.receive(9)
         consumer.ack(first[0])
         consumer.release(first[1:])
         pass_time(store, env, 0.2)
@@ -99,7 +102,7 @@ def test_a_crash_at_any_step_leaves_each_record_in_one_place() -> None:
         ("1 bad", "2 bad", "4 restart", "5 restart"),
         ("1 bad", "2 bad", "4 released", "5 released"),
     }
-    assert sum(seen.values()) >= effort.of(300, brief=50)
+    assert sum(seen.values()) >= effort.of(250, brief=40)
 
 
 def test_a_record_that_kills_its_process_ends_as_a_dead_letter() -> None:
@@ -109,7 +112,6 @@ def test_a_record_that_kills_its_process_ends_as_a_dead_letter() -> None:
     for attempt in (1, 2, 3):
         consumer = store.subscription("billing").consumer(f"worker-{attempt}")
         assert [delivery.attempt for delivery in consumer.receive(10)] == [attempt]
-        pass_time(store, env, 0.4)
         env = env.process_crash()
         store = opened(env)
     pass_time(store, env)
@@ -118,6 +120,35 @@ def test_a_record_that_kills_its_process_ends_as_a_dead_letter() -> None:
     assert letter.attributes["hstreamlite-dead-reason"] == "restart"
     assert letter.attributes["hstreamlite-dead-attempts"] == "3"
     assert store.subscription("billing").consumer("w").receive(10, timeout=0) == ()
+
+
+KILLED = """
+import asyncio, os, signal, sys
+import hstreamlite as hs
+
+async def main():
+    async with hs.aio.open(sys.argv[1]) as store:
+        async with store.subscription("billing").consumer("w") as consumer:
+            (delivery,) = await consumer.receive(timeout=30)
+            print(delivery.attempt, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+def test_a_record_that_kills_a_worker_of_asyncio_ends_as_a_dead_letter(tmp_path: Path) -> None:
+    with hs.open(tmp_path / "s") as store:
+        dying(store, records=1, max_attempts=2).close()
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", KILLED, tmp_path / "s"], capture_output=True, check=False
+        ).stdout
+        for _ in range(2)
+    ]
+    assert told == [b"1\n", b"2\n"]
+    with hs.open(tmp_path / "s") as store, store.stream("dead").read(follow=True) as reader:
+        assert next(reader).attributes["hstreamlite-dead-attempts"] == "2"
 
 
 def test_a_full_disk_keeps_the_dead_waiting(caplog: pytest.LogCaptureFixture) -> None:
@@ -153,7 +184,7 @@ def test_a_full_disk_keeps_the_dead_waiting(caplog: pytest.LogCaptureFixture) ->
     store.close()
 
 
-@pytest.mark.parametrize("filling", [7, 10])
+@pytest.mark.parametrize("filling", [7, 8])
 def test_as_many_die_as_the_disk_has_room_for_and_the_others_later(filling: int) -> None:
     env = SimEnv(seed=2, capacity=4 << 20)
     with opened(env) as store:

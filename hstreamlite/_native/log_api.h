@@ -259,9 +259,9 @@ struct hsl_block_place {
 int hsl_log_block_of(struct hsl_log *log, uint64_t shard, uint64_t lsn,
                      struct hsl_block_place *out);
 
-/* Waits until a call that stages `bytes` of records for the system logs need not wait. FULL if the
- * disk has no room. */
-int hsl_log_make_room(struct hsl_log *log, uint64_t bytes);
+/* Waits until a call that stages `bytes` of records for the system logs, at level "os" or not, need
+ * not wait. FULL if the disk has no room. */
+int hsl_log_make_room(struct hsl_log *log, uint64_t bytes, int os);
 
 /* Durability. Tickets grow; a ticket is durable when durable_ticket >= ticket. */
 int hsl_log_wait(struct hsl_log *log, uint64_t ticket, int64_t timeout_ns);

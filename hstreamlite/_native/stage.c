@@ -179,11 +179,12 @@ int hsl_stage_room(struct hsl_log *log, size_t bytes, uint32_t blocks, int flags
     return rc;
 }
 
-int hsl_log_make_room(struct hsl_log *log, uint64_t bytes)
+int hsl_log_make_room(struct hsl_log *log, uint64_t bytes, int os)
 {
     if (hsl_forked(log))
         return HSL_FORKED;
-    return hsl_stage_room(log, hsl_block_bytes(bytes), 1, HSL_STAGE_SYSTEM);
+    int flags = HSL_STAGE_SYSTEM | (os ? HSL_STAGE_OS : 0);
+    return hsl_stage_room(log, hsl_block_bytes(bytes), 1, flags);
 }
 
 static uint64_t now_for(const struct hsl_log *log, const struct hsl_shard *shard)

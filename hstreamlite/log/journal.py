@@ -20,7 +20,7 @@ from os import fsencode, strerror
 from typing import Any, NamedTuple, cast
 
 from hstreamlite._native import fast, ffi, lib
-from hstreamlite.config import StoreConfig
+from hstreamlite.config import LEVELS, StoreConfig
 from hstreamlite.env import Env
 from hstreamlite.errors import (
     CorruptionError,
@@ -197,9 +197,9 @@ class Journal:
         staged = fast.followed(staging, lambda staged: then(*_located(staged)))
         return None if staged is None else _located(staged)
 
-    def make_room(self, size: int) -> None:
+    def make_room(self, size: int, level: int = LEVELS["memory"]) -> None:
         """Wait until `try_stage` of so many bytes for the system logs will find room."""
-        self.check(lib.hsl_log_make_room(self.log, size), size)
+        self.check(lib.hsl_log_make_room(self.log, size, level == LEVELS["os"]), size)
 
     def wait(self, ticket: int) -> None:
         """Return when the ticket is durable. 0 returns at once."""
