@@ -1,4 +1,4 @@
-"""A million deliveries to consumers that die: both modes, in virtual time, each record watched.
+"""A million deliveries to consumers that die: all modes, in virtual time, each record watched.
 
 Eight consumers take, ack and release at random; they leave, or fall silent until their
 leases run out, and then some of them ack late. Time passes by jumps, and the group is restarted
@@ -19,7 +19,7 @@ from hstreamlite.sub.ackmap import AckFlag
 from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.sub.limits import SECOND_NS, Limits
 from tests import effort
-from tests.sub.driven import MODES, Driven, Taken
+from tests.sub.driven import MODES, Driven, Taken, batch_ends
 
 TIMEOUT = 10 * SECOND_NS
 LEASE = 4 * SECOND_NS
@@ -28,6 +28,8 @@ SHARDS = (1, 2, 3)
 KEYS = 300
 DELIVERIES = effort.of(500_000, brief=40_000)
 DEATHS = effort.of(5_000, brief=300)
+SMALL = effort.of(10, brief=4)
+"""How much less is done by shard, where all that is in flight is looked at for each record."""
 
 Place = tuple[int, int]
 
@@ -41,9 +43,10 @@ def key_of(shard: int, lsn: int) -> int:
 class Watched:
     """What is true of the records of one shard, a byte or an entry each."""
 
-    def __init__(self, shard: int, *, keyed: bool) -> None:
+    def __init__(self, shard: int, mode: str) -> None:
         self.shard = shard
-        self.keyed = keyed
+        self.mode = mode
+        self.keyed = mode != "shared"
         self.tail = 1
         self.owner = bytearray(1)
         """Who has the record: 0 is nobody, and consumers count from 1."""
@@ -62,9 +65,13 @@ class Watched:
         if self.keyed:
             self.batch.extend([0] * count)
             for lsn in range(self.tail, tail):
-                if key := key_of(self.shard, lsn):
+                if key := self.key(lsn):
                     self.of_key.setdefault(key, []).append(lsn)
         self.tail = tail
+
+    def key(self, lsn: int) -> int:
+        """Return the key of a record where it counts; a shard may be one."""
+        return 1 if self.mode == "sharded" else key_of(self.shard, lsn) if self.keyed else 0
 
     def hand(self, first: int, end: int, consumer: int, batch: int) -> None:
         """Check a run that goes out, and give it to its consumer."""
@@ -82,7 +89,7 @@ class Watched:
         self.seen[first:end] = b"\1" * count
 
     def check_order(self, lsn: int, consumer: int) -> None:
-        key = key_of(self.shard, lsn)
+        key = self.key(lsn)
         if key == 0:
             return
         records = self.of_key[key]
@@ -106,8 +113,7 @@ class Watched:
     def back(self, lsn: int) -> None:
         """Take a record back, and what follows it of its key."""
         self.owner[lsn] = 0
-        key = key_of(self.shard, lsn) if self.keyed else 0
-        if key:
+        if key := self.key(lsn):
             records = self.of_key[key]
             for at in range(self.first_unacked(key), len(records)):
                 behind = records[at]
@@ -130,9 +136,10 @@ class Soak:
             span_records=20_000,
         )
         self.it = Driven(mode, limits, key_of)
+        self.share = SMALL if mode == "sharded" else 1
         self.now = SECOND_NS
         self.counts: Counter[str] = Counter()
-        self.shards = {shard: Watched(shard, keyed=mode == "ordered") for shard in SHARDS}
+        self.shards = {shard: Watched(shard, mode) for shard in SHARDS}
         self.held: dict[int, list[Taken]] = {}
         self.leases: dict[int, int] = {}
         self.silent: set[int] = set()
@@ -181,7 +188,7 @@ class Soak:
         """Take a run from its consumer, or what it has of it since a batch."""
         shard, first, end, _ = run
         watched = self.shards[shard]
-        if self.mode == "ordered":
+        if watched.keyed:
             for lsn in range(first, end):
                 if watched.owner[lsn] == consumer and batch in (0, watched.batch[lsn]):
                     watched.back(lsn)
@@ -224,7 +231,13 @@ class Soak:
 
     def take(self, consumer: int) -> None:
         self.serial += 1
-        taken = self.it.take(f"c{consumer}", self.random.randint(1, 150), self.now)
+        batches = self.random.choice([0, 1, 5]) if self.mode == "sharded" else 0
+        most = self.random.randint(1, 150)
+        taken = self.it.take(f"c{consumer}", most, self.now, batches=batches)
+        if batches and taken and all(attempt == 1 for *_, attempt in taken):
+            end = taken[-1][2]
+            assert batch_ends(end - 1, end) == [end], f"a batch is cut at {end}"
+            self.counts["takes of batches"] += 1
         for shard, first, end, attempt in taken:
             if self.delayed:
                 early = [n for n in range(first, end) if self.delayed.get((shard, n), 0) > self.now]
@@ -266,7 +279,7 @@ class Soak:
         flag = AckFlag(self.it.group.ack(shard, lsn) & ~AckFlag.ATTENTION)
         if watched.acked[lsn]:
             assert flag is AckFlag.DUPLICATE
-        elif self.mode == "shared" or watched.owner[lsn]:
+        elif self.mode != "ordered" or watched.owner[lsn]:
             assert flag is AckFlag.NEW
         if flag is AckFlag.NEW:
             watched.acked[lsn] = 1
@@ -352,7 +365,8 @@ class Soak:
 
     def run(self) -> None:
         steps = 0
-        while self.counts["deliveries"] < DELIVERIES or self.counts["deaths"] < DEATHS:
+        deliveries, deaths = DELIVERIES // self.share, DEATHS // self.share
+        while self.counts["deliveries"] < deliveries or self.counts["deaths"] < deaths:
             if steps % 20 == 0:
                 self.offer()
             if steps % 2_000 == 0:
@@ -378,7 +392,7 @@ class Soak:
         self.counts["records"] = sum(watched.tail - 1 for watched in self.shards.values())
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [*MODES, "sharded"])
 def test_nothing_is_lost_or_twice_in_flight_while_consumers_die(
     mode: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
