@@ -127,3 +127,58 @@ def test_acks_of_many_at_once_ask_for_a_checkpoint(mode: str) -> None:
     assert not it.group.attend()
     it.group.ack_range(1, 5, 9)
     assert it.group.attend()
+
+
+def attempts(taken: list[Taken]) -> dict[int, int]:
+    return {lsn: attempt for _, first, end, attempt in taken for lsn in range(first, end)}
+
+
+def restart_again(it: Driven, pieces: list[bytes]) -> None:
+    """Begin anew from all that was stored since the beginning."""
+    pieces += it.group.delta()
+    progress = Progress()
+    for piece in pieces:
+        progress.apply(piece)
+    it.restart(progress)
+    it.group.offer(1, 11)
+    attach(it)
+
+
+@each_mode
+def test_what_was_taken_back_unseen_cannot_be_acked_before_it_comes(mode: str) -> None:
+    it = driven(mode)
+    it.take("a", 3, 0)
+    assert it.group.unsend("a", 1, 2, 4, 0) == 2
+    flags = [it.group.ack(1, lsn) & ~AckFlag.ATTENTION for lsn in (1, 2, 3)]
+    assert flags == [AckFlag.NEW, AckFlag.VOID, AckFlag.VOID]
+    assert attempts(it.take("b", 9, 0)) == dict.fromkeys(range(2, 11), 1)
+
+
+@each_mode
+def test_what_was_taken_back_unseen_is_no_attempt_after_a_restart_either(mode: str) -> None:
+    it = driven(mode)
+    it.take("a", 3, 0)
+    pieces = [*it.group.delta()]
+    it.group.unsend("a", 1, 2, 3, 0)
+    restart_again(it, pieces)
+    assert attempts(it.take("a", 3, 0)) == {1: 2, 2: 1, 3: 2}
+
+
+@each_mode
+def test_the_first_delivery_of_what_was_only_reserved_before_a_restart_counts(mode: str) -> None:
+    it = driven(mode)
+    reserve(it, 4)
+    pieces: list[bytes] = []
+    for attempt in (1, 2, 3):
+        restart_again(it, pieces)
+        assert attempts(it.take("a", 4, 0)) == dict.fromkeys(range(1, 5), attempt)
+
+
+def test_what_comes_again_of_another_key_goes_before_what_is_new_of_one_that_goes_on() -> None:
+    it = driven("ordered", key_of=lambda _, lsn: 1 + lsn % 2)
+    assert attempts(it.take("a", 4, 0)) == dict.fromkeys((1, 2, 3, 4), 1)
+    assert it.take("b", 9, 0) == [], "all of it follows to a"
+    assert it.group.release("a", 1, 3, 5, 0, 0) == 2
+    taken = [attempts(it.take("a", 1, 0)) for _ in range(4)]
+    assert taken[0] | taken[1] == {3: 2, 4: 2}
+    assert taken[2] | taken[3] == {5: 1, 6: 1}

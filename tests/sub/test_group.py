@@ -609,3 +609,16 @@ def test_what_cannot_be_read_takes_no_room_and_stays_until_it_is_skipped() -> No
     group.check_invariants()
     assert group.position(1) == (4, 65)
     assert group.stats().damaged == 0
+
+
+def test_who_was_away_has_saved_up_no_turns() -> None:
+    line = Line()
+    for _ in range(5):
+        line.serve("ada", 100)
+    heads = []
+    for _ in range(6):
+        line.join("ada")
+        line.join("bob")
+        heads.append(line.head())
+        line.serve(str(heads[-1]), 100)
+    assert heads == ["bob", "ada", "bob", "ada", "bob", "ada"]

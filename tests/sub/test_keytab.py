@@ -552,6 +552,21 @@ def test_more_runs_than_a_piece_holds_are_left_to_others() -> None:
     assert acks.state.acked_since == 8193
 
 
+def test_a_parcel_that_is_reserved_stays_when_all_of_it_is_acked() -> None:
+    acks = AckMap(1, 1_000)
+    table = KeyTable(acks, late_acks=True)
+    table.describe(1, bytes(8 * 99))
+    _, _, parcel, _ = table.take(1, 0, 2, 2, 3)
+    table.confirm(parcel, 2, 1)
+    table.take_back_of(1)
+    _, _, again, _ = table.take(1, 0, 2, 2, 3)
+    acks.ack_range(1, 3)
+    for end in range(4, 20):  # each looks at some parcels
+        table.take(2, 0, 1, 1, end)
+    assert table.confirm(again, 2, 1) == (0, b"")
+    table.check_invariants()
+
+
 def hand_out(insist: Callable[[Callable[[], Any]], Any]) -> list[int]:
     """Grow maps and tables beyond what they begin with; return what is handed out at first."""
     acks = insist(lambda: AckMap(1, 1 << 30))

@@ -109,3 +109,15 @@ def test_a_consumer_whose_window_found_no_memory_can_bring_it_again() -> None:
         loads.hand("ada", 2, 1, [8])
         assert (loads.bytes_of("ada"), loads.bytes_of_all()) == (15, 15)
     assert failures >= 5
+
+
+def test_what_is_in_hand_while_there_comes_to_be_more_is_counted_until_it_is_acked() -> None:
+    acks, totals = AckMap(1, 10_000), Totals()
+    acks.weigh(totals)
+    acks.advance(5_001, hold=False)
+    for first, end in ((1, 51), (51, 5_001)):
+        acks.reserve_load(end)
+        acks.load(first, array("I", [5] * (end - first)).tobytes(), 1)
+    assert totals.of(1) == totals.of(0) == 25_000
+    acks.ack_range(1, 5_001)
+    assert totals.of(1) == totals.of(0) == 0

@@ -133,3 +133,20 @@ def test_acks_wait_until_what_the_group_stores_is_staged(mode: str) -> None:
             assert window.saver.disarm() is None
             feed.group.arm()
             assert window.saver.disarm() is not None
+
+
+@pytest.mark.parametrize("reserved", [False, True])
+def test_acks_do_not_store_themselves_while_something_is_reserved(reserved: bool) -> None:
+    """It would be stored as delivered."""
+    subscription = filled(SimEnv(seed=1), "shared")
+    with subscription.consumer("w") as consumer:
+        consumer.ack(consumer.receive(3))
+        batch = consumer.receive(5)
+        feed = consumer._feed
+        feed.progress.store()
+        (window,) = feed.group._windows.values()
+        assert window.saver is not None
+        if reserved:
+            assert feed.group.fetch("w", 3, feed.now())
+        consumer.ack(batch)
+        assert (window.saver.disarm() is None) == reserved
