@@ -252,16 +252,6 @@ static PyObject *py_hold(PyObject *self, PyObject *const *args, Py_ssize_t n)
     Py_RETURN_NONE;
 }
 
-static PyObject *py_known(PyObject *self, PyObject *const *args, Py_ssize_t n)
-{
-    struct hsl_ackmap *m;
-    uint64_t lsn;
-    if (!hsl_py_takes("ackmap_known", n, 2) || !(m = map_arg(args[0])) ||
-        lsn_arg(args[1], &lsn) < 0)
-        return NULL;
-    return PyBool_FromLong(hsl_ackmap_known(m, lsn));
-}
-
 static PyObject *py_acked_ever(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct hsl_ackmap *m;
@@ -562,7 +552,6 @@ static PyMethodDef methods[] = {
     FAST("ackmap_reset", py_reset),
     FAST("ackmap_advance", py_advance),
     FAST("ackmap_hold", py_hold),
-    FAST("ackmap_known", py_known),
     FAST("ackmap_attention", py_attention),
     FAST("ackmap_acked_ever", py_acked_ever),
     FAST("ackmap_acked_since", py_acked_since),

@@ -33,7 +33,6 @@ _acked_since: Callable[[int], int] = fast.ackmap_acked_since
 _count: Callable[[int, int, int], int] = fast.ackmap_count
 _next_unacked: Callable[[int, int], int] = fast.ackmap_next_unacked
 _skip: Callable[[int, int], int] = fast.ackmap_skip
-_known: Callable[[int, int], bool] = fast.ackmap_known
 _check: Callable[[int], int] = fast.ackmap_check
 _loads_bytes: Callable[[int, int], int] = fast.loads_bytes
 
@@ -144,10 +143,6 @@ class AckMap:
     def ack_many(self, lsns: Iterable[int]) -> AckCounts:
         """Ack each of ``lsns``, or nothing if any is unknown."""
         return AckCounts(*_ack_many(self.address, lsns))
-
-    def known(self, lsn: int) -> bool:
-        """Tell whether ``lsn`` lies between the origin and ``next``."""
-        return _known(self.address, lsn)
 
     def attention(self, at: int) -> None:
         """Ask for ``ATTENTION`` once ``at`` records are acked since the last drain."""

@@ -293,7 +293,6 @@ GOOD: dict[str, tuple[Callable[[hs.Store], Args], tuple[int, ...]]] = {
     "ackmap_drain": (lambda _: [acks()], (0,)),
     "ackmap_drain_piece": (lambda _: [acks(), SHARD, 1, 1, 1], (0, 1, 2, 3, 4)),
     "ackmap_hold": (lambda _: [acks(), 1, 9, True], (0, 1, 2)),
-    "ackmap_known": (lambda _: [acks(), 9], (0, 1)),
     "ackmap_load": (lambda _: [weighed(), 1, bytes(4), 1], (0, 1, 2, 3)),
     "ackmap_next_unacked": (lambda _: [acks(), 9], (0, 1)),
     "ackmap_reserve_load": (lambda _: [acks(), 9], (0, 1)),
