@@ -115,9 +115,9 @@ class Leases:
     def fold(self, slot: Slot, deadline_ns: int) -> bool:
         """Make a note of a reserved slot, which is in flight with it; False if that cannot be."""
         hatch = self._hatches.get(slot.shard)
-        if hatch is None or slot.attempt > 1 or slot.consumer is None:
+        number = self._numbers.of(slot.consumer or "")
+        if hatch is None or slot.attempt > 1 or not number:
             return False
-        number = self._numbers.of(slot.consumer)
         if not hatch.note(slot.first, slot.end, deadline_ns, slot.lease, number):
             return False
         self.drop(slot)

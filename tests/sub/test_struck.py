@@ -12,8 +12,9 @@ import pytest
 
 from hstreamlite.errors import ConsumerClosed, ConsumerExists
 from hstreamlite.sub.limits import SECOND_NS, Limits
+from tests.struck import struck
 from tests.sub.driven import MODES, Driven
-from tests.test_interrupted_calls import GROUPS, struck
+from tests.sub.test_mending import FILES
 
 LATER = 20 * SECOND_NS
 
@@ -57,7 +58,7 @@ def test_a_consumer_that_was_interrupted_as_it_came_can_come_again(mode: str) ->
     while goes_on:
         at += 1
         it = with_room_for(mode)
-        goes_on = struck(at, partial(it.group.attach, "dan"), GROUPS)
+        goes_on = struck(at, partial(it.group.attach, "dan"), FILES)
         with suppress(ConsumerExists):
             it.group.attach("dan")
         it.group.attach("eve")
@@ -74,7 +75,7 @@ def test_a_consumer_that_was_interrupted_as_it_left_can_leave_again(mode: str) -
         it = with_room_for(mode)
         it.group.attach("dan")
         it.group.attach("eve")
-        goes_on = struck(at, partial(it.group.detach, "dan", 0), GROUPS)
+        goes_on = struck(at, partial(it.group.detach, "dan", 0), FILES)
         with suppress(ConsumerClosed):
             it.group.detach("dan", 0)
         it.group.attach("dan")
