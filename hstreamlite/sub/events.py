@@ -1,7 +1,7 @@
 """What happened to a group besides deliveries, kept for those who ask: the group, each consumer.
 
 Every asker has its own queue, and gaps have one more: asking for gaps takes no event from those who
-ask for all of them.
+ask for all of them. Gaps that nobody was there to hear of are for the next consumer that comes.
 """
 
 from collections import deque
@@ -21,12 +21,14 @@ class EventLog:
         self.gaps = 0
         self.gap_records = 0
         self._last: deque[Gap] = deque(maxlen=EVENTS_KEPT)
+        self._unheard: deque[Gap] = deque(maxlen=EVENTS_KEPT)
         self._untold: dict[str, deque[Event]] = {}
         self._untold_gaps: dict[str, deque[Gap]] = {}
 
     def attach(self, consumer: str) -> None:
-        self._untold[consumer] = deque(maxlen=EVENTS_KEPT)
-        self._untold_gaps[consumer] = deque(maxlen=EVENTS_KEPT)
+        self._untold.setdefault(consumer, deque(self._unheard, EVENTS_KEPT))
+        self._untold_gaps.setdefault(consumer, deque(self._unheard, EVENTS_KEPT))
+        self._unheard.clear()
 
     def detach(self, consumer: str) -> None:
         self._untold.pop(consumer, None)
@@ -38,7 +40,8 @@ class EventLog:
         if isinstance(event, Gap):
             self.gaps += 1
             self.gap_records += event.records
-            for gaps in (self._last, *self._untold_gaps.values()):
+            heard = self._untold_gaps.values() or (self._unheard,)
+            for gaps in (self._last, *heard):
                 gaps.append(event)
 
     def last_gaps(self) -> tuple[Gap, ...]:

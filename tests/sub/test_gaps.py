@@ -59,10 +59,24 @@ def test_a_gap_counts_before_anybody_asks_for_records(
     assert m.counted() == (1, lost)
     assert m.subscription.lag() == hs.Lag(0, 10 - lost)
     assert f"records {first} to {first + lost - 1} of shard" in caplog.text
-    if consumer is not None:
-        (gap,) = consumer.gaps()
-        assert consumer.events() == (gap,)
-        assert gap == hs.Gap(m.ids[0].shard_id, first, first + lost, lost, lost)
+    consumer = consumer or m.subscription.consumer("late")
+    (gap,) = consumer.gaps()
+    assert consumer.events() == (gap,)
+    assert gap == hs.Gap(m.ids[0].shard_id, first, first + lost, lost, lost)
+    with m.subscription.consumer("later") as later:
+        assert later.gaps() == later.events() == (), "it has been told"
+
+
+def test_a_worker_that_comes_back_hears_of_what_expired_while_its_process_was_down() -> None:
+    m = Machine(backlog=5.0)
+    m.store.close()
+    m.env.advance(60.0)
+    m.open()
+    m.wait(2)
+    with m.store.subscription("s").consumer("w") as consumer:
+        assert [gap.records for gap in consumer.gaps()] == [10]
+        assert consumer.gaps() == ()
+    m.store.close()
 
 
 @pytest.mark.parametrize("mode", ["ordered", "shared"])

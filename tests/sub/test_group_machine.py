@@ -73,6 +73,8 @@ class GroupMachine(RuleBasedStateMachine):
             self.model.shards[shard].tail += count
             self.group.offer(shard, first + count)
         self.events: list[Event] = []
+        self.unheard: list[Event] = []
+        self.before: dict[tuple[str, bool], list[Event]] = {}
         self.told: dict[str, int] = {}
         self.told_gaps: dict[str, int] = {}
         for name in sorted(consumers):
@@ -121,6 +123,8 @@ class GroupMachine(RuleBasedStateMachine):
         self.group.attach(name, self.model.now, lease)
         self.model.attach(name, lease)
         self.told[name] = self.told_gaps[name] = len(self.events)
+        self.before[name, True] = self.before[name, False] = self.unheard
+        self.unheard = []
 
     @rule(name=st.sampled_from(CONSUMERS))
     def renew(self, name: str) -> None:
@@ -142,7 +146,7 @@ class GroupMachine(RuleBasedStateMachine):
     def ask_what_happened(self, data: st.DataObject, gaps: bool) -> None:
         name = data.draw(st.sampled_from(self.model.consumers))
         told = self.told_gaps if gaps else self.told
-        since = self.events[told[name] :]
+        since = self.before.pop((name, gaps), []) + self.events[told[name] :]
         told[name] = len(self.events)
         if gaps:
             assert list(self.group.gaps(name)) == [e for e in since if isinstance(e, Gap)]
@@ -408,6 +412,8 @@ class GroupMachine(RuleBasedStateMachine):
         assert got is not None
         assert (got.records, got.undelivered) == (lost, unseen)
         self.events.append(got)
+        if not self.model.consumers:
+            self.unheard.append(got)
 
     @precondition(lambda self: self.wild)
     @rule(data=st.data())
