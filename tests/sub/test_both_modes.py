@@ -9,6 +9,7 @@ import pytest
 
 from hstreamlite.sub.ackmap import AckFlag
 from hstreamlite.sub.checkpoint import Progress
+from hstreamlite.sub.effects import Damaged, Gap
 from hstreamlite.sub.limits import SECOND_NS, Limits
 from hstreamlite.sub.retry import RetryPolicy
 from tests.sub.driven import MODES, Driven, Taken
@@ -182,3 +183,37 @@ def test_what_comes_again_of_another_key_goes_before_what_is_new_of_one_that_goe
     taken = [attempts(it.take("a", 1, 0)) for _ in range(4)]
     assert taken[0] | taken[1] == {3: 2, 4: 2}
     assert taken[2] | taken[3] == {5: 1, 6: 1}
+
+
+@each_mode
+def test_who_waits_in_line_is_called_for_what_comes_again(mode: str) -> None:
+    it = driven(mode, max_unacked=10)
+    it.take("a", 10, 0)
+    assert it.take("b", 5, 0, queue=True) == []
+    assert it.group.next_in_line(0) is None
+    assert it.group.release("a", 1, 2, 4, 0, 0) == 2
+    assert it.group.next_in_line(0) == "b"
+    assert attempts(it.take("b", 5, 0)) == {2: 2, 3: 2}
+
+
+def test_a_gap_tells_what_waited_for_its_key_and_never_came() -> None:
+    it = driven("ordered", key_of=lambda _, lsn: 0 if lsn == 4 else 7)
+    it.take("a", 1, 0)
+    it.take("b", 9, 0)
+    assert it.group.gap(1, 8) == Gap(1, 1, 8, records=7, undelivered=5)
+
+
+@each_mode
+def test_what_cannot_be_read_is_skipped_once(mode: str) -> None:
+    it = driven(mode)
+    assert attempts(it.take("a", 2, 0)) == {1: 1, 2: 1}
+    reserve(it, 1)
+    it.describe(9)
+    assert it.group.set_aside("a", 1, 4, 7, "torn", 0) == Damaged(1, 4, 7, 3, "torn")
+    assert it.group.stats().damaged == 3
+    gaps = it.group.skip_damaged()
+    assert [(gap.first_lsn, gap.end_lsn, gap.records, gap.undelivered) for gap in gaps] == [
+        (4, 7, 3, 3)
+    ]
+    assert it.group.skip_damaged() == ()
+    assert it.group.stats().damaged == 0

@@ -622,3 +622,15 @@ def test_who_was_away_has_saved_up_no_turns() -> None:
         heads.append(line.head())
         line.serve(str(heads[-1]), 100)
     assert heads == ["bob", "ada", "bob", "ada", "bob", "ada"]
+
+
+def test_who_joins_before_the_head_has_a_turn_of_its_own() -> None:
+    line = Line()
+    line.serve("ada", 100)
+    line.join("ada")
+    line.call(0)
+    line.join("bob")
+    assert (line.head(), line.turn_end()) == ("bob", None)
+    line.call(TURN_NS - 1)
+    line.tick(TURN_NS)
+    assert line.head() == "bob"
