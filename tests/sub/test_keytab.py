@@ -627,3 +627,18 @@ def test_each_allocation_may_fail_once() -> None:
     finally:
         lib.hsl_alloc_fail_at(0)
     assert len(outcomes) > 15
+
+
+@pytest.mark.parametrize("keys", [1_000, 500_000])
+def test_a_million_records_in_flight_take_less_than_64_mb(keys: int) -> None:
+    """Also where each meets one other of its key, which takes the most."""
+    records = 1_000_000
+    table = KeyTable(AckMap(1, records))
+    while (low := table.state.described) <= records:
+        end = min(low + 4096, records + 1)
+        hashes = array("Q", (1 + lsn % keys for lsn in range(low, end))).tobytes()
+        table.describe(low, hashes)
+        sent, _, parcel, _ = table.take(1, 0, end - low, records, end)
+        assert table.confirm(parcel, sent, 1)[0] == end - low
+        table.handed(1)
+    assert table.state.bytes < 63 << 20, "and a megabyte for the ack map"
