@@ -319,8 +319,8 @@ class Handling:
     def late(self) -> None:
         """Tell of handlers that are no longer waited for: what they have may time out."""
         with self._lock:
+            running = 0 if self._abandoned else self._turns.running
             self._abandoned = True
-            running = self._turns.running
         if running:
             log.warning(
                 "%d handlers of consumer %r of subscription %r still run; nobody waits for them",

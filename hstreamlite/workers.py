@@ -55,6 +55,7 @@ class Workers:
             if self._env.threaded:
                 self._start()
                 self._wait(None)
+                self.join()
             else:
                 self._work()
                 handling.stop()
@@ -86,7 +87,8 @@ class Workers:
             self.handling.late()
 
     def _wait(self, end: int | None) -> bool:
-        """Wait for all workers to end, and say whether they have.
+        """Wait for all workers to end, until a time or else until the run is stopped, and say
+        whether they have.
 
         Not by joining threads: a join that Ctrl-C interrupts takes them for ended.
         """
@@ -96,6 +98,8 @@ class Workers:
         self._waiting.append(bell)
         try:
             while self._live > 0:
+                if end is None and self.handling.stopping:
+                    return False
                 left = _SLICE_SECONDS if end is None else (end - clock.mono_ns()) / 1e9
                 if left <= 0:
                     return False

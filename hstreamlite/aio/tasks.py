@@ -46,7 +46,8 @@ class Tasks:
         handling = self.handling
         self._tasks += [asyncio.ensure_future(self._work()) for _ in range(handling.width)]
         try:
-            await asyncio.wait(self._tasks)
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            await self.join()
         except BaseException:
             handling.stop()
             await self.join()

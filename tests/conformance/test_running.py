@@ -333,6 +333,30 @@ async def test_a_handler_that_takes_too_long_is_not_waited_for(
             await running
 
 
+async def test_a_run_that_ends_does_not_wait_for_a_handler_that_takes_too_long(
+    store: Store,
+) -> None:
+    subscription = await filled(store, 2)
+    held, go, over = threading.Event(), threading.Event(), threading.Event()
+
+    def handle(delivery: hs.Delivery) -> None:
+        if delivery.payload == b"0":
+            held.set()
+            go.wait(SECONDS_MAX)
+            over.set()
+        else:
+            assert held.wait(SECONDS_MAX)
+            raise SystemExit(3)
+
+    async with subscription.consumer("w") as consumer:
+        try:
+            with pytest.raises(SystemExit):
+                await consumer.run(handle, concurrency=2, drain_timeout=0)
+            assert not over.is_set()
+        finally:
+            go.set()
+
+
 async def test_deleting_the_subscription_by_force_ends_the_run(store: Store) -> None:
     subscription = await filled(store, 1)
     handler = Handler(1)
