@@ -222,16 +222,11 @@ class SharedDispatcher(Custody):
 
     def quota(self, consumer: str) -> int:
         """Return how many records more this consumer may have in flight."""
-        most = self._loads.most_records(consumer)
-        if self._loads.full_of(consumer):
-            return 0
-        if not most:
-            return self._limits.max_unacked
-        held = sum(
-            self._windows[slot.shard].acks.count_unacked(slot.first, slot.end)
-            for slot in self._leases.of_consumer(consumer)
-        )
-        return max(0, most - held)
+        return self._loads.quota(consumer, self._count)
+
+    def _count(self, consumer: str) -> int:
+        """Return how many records a consumer has, reserved or out."""
+        return self._unacked_of(self._leases.of_consumer(consumer))
 
     def can_assign(self, consumer: str) -> bool:
         """Tell whether `assign` would find something for the consumer."""

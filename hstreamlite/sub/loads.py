@@ -9,7 +9,7 @@ Acks lower the totals by themselves (``load_api.h``); they are counted only if a
 """
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from hstreamlite.sub.ackmap import Totals
 from hstreamlite.sub.limits import Limits
@@ -106,6 +106,14 @@ class Loads:
         """Tell whether the own window in bytes of a consumer is full."""
         most = self.most_bytes(consumer)
         return most > 0 and (self.bytes_of(consumer) or 0) >= most
+
+    def quota(self, consumer: str, count: Callable[[str], int]) -> int:
+        """Return how many records more a consumer may have, of which ``count`` tells how many it
+        has."""
+        if self.full_of(consumer):
+            return 0
+        most = self.most_records(consumer)
+        return max(0, most - count(consumer)) if most else self._limits.max_unacked
 
     def room(self, consumer: str) -> int | None:
         """Return how many bytes are free for a consumer, at least; None is no limit."""

@@ -137,12 +137,7 @@ class OrderedDispatcher(KeyCustody):
 
     def quota(self, consumer: str) -> int:
         """Return how many records more this consumer may have in flight."""
-        most = self._loads.most_records(consumer)
-        if self._loads.full_of(consumer):
-            return 0
-        if not most:
-            return self._limits.max_unacked
-        return max(0, most - self._count(consumer))
+        return self._loads.quota(consumer, self._count)
 
     def can_assign(self, consumer: str) -> bool:
         """Tell whether `assign` would find something for the consumer, or look further."""
