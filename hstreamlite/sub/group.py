@@ -342,9 +342,7 @@ class Group:
             self._line.join(consumer)
             self._call(now)
         self._set_eager(eager=bool(self._line) or not assigned)
-        if not assigned or self._line or self.paused or self._shut:
-            self._close_hatch()
-        else:
+        if assigned and not (self._line or self.paused or self._shut):
             self._dispatch.open_hatch(self._consumers.next_end())
         return assigned
 

@@ -217,3 +217,11 @@ def test_what_cannot_be_read_is_skipped_once(mode: str) -> None:
     ]
     assert it.group.skip_damaged() == ()
     assert it.group.stats().damaged == 0
+
+
+@pytest.mark.parametrize(("room", "end"), [(1, 2), (2, 5), (4, 5), (5, 12)])
+def test_a_batch_goes_out_whole_if_one_record_of_it_has_room(room: int, end: int) -> None:
+    it = driven("sharded", max_unacked=room)
+    it.group.offer(1, 41)
+    assert it.take("a", 99, 0, batches=9) == [(1, 1, end, 1)]
+    assert it.take("b", 99, 0, batches=9) == []
