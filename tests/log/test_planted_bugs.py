@@ -124,8 +124,8 @@ BUGS = {
     ),
     "send again before the deadline": Bug(
         "sub/custody.py",
-        "now + self._limits.ack_timeout_ns",
-        "now + self._limits.ack_timeout_ns // 2",
+        "        deadline = now + self._limits.ack_timeout_ns\n",
+        "        deadline = now + self._limits.ack_timeout_ns // 2\n",
         MODEL,
         "at_its_deadline",
     ),
