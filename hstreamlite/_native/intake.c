@@ -28,8 +28,8 @@ static bool continues(const struct insert *in, uint64_t next, uint64_t first)
     return next == 1 || first == next || (in->hole && first > next);
 }
 
-static void note_newest(struct hsl_log *log, struct hsl_shard *shard, uint64_t time_ms,
-                        uint64_t order)
+void hsl_intake_newest(struct hsl_log *log, struct hsl_shard *shard, uint64_t time_ms,
+                       uint64_t order)
 {
     shard->next = shard->durable_next;
     if (time_ms > shard->last_time)
@@ -54,7 +54,7 @@ static int insert_row(void *ctx, const struct hsl_row *row)
     int rc = hsl_index_insert(log, in->segment, row->shard, &entry);
     if (rc == HSL_OK)
         rc = hsl_rows_push(in->segment, row);
-    note_newest(log, shard, row->time_ms, row->order);
+    hsl_intake_newest(log, shard, row->time_ms, row->order);
     in->segment->blocks++;
     in->report->blocks++;
     return rc;
@@ -71,7 +71,7 @@ static int insert_run(void *ctx, const struct hsl_run *run)
     if (shard->durable_next == 1 && run->first != 1)
         shard->gap_end = run->first;
     int rc = hsl_run_insert(in->log, in->segment, run);
-    note_newest(in->log, shard, run->last_time, 0);
+    hsl_intake_newest(in->log, shard, run->last_time, 0);
     return rc;
 }
 
@@ -94,7 +94,7 @@ static int adopt_run(void *ctx, const struct hsl_run *run)
     hsl_run_replace(in->log, in->segment, run);
     if (run->end > shard->durable_next)
         shard->durable_next = run->end;
-    note_newest(in->log, shard, run->last_time, 0);
+    hsl_intake_newest(in->log, shard, run->last_time, 0);
     return HSL_OK;
 }
 

@@ -4,7 +4,7 @@
  *
  * And reading them where they are: a damaged store that is read only has the same index as a sound
  * one, made of these blocks. */
-#include "log.h"
+#include "scan.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -119,11 +119,7 @@ static int index_block(struct hsl_log *log, struct hsl_segment *s,
         .count = b->count,
     };
     int rc = hsl_index_insert(log, s, b->shard, &entry);
-    shard->next = shard->durable_next;
-    if (b->time_ms > shard->last_time)
-        shard->last_time = b->time_ms;
-    if (b->order >= log->next_order)
-        log->next_order = b->order + 1;
+    hsl_intake_newest(log, shard, b->time_ms, b->order);
     return rc;
 }
 

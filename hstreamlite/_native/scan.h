@@ -1,4 +1,4 @@
-/* What reading segments back shares: reader.c, intake.c, scan.c, catchup.c. */
+/* What reading segments back shares: reader.c, intake.c, scan.c, catchup.c, salvage.c. */
 #ifndef SCAN_H
 #define SCAN_H
 
@@ -53,6 +53,9 @@ static inline void unlock_index(struct hsl_log *log)
 bool hsl_intake_blocks_valid(const uint8_t *body, const struct hsl_frame_header *h);
 /* `need` bytes at a page-aligned offset, or NULL past the end or on error (*err). */
 const uint8_t *hsl_reader_view(struct reader *r, uint64_t off, size_t need, int *err);
+/* Raises what is known of a shard, and of the log, to an entry that went into the index. */
+void hsl_intake_newest(struct hsl_log *log, struct hsl_shard *shard, uint64_t time_ms,
+                       uint64_t order);
 /* One frame at `off`; *len is its padded length when accepted. */
 int hsl_intake_frame(struct reader *r, struct insert *in, uint64_t off, bool from_checkpoint,
                      size_t *len);
