@@ -12,7 +12,6 @@ import logging
 import re
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from hstreamlite._native import lib
@@ -29,7 +28,7 @@ from hstreamlite.errors import (
 from hstreamlite.follower import Follower
 from hstreamlite.log.catalog import StreamState
 from hstreamlite.log.following import FollowedCursor, FollowedJournal, shown
-from hstreamlite.log.journal import END, SYSTEM, SYSTEM_LOGS, RawBatch, segment_path
+from hstreamlite.log.journal import END, SYSTEM_LOGS, RawBatch
 from hstreamlite.log.reader import Scan
 from hstreamlite.log.recovery import (
     OFFSET_MASK,
@@ -39,12 +38,11 @@ from hstreamlite.log.recovery import (
     refuse_orphans,
 )
 from hstreamlite.sub.checkpoint import Progress
-from hstreamlite.tools.check import note_stage, report_of
-from hstreamlite.tools.findings import HARMLESS, MISSING, CheckReport, Damage, Lost
+from hstreamlite.tools.check import assess, note_stage
+from hstreamlite.tools.findings import CheckReport, Damage, Lost
 from hstreamlite.tools.look import Look, look, owner_of
-from hstreamlite.tools.salvage import SalvageReport, name_unknown
 from hstreamlite.tools.segments import Want, inspecting
-from hstreamlite.tools.state import State, replay
+from hstreamlite.tools.state import State
 
 log = logging.getLogger("hstreamlite")
 
@@ -188,10 +186,11 @@ class DamagedStore(Follower):
         try:
             superblock = _load_super(journal)
             seen = _look(env, path)
-            state = replay(seen)
+            _check_shown(journal, seen)
+            state, source = assess(seen)
             report = RecoveryReport(clean=bool(superblock.flags & 1), segments=len(seen.segments))
             store = cls(env, path, config, Opened(journal, superblock, report, -1))
-            store._fill(seen, state)
+            store._fill(seen, state, source)
             _must_be_idle(env, path)
         except BaseException:
             journal.close(clean=False)
@@ -208,35 +207,29 @@ class DamagedStore(Follower):
         except StreamNotFound:
             raise StreamNotFound(name, damaged=True) from None
 
-    def _fill(self, seen: Look, state: State) -> None:
+    def _fill(self, seen: Look, state: State, source: CheckReport) -> None:
         journal = self.journal
-        _check_shown(journal, seen)
         for place, found in seen.segments.items():
             with inspecting(self.env, found.path) as inspection:
                 inspection.read(seen.wants.get(place, Want()), _silent)
                 number = int(re.split(r"[/.]", found.path)[-2], 16)
                 journal.check(lib.hsl_log_load_inspected(journal.log, number, inspection.native))
-        source = report_of(seen, state)
-        named = SalvageReport(self.path, source)
-        name_unknown(journal, state.catalog, state, named)
-        if named.invented:
-            source = report_of(seen, state)
         note_stage(self.env, seen, source)
         self.catalog = state.catalog
         self._progress_of = state.progress
         for shard in SYSTEM_LOGS:
             journal.add_shard(shard)
         self._restore_shards(self.catalog)
-        self._note_losses(source, seen)
+        self._note_losses(source)
         self._drop_orphans(journal.shards())
         lines = [line for damage in source.damage for line in damage.lines()]
         lines += [f"note: {note}" for note in source.notes]
-        lines += [f"note: records of an unknown stream are in {name!r}" for name in named.invented]
+        lines += [f"note: {each}, are in {each.name!r}" for each in source.unnamed]
         self.report.damage = tuple(lines)
         self.report.files = set(seen.files)
         self.env.after_fork_in_child(self._in_forked_child)
 
-    def _note_losses(self, source: CheckReport, seen: Look) -> None:
+    def _note_losses(self, source: CheckReport) -> None:
         """Put each loss down to the first damage it comes from."""
         journal = self.journal
         losses: dict[int, dict[int, Loss]] = defaultdict(dict)
@@ -250,18 +243,10 @@ class DamagedStore(Follower):
         }
         for shard, found in journal.losses.items():
             journal.add_shard(shard, next_lsn=found[-1].end)
-        open_ended = [d for d in source.damage if d.fault == MISSING or not d.bounded]
-        open_ended = [d for d in open_ended if d.fault not in HARMLESS]
-        places = {found.path: place for place, found in seen.segments.items()}
-        places |= {segment_path(seen.path, number): number for number in seen.absent}
-        placed = [(_place(damage, places, seen), damage) for damage in reversed(open_ended)]
-        after = _last_places(seen)
-        for shard in journal.shards():
-            if shard < SYSTEM:
-                ends = after.get(shard, (0, 0))
-                behind = next((damage for at, damage in placed if at >= ends), None)
-                if behind is not None:
-                    journal.untold[shard] = behind
+        for damage in source.damage:
+            for onward in damage.onward:
+                if onward.log is None:
+                    journal.untold.setdefault(onward.shard, damage)
 
     def check_open(self) -> None:
         """Raise StoreClosed or Forked where that is the matter."""
@@ -332,21 +317,3 @@ def _check_shown(journal: DamagedJournal, seen: Look) -> None:
     fault = lib.HSL_FAULT_FRAME
     damage = Damage(found.path, found.end, upto - found.end, fault, bounded=False)
     seen.damage.append((number, damage))
-
-
-def _last_places(seen: Look) -> dict[int, tuple[int, int]]:
-    """Return where the last block of each shard ends; places compare in the order of content."""
-    last: dict[int, tuple[int, int]] = {}
-    for place, found in seen.segments.items():
-        for run in found.runs:
-            last[run.shard] = max(last.get(run.shard, (0, 0)), (place, run.stop))
-    return last
-
-
-def _place(damage: Damage, places: Mapping[str, int], seen: Look) -> tuple[int, int]:
-    """Return where damage ends. What cannot be placed may be anywhere."""
-    place = places.get(damage.path, END)
-    found = seen.segments.get(place)
-    if found is None or found.path != damage.path:
-        return place, 0
-    return place, max(damage.start + damage.length, found.end)

@@ -128,11 +128,9 @@ size_t hsl_inspect_blocks(const struct hsl_inspect *inspect, uint64_t shard, int
 /* Reads `len` bytes of the file at any offset: 0, or a negative errno. */
 int hsl_inspect_read(struct hsl_inspect *inspect, uint64_t off, uint32_t len, uint8_t *out);
 
-/* Stages every block of an inspected segment that verifies, but those of the store's own logs and
- * what the log has already, under the LSN, time and order it had. Adds to the counts. An enum
- * hsl_status. */
-int hsl_salvage(struct hsl_log *log, struct hsl_inspect *from, uint64_t *blocks,
-                uint64_t *records);
+/* Stages every block of an inspected segment that verifies, is of a shard known to the log, and not
+ * there already, under the LSN, time and order it had. An enum hsl_status. */
+int hsl_salvage(struct hsl_log *log, struct hsl_inspect *from);
 /* Puts every block of an inspected segment that verifies, but those of the store's own logs, into
  * the index of a log that only reads, under the number its file has. Segments in the order of their
  * content. */

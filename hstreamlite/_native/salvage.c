@@ -58,7 +58,7 @@ static int stage(struct hsl_log *log, struct hsl_shard *shard, const uint8_t *bl
     return HSL_OK;
 }
 
-int hsl_salvage(struct hsl_log *log, struct hsl_inspect *from, uint64_t *blocks, uint64_t *records)
+int hsl_salvage(struct hsl_log *log, struct hsl_inspect *from)
 {
     size_t count = hsl_inspect_blocks(from, 0, 0, NULL, 0);
     struct hsl_inspect_block *found = malloc((count + 1) * sizeof *found);
@@ -71,12 +71,10 @@ int hsl_salvage(struct hsl_log *log, struct hsl_inspect *from, uint64_t *blocks,
         qsort(found, count, sizeof *found, by_off);
     for (size_t i = 0; rc == HSL_OK && i < count; i++) {
         const struct hsl_inspect_block *b = &found[i];
-        if (b->shard >= HSL_SYSTEM)
-            continue;
         struct hsl_shard_info info;
-        bool known = hsl_log_shard_info(log, b->shard, &info) == HSL_OK;
-        if (known && b->seq < info.next)
-            continue; /* copied from another segment */
+        if (b->shard >= HSL_SYSTEM || hsl_log_shard_info(log, b->shard, &info) != HSL_OK ||
+            b->seq < info.next)
+            continue; /* nobody's, or copied from another segment */
         if (b->len > cap) {
             free(buf);
             cap = b->len;
@@ -85,7 +83,8 @@ int hsl_salvage(struct hsl_log *log, struct hsl_inspect *from, uint64_t *blocks,
         rc = !buf ? HSL_NO_MEMORY : hsl_inspect_read(from, b->off, b->len, buf) ? HSL_IO : HSL_OK;
         pthread_mutex_lock(&log->stage_mu);
         struct hsl_shard *shard = hsl_shard_get(log, b->shard);
-        bool hole = shard && b->seq != shard->next && shard->scan_frame == log->scan_frame;
+        bool hole = shard && shard->next > 1 && b->seq != shard->next &&
+                    shard->scan_frame == log->scan_frame;
         pthread_mutex_unlock(&log->stage_mu);
         if (rc == HSL_OK && hole)
             rc = roll(log);
@@ -93,8 +92,6 @@ int hsl_salvage(struct hsl_log *log, struct hsl_inspect *from, uint64_t *blocks,
             rc = hsl_log_shard_restore(log, b->shard, b->seq, 0, 1);
         if (rc == HSL_OK)
             rc = stage(log, hsl_shard_get(log, b->shard), buf);
-        *blocks += rc == HSL_OK;
-        *records += rc == HSL_OK ? b->count : 0;
     }
     free(found);
     free(buf);

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hstreamlite.env import Env
-from hstreamlite.log.journal import segment_path
+from hstreamlite.log.journal import CATALOG, END, segment_path
 from hstreamlite.log.regroup import LEVEL_1
-from hstreamlite.tools.findings import MISSING, CheckReport, Damage, OwnLost
+from hstreamlite.tools.findings import MISSING, CheckReport, Damage, OwnLost, Unnamed
 from hstreamlite.tools.look import Look, Progress, look, owner_of
-from hstreamlite.tools.losses import attribute
+from hstreamlite.tools.losses import attribute, kept_records
+from hstreamlite.tools.naming import name_unknown
 from hstreamlite.tools.segments import Found
 from hstreamlite.tools.stage import unread_stage
 from hstreamlite.tools.state import State, replay
@@ -40,7 +43,7 @@ def _looked(env: Env, path: str, progress: Progress) -> tuple[Look, CheckReport]
     for _ in range(_LOOKS_MAX):
         try:
             seen = look(env, path, progress, kept)
-            report = report_of(seen, replay(seen))
+            _, report = assess(seen)
         except FileNotFoundError as error:
             gone = error
             continue  # a segment was dropped between its name and its opening
@@ -58,7 +61,7 @@ def _looked(env: Env, path: str, progress: Progress) -> tuple[Look, CheckReport]
 
 
 def _place(damage: Damage) -> tuple[object, ...]:
-    return damage.path, damage.start, damage.fault, damage.lost
+    return damage.path, damage.start, damage.fault, damage.lost, damage.onward
 
 
 def note_stage(env: Env, seen: Look, report: CheckReport) -> bool:
@@ -75,28 +78,36 @@ def note_stage(env: Env, seen: Look, report: CheckReport) -> bool:
     return unread.counts
 
 
-def report_of(seen: Look, state: State) -> CheckReport:
-    """Return what one look says."""
+def assess(seen: Look) -> tuple[State, CheckReport]:
+    """Return what the store's own logs say, streams named whose name is lost, and the report."""
+    state = replay(seen)
+    report = _report_of(seen, state)
+    if not report.sound and name_unknown(seen, state):
+        report = _report_of(seen, state)
+    return state, report
+
+
+def _report_of(seen: Look, state: State) -> CheckReport:
     damage = [*seen.damage, *state.damage, *_missing_segments(seen, state)]
-    entries = attribute(seen, state, damage)
+    entries = _unless_dropped(seen, attribute(seen, state, damage))
     notes = list(seen.notes)
-    if any(isinstance(lost, OwnLost) for entry in entries for lost in entry.lost):
+    if any(_of_catalog(entry) for entry in entries):
         notes.append(
-            "the store's own records are damaged: what they would tell of streams and trims is "
-            "missing from this report, and records called lost may have been trimmed before"
+            "records of the store's own catalog are lost, or may be: what they told of streams, "
+            "trims and dropped segments is missing from this report"
         )
+    kept = kept_records(seen, state)
     return CheckReport(
         path=seen.path,
         segments=len(seen.segments),
         bytes=seen.bytes,
         blocks=sum(found.blocks for found in seen.segments.values()),
-        records=sum(
-            run.end - run.first
-            for found in seen.segments.values()
-            for run in found.runs
-            if run.shard in state.owners
-        ),
+        records=sum(kept.values()),
         streams=len(state.catalog.streams),
+        unnamed=[
+            Unnamed(each.shard_ids, each.name, sum(kept[shard] for shard in each.shard_ids))
+            for each in state.unnamed.values()
+        ],
         damage=entries,
         notes=notes,
     )
@@ -112,3 +123,26 @@ def _missing_segments(seen: Look, state: State) -> list[tuple[int, Damage]]:
         if number > catalog.known_segment or number in catalog.live
         if number not in seen.other_kind
     ]
+
+
+def _unless_dropped(seen: Look, entries: list[Damage]) -> list[Damage]:
+    """Say so of each missing segment where a record of the catalog that may be lost, from behind
+    it, would tell that it was dropped."""
+    places = {segment_path(seen.path, number): number for number in seen.absent}
+    places |= {found.path: place for place, found in seen.segments.items()}
+    doubtful = {entry.path: places.get(entry.path, END) for entry in entries if _of_catalog(entry)}
+    told_at = max(doubtful.values(), default=0)
+    return [
+        replace(entry, detail="unless it was dropped, as records of the catalog would tell")
+        if entry.fault == MISSING
+        and places.get(entry.path, 0) < told_at
+        and doubtful.keys() - {entry.path}
+        else entry
+        for entry in entries
+    ]
+
+
+def _of_catalog(damage: Damage) -> bool:
+    """Tell whether records of the catalog are lost by it, or may be."""
+    lost = any(isinstance(lost, OwnLost) and lost.shard == CATALOG for lost in damage.lost)
+    return lost or any(onward.shard == CATALOG for onward in damage.onward)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from hstreamlite._native import lib
 from hstreamlite.errors import LostRecords
@@ -34,24 +34,43 @@ HARMLESS = frozenset({lib.HSL_FAULT_INDEX, lib.HSL_FAULT_FOOTER})
 """Faults of what is only derived: the records say the same."""
 
 
+_ONWARD_SHOWN = 20
+"""Of very many logs that may have gone on in one place the first few are shown."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Records [first, end) of a shard that cannot be read."""
+    """Records [first, end) of a shard that cannot be read.
 
-    stream: str
+    `stream` None: the catalog names it no more. `sure` false: they may have been trimmed before.
+    """
+
+    stream: str | None
     shard: int
     first: int
     end: int
+    sure: bool = True
 
     def __str__(self) -> str:
         last = self.end - 1
-        ids = f"{self.shard}-{self.first}"
+        ids = f"record {self.shard}-{self.first}"
         if last > self.first:
-            return f"stream {self.stream!r}: records {ids} to {self.shard}-{last}"
-        return f"stream {self.stream!r}: record {ids}"
+            ids = f"records {self.shard}-{self.first} to {self.shard}-{last}"
+        unless = "" if self.sure else ", unless trimmed before"
+        return f"{_whose(self.stream, self.shard)}: {ids} unreadable{unless}"
 
     def records(self) -> LostRecords:
-        return LostRecords(self.shard, self.first, self.end - 1, self.stream)
+        return LostRecords(self.shard, self.first, self.end - 1, self.stream or "")
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "stream": self.stream,
+            "log": None,
+            "shard": self.shard,
+            "first": self.first,
+            "last": self.end - 1,
+            "sure": self.sure,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +83,51 @@ class OwnLost:
     end: int
 
     def __str__(self) -> str:
-        return f"the store's own {self.log}: records {self.first} to {self.end - 1}"
+        return f"the store's own {self.log}: records {self.first} to {self.end - 1} unreadable"
 
     def records(self) -> LostRecords:
         return LostRecords(self.shard, self.first, self.end - 1)
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "stream": None,
+            "log": self.log,
+            "shard": None,
+            "first": self.first,
+            "last": self.end - 1,
+            "sure": True,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Onward:
+    """Records from `first` on that a log may have had: nothing tells how far it went.
+
+    `log` names one of the store's own; `stream` None beside no log: the catalog names it no more.
+    """
+
+    stream: str | None
+    log: str | None
+    shard: int
+    first: int
+
+    def __str__(self) -> str:
+        if self.log is not None:
+            return f"the store's own {self.log}: records from {self.first} on may be lost"
+        ids = f"{self.shard}-{self.first}"
+        return f"{_whose(self.stream, self.shard)}: records from {ids} on may be lost"
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "stream": self.stream,
+            "log": self.log,
+            "shard": self.shard if self.log is None else None,
+            "first": self.first,
+        }
+
+
+def _whose(stream: str | None, shard: int) -> str:
+    return f"stream of unknown name, shard {shard}" if stream is None else f"stream {stream!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +135,8 @@ class Damage:
     """Bytes [start, start + length) of a file that are not what was written, and what that costs.
 
     Ids count records from 1 in each shard. Nothing lost: derived data, or what could be told from
-    elsewhere; `bounded` false: records at the end may be lost that nothing names any more.
+    elsewhere; `bounded` false: records may be lost that nothing names any more. `onward`: the logs
+    of which that would be the end, as far as they are known.
     """
 
     path: str
@@ -85,6 +146,7 @@ class Damage:
     detail: str = ""
     lost: tuple[Lost | OwnLost, ...] = ()
     bounded: bool = True
+    onward: tuple[Onward, ...] = ()
 
     @property
     def what(self) -> str:
@@ -99,7 +161,12 @@ class Damage:
     def lines(self) -> Iterator[str]:
         """Yield a sentence for each range of records concerned."""
         for lost in self.lost:
-            yield f"{lost} unreadable: {self.where}: {self.what}"
+            yield f"{lost}: {self.where}: {self.what}"
+        for onward in self.onward[:_ONWARD_SHOWN]:
+            yield f"{onward}: {self.where}: {self.what}"
+        if len(self.onward) > _ONWARD_SHOWN:
+            more = len(self.onward) - _ONWARD_SHOWN
+            yield f"{self.where}: so it may be with {more} logs more, which --json names"
         if self.lost and not self.bounded:
             yield f"{self.where}: more records may be lost there than can be told"
         if not self.lost:
@@ -118,22 +185,30 @@ class Damage:
             "length": self.length,
             "what": self.what,
             "bounded": self.bounded,
-            "lost": [
-                {
-                    "stream": lost.stream if isinstance(lost, Lost) else None,
-                    "log": lost.log if isinstance(lost, OwnLost) else None,
-                    "shard": lost.shard if isinstance(lost, Lost) else None,
-                    "first": lost.first,
-                    "last": lost.end - 1,
-                }
-                for lost in self.lost
-            ],
+            "lost": [lost.facts() for lost in self.lost],
+            "onward": [onward.facts() for onward in self.onward],
         }
+
+
+class Unnamed(NamedTuple):
+    """A stream that the catalog names no more, and the name that a salvage gives it."""
+
+    shards: tuple[int, ...]
+    name: str
+    records: int
+
+    def __str__(self) -> str:
+        shards = ", ".join(str(shard) for shard in self.shards)
+        which = f"shard {shards}" if len(self.shards) == 1 else f"shards {shards}"
+        return f"{self.records} records of a stream of unknown name, {which}"
 
 
 @dataclass(slots=True)
 class CheckReport:
-    """What a check found. `sound`: everything stored can be read as it was written."""
+    """What a check found. `sound`: everything stored can be read as it was written.
+
+    `records` are those kept: neither what is trimmed, though still there, nor of deleted streams.
+    """
 
     path: str
     segments: int = 0
@@ -141,6 +216,8 @@ class CheckReport:
     blocks: int = 0
     records: int = 0
     streams: int = 0
+    """Those counted without a name among them."""
+    unnamed: list[Unnamed] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -165,9 +242,13 @@ class CheckReport:
             yield from damage.lines()
         for note in self.notes:
             yield f"note: {note}"
+        for unnamed in self.unnamed:
+            yield f"note: {unnamed}; a salvage calls it {unnamed.name!r}"
+        streams = f"{self.streams} streams"
+        if self.unnamed:
+            streams += f" ({len(self.unnamed)} of unknown name)"
         counts = (
-            f"{self.segments} segments, {self.bytes} bytes, {self.records} records "
-            f"of {self.streams} streams"
+            f"{self.segments} segments, {self.bytes} bytes, {self.records} records of {streams}"
         )
         if self.sound:
             yield f"{self.path}: sound; {counts} verified"
@@ -190,6 +271,10 @@ class CheckReport:
             "blocks": self.blocks,
             "records": self.records,
             "streams": self.streams,
+            "unnamed": [
+                {"shards": list(each.shards), "name": each.name, "records": each.records}
+                for each in self.unnamed
+            ],
             "damage": [damage.facts() for damage in self.damage],
             "notes": self.notes,
         }

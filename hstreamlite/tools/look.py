@@ -148,12 +148,8 @@ def _arrange(seen: Look, headers: dict[int, tuple[str, Header]]) -> list[Span]:
         seen.damage.append((0, damage))
         counting = sorted((s for s in spans if s.number < LEVEL_1), key=lambda s: s.first)
     last = seen.superblock.last_segment if seen.superblock else 0
-    newest = counting[-1].last if counting else 0
-    if last > newest and last not in seen.other_kind:
-        file = segment_path(seen.path, last)
-        seen.damage.append((last, Damage(file, 0, 0, MISSING, bounded=False)))
     seen.files = set(headers)
-    seen.absent = absent(counting, newest)
+    seen.absent = absent(counting, last)
     for number, at in zip(lost, seen.absent, strict=False):
         # What a file of level 1 covers stands in its header; without it, where nothing else is.
         counting.append(Span(number, at, at))

@@ -11,16 +11,16 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from hstreamlite._native import ffi, lib
+from hstreamlite._native import lib
 from hstreamlite.config import LEVELS, StoreConfig
 from hstreamlite.env import Env, LockHeld
 from hstreamlite.errors import CorruptionError, HStreamError, StoreLocked
 from hstreamlite.log import catalog as catalogs
-from hstreamlite.log.catalog import Catalog, StreamState
+from hstreamlite.log.catalog import Catalog
 from hstreamlite.log.journal import (
     CATALOG,
     FILE_KINDS,
@@ -31,12 +31,12 @@ from hstreamlite.log.journal import (
     Journal,
     Op,
 )
-from hstreamlite.tools.check import check, note_stage, report_of
+from hstreamlite.tools.check import assess, check, note_stage
 from hstreamlite.tools.findings import CheckReport
 from hstreamlite.tools.look import Look, Progress, look, owner_of, read_super
 from hstreamlite.tools.losses import holes
 from hstreamlite.tools.segments import Found, Want, inspecting
-from hstreamlite.tools.state import State, replay
+from hstreamlite.tools.state import State
 from hstreamlite.tools.target import building, check_target
 
 _UNLOCKABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, *FILE_KINDS})
@@ -53,10 +53,13 @@ class SalvageReport:
     source: CheckReport
     blocks: int = 0
     records: int = 0
-    invented: list[str] = field(default_factory=list)
-    """Names given to streams that the damaged catalog does not name."""
     stage_left: bool = False
     """Whether the mapped stage may hold appends that only opening the store brings in."""
+
+    @property
+    def invented(self) -> list[str]:
+        """Names given to streams that the damaged catalog does not name."""
+        return [unnamed.name for unnamed in self.source.unnamed]
 
     @property
     def whole(self) -> bool:
@@ -68,8 +71,8 @@ class SalvageReport:
             yield from damage.lines()
         for note in self.source.notes:
             yield f"note: {note}"
-        for name in self.invented:
-            yield f"note: records of a stream of unknown name are now in stream {name!r}"
+        for unnamed in self.source.unnamed:
+            yield f"note: {unnamed}, are now in stream {unnamed.name!r}"
         yield f"{self.path}: {self.records} records saved, with their ids; opens as a store"
 
     def facts(self) -> dict[str, Any]:
@@ -103,17 +106,18 @@ def salvage(env: Env, path: str, target: str, progress: Progress = _silent) -> S
     try:
         if seen.superblock != read_super(env, path):
             seen = look(env, path, progress, kept)  # somebody was at work before the lock was taken
-        state = replay(seen)
-        report = SalvageReport(target, report_of(seen, state))
+        state, source = assess(seen)
+        report = SalvageReport(target, source)
         report.stage_left = note_stage(env, seen, report.source)
         with building(env, target, path) as (partial_path, finish):
-            _write(env, seen, state, partial_path, report, progress)
+            _write(env, seen, state, partial_path, progress)
             found = check(env, partial_path, progress)
             if not found.sound:
                 first = found.damage[0]
                 raise CorruptionError(
                     first.path, first.start, first.length, "a sound copy", first.what
                 )
+            report.blocks, report.records = found.blocks, found.records
             finish()
     finally:
         if lock is not None:
@@ -142,9 +146,7 @@ def _must_be_idle(env: Env, path: str) -> None:
         raise StoreLocked(path, owner)
 
 
-def _write(
-    env: Env, seen: Look, state: State, path: str, report: SalvageReport, progress: Progress
-) -> None:
+def _write(env: Env, seen: Look, state: State, path: str, progress: Progress) -> None:
     config = StoreConfig(batch_bytes_max=16 << 20)
     journal = Journal(env, path, config)
     try:
@@ -154,14 +156,13 @@ def _write(
         # Segment 1 is left out: where one is missing, a log may go on higher than it was.
         journal.check(lib.hsl_log_set_next(journal.log, 1, 1, order, 0, 0, 0))
         journal.check(lib.hsl_log_start(journal.log))
-        counts = ffi.new("uint64_t[2]")
+        for shard in state.owners:
+            journal.add_shard(shard)
         for place, found in seen.segments.items():
             with inspecting(env, found.path) as inspection:
                 inspection.read(seen.wants.get(place, Want()), partial(_between, progress, seen))
-                status = lib.hsl_salvage(journal.log, inspection.native, counts, counts + 1)
-                journal.check(status)
-        report.blocks, report.records = int(counts[0]), int(counts[1])
-        _write_state(journal, seen, state, report)
+                journal.check(lib.hsl_salvage(journal.log, inspection.native))
+        _write_state(journal, seen, state)
     except BaseException:
         with suppress(HStreamError, OSError):
             journal.close(clean=False)
@@ -173,11 +174,10 @@ def _between(progress: Progress, seen: Look, read: int) -> None:
     progress(min(read, seen.bytes), seen.bytes)
 
 
-def _write_state(journal: Journal, seen: Look, state: State, report: SalvageReport) -> None:
+def _write_state(journal: Journal, seen: Look, state: State) -> None:
     """Write the store's own logs anew, and point the superblock to them."""
     level = LEVELS["sync"]
     catalog = state.catalog
-    name_unknown(journal, catalog, state, report)
     lost = [hole for hole in holes(seen, state) if hole.shard < SYSTEM]
     for log in SYSTEM_LOGS:
         journal.add_shard(log)
@@ -196,29 +196,6 @@ def _write_state(journal: Journal, seen: Look, state: State, report: SalvageRepo
         journal.stage([op], level, system=True)
     journal.wait(journal.staged())
     journal.store_super((1, 1, 1))
-
-
-def name_unknown(journal: Journal, catalog: Catalog, state: State, report: SalvageReport) -> None:
-    """Give shards that no stream owns one of their own, if the catalog cannot be trusted."""
-    if report.source.own_logs_sound:
-        return
-    for subscription in catalog.subscriptions.values():
-        if subscription.stream_id not in catalog.by_id:
-            shards = tuple(sorted(subscription.start))
-            _invent(catalog, state, report, shards, subscription.stream_id)
-    for shard in journal.shards():
-        if shard < SYSTEM and shard not in state.owners:
-            _invent(catalog, state, report, (shard,), catalog.next_stream)
-
-
-def _invent(
-    catalog: Catalog, state: State, report: SalvageReport, shards: tuple[int, ...], stream: int
-) -> None:
-    name = f"salvaged-{shards[0]}"
-    made = StreamState(id=stream, name=name, shard_ids=shards, created_ms=0)
-    catalog.apply(catalogs.stream_change(made))
-    state.owners.update(dict.fromkeys(shards, made))
-    report.invented.append(name)
 
 
 def _row(

@@ -14,6 +14,7 @@ from hstreamlite.log.producers import ProducerTable
 from hstreamlite.sub.checkpoint import Progress
 from hstreamlite.tools.findings import RECORD, Damage
 from hstreamlite.tools.look import Look
+from hstreamlite.tools.reach import Place, Reach
 from hstreamlite.tools.segments import Block, Found
 
 NAMES = {CATALOG: "catalog", PROGRESS: "progress of subscriptions", PRODUCERS: "list of producers"}
@@ -31,7 +32,12 @@ class State:
     applied: dict[int, list[bytes]] = field(default_factory=dict)
     """What could be applied of the progress and the producers, as stored."""
     owners: dict[int, StreamState] = field(default_factory=dict)
-    """Stream of each shard that one has."""
+    """Stream of each shard that one has, or that was given one by `name_unknown`."""
+    unnamed: dict[int, StreamState] = field(default_factory=dict)
+    """Streams that were given a name, by id."""
+    reach: Reach = field(default_factory=Reach)
+    catalog_refused: bool = False
+    """Whether a record of the catalog cannot be applied."""
 
 
 _REFUSALS = (ValueError, KeyError, TypeError, IndexError, OverflowError, struct.error)
@@ -44,13 +50,14 @@ def replay(seen: Look) -> State:
     for log, start in zip((CATALOG, PROGRESS, PRODUCERS), snapshot, strict=True):
         for number, found, block, payload in _payloads(seen, log, start):
             try:
-                _apply(state, log, payload)
+                _apply(state, log, payload, (number, block.off + block.length))
                 if log != CATALOG:
                     state.applied.setdefault(log, []).append(payload)
             except _REFUSALS as error:
                 detail = f"{NAMES[log]}: {type(error).__name__} {error}"
                 damage = Damage(found.path, block.off, block.length, RECORD, detail)
                 state.damage.append((number, damage))
+                state.catalog_refused |= log == CATALOG
     for stream in state.catalog.by_id.values():
         state.owners.update(dict.fromkeys(stream.shard_ids, stream))
     return state
@@ -73,9 +80,11 @@ def _payloads(seen: Look, log: int, start: int) -> Iterator[tuple[int, Found, Bl
                 yield number, found, block, record.payload
 
 
-def _apply(state: State, log: int, payload: bytes) -> None:
+def _apply(state: State, log: int, payload: bytes, place: Place) -> None:
     if log == CATALOG:
-        state.catalog.apply(catalogs.decode(payload))
+        change = catalogs.decode(payload)
+        state.catalog.apply(change)
+        state.reach.note(change, place)
     elif log == PRODUCERS:
         state.producers.apply(payload)
     else:

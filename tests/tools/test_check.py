@@ -243,5 +243,5 @@ def test_report_names_stream_ids_file_and_what_to_do() -> None:
     assert f"stream 'a': record 1-1 unreadable: {where}" in text
     assert "hstreamlite salvage /db " in text
     assert report.facts()["damage"][0]["lost"] == [
-        {"stream": "a", "log": None, "shard": 1, "first": 1, "last": 1}
+        {"stream": "a", "log": None, "shard": 1, "first": 1, "last": 1, "sure": True}
     ]

@@ -76,6 +76,7 @@ def test_what_verifies_is_saved_and_nothing_else(kind: Kind, data: st.DataObject
     with opened(w.env, "/new") as store:
         found, _ = read(store)
         assert found.items() >= kept.items()
+        assert len(found) == report.records == report.source.records
         if report.source.own_logs_sound:
             assert found == kept
         for info in store.streams():
