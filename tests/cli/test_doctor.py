@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -85,6 +86,21 @@ def test_what_cannot_hold_a_store_fails(kind: str, orders: Person, tmp_path: Pat
     assert found["directory"]["state"] == "fail"
     assert found["directory"]["advice"]
     assert found["native core"]["state"] == "ok"
+
+
+def test_store_of_a_newer_format_needs_a_newer_package(orders: Person) -> None:
+    """`check` would refuse it as well."""
+    path = orders.path / "SUPER"
+    slots = bytearray(path.read_bytes())
+    for start in 0, 4096:
+        page = slots[start : start + 4096]
+        page[12:14] = (2).to_bytes(2, "little")
+        page[8:12] = google_crc32c.value(bytes(page[12:])).to_bytes(4, "little")
+        slots[start : start + 4096] = page
+    path.write_bytes(slots)
+    found = findings(orders)["directory"]
+    assert "version 2" in found["found"]
+    assert "newer hstreamlite" in found["advice"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")

@@ -19,7 +19,7 @@ from hstreamlite._native import ffi, lib
 from hstreamlite.cli.doctor import judgement
 from hstreamlite.cli.doctor.judgement import Finding
 from hstreamlite.cli.exits import told
-from hstreamlite.errors import HStreamError, NotAStore
+from hstreamlite.errors import HStreamError, NotAStore, StoreVersionUnsupported
 
 _PAGE = 4096
 _SYNC_SECONDS = 0.5
@@ -57,6 +57,9 @@ def _contents(path: Path) -> Finding:
         if any(path.iterdir()):
             return Finding("directory", "fail", told(error), "name a new or an empty directory")
         return Finding("directory", "ok", f"{path} is empty; a store can be made in it")
+    except StoreVersionUnsupported as error:
+        advice = "use a newer hstreamlite: `pip install --upgrade hstreamlite`"
+        return Finding("directory", "fail", told(error), advice)
     except (HStreamError, OSError) as error:
         return Finding("directory", "fail", told(error), f"see `hstreamlite check {path}`")
     used = f", in use by process {pid}" if pid else ""
