@@ -317,14 +317,14 @@ class StorageUnavailable(HStreamError, OSError):
     def __init__(self, path: str, cause: OSError) -> None:
         what = cause.strerror or "input/output error"
         too_many = cause.errno in (_errno.EMFILE, _errno.ENFILE)
-        advice = (
-            "close files or raise the limit of open files (ulimit -n)"
-            if too_many
-            else "look at the device and at permissions"
-        )
+        advice = "look at the device and at permissions"
+        if too_many:
+            advice = "close files or raise the limit of open files (ulimit -n), then try again"
+        elif cause.errno == _errno.EFBIG:
+            advice = "raise the limit of file sizes (ulimit -f), or use smaller segments"
         super().__init__(
             f"A file of the store at {path!r} could not be used (error {cause.errno}: {what}); "
-            f"{advice}, then try again.",
+            f"{advice}.",
             retryable=too_many,
             path=path,
             errno=cause.errno,

@@ -195,6 +195,13 @@ def test_outcome_is_unknown_where_work_was_under_way(cls: type[HStreamError]) ->
     assert cls.outcome == "unknown"
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ENFILE, errno.EFBIG])
+def test_unavailable_storage_says_try_again_only_if_that_may_help(number: int) -> None:
+    error = errors.StorageUnavailable("data/", OSError(number, "create segment"))
+    assert ("try again" in str(error)) == error.retryable
+    assert ("ulimit -f" in str(error)) == (number == errno.EFBIG)
+
+
 def test_lost_connection_is_retryable_only_if_nothing_was_sent() -> None:
     assert errors.ConnectionLost("a", "none").retryable
     assert not errors.ConnectionLost("a", "unknown").retryable
