@@ -84,8 +84,8 @@ class StoreConfig:
     64 KiB to 256 MiB. Too small: such appends run at the pace of the disk."""
     tail_bytes: int = 1 << 20
     """Newest frames that followers in other processes find in memory, in a mapped file of the
-    store; made at the first open. Up to 64 MiB. Too small, or 0 for none: they read these frames
-    from the disk, at the writer's cost."""
+    store; made at the first open. 4 KiB, which the smallest frame takes, to 64 MiB. Too small,
+    or 0 for none: they read these frames from the disk, at the writer's cost."""
     index_cache_bytes: int = 16 << 20
     """Memory for parts of the indexes of sealed segments, which are read when they are needed; a
     quarter of it for checksums of parts of large batches, so that who reads a few records again out
@@ -136,6 +136,10 @@ class StoreConfig:
         self._size("checkpoint_bytes", 64 << 10, 1 << 30)
         self._size("os_stage_bytes", 64 << 10, 256 << 20)
         self._size("tail_bytes", 0, 64 << 20)
+        if 0 < self.tail_bytes < 4 << 10:
+            raise ValueError(
+                f"tail_bytes must be 0, or from {4 << 10} to {64 << 20}, not {self.tail_bytes}"
+            )
         self._size("index_cache_bytes", 256 << 10, 16 << 30)
         self._size("progress_acks", 1, 1_000_000)
         self._size("regroup_bytes", 64 << 10, 1 << 30)

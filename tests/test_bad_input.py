@@ -615,6 +615,14 @@ def test_a_setting_that_another_one_limits_says_so(name: str, bound: str) -> Non
             hs.StoreConfig(**setting)
 
 
+def test_a_tail_holds_a_frame_or_is_none() -> None:
+    for size in 0, 4096:
+        hs.StoreConfig(tail_bytes=size)
+    for size in 1, 4095:
+        with pytest.raises(ValueError, match=r"^tail_bytes must be 0, or from 4096 to"):
+            hs.StoreConfig(tail_bytes=size)
+
+
 def test_settings_are_checked_before_anything_is_made(tmp_path: Path) -> None:
     wrong: list[dict[str, Any]] = [
         {"config": 5},
