@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar, cast, get_args
 
@@ -45,9 +46,10 @@ class Feeds:
             (subscription,) = PREFIX.unpack_from(payload)
             progress.setdefault(subscription, Progress()).apply(payload[PREFIX.size :])
         engine.progress_records = []
-        for state in engine.catalog.subscriptions.values():
-            feed = self._feeds[state.name] = Feed(engine, state, progress.get(state.id))
-            self._undertake(feed)
+        with _collector_at_rest():
+            for state in engine.catalog.subscriptions.values():
+                feed = self._feeds[state.name] = Feed(engine, state, progress.get(state.id))
+                self._undertake(feed)
         engine.progress_snapshot = self._snapshot
         engine.trimmed = self._trimmed
 
@@ -290,3 +292,16 @@ def check_backoff(backoff: object) -> tuple[float, float, float] | None:
     if not isinstance(backoff, Backoff):
         raise TypeError(f"backoff must be a Backoff or None, not {type(backoff).__name__}")
     return float(backoff.first), float(backoff.most), float(backoff.factor)
+
+
+@contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Keep the collector of cycles from looking through thousands of feeds each time that some more
+    are made: all of them stay."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

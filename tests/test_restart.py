@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from pathlib import Path
+
 import pytest
 
 import hstreamlite as hs
@@ -47,3 +50,26 @@ def test_small_limits_leave_room_for_the_store_itself() -> None:
             for delivery in consumer.receive(1200)[::2]:
                 delivery.ack()
         assert store.subscription("s").lag().unacked == 600
+
+
+def test_opening_many_subscriptions_does_not_search_them_for_garbage_again_and_again(
+    tmp_path: Path,
+) -> None:
+    with hs.open(tmp_path) as store:
+        store.create_stream("events")
+        for number in range(200):
+            store.create_subscription(f"group-{number}", stream="events")
+    found: list[int] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            found.append(info["generation"])
+
+    gc.collect()
+    gc.callbacks.append(note)
+    try:
+        with hs.open(tmp_path):
+            assert gc.isenabled()
+    finally:
+        gc.callbacks.remove(note)
+    assert len(found) < 10, "it takes some hundred objects to start one, and a group has dozens"
