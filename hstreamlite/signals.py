@@ -11,13 +11,16 @@ from __future__ import annotations
 import atexit
 import logging
 import signal
+import sys
 from collections.abc import Callable
+from threading import Timer, get_ident
 from types import FrameType
 
 from hstreamlite.errors import HStreamError
 
 log = logging.getLogger("hstreamlite")
 
+_AGAIN_SECONDS = 0.01
 
 _open: dict[Callable[[], None], None] = {}
 
@@ -26,14 +29,37 @@ def exit_on_sigterm() -> None:
     """Turn SIGTERM into SystemExit(143) in the main thread, where this is called.
 
     So `with` blocks are left, and stores closed, as at any other exit. A further SIGTERM is
-    ignored: it would interrupt just that.
+    ignored: it would interrupt just that. Where the signal strikes in a destructor, of which
+    Python ignores what it raises, it strikes once more (`sys.unraisablehook` is set for that, and
+    passes on all else).
     """
     signal.signal(signal.SIGTERM, _exit)
+    if sys.unraisablehook is not _Lost.hook:
+        _Lost.others, sys.unraisablehook = sys.unraisablehook, _Lost.hook
 
 
 def _exit(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - given to every handler
     signal.signal(number, signal.SIG_IGN)
-    raise SystemExit(128 + number)
+    _Lost.exit = SystemExit(128 + number)
+    raise _Lost.exit
+
+
+class _Lost:
+    """The exit that was raised last, and who hears of other exceptions that nobody can catch."""
+
+    exit: SystemExit | None = None
+    others: Callable[[sys.UnraisableHookArgs], object] = sys.unraisablehook
+
+    @staticmethod
+    def hook(lost: sys.UnraisableHookArgs) -> None:
+        if _Lost.exit is None or lost.exc_value is not _Lost.exit:
+            _Lost.others(lost)
+            return
+        signal.signal(signal.SIGTERM, _exit)
+        # Raised in here it would be lost again.
+        again = Timer(_AGAIN_SECONDS, signal.pthread_kill, (get_ident(), signal.SIGTERM))
+        again.daemon = True
+        again.start()
 
 
 def close_at_exit(close: Callable[[], None]) -> None:

@@ -20,6 +20,7 @@ OUTSIDE_WORLD = {
     "hstreamlite/cli": "a program, not a part of the library",
     "hstreamlite/demo": "a program, not a part of the library",
     "hstreamlite/net": "the shell for sockets",
+    "hstreamlite/signals.py": "what is of the process, and not of a store's world",
     "hstreamlite/remote/address.py": "calls a socket by a handle of its directory",
     "hstreamlite/remote/security.py": "reads keys and certificates for the shell for sockets",
     "hstreamlite/__main__.py": "a program, not a part of the library",

@@ -93,6 +93,39 @@ def test_sigterm_ends_a_wait_and_closes_the_store(tmp_path: Path, wait: str) -> 
     check_closed(tmp_path / "s")
 
 
+IN_DESTRUCTOR = """
+import os, signal, sys, hstreamlite as hs
+
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.getpid()
+
+class Faulty:
+    def __del__(self):
+        raise ValueError("said as ever")
+
+hs.exit_on_sigterm()
+hs.exit_on_sigterm()
+Faulty()
+with hs.open(sys.argv[1]) as store:
+    stream = store.create_stream("orders")
+    stream.append(b"first")
+    with store.create_subscription("s", stream="orders", start=hs.LATEST).consumer("c") as c:
+        Last()
+        c.receive()
+"""
+
+
+def test_a_sigterm_that_strikes_in_a_destructor_ends_the_process(tmp_path: Path) -> None:
+    with start(IN_DESTRUCTOR, tmp_path / "s") as process:
+        _, errors = process.communicate(timeout=HANGS_AFTER_SECONDS)
+    assert process.returncode == 143
+    assert errors.splitlines()[-1] == "ValueError: said as ever"
+    assert errors.count("Exception ignored") == 1
+    check_closed(tmp_path / "s")
+
+
 def test_a_second_sigterm_does_not_interrupt_the_closing(tmp_path: Path) -> None:
     script = """
 import os, signal, sys, hstreamlite as hs
