@@ -108,7 +108,7 @@ def _fetches(plan: Plan, title: str) -> Group:
 
 
 def _pypi(plan: Plan, title: str, what: str) -> Group:
-    batches = plan.count(2000 if what != "produce" else 500)
+    batches = plan.count(2000)
 
     def make(serve: Serve) -> Run:
         return partial(pypi.run, serve=serve, what=what, batches=batches)
