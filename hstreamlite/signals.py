@@ -33,29 +33,31 @@ def exit_on_sigterm() -> None:
     Python ignores what it raises, it strikes once more (`sys.unraisablehook` is set for that, and
     passes on all else).
     """
-    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGTERM, _end)
     if sys.unraisablehook is not _Lost.hook:
         _Lost.others, sys.unraisablehook = sys.unraisablehook, _Lost.hook
 
 
-def _exit(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - given to every handler
+def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - given to every handler
     signal.signal(number, signal.SIG_IGN)
-    _Lost.exit = SystemExit(128 + number)
-    raise _Lost.exit
+    raise _Exit(128 + number)
+
+
+class _Exit(SystemExit):
+    """One that is known again where it was lost."""
 
 
 class _Lost:
-    """The exit that was raised last, and who hears of other exceptions that nobody can catch."""
+    """Who hears of exceptions that nobody can catch."""
 
-    exit: SystemExit | None = None
     others: Callable[[sys.UnraisableHookArgs], object] = sys.unraisablehook
 
     @staticmethod
     def hook(lost: sys.UnraisableHookArgs) -> None:
-        if _Lost.exit is None or lost.exc_value is not _Lost.exit:
+        if not isinstance(lost.exc_value, _Exit):
             _Lost.others(lost)
             return
-        signal.signal(signal.SIGTERM, _exit)
+        signal.signal(signal.SIGTERM, _end)
         # Raised in here it would be lost again.
         again = Timer(_AGAIN_SECONDS, signal.pthread_kill, (get_ident(), signal.SIGTERM))
         again.daemon = True
